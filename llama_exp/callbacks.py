@@ -1,0 +1,141 @@
+"""What happens beside the training loop: curves on disk, checkpoints, the best adapter so far."""
+
+import csv
+import math
+import os
+import time
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from llama_exp.model import save_lora
+from llama_exp.records import written_whole
+
+COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """A checkpoint appears under its name only when it is whole: a kill while writing leaves the one before."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+        aside = f"{path}.aside"
+        super().save_checkpoint(checkpoint, aside, storage_options)
+        os.replace(aside, path)
+
+
+def checkpoints(folder: Path, every: int) -> ModelCheckpoint:
+    """`checkpoints/last.ckpt`, every so many optimizer steps: adapter, optimizer, schedule and position, not the base."""
+    return ModelCheckpoint(dirpath=folder / "checkpoints", filename="last", every_n_train_steps=every, save_top_k=1,
+                           enable_version_counter=False, save_on_train_epoch_end=False)  # fmt: skip
+
+
+class Curves(L.Callback):
+    """metrics.csv, a row a step; the same numbers to any logger. The file is the truth: a logger's failure is only said."""
+
+    def __init__(self, folder: Path, plan):
+        self.path, self.plan = folder / "metrics.csv", plan
+        self.tokens = 0  # useful ones (no padding) seen so far
+        self.seconds, self.training_seconds, self.last_step = 0.0, 0.0, 0
+        self.began = self.last_time = time.perf_counter()
+        self.quiet: set[str] = set()
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds + time.perf_counter() - self.began, "training_seconds": self.training_seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.seconds, self.training_seconds = state["seconds"], state["training_seconds"]
+
+    def on_train_start(self, trainer, module) -> None:
+        """After a resume, rows beyond the checkpoint are dropped: those steps are run again."""
+        self.began = self.last_time = time.perf_counter()
+        self.last_step = trainer.global_step
+        self.tokens = self.plan.seen(trainer.global_step, self.plan.lengths)
+        if not trainer.is_global_zero:
+            return
+        kept = []
+        if self.path.is_file() and trainer.global_step:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if (row["step"] or "x").isdigit() and int(row["step"]) <= trainer.global_step]
+        with written_whole(self.path) as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.last_step:  # in the middle of a step
+            return
+        step, now = trainer.global_step, time.perf_counter()
+        tokens = sum(self.plan.lengths[place] for place in self.plan.step(step - 1))
+        self.tokens += tokens
+        speed = tokens / max(now - self.last_time, 1e-9)
+        self.training_seconds += now - self.last_time
+        self.last_step, self.last_time = step, now
+        module.log("tokens/s", speed, prog_bar=True, logger=False)
+        module.log("loss", module.step_loss, prog_bar=True, logger=False)
+        self._write(trainer, step, loss=module.step_loss, lr=module.lr,
+                    grad_norm=module.grad_norm, tokens_per_second=speed)  # fmt: skip
+
+    def on_validation_end(self, trainer, module) -> None:
+        loss = trainer.callback_metrics.get("validation_loss")
+        if loss is not None:
+            self._write(trainer, trainer.global_step, validation_loss=float(loss))
+            if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
+                left = self.training_seconds / max(trainer.global_step, 1) * (self.plan.total_steps - trainer.global_step)
+                print(f"  step {trainer.global_step}/{self.plan.total_steps}  loss {module.step_loss:.3f}  validation loss "
+                      f"{float(loss):.3f}  about {left:.0f} s left", flush=True)  # fmt: skip
+        self.last_time = time.perf_counter()  # validation is no part of a step's time
+
+    def _write(self, trainer, step: int, **values: float) -> None:
+        if not trainer.is_global_zero:
+            return
+        row = {"step": step, "epoch": step / self.plan.steps_per_epoch, "tokens": self.tokens,
+               "seconds": self.seconds + time.perf_counter() - self.began, **values}  # fmt: skip
+        row = {key: f"{value:.7g}" if isinstance(value, float) else value for key, value in row.items()}
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        for logger in trainer.loggers:
+            try:
+                logger.log_metrics({k: float(v) for k, v in row.items() if k != "step"}, step)
+            except Exception as error:
+                if type(logger).__name__ not in self.quiet:
+                    self.quiet.add(type(logger).__name__)
+                    print(f"{type(logger).__name__} failed ({error}); metrics.csv goes on without it.", flush=True)
+
+
+class KeepBest(L.Callback):
+    """Keeps the adapter with the lowest validation loss, and stops after `patience` validations without a better one."""
+
+    def __init__(self, folder: Path, patience: int | None):
+        self.folder, self.patience = folder / "checkpoints" / "best", patience
+        self.best, self.waited, self.stopped = math.inf, 0, False
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.waited = state["best"], state["waited"]
+
+    def on_validation_end(self, trainer, module) -> None:
+        loss = trainer.callback_metrics.get("validation_loss")
+        if loss is None or not trainer.global_step:
+            return
+        if float(loss) < self.best:
+            self.best, self.waited = float(loss), 0
+            if self.patience and trainer.is_global_zero:
+                save_lora(module.model, self.folder)
+            return
+        self.waited += 1
+        if self.patience and self.waited >= self.patience:
+            self.stopped = trainer.should_stop = True
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak: the GPU allocator's, or the process's resident set on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

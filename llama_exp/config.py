@@ -1,0 +1,271 @@
+"""The types of conf/, and how a cell of an experiment is named and found.
+
+Values live in conf/*.yaml, types live here: dataclasses without defaults, so that a typo, a wrong type and a missing key
+each print one readable line before anything heavy is imported. The rest of the code holds `Config`, never a DictConfig.
+
+A *cell* is one fine-tuned adapter. Its identity is every key that can change its weights; its folder is named by that
+identity, so evaluation finds training without timestamps and a repeated command finds its own earlier work.
+"""
+
+import dataclasses
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from llama_exp.records import Problem
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+class Source(Enum):
+    hub = "hub"  # the Hugging Face hub, or `dataset.path` where that is given
+    synthetic = "synthetic"  # rows made by rule in the same raw schema
+
+
+class Quantisation(Enum):
+    nf4 = "nf4"  # bitsandbytes NF4 with double quantisation
+    nf4_dequantised = "nf4_dequantised"  # the same values, held in the compute type: faster on CPU, more memory
+    none = "none"  # the checkpoint's own 16 or 32 bits
+
+
+class Scaling(Enum):
+    """What the product B·A is multiplied with."""
+
+    fixed_alpha = "fixed_alpha"  # alpha / r, alpha the same at every rank
+    constant = "constant"  # `ratio` at every rank (alpha grows with r)
+    rank_stabilised = "rank_stabilised"  # alpha / sqrt(r)
+
+
+class Targets(Enum):
+    all = "all"  # every linear layer of every block
+    attention = "attention"  # q, k, v and o
+
+
+class Split(Enum):
+    validation = "validation"
+    test = "test"
+
+
+class Schedule(Enum):
+    cosine = "cosine"
+    constant = "constant"
+
+
+class OptimizerName(Enum):
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+
+
+@dataclass
+class DatasetConfig:
+    name: str
+    task: str  # what a record becomes: "summary", "turns", "answer" …
+    hub: str  # repository on the Hugging Face hub
+    subset: str | None
+    revision: str | None
+    path: str | None  # a folder or file to read instead of the hub
+    source: Source
+    rows: int  # synthetic only: raw rows of train; validation and test get a tenth each, at least 400 (fewer if rows is)
+    licence: str
+    template: str  # the user's message; {fields} are the dataset's
+    system: str  # system prompt; "" = none
+    validation: float  # share of train's Examples carved out, by group, where the source has no validation split
+    test: float  # the same for test
+    split_seed: int  # no sweep moves it
+    max_new_tokens: int  # the longest reply, and the room kept for the answer when a prompt is shortened
+    metrics: list[str]
+    cleaning: dict[str, bool]  # rule name -> on
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    path: str  # a local folder or a hub repository
+    revision: str | None
+    quantisation: Quantisation
+    licence: str
+    gradient_checkpointing: bool
+    needs_gpu: bool  # stop early, with advice, where there is none
+
+
+@dataclass
+class LoraConfig:
+    r: int  # 0 = the untuned model
+    alpha: float
+    scaling: Scaling
+    ratio: float  # only for scaling=constant
+    dropout: float
+    targets: Targets
+
+
+@dataclass
+class OptimizerConfig:
+    name: OptimizerName
+    lr: float
+    weight_decay: float
+    betas: list[float]
+    schedule: Schedule
+    warmup: float  # share of all steps
+    neftune: float  # noise alpha; 0 = off
+
+
+@dataclass
+class Config:
+    dataset: DatasetConfig
+    model: ModelConfig
+    lora: LoraConfig
+    optimizer: OptimizerConfig
+    trainer: dict[str, Any]  # passed through: Trainer(**trainer)
+    logger: dict[str, Any]  # {} or one `_target_` with its arguments
+
+    sample: int | None  # training Examples; null = all
+    seed: int  # initialisation, order, dropout
+    data_seed: int  # which Examples a sample holds
+    max_length: int  # tokens of prompt and response together
+    batch: int  # Examples a step
+    micro_batch: int | None  # Examples a forward pass; null = batch
+    max_tokens: int | None  # budget in tokens seen; null = trainer.max_epochs or trainer.max_steps rules
+    validations: int  # how often validation loss is measured during a run
+    validation_sample: int | None  # Examples it is measured on; null = all
+    early_stopping: int | None  # stop after so many validations without a better loss; null = never
+    checkpoint_every: int  # optimizer steps between checkpoints
+
+    evaluate: bool  # train.py: evaluate right after training, with the base already in memory
+    split: Split
+    eval_sample: int | None
+    eval_seed: int  # no sweep moves it
+    eval_batch: int  # prompts a generation batch
+    trained_on: str | None  # evaluate an adapter trained on this dataset
+    predictions: str | None  # score this file instead of a model
+
+    outputs: str
+    out: str | None  # the cell's folder; null = named by its identity
+
+
+# Keys that cannot change the weights that training leaves behind. Everything else is identity.
+NOT_IDENTITY = {
+    "logger", "micro_batch", "validations", "validation_sample", "checkpoint_every", "evaluate", "split", "eval_sample",
+    "eval_seed", "eval_batch", "trained_on", "predictions", "outputs", "out", "dataset.metrics", "dataset.licence",
+    "model.licence", "model.gradient_checkpointing", "model.needs_gpu", "dataset.hub", "trainer.accelerator",
+    "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "trainer.profiler",
+    "trainer.log_every_n_steps", "trainer.enable_model_summary", "trainer.use_distributed_sampler",
+}  # fmt: skip
+# What a reader (evaluate, chat, hub …) must say to mean a run; it takes the rest from the run itself.
+SPOKEN = ("dataset.name", "dataset.task", "dataset.source", "dataset.path", "model.name", "model.path", "lora", "sample",
+          "data_seed", "seed")  # fmt: skip
+
+
+def register() -> None:
+    """Make the types known to Hydra under the name `schema`, which conf/config.yaml lists first."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def resolve(cfg: DictConfig) -> Config:
+    """Turn Hydra's DictConfig into a typed, checked Config. Several problems come in one message."""
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise Problem(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
+    config = OmegaConf.to_object(cfg)
+    problems = list(_problems(config))
+    if problems:
+        raise Problem("\n".join(problems))
+    return config
+
+
+def _problems(c: Config):
+    positive = {"batch": c.batch, "max_length": c.max_length, "eval_batch": c.eval_batch, "sample": c.sample,
+                "micro_batch": c.micro_batch, "eval_sample": c.eval_sample, "max_tokens": c.max_tokens,
+                "checkpoint_every": c.checkpoint_every, "dataset.max_new_tokens": c.dataset.max_new_tokens,
+                "dataset.rows": c.dataset.rows, "early_stopping": c.early_stopping,
+                "validation_sample": c.validation_sample}  # fmt: skip
+    for key, value in positive.items():
+        if value is not None and value < 1:
+            yield f"{key}={value}: wanted a whole number of at least 1."
+    for key, value in {"seed": c.seed, "data_seed": c.data_seed, "lora.r": c.lora.r, "validations": c.validations}.items():
+        if value < 0:
+            yield f"{key}={value}: wanted 0 or more."
+    if c.micro_batch and c.batch % c.micro_batch:
+        yield f"micro_batch={c.micro_batch} does not divide batch={c.batch}: a step is exactly `batch` Examples."
+    if c.max_length - c.dataset.max_new_tokens < 32:
+        yield (f"max_length={c.max_length} leaves fewer than 32 tokens for the prompt beside "
+               f"dataset.max_new_tokens={c.dataset.max_new_tokens}. Raise the one or lower the other.")  # fmt: skip
+    for key, share in {"dataset.validation": c.dataset.validation, "dataset.test": c.dataset.test}.items():
+        if not 0 <= share < 0.5:
+            yield f"{key}={share}: wanted a share from 0 to below 0.5."
+    if not c.optimizer.lr > 0:
+        yield f"optimizer.lr={c.optimizer.lr}: wanted a number above 0."
+    if not (c.max_tokens or c.trainer.get("max_epochs") or (c.trainer.get("max_steps") or -1) > 0):
+        yield "No budget: give trainer.max_epochs, trainer.max_steps or max_tokens."
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """{"lora.r": 8, "dataset.source": "synthetic", …}: every leaf by its dotted key, in plain types."""
+
+    def walk(value, key):
+        if dataclasses.is_dataclass(value):
+            value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from walk(inner, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, value.value if isinstance(value, Enum) else value
+
+    return dict(walk(config, ""))
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The leaves that decide the weights. Rank 0 trains nothing, so only the model is left of it."""
+    leaves = {k: v for k, v in flat(config).items() if k not in NOT_IDENTITY and k.split(".")[0] not in NOT_IDENTITY}
+    if config.lora.r == 0:
+        kept = ("dataset.name", "model.", "lora.r")
+        return {k: v for k, v in leaves.items() if k.startswith(kept)}
+    return leaves
+
+
+def run_folder(config: Config, defaults: Config) -> Path:
+    """The cell's folder: `outputs/squad/tiny-1000-r8-seed0`, and whatever else differs from the defaults.
+
+    `defaults` is the same choice of dataset, model and lora without any override (see `default_config`).
+    Dashes, not "=" or ",": a name can be typed back as an override.
+    """
+    if config.out:
+        return Path(config.out)
+    mine, theirs = identity(config), identity(defaults)
+    head = [config.model.name]
+    if config.lora.r:
+        head += ["all" if config.sample is None else str(config.sample), f"r{config.lora.r}", f"seed{config.seed}"]
+    else:
+        head += ["r0"]
+    said = {"dataset.name", "model.name", "sample", "lora.r", "seed"}
+    differ = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k) and k not in said)
+    return Path(config.outputs, config.dataset.name, "-".join(head + [_spoken(k, mine.get(k)) for k in differ]))
+
+
+def _spoken(key: str, value: Any) -> str:
+    """`optimizer.lr`, 0.001 -> "lr0.001". A value that had to be altered or cut carries six digits of its hash."""
+    section, _, leaf = key.rpartition(".")
+    word = {"path": f"{section}_path", "name": section, "source": "", "revision": f"{section}_revision"}.get(leaf, leaf)
+    text = re.sub(r"[^A-Za-z0-9._]+", "_", str(Path(str(value)).name if leaf == "path" else value))[-24:]
+    digest = "" if text == str(value) else "_" + hashlib.sha256(str(value).encode()).hexdigest()[:6]
+    return f"{word}{text}{digest}"
+
+
+def default_config(choices: dict[str, str]) -> Config:
+    """Compose conf/ with the given group choices and no other override. Works inside and outside of a Hydra run."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    overrides = [f"{group}={choice}" for group, choice in choices.items()]
+    register()
+    if GlobalHydra.instance().is_initialized():
+        return OmegaConf.to_object(compose("config", overrides))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_object(compose("config", overrides))

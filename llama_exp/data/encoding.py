@@ -1,0 +1,132 @@
+"""Example -> Tokens: ids and labels, the prompt masked.
+
+Prompt and response are encoded apart and joined as ids, so that training sees the very ids that generation starts from.
+No response template is ever searched for in the ids: `[/INST]` tokenises differently in context (huggingface/trl#588).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from llama_exp.data.prompts import wording
+from llama_exp.records import Example, Problem, Tokens
+
+IGNORED = -100
+
+
+def encode_all(
+    examples: Sequence[Example], tokenizer, max_length: int, max_new_tokens: int
+) -> tuple[list[Tokens], dict[str, int]]:
+    """Encode Examples for training; also return what it cost.
+
+    The prompt gets at most `max_length - max_new_tokens` tokens, whatever the answer is; a response that does not fit
+    beside its prompt drops the Example. Counts: encoded, shortened, answers_lost (a reference that stood in the context
+    stands there no longer), dropped_response_too_long, tokens, label_tokens.
+    """
+    prompts, shortened = encode_prompts(examples, tokenizer, max_length - max_new_tokens)
+    replies = _ids(tokenizer, [example.response.strip() for example in examples])
+    eos = tokenizer.eos_token_id
+    kept = []
+    for example, prompt, reply in zip(examples, prompts, replies, strict=True):
+        response = reply + [eos]
+        if len(reply) and len(prompt) + len(response) <= max_length:
+            kept.append(Tokens(example.id, prompt + response, [IGNORED] * len(prompt) + response))
+    counts = {
+        "encoded": len(kept),
+        "shortened": len(shortened),
+        "answers_lost": sum(_answer_lost(examples[place], cut) for place, cut in shortened.items()),
+        "dropped_response_too_long": len(examples) - len(kept),
+        "tokens": sum(len(tokens.input_ids) for tokens in kept),
+        "label_tokens": sum(tokens.label_tokens for tokens in kept),
+    }
+    return kept, counts
+
+
+def encode_prompts(examples: Sequence[Example], tokenizer, limit: int) -> tuple[list[list[int]], dict[int, Example]]:
+    """Ids of each prompt, at most `limit` of them, from BOS to the last `[/INST]`.
+
+    Also returns {place: shortened Example} for those that had to be shortened.
+    """
+    ids = _prompt_ids(examples, tokenizer)
+    shortened = {}
+    for place, prompt in enumerate(ids):
+        if len(prompt) > limit:
+            shortened[place], ids[place] = _shorten(examples[place], tokenizer, limit)
+    return ids, shortened
+
+
+def _prompt_ids(examples: Sequence[Example], tokenizer) -> list[list[int]]:
+    worded = [wording(example) for example in examples]
+    encoded = iter(_ids(tokenizer, [text for texts in worded for text in texts]))
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    prompts = []
+    for texts in worded:
+        prompt: list[int] = []
+        for place in range(len(texts)):  # even: a user turn after BOS; odd: an earlier reply before EOS
+            ids = next(encoded)
+            prompt += [bos, *ids] if place % 2 == 0 else [*ids, eos]
+        prompts.append(prompt)
+    return prompts
+
+
+def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    # split_special_tokens: "</s>" written by a person or a model is text, never an end of turn
+    if not texts:
+        return []
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def _shorten(example: Example, tokenizer, limit: int) -> tuple[Example, list[int]]:
+    """The one rule, which never looks at the answer: first the oldest exchanges go, then the context's last words.
+
+    Where there is no context, or none of it is left, the message itself loses its last words.
+    """
+    while example.history:
+        example = dataclasses.replace(example, history=example.history[2:])
+        ids = _prompt_ids([example], tokenizer)[0]
+        if len(ids) <= limit:
+            return example, ids
+    for part in (example.context, example.prompt):
+        if not part:
+            continue
+        words = part.split(" ")
+        low, high, best = 0, len(words) - 1, None
+        while low <= high:  # the longest prefix of words that fits
+            middle = (low + high) // 2
+            shorter = _with_part(example, part, " ".join(words[:middle]))
+            ids = _prompt_ids([shorter], tokenizer)[0]
+            if len(ids) <= limit:
+                best, low = (shorter, ids), middle + 1
+            else:
+                high = middle - 1
+        if best:
+            return best
+        example = _with_part(example, part, "")
+    raise Problem(
+        f"Even without its message the prompt of {example.id} is longer than {limit} tokens (a long system prompt?). "
+        f"Raise max_length or shorten dataset.system."
+    )
+
+
+def _with_part(example: Example, part: str, shorter: str) -> Example:
+    before, _, after = example.prompt.partition(part)
+    context = shorter if part == example.context else ""
+    return dataclasses.replace(example, prompt=before + shorter + after, context=context)
+
+
+def _answer_lost(example: Example, cut: Example) -> bool:
+    if not example.context:
+        return False
+    stood = [reference for reference in example.references if reference in example.context]
+    return bool(stood) and not any(reference in cut.context for reference in stood)
+
+
+def warn_of_slow_merges(tokenizer, folder: str) -> str | None:
+    """A Llama folder with only tokenizer.model is converted without piece scores: some texts get other ids than Meta's."""
+    path = Path(folder)
+    if path.is_dir() and (path / "tokenizer.model").exists() and not (path / "tokenizer.json").exists():
+        return (
+            f"{folder} has tokenizer.model but no tokenizer.json: converted merges lack the piece scores, and about one "
+            "text in eight gets other ids than SentencePiece gives. Use a folder with tokenizer.json where there is one."
+        )
+    return None

@@ -1,0 +1,37 @@
+"""The wording around a message: Llama 2's chat format, the same in training, evaluation, simulation and chat.
+
+    <s>[INST] <<SYS>>\\nsystem\\n<</SYS>>\\n\\nuser [/INST] reply</s><s>[INST] user [/INST] reply</s>
+
+`<s>` and `</s>` above are ids, never text: written into the text, "<s>[INST]" tokenises to 29961 where Meta's reference
+has 518 (https://github.com/meta-llama/llama, `chat_completion`), and the model would be asked in words it never learnt.
+"""
+
+from collections.abc import Iterable
+
+from llama_exp.records import Example, Turn
+
+
+def user_text(message: str, system: str = "") -> str:
+    """The text of one user turn, as it is tokenised after BOS."""
+    if system:
+        message = f"<<SYS>>\n{system}\n<</SYS>>\n\n{message}"
+    return f"[INST] {message.strip()} [/INST]"
+
+
+def wording(example: Example) -> list[str]:
+    """All texts before the response, in order: user, reply, user, reply, …, user.
+
+    Even places are user turns (a BOS before each), odd places are earlier replies (an EOS after each).
+    The system prompt stands in the first user turn only.
+    """
+    texts = [turn.text.strip() for turn in example.history] + [example.prompt]
+    return [user_text(text, "" if place else example.system) if place % 2 == 0 else text
+            for place, text in enumerate(texts)]  # fmt: skip
+
+
+def check_alternation(turns: Iterable[Turn]) -> None:
+    """History must be user, assistant, user, assistant …: Llama 2's format has no other order."""
+    for place, turn in enumerate(turns):
+        wanted = ("user", "assistant")[place % 2]
+        if turn.role != wanted:
+            raise ValueError(f"turn {place} of the history is by {turn.role!r}, wanted {wanted!r}")

@@ -1,0 +1,142 @@
+"""The LightningModule around the 4-bit Llama and its adapter: loss, validation, optimizer."""
+
+import math
+
+import lightning as L
+import torch
+from torch import nn
+
+from llama_exp.config import OptimizerConfig, OptimizerName, Schedule
+from llama_exp.data.packing import Batch
+from llama_exp.model import response_nll
+from llama_exp.records import Problem
+
+
+class Finetune(L.LightningModule):
+    """Learns the responses of a Batch; only the adapter's parameters learn and are saved in checkpoints.
+
+    The loss of a step is  sum(nll) / sum(label tokens)  over the whole accumulated step and all ranks. Lightning averages
+    the means of micro-batches, which would weigh short answers wrongly (Lightning-AI/pytorch-lightning#20350); so each
+    micro-batch contributes its *sum*, and the gradients are divided once, before clipping.
+    """
+
+    strict_loading = False  # a checkpoint holds the adapter, not the base
+
+    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, total_steps: int, seed: int):
+        super().__init__()
+        self.model, self.optimizer_config, self.total_steps, self.seed = model, optimizer, total_steps, seed
+        self.register_buffer("window", torch.zeros(2), persistent=False)  # nll and label tokens of the step so far
+        self.step_loss = math.nan  # of the last finished step, over all ranks
+        self.grad_norm = math.nan  # before clipping
+        self.lr = math.nan
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Seeded per micro-batch, dropout needs no stored random state to be the same after a resume.
+        rank = self.trainer.global_rank
+        torch.manual_seed(((self.seed * 1_000_003 + batch_idx) * 8191 + rank) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        with neftune(self.model, batch, self.optimizer_config.neftune):
+            nll, _ = response_nll(self.model, batch.input_ids, batch.labels, batch.position_ids)
+        total = nll.sum()
+        self.window += torch.stack([total.detach(), torch.as_tensor(nll.numel(), device=total.device)]).to(self.window)
+        return total * self.trainer.accumulate_grad_batches  # Lightning divides by it
+
+    def on_before_optimizer_step(self, optimizer) -> None:
+        """Divide the summed gradients by the step's label tokens. Runs once a step, before clipping."""
+        world = self.trainer.world_size
+        summed = self.window.clone()
+        if world > 1:
+            torch.distributed.all_reduce(summed)
+        nll, labels = summed.tolist()
+        if not math.isfinite(nll):
+            raise Problem(
+                f"The loss became {nll} at step {self.trainer.global_step + 1}; the last good checkpoint is kept. "
+                f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
+            )
+        self.step_loss = nll / max(labels, 1)
+        # DistributedDataParallel has averaged over ranks: undo that too
+        factor = world / max(labels, 1)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, factor)
+        self.grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+        self.lr = optimizer.param_groups[0]["lr"]
+        self.window.zero_()
+
+    def on_validation_epoch_start(self) -> None:
+        self.held_out = torch.zeros(2, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        nll, _ = response_nll(self.model, batch.input_ids, batch.labels, batch.position_ids)
+        self.held_out += torch.tensor([nll.double().sum().item(), nll.numel()], dtype=torch.float64)
+
+    def on_validation_epoch_end(self) -> None:
+        """validation_loss in nats a label token, over all ranks."""
+        held_out = self.held_out.to(self.device, torch.float32)
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(held_out)
+        self.log("validation_loss", held_out[0] / held_out[1].clamp(min=1), prog_bar=True)
+
+    def configure_optimizers(self):
+        settings = self.optimizer_config
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = _optimizer_class(settings.name)(
+            parameters, lr=settings.lr, betas=tuple(settings.betas), weight_decay=settings.weight_decay
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_factor(self, step: int) -> float:
+        """Linear warm-up to 1, then constant, or a cosine to 0 at the last step."""
+        warmup = max(1, round(self.optimizer_config.warmup * self.total_steps))
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.optimizer_config.schedule is Schedule.constant:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.total_steps - warmup)))
+
+    def state_dict(self, *args, **kwargs):
+        names = {name for name, p in self.named_parameters() if p.requires_grad}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in names}
+
+
+def _optimizer_class(name: OptimizerName):
+    if name is OptimizerName.adamw:
+        return torch.optim.AdamW
+    import bitsandbytes as bnb
+
+    return {OptimizerName.adamw_8bit: bnb.optim.AdamW8bit, OptimizerName.paged_adamw_8bit: bnb.optim.PagedAdamW8bit}[name]
+
+
+class neftune:  # noqa: N801 (a context manager, read as a verb)
+    """Uniform noise on the embeddings while training, alpha / sqrt(L · d) wide (Jain et al., arXiv 2310.05914).
+
+    L is the length of each packed *Example*: the row's length would make the noise 1.6 to 2.7 times too small.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch, alpha: float):
+        self.model, self.batch, self.alpha, self.hook = model, batch, alpha, None
+
+    def __enter__(self):
+        if self.alpha:
+            lengths = example_lengths(self.batch.position_ids)
+
+            def add_noise(_layer, _inputs, embedded):  # embedded (B, T, d)
+                width = self.alpha / torch.sqrt(lengths.unsqueeze(-1) * embedded.shape[-1])
+                return embedded + torch.empty_like(embedded).uniform_(-1, 1) * width.to(embedded.dtype)
+
+            from llama_exp.model import causal_lm
+
+            self.hook = causal_lm(self.model).get_input_embeddings().register_forward_hook(add_noise)
+
+    def __exit__(self, *_):
+        if self.hook:
+            self.hook.remove()
+
+
+def example_lengths(position_ids: torch.Tensor) -> torch.Tensor:
+    """(B, T) positions -> (B, T): how long the Example is that each token belongs to."""
+    starts = (position_ids == 0).long()
+    segment = starts.cumsum(1) - 1 + torch.arange(len(starts), device=starts.device).unsqueeze(1) * starts.shape[1]
+    counts = torch.bincount(segment.flatten(), minlength=int(segment.max()) + 1)
+    return counts[segment]

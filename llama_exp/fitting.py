@@ -1,0 +1,197 @@
+"""One fit, from a configured Trainer to a saved adapter and its summary.json."""
+
+import contextlib
+import datetime
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from llama_exp import runs
+from llama_exp.callbacks import Curves, KeepBest, WholeCheckpoints, checkpoints, peak_memory
+from llama_exp.config import Config, flat, identity
+from llama_exp.model import compute_dtype, save_lora, scale, trainable_parameters
+from llama_exp.records import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a fit ended: "finished", "stopped early"; seconds it took, and from which step it went on (0: the start)."""
+
+    status: str
+    resumed_from: int
+    started: str
+
+
+def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> L.Trainer:
+    """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
+    _hush()
+    settings = dict(config.trainer)
+    for ours in ("max_epochs", "max_steps"):  # the plan's rule, one for all cells, counts in steps
+        settings.pop(ours, None)
+    device = next(base.parameters()).device
+    settings.setdefault("precision", {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[compute_dtype(device)])
+    if device.type == "cpu":
+        settings["accelerator"] = "cpu"
+    if not sys.stderr.isatty():
+        settings["enable_progress_bar"] = False
+    plan = data.plan
+    interval = max(1, plan.total_steps // config.validations) if config.validations and data.validation else None
+    curves = Curves(folder, plan)
+    trainer = L.Trainer(
+        **settings,
+        max_epochs=1, max_steps=plan.total_steps, num_sanity_val_steps=0, use_distributed_sampler=False,
+        limit_val_batches=1.0 if interval else 0, check_val_every_n_epoch=None,
+        default_root_dir=folder, logger=build_loggers(config, folder), plugins=[WholeCheckpoints()],
+        callbacks=[curves, KeepBest(folder, config.early_stopping), checkpoints(folder, config.checkpoint_every)],
+    )  # fmt: skip
+    trainer.accumulate_grad_batches = plan.accumulation(config.micro_batch or config.batch, trainer.world_size)
+    trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
+    return trainer
+
+
+def build_loggers(config: Config, folder: Path) -> list:
+    """The configured logger, or none. One that cannot start is said and left out: metrics.csv is the truth."""
+    if not config.logger:
+        return []
+    from hydra.utils import instantiate
+
+    extra: dict[str, Any] = {"save_dir": str(folder)}
+    if config.logger["_target_"].endswith("WandbLogger"):
+        name = f"{folder.parent.name}/{folder.name}"
+        extra |= {"name": name, "id": hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16], "resume": "allow",
+                  "group": f"{config.dataset.name}-{config.model.name}", "config": flat(config),
+                  "offline": not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline"}  # fmt: skip
+    try:
+        return [instantiate({**extra, **config.logger})]
+    except Exception as error:
+        print(f"The logger {config.logger['_target_']} could not start ({error}); metrics.csv is written all the same.", flush=True)
+        return []
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path) -> Outcome:
+    """Train to the planned number of steps, from the last checkpoint if there is one. Loggers always end, with a status."""
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if not checkpoint.is_file():
+        checkpoint = None
+        for stale in ("eval", "adapter", "summary.json"):  # of a run that this one replaces
+            with contextlib.suppress(NotADirectoryError):
+                shutil.rmtree(folder / stale, ignore_errors=True)
+        (folder / "summary.json").unlink(missing_ok=True)
+    else:
+        print(f"Continuing from {checkpoint}.", flush=True)
+    code = 1
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        code = 0
+    except OSError as error:
+        raise Problem(f"Writing to {folder} failed: {error.strerror or error}. Free some space and type the same command again.") from error
+    finally:
+        _finish_loggers(trainer, code)
+    best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
+    return Outcome("stopped early" if best.stopped else "finished", 0, started)
+
+
+def _finish_loggers(trainer: L.Trainer, code: int) -> None:
+    for logger in trainer.loggers:
+        with contextlib.suppress(Exception):
+            logger.finalize("success" if code == 0 else "failed")
+        if type(logger).__name__ == "WandbLogger":
+            import wandb
+
+            with contextlib.suppress(Exception):
+                wandb.finish(exit_code=code)
+
+
+def summarise(folder: Path, config: Config, trainer: L.Trainer, module, data, outcome: Outcome, clock: runs.Clock) -> str:
+    """Save the adapter, then summary.json; the checkpoints go. Returns one line of what came of it."""
+    curves = next(c for c in trainer.callbacks if isinstance(c, Curves))
+    best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
+    if not trainer.is_global_zero:
+        return outcome.status
+    with clock("save"):
+        if config.early_stopping and best.folder.is_dir():
+            shutil.rmtree(folder / "adapter", ignore_errors=True)
+            os.replace(best.folder, folder / "adapter")
+        else:
+            save_lora(module.model, folder / "adapter")
+    step = trainer.global_step
+    plan = data.plan
+    tokens = plan.seen(step, plan.lengths)
+    device = next(module.model.parameters()).device
+    rows = runs.read_metrics(folder)
+    train_loss = [float(row["loss"]) for row in rows if row["loss"]]
+    validation = [float(row["validation_loss"]) for row in rows if row["validation_loss"]]
+    speed = tokens / max(curves.training_seconds, 1e-9)
+    parameters = sum(runs.real_size(p) for p in module.model.parameters())
+    summary = {
+        "run": f"{folder.parent.name}/{folder.name}",
+        "status": outcome.status,
+        "reason": None,
+        "identity": identity(config),
+        "counts": counts(data),
+        "lora": {"r": config.lora.r, "alpha": config.lora.alpha, "scaling": config.lora.scaling.value,
+                 "scale": scale(config.lora), "targets": config.lora.targets.value},
+        "trainable_parameters": trainable_parameters(module.model),
+        "parameters": parameters,
+        "steps": step,
+        "planned_steps": plan.total_steps,
+        "epochs": step / plan.steps_per_epoch,
+        "tokens": tokens,
+        "label_tokens": plan.seen(step, plan.labels),
+        "tokens_per_second": speed,
+        "flops_per_token": 4 * parameters,  # forward, and backward to the inputs only: the base is frozen
+        "mfu": runs.utilisation(4 * parameters * speed, device),
+        "seconds": {"import": 0.0, "load": 0.0, "data": 0.0, "save": 0.0, "evaluate": 0.0, **clock.seconds},
+        "peak_memory_bytes": peak_memory(device),
+        "loss": {"train": train_loss[-1] if train_loss else None, "validation": validation[-1] if validation else None,
+                 "best_validation": min(validation, default=None)},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": str(trainer.precision),
+        "quantisation": config.model.quantisation.value,
+        "world_size": trainer.world_size,
+        "micro_batch": config.micro_batch or config.batch,
+        **runs.provenance(),
+        "started": outcome.started,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    runs.write_summary(folder, summary)
+    runs.discard_checkpoints(folder)
+    held_out = f", validation loss {validation[-1]:.3f}" if validation else ""
+    said = f"{outcome.status}: {step} steps in {clock.seconds['train']:.0f} s, loss {train_loss[-1]:.3f}{held_out}"
+    print(f"{folder}: {said}", flush=True)
+    return said
+
+
+def counts(data) -> dict[str, Any]:
+    """What became of the rows: read, cleaned, dropped, sampled, encoded."""
+    sample = data.counts["sample"]
+    encoded = data.counts["encoded"]
+    train = {"asked": sample["asked"], "available": sample["available"], "sampled": sample["used"], **encoded["train"]}
+    return {**{key: value for key, value in data.counts.items() if key not in ("sample", "encoded")},
+            "train": train, **{split: value for split, value in encoded.items() if split != "train"}}  # fmt: skip
+
+
+def _hush() -> None:
+    """Lightning's advertisements and remarks on choices that are ours."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*Checkpoint directory.*exists.*",
+                    ".*The number of training batches.*", ".*bitsandbytes.*", ".*Found .* module.*in eval mode.*",
+                    ".*use_reentrant.*", ".*lr_scheduler.step.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", message=message)
+
+

@@ -1,0 +1,49 @@
+"""SQuAD v1.1's exact match and F1, with the precision and recall of the same reference. Strings in, percents out.
+
+Follows the official evaluate-v1.1.py (Rajpurkar et al., arXiv 1606.05250): lower case, punctuation away, articles away,
+white space folded; the best reference counts. Pure Python: no torch, no numpy.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+from llama_exp.records import Prediction
+
+_PUNCTUATION = set(string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """The official normalisation, in the official order."""
+    text = "".join(character for character in text.lower() if character not in _PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def compare(reply: str, reference: str) -> tuple[float, float, float, float]:
+    """(exact match, F1, precision, recall) of a reply against one reference, each from 0 to 1."""
+    given, wanted = normalise(reply), normalise(reference)
+    exact = float(given == wanted)
+    said, meant = given.split(), wanted.split()
+    common = sum((Counter(said) & Counter(meant)).values())
+    if common == 0:  # the official script gives F1 0 here, even to two empty strings
+        return exact, 0.0, 0.0, 0.0
+    precision, recall = common / len(said), common / len(meant)
+    return exact, 2 * precision * recall / (precision + recall), precision, recall
+
+
+def score(reply: str, references: Sequence[str]) -> tuple[float, float, float, float]:
+    """The official best exact match and best F1, and the precision and recall of the reference with the best F1.
+
+    Exact match and F1 are maxima of their own, as in the official script; ties in F1 go to the exact match.
+    """
+    compared = [compare(reply, reference) for reference in references]
+    best = max(compared, key=lambda values: (values[1], values[0]))
+    return max(values[0] for values in compared), best[1], best[2], best[3]
+
+
+def items(predictions: Sequence[Prediction]) -> dict[str, list[float]]:
+    """Per prediction, in percent: squad/exact_match, squad/f1, squad/precision, squad/recall."""
+    scored = [score(prediction.reply, prediction.references) for prediction in predictions]
+    names = ("squad/exact_match", "squad/f1", "squad/precision", "squad/recall")
+    return {name: [100.0 * values[place] for values in scored] for place, name in enumerate(names)}

@@ -1,0 +1,230 @@
+"""The frozen 4-bit base and its tokenizer; LoRA adapters on it: attach, load, detach, save.
+
+One base serves a whole sweep: `load_base` keeps the last one in memory, and only the adapter changes between cells.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from llama_exp.config import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
+from llama_exp.records import Problem
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LINEARS = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
+
+_loaded: dict[tuple, nn.Module] = {}  # the one base that stays in memory
+
+
+def target_device(trainer: dict) -> torch.device:
+    """`trainer.accelerator` -> the device the base is put on."""
+    accelerator = trainer.get("accelerator", "auto")
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if accelerator in ("gpu", "cuda"):
+        raise Problem("trainer=gpu, but torch sees no GPU here. Type trainer=cpu (with model=tiny), or install CUDA.")
+    return torch.device("cpu")
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware has it, else float16; float32 on CPU, where bfloat16 is 3 to 15 times slower."""
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def resolve_path(path: str) -> str:
+    """A local folder as an absolute path, a hub id as it stands. A path that is not there is a Problem, not a hub id."""
+    if path == "llama_exp/tiny":  # inside the package, wherever that is installed
+        from llama_exp import tiny
+
+        tiny.verify()
+        return str(tiny.PATH)
+    if Path(path).is_dir():
+        return str(Path(path).resolve())
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise Problem(f"model.path={path}: no such folder, and not a hub repository (OWNER/NAME).")
+    return path
+
+
+def load_tokenizer(model: ModelConfig):
+    """The base's tokenizer, checked for what the encoding needs: BOS and EOS."""
+    from transformers import AutoTokenizer
+
+    from llama_exp.data.encoding import warn_of_slow_merges
+
+    path = resolve_path(model.path)
+    tokenizer = _from_hub(AutoTokenizer, path, model, {})
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise Problem(f"The tokenizer of {path} has no BOS or no EOS: not a Llama tokenizer.")
+    tokenizer.model_max_length = int(1e9)  # lengths are ours to keep; the library would only warn
+    if warning := warn_of_slow_merges(tokenizer, path):
+        print(f"Note: {warning}", flush=True)
+    return tokenizer
+
+
+def load_base(model: ModelConfig, device: torch.device) -> nn.Module:
+    """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
+    key = (model.path, model.revision, model.quantisation, str(device))
+    if key not in _loaded:
+        _loaded.clear()  # two bases would not fit beside each other on most cards
+        base = _read_base(model, device)
+        base.requires_grad_(False)
+        base.config.use_cache = True
+        _loaded[key] = base.eval()
+    return _loaded[key]
+
+
+def _read_base(model: ModelConfig, device: torch.device) -> nn.Module:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    dtype = compute_dtype(device)
+    options = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": "sdpa", "use_safetensors": True}
+    if model.quantisation is not Quantisation.none:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    base = _from_hub(AutoModelForCausalLM, resolve_path(model.path), model, options)
+    if base.config.model_type != "llama":
+        raise Problem(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
+    if model.quantisation is Quantisation.nf4_dequantised:
+        dequantise(base, dtype)
+    return base
+
+
+def dequantise(base: nn.Module, dtype: torch.dtype) -> None:
+    """Replace every 4-bit layer by a plain one that holds the same (rounded) values in `dtype`."""
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for parent in list(base.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Linear4bit):
+                weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype)
+                plain = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
+                plain.weight = nn.Parameter(weight, requires_grad=False)
+                if layer.bias is not None:
+                    plain.bias = layer.bias
+                setattr(parent, name, plain)
+    for attribute in ("is_loaded_in_4bit", "is_quantized"):
+        setattr(base, attribute, False)
+    base.config.quantization_config = None
+    base.hf_quantizer = None
+
+
+def _from_hub(loader, path: str, model: ModelConfig, options: dict):
+    """Load and turn what the hub and the file system can answer into one readable line."""
+    try:
+        return loader.from_pretrained(path, revision=model.revision, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Problem(
+            f"Could not load model.path={model.path}: {reason}\n"
+            "Wanted a hub repository that this machine may read (log in with `hf auth login` if it is gated) or a folder "
+            "with config.json, *.safetensors and a tokenizer: model.path=FOLDER."
+        ) from error
+
+
+def scale(lora: LoraConfig) -> float:
+    """What B·A is multiplied with: the effective scale, recorded with every run."""
+    return {
+        Scaling.fixed_alpha: lora.alpha / lora.r,
+        Scaling.constant: lora.ratio,
+        Scaling.rank_stabilised: lora.alpha / lora.r**0.5,
+    }[lora.scaling]
+
+
+def attach_lora(base: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
+    """Put a fresh adapter on the base: y = W x + scale · B A x, with A random by `seed` and B = 0.
+
+    W stays frozen in 4 bits; A (r, in) and B (out, r) are float32 and the only parameters that learn.
+    What `prepare_model_for_kbit_training` does beyond freezing (upcasting norms and head) is left out: it costs memory
+    and changes nothing that learns (huggingface/peft#3265).
+    """
+    from peft import LoraConfig as PeftLora
+    from peft import get_peft_model
+
+    names = LINEARS if lora.targets is Targets.all else ATTENTION
+    peft_config = PeftLora(
+        r=lora.r, lora_alpha=scale(lora) * lora.r, lora_dropout=lora.dropout, target_modules=names, bias="none",
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[p.device for p in base.parameters() if p.is_cuda][:1]):
+        torch.manual_seed(seed)
+        return get_peft_model(base, peft_config)
+
+
+def load_lora(base: nn.Module, folder: Path) -> nn.Module:
+    """Put a trained adapter on the base; a Problem if the two do not fit."""
+    from peft import PeftModel
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise Problem(f"No adapter at {folder}.")
+    try:
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, KeyError) as error:
+        detach_lora_layers(base)
+        detail = next((part.strip() for part in str(error).split("\n") if "size mismatch" in part), str(error)[:300])
+        raise Problem(f"The adapter at {folder} does not fit the base model {base.config._name_or_path}: {detail}") from None
+
+
+def detach_lora(model: nn.Module) -> nn.Module:
+    """Take the adapter off again and return the base as it was."""
+    if not hasattr(model, "peft_config"):
+        return model
+    base = model.unload()
+    if hasattr(base, "peft_config"):
+        del base.peft_config  # else the next adapter is taken for a second one on the same model
+    base.requires_grad_(False)
+    return base.eval()
+
+
+def detach_lora_layers(base: nn.Module) -> None:
+    """Undo a half-made attachment, after an adapter that did not fit."""
+    from peft.tuners.lora import LoraLayer
+
+    for parent in list(base.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, LoraLayer):
+                setattr(parent, name, layer.get_base_layer())
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+
+
+def save_lora(model: nn.Module, folder: Path) -> None:
+    """Write the adapter in PEFT's format, whole or not at all."""
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(str(aside), save_embedding_layers=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """The LlamaForCausalLM inside, adapter layers in place, whether or not PEFT is wrapped around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def response_nll(model: nn.Module, input_ids, labels, position_ids) -> tuple[torch.Tensor, torch.Tensor]:
+    """Negative log-likelihood of each labelled token, in nats, float32.
+
+    input_ids, labels, position_ids (B, T) -> nll (N,) and where (N,): the flat place in the batch of each labelled token.
+    Only hidden states that predict a label meet the output layer: a tenth of the work for SQuAD, where nearly all tokens
+    are prompt. `use_cache=False` and no attention mask are what keeps packed Examples apart.
+    """
+    llama = causal_lm(model)
+    hidden = llama.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+    targets = labels[:, 1:].reshape(-1)
+    places = (targets != -100).nonzero().squeeze(1)
+    rows, width = labels.shape
+    chosen = hidden[:, :-1].reshape(rows * (width - 1), -1)[places]
+    nll = nn.functional.cross_entropy(llama.lm_head(chosen).float(), targets[places], reduction="none")
+    return nll, places // (width - 1) * width + places % (width - 1) + 1

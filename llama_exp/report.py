@@ -1,0 +1,243 @@
+"""What the runs say: a table, a page and pictures from the results on disk.
+
+    python -m llama_exp.report             # outputs/report/index.html, *.png, runs.csv
+    python -m llama_exp.report FOLDER --metric squad/exact_match
+
+The table is printed at once; the pictures follow. Nothing here needs a model, a GPU or the network.
+"""
+
+import argparse
+import csv
+import re
+import shlex
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from llama_exp import words
+from llama_exp.page import Picture, Pictures, panel_notes, render, scores_table
+from llama_exp.records import Problem, written_whole
+from llama_exp.results import Run, Unread, clean, collect, read_curve
+from llama_exp.settings import LOWER_IS_BETTER, Comparison, comparisons, families
+
+FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
+
+
+def report(folder: Path, metric: str | None = None, console: Console | None = None) -> Path:
+    """Print the table and write `folder`/report/. Returns the page's path; Problem where there is nothing to report."""
+    console = console or _console()
+    runs, unread = collect(folder)
+    if not runs:
+        raise Problem(_nothing(folder, unread))
+    compared = comparisons(runs, metric)
+    if metric and not any(c.metric == metric for c in compared):
+        known = sorted({m for c in compared for m in c.metrics})
+        raise Problem(f"No evaluation has the metric {clean(metric)}. Known: {', '.join(known) or 'none yet'}.")
+    pending = words.pending(runs)
+    print_tables(console, compared)
+    commands = {run.folder: command(run) for run, _ in pending}
+    _print_pending(console, pending, commands)
+    home = folder / "report"
+    try:
+        write_csv(home / "runs.csv", runs)
+        pictures, unread_curves = draw(home, compared, runs)
+        unread = unread + unread_curves
+        page = render(clean(folder), compared, runs, unread, pictures, pending, commands)
+        with written_whole(home / "index.html") as file:
+            file.write(page)
+    except OSError as error:
+        raise Problem(f"Cannot write the report to {home}: {error.strerror or error}.") from None
+    for one in unread:
+        _say(console, f"Not read: {clean(one.path)} ({one.reason})", "yellow")
+    _say(console, f"Report: {home / 'index.html'}")
+    return home / "index.html"
+
+
+def print_tables(console: Console, compared: list[Comparison]) -> None:
+    """The finding, then a row per setting; as `report` prints it."""
+    for c in compared:
+        numbers = scores_table(c, wide=False)
+        about = f"{c.split} split" + (f", {c.items:,} items" if c.items else "")
+        table = RichTable(title=Text(f"{words.title(c)}, {about}"), title_justify="left", title_style="bold", box=None,
+                          header_style="dim", padding=(0, 2, 0, 0))  # fmt: skip
+        for column in numbers.columns:
+            table.add_column(Text(column.name), justify="right" if column.numeric else "left", no_wrap=column.numeric)
+        for i, row in enumerate(numbers.rows):
+            cells = [Text(cell if isinstance(cell, str) else " ".join(filter(None, cell))) for cell in row]
+            table.add_row(*cells, style="bold green" if i == numbers.best else "")
+        console.print(table)
+        for line in words.answer(c):
+            _say(console, line)
+        console.print()
+
+
+def _print_pending(console: Console, pending: list[tuple[Run, str]], commands: dict[Path, str], limit: int = 12) -> None:
+    if not pending:
+        return
+    _say(console, f"{words.plural(len(pending), 'run')} without a score here:", "bold")
+    for run, why in pending[:limit]:
+        _say(console, f"  {run.name} ({why})", "yellow")
+        _say(console, f"    {commands[run.folder]}")
+    if len(pending) > limit:
+        _say(console, f"  and {len(pending) - limit} more; the page lists them all.")
+
+
+def command(run: Run) -> str:
+    """What to type to continue or evaluate a run: its own words, and whatever else differs from the defaults."""
+    evaluates = run.status in ("finished", "stopped early", "untuned")
+    said = {"dataset": run.dataset, "model": run.model, "sample": run.sample, "lora.r": run.rank}
+    if run.rank == 0:
+        del said["sample"]
+    theirs = _defaults(run.dataset, run.model)
+    spoken = ("dataset.", "model.", "lora.", "seed", "data_seed") if evaluates else ("",)
+    for key, value in sorted(run.identity.items()):
+        known = key in ("dataset.name", "model.name", "sample", "lora.r")
+        if not known and key.startswith(spoken) and (theirs is None or theirs.get(key, "") != value):
+            if theirs is None and key not in ("seed", "data_seed"):
+                continue  # without the defaults, only what is sure to matter
+            said[key if theirs is None or key in theirs else f"+{key}"] = value
+    overrides = [shlex.quote(f"{k}={_override(v)}") for k, v in said.items()]
+    return " ".join(["python", "evaluate.py" if evaluates else "train.py", *overrides])
+
+
+@cache
+def _defaults(dataset: str, model: str) -> dict[str, Any] | None:
+    """The identity that a plain command would give; None where conf/ does not know these names."""
+    try:
+        from llama_exp.config import default_config, identity
+
+        return identity(default_config({"dataset": dataset, "model": model}))
+    except Exception:  # any complaint of Hydra's: a name from elsewhere must not stop the report
+        return None
+
+
+def _override(value: Any) -> str:
+    """A value as Hydra reads it back."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{','.join(map(_override, value))}]"
+    text = str(value)
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9_./:+-]*[A-Za-z_./][A-Za-z0-9_./:+-]*", text):
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return text
+
+
+def write_csv(path: Path, runs: list[Run]) -> None:
+    """A row per run and evaluation, with everything that was measured; strings cannot become formulas."""
+    rows = [_csv_row(run, e) for run in runs for e in run.evaluations or (None,)]
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    with written_whole(path) as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writerow({name: harmless(name) for name in names})
+        writer.writerows({k: harmless(v) for k, v in row.items()} for row in rows)
+
+
+def harmless(value: Any) -> Any:
+    """A string that would start a formula gets an apostrophe in front; numbers stay numbers."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.lstrip(" '\"").startswith(tuple(FORMULA)) else text
+
+
+def _csv_row(run: Run, evaluation) -> dict[str, Any]:
+    details = evaluation.details if evaluation else {}
+    row = {"run": run.name, "status": run.status, "reason": run.reason, "dataset": run.dataset, "model": run.model,
+           "rank": run.rank, "sample": run.sample, "examples": run.examples, "seed": run.seed,
+           "data_seed": run.data_seed}  # fmt: skip
+    if evaluation:
+        row |= {"evaluated_on": evaluation.dataset, "split": evaluation.split, "items": evaluation.items,
+                "groups": evaluation.groups}  # fmt: skip
+        for name, score in evaluation.scores.items():
+            interval = evaluation.intervals.get(name)
+            row |= {name: score} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})
+    for key in ("trainable_parameters", "steps", "epochs", "tokens", "label_tokens", "tokens_per_second", "mfu",
+                "peak_memory_bytes", "device", "quantisation", "commit", "started", "finished"):  # fmt: skip
+        row[key] = run.summary.get(key, details.get(key) if key != "tokens" else None)
+    row |= {f"seconds_{k}": v for k, v in words.seconds_of(run).items()}
+    row |= {"evaluation_seconds": details.get("seconds"), "evaluation_tokens": details.get("tokens")}
+    return row | {f"config.{k}": v for k, v in run.identity.items()}
+
+
+def draw(home: Path, compared: list[Comparison], runs: list[Run]) -> tuple[Pictures, list[Unread]]:
+    """All figures, as PNG files in `home` and as SVG for the page."""
+    from llama_exp import plots
+
+    files: dict[str, None] = {}
+    place = plots.colours(runs)
+
+    def picture(name: str, figure, label: str, **kept) -> Picture:
+        stem = re.sub(r"[^A-Za-z0-9._]+", "-", name)[:80].strip("-.")
+        while f"{stem}.png" in files:
+            stem += "-2"
+        files[f"{stem}.png"] = None
+        with written_whole(home / f"{stem}.png", "wb") as file:
+            file.write(plots.png(figure))
+        return Picture(plots.svg(figure, len(files), label), **kept)
+
+    drawn: dict[int, list[Picture]] = {}
+    for i, c in enumerate(compared):
+        for panel in c.panels:
+            if c.best() and panel.settings:
+                name, caption = words.panel_name(panel, c), words.caption(panel, c)
+                drawn.setdefault(i, []).append(picture(
+                    f"score-{c.dataset}-{c.metric}-{name}", plots.scores(panel, c, place), caption, name=name,
+                    caption=caption, notes=panel_notes(panel, c, runs)))  # fmt: skip
+    curves, unread = {}, []
+    for run in runs:
+        curves[run.folder], problems = read_curve(run)
+        unread += problems
+    losses, groups = [], families(runs)
+    for family in groups:
+        name = plots.family_name(family, groups)
+        losses += [picture(f"loss-{family.dataset}-{family.model}-{name}", figure, f"losses {name}",
+                           name=name if len(groups) > 1 else "", width=figure.get_figwidth() * 5)
+                   for figure in plots.losses(family, curves, place)]  # fmt: skip
+    spent = plots.bars(runs)
+    time = picture("seconds", plots.time_spent(spent), "seconds by stage", caption=words.time_caption(spent, plots.BARS)) \
+        if spent else None  # fmt: skip
+    for old in home.glob("*.png"):
+        if old.name not in files and re.match(r"(score-|loss-|seconds)", old.name):
+            old.unlink()
+    return Pictures(drawn, losses, time, tuple(files)), unread
+
+
+def _nothing(folder: Path, unread: list[Unread]) -> str:
+    what = f"No runs in {clean(folder)}" + ("." if folder.is_dir() else ": there is no such folder.")
+    read = [f"Not read: {clean(u.path)} ({u.reason})" for u in unread if Path(u.path) != folder]
+    return "\n".join([what, *read, "Make one first: python train.py experiment=quickstart",
+                      "or name another folder: python -m llama_exp.report FOLDER"])  # fmt: skip
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and console.width < 150:
+        console.width = 150  # a log has no width of its own; 80 columns would cut the numbers
+    return console
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m llama_exp.report", description="A table, a page and pictures from the results.")
+    parser.add_argument("folder", nargs="?", default="outputs", type=Path, help="where the runs are (default: outputs)")
+    parser.add_argument("--metric", help="the score to draw (default: the dataset's own)")
+    asked = parser.parse_args(arguments)
+    try:
+        report(asked.folder, asked.metric)
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,306 @@
+"""What earlier runs left on disk, read back: summaries, evaluations and curves, as frozen records.
+
+    outputs/<dataset>/<name>/config.yaml  summary.json  metrics.csv           -> Run, Curve
+    outputs/<dataset>/<name>/eval/<eval>/results.json  predictions.jsonl      -> Evaluation
+
+A reader of results meets half-written files, files of other tools and strings that a model made up. Nothing here raises
+on them: what cannot be read is named with its reason, and every string is cleaned once, on the way in.
+"""
+
+import csv
+import json
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SKIPPED = {"report", "adapter", "checkpoints", "wandb", "lightning_logs", "tensorboard"}
+MARKS = {"summary.json", "results.json", "config.yaml"}
+# Right-to-left overrides and their kin can make one name read like another.
+BIDI = {chr(c) for c in (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    low: float
+    high: float
+    method: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One results.json. `trained_on` differs from `dataset` where an adapter was tried on another task."""
+
+    folder: Path
+    name: str
+    dataset: str
+    trained_on: str
+    split: str
+    items: int | None
+    groups: int | None
+    scores: dict[str, float]
+    intervals: dict[str, Interval]
+    undefined: tuple[str, ...] = ()  # metrics that were stored without a number
+    details: dict[str, Any] = field(default_factory=dict)  # the rest of the file
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder: a fine-tuned cell, or an untuned model (rank 0) that has evaluations only.
+
+    sample    what was asked for (None = all of it)
+    examples  what that came to
+    status    "finished", "stopped early", "interrupted", "failed", "untuned", or "unfinished" (no summary was written)
+    """
+
+    folder: Path
+    name: str
+    dataset: str
+    model: str
+    rank: int | None
+    sample: int | None
+    examples: int | None
+    seed: int
+    data_seed: int
+    status: str
+    reason: str
+    identity: dict[str, Any]
+    summary: dict[str, Any]
+    evaluations: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """(step, loss) points of one run."""
+
+    train: tuple[tuple[float, float], ...] = ()
+    validation: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    path: Path
+    reason: str
+
+
+def collect(folder: Path) -> tuple[list[Run], list[Unread]]:
+    """Every run below `folder`, in the order of their names, and every file that could not be read, with the reason."""
+    unread: list[Unread] = []
+    found: dict[Path, dict[str, Any]] = {}
+    for path in _files(Path(folder), unread):
+        home = path.parent
+        if path.name == "results.json" and home.parent.name == "eval":
+            home = home.parent.parent
+        entry = found.setdefault(home, {"summary": {}, "config": None, "evaluations": []})
+        try:
+            if path.name == "config.yaml":
+                entry["config"] = path  # parsed only where there is no summary
+            elif path.name == "summary.json":
+                entry["summary"] = _read_json(path)
+            else:
+                entry["evaluations"].append(_evaluation(path))
+        except (OSError, ValueError, RecursionError) as error:
+            unread.append(Unread(path, _reason(error)))
+    runs = []
+    for home, entry in sorted(found.items()):
+        try:
+            run = _run(home, Path(folder), **entry)
+        except (OSError, ValueError, RecursionError) as error:
+            unread.append(Unread(home / "config.yaml", _reason(error)))
+        else:
+            runs += [run] if run else []
+    return runs, unread
+
+
+def read_curve(run: Run) -> tuple[Curve, list[Unread]]:
+    """The losses in metrics.csv. A last line cut short by a kill is left out, as in any row without a number."""
+    path = run.folder / "metrics.csv"
+    if not path.is_file():
+        return Curve(), []
+    train, validation = [], []
+    try:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            rows = csv.DictReader(file)
+            if not {"step", "loss", "validation_loss"} <= set(rows.fieldnames or ()):
+                return Curve(), [Unread(path, "wanted the columns step, loss and validation_loss")]
+            for row in rows:
+                step = _number(row.get("step"))
+                for key, points in (("loss", train), ("validation_loss", validation)):
+                    value = _number(row.get(key))
+                    if step is not None and value is not None:
+                        points.append((step, value))
+    except (OSError, csv.Error) as error:
+        return Curve(), [Unread(path, _reason(error))]
+    return Curve(tuple(train), tuple(validation)), []
+
+
+def item_ids(evaluation: Evaluation) -> frozenset[str] | None:
+    """Which items were answered, from predictions.jsonl; None where that file is gone. Ids come first on every line."""
+    try:
+        text = (evaluation.folder / "predictions.jsonl").read_bytes()
+    except OSError:
+        return None
+    return frozenset(clean(i.decode("utf-8", "replace")) for i in re.findall(rb'^\{"id": "((?:[^"\\]|\\.)*)"', text, re.M))
+
+
+def clean(text: Any, limit: int = 400) -> str:
+    """A string that is safe in a terminal and in a file: no control characters, no overrides of direction, not endless."""
+    kept = "".join(
+        " " if c in "\n\r\t\u2028\u2029" else c
+        for c in str(text)
+        if c in "\n\r\t\u2028\u2029" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDI)
+    )
+    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+
+
+def _files(folder: Path, unread: list[Unread]) -> Iterator[Path]:
+    def refused(error: OSError) -> None:
+        unread.append(Unread(Path(error.filename), _reason(error)))
+
+    for home, folders, files in os.walk(folder, onerror=refused):
+        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
+        yield from (Path(home, name) for name in sorted(MARKS.intersection(files)) if Path(home, name).is_file())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.strip():
+        raise ValueError("the file is empty")
+    values = json.loads(text, parse_constant=lambda word: None)  # NaN and Infinity: stored by others, no numbers
+    if not isinstance(values, dict):
+        raise ValueError(f"wanted an object, got {type(values).__name__}")
+    return _cleaned(values)
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(k): _cleaned(v) for k, v in value.items()}
+    return [_cleaned(v) for v in value] if isinstance(value, list) else value
+
+
+def _evaluation(path: Path) -> Evaluation:
+    values = _read_json(path)
+    scores = values.pop("scores", None)
+    if not isinstance(scores, dict) or not scores:
+        raise ValueError('no "scores": not an evaluation of this project')
+    strange = [k for k, v in scores.items() if v is not None and _number(v) is None]
+    if strange:
+        raise ValueError(f"not a number: {strange[0]} = {clean(scores[strange[0]], 40)}")
+    intervals = values.pop("intervals", None)
+    dataset = _text(values, "dataset") or "unknown"
+    return Evaluation(
+        folder=path.parent,
+        name=clean(path.parent.name),
+        dataset=dataset,
+        trained_on=_text(values, "trained_on") or dataset,
+        split=_text(values, "split"),
+        items=_whole(values.get("items")),
+        groups=_whole(values.get("groups")),
+        scores={k: float(v) for k, v in scores.items() if v is not None},
+        intervals=dict(_intervals(intervals if isinstance(intervals, dict) else {})),
+        undefined=tuple(k for k, v in scores.items() if v is None),
+        details=values,
+    )
+
+
+def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, Interval]]:
+    for metric, value in stored.items():
+        if isinstance(value, dict):
+            low, high = _number(value.get("low")), _number(value.get("high"))
+            if low is not None and high is not None and low <= high:
+                yield metric, Interval(low, high, _text(value, "method"), _text(value, "note"))
+
+
+def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations: list[Evaluation]) -> Run | None:
+    details = evaluations[0].details if evaluations else {}
+    identity = summary.get("identity") or details.get("identity")
+    if not isinstance(identity, dict):
+        identity = {}
+    if not summary and not evaluations:
+        identity = _identity_of(config) if config else {}
+        if "dataset.name" not in identity:  # some other program's config.yaml
+            return None
+    counts = part(summary, "counts", "train")
+    rank = _whole(identity.get("lora.r", details.get("r", part(summary, "lora").get("r"))))
+    sample = _whole(identity.get("sample", details.get("sample", counts.get("asked"))))
+    examples = _whole(counts.get("sampled")) or _whole(details.get("train_examples"))
+    status = _text(summary, "status") or ("untuned" if rank == 0 else "finished" if evaluations else "unfinished")
+    return Run(
+        folder=home,
+        name=clean(home.relative_to(root) if home != root else home.name),
+        dataset=clean(identity.get("dataset.name") or details.get("trained_on") or details.get("dataset") or "unknown"),
+        model=clean(identity.get("model.name") or details.get("model") or "unknown"),
+        rank=rank,
+        sample=sample,
+        examples=None if rank == 0 else examples or sample,
+        seed=_whole(identity.get("seed", details.get("seed"))) or 0,
+        data_seed=_whole(identity.get("data_seed", details.get("data_seed"))) or 0,
+        status=status,
+        reason=_text(summary, "reason"),
+        identity=identity,
+        summary=summary,
+        evaluations=tuple(sorted(evaluations, key=lambda e: e.name)),
+    )
+
+
+def _identity_of(config: Path) -> dict[str, Any]:
+    """The identity of a run that has no summary yet, from its config.yaml."""
+    import yaml
+
+    from llama_exp.config import NOT_IDENTITY
+
+    def walk(value, key):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from walk(inner, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, value
+
+    try:
+        stored = yaml.safe_load(config.read_text(encoding="utf-8", errors="replace"))
+    except yaml.YAMLError as error:
+        raise ValueError(_reason(error)) from None
+    leaves = walk(_cleaned(stored), "") if isinstance(stored, dict) else ()
+    return {k: v for k, v in leaves if k not in NOT_IDENTITY and k.split(".")[0] not in NOT_IDENTITY}
+
+
+def part(values: dict, *keys: str) -> dict[str, Any]:
+    """The object at `keys`, or an empty one where it is missing or something else."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def _text(values: dict, key: str) -> str:
+    value = values.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        value = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _whole(value: Any) -> int | None:
+    number = None if isinstance(value, str) else _number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not whole JSON, line {error.lineno}: {error.msg}"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return clean(error, 200) or type(error).__name__

@@ -1,0 +1,222 @@
+"""A run's folder: claimed by the one config it belongs to, found again by the words that trained it.
+
+    outputs/squad/tiny-300-r16-seed0/
+        config.yaml     every value of the run
+        adapter/        in PEFT's format
+        metrics.csv     a row a step: loss, learning rate, gradient norm, tokens/s; and validation losses
+        summary.json    what came of it; written last, so its status tells a finished run from a broken one
+        checkpoints/    while it runs
+        eval/squad-test-300/  predictions.jsonl, results.json
+"""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from llama_exp.config import SPOKEN, Config, default_config, flat, identity, run_folder
+from llama_exp.records import Problem, write_json, written_whole
+
+FINISHED = ("finished", "stopped early")
+
+
+class Clock:
+    """Seconds by phase: `with clock("train"): …`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str):
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.perf_counter() - start, 3)
+
+
+def gpu_present() -> bool:
+    """Whether a GPU can be expected, without importing torch (which takes seconds)."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return False
+    return any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia/version"))
+
+
+def check_hardware(config: Config) -> None:
+    """Stop before anything heavy is imported where the base could not run."""
+    if config.model.needs_gpu and (config.trainer.get("accelerator") == "cpu" or not gpu_present()):
+        raise Problem(
+            f"model={config.model.name} needs a GPU, and there is none here (or trainer=cpu was asked for).\n"
+            "Type model=tiny to run the same experiment with the small model in this package, or use a machine with a GPU; "
+            "model.needs_gpu=false tries on the CPU all the same."
+        )
+
+
+def folder_of(config: Config) -> Path:
+    """Where a run of this config lies."""
+    choices = {"dataset": config.dataset.name, "model": config.model.name, "lora": config.lora.targets.value}
+    return run_folder(config, default_config(choices))
+
+
+def check_owner(folder: Path, config: Config) -> None:
+    """Stop where the folder belongs to something else, and say which keys differ from the config it holds."""
+    held = read_config(folder)
+    if held is None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise Problem(f"{folder} holds files but no config.yaml: not a run's folder. Choose another: out=FOLDER.")
+        return
+    mine = identity(config)
+    theirs = {key: held.get(key) for key in mine}
+    differ = [f"  {key}: {theirs[key]} there, {mine[key]} asked for" for key in mine if theirs[key] != mine[key]]
+    if differ:
+        raise Problem(
+            f"{folder} holds a run with another config:\n" + "\n".join(differ) + "\nChoose another folder (out=FOLDER) or delete it."
+        )
+
+
+def write_config(folder: Path, config: Config) -> None:
+    try:
+        with written_whole(folder / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    except OSError as error:
+        raise Problem(f"Cannot write to {folder}: {error.strerror or error}. Choose another place: outputs=FOLDER.") from error
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The config.yaml of a run as {dotted key: value}; None where there is none."""
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        return None
+    try:
+        return flat(load_config(folder))
+    except Exception as error:  # whatever OmegaConf or YAML make of a damaged file
+        raise Problem(f"{path} cannot be read ({str(error).splitlines()[0]}). Delete {folder} and run again.") from error
+
+
+def load_config(folder: Path) -> Config:
+    schema = OmegaConf.structured(Config)
+    return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(Path(folder) / "config.yaml")))
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    path = Path(folder) / "summary.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        return None  # written whole or not at all by us; whatever this is, the run is not finished
+
+
+def finished(folder: Path) -> bool:
+    summary = read_summary(folder)
+    return bool(summary) and summary.get("status") in FINISHED and (Path(folder) / "adapter").is_dir()
+
+
+def find(config: Config) -> Path:
+    """The finished run that this config speaks of, by dataset, model, LoRA, sample and seeds.
+
+    The run named by exactly this config comes first; else the one run that agrees in all that a reader says, whatever
+    its training keys were. Several such runs are a Problem that says how to tell them apart.
+    """
+    own = folder_of(config)
+    if finished(own):
+        return own
+    dataset = config.trained_on or config.dataset.name
+    near = [run for run in _runs(Path(config.outputs) / dataset) if _means(config, dataset, run)]
+    if len(near) == 1:
+        return near[0]
+    if near:
+        names = "\n".join(f"  out={run}" for run in near)
+        raise Problem(f"{len(near)} runs answer to these words; add the keys they differ in, or choose one:\n{names}")
+    raise Problem(f"No adapter at {own}/adapter. Train it first: {training_command(config)}")
+
+
+def _runs(parent: Path) -> list[Path]:
+    return sorted(path.parent for path in parent.glob("*/config.yaml") if finished(path.parent))
+
+
+def _means(config: Config, dataset: str, run: Path) -> bool:
+    """Whether a run is one that the reader's words fit. A sample beyond what there is means all there is."""
+    mine, theirs = flat(config), read_config(run)
+    spoken = [key for key in mine if key in SPOKEN or key.split(".")[0] in SPOKEN]
+    if config.trained_on:
+        spoken = [key for key in spoken if not key.startswith("dataset.")]
+    for key in spoken:
+        if mine[key] != theirs.get(key):
+            everything = (read_summary(run) or {}).get("counts", {}).get("train", {}).get("available", 0)
+            if key == "sample" and theirs[key] is None and mine[key] and mine[key] >= everything:
+                continue
+            return False
+    return theirs["dataset.name"] == dataset
+
+
+def training_command(config: Config) -> str:
+    """What to type to train the run that this config speaks of."""
+    words = [f"dataset={config.trained_on or config.dataset.name}", f"model={config.model.name}"]
+    if config.dataset.path and not config.trained_on:
+        words.append(f"dataset.path={config.dataset.path}")
+    if config.dataset.source.value != "hub" and not config.trained_on:
+        words.append(f"dataset.source={config.dataset.source.value}")
+    words += [f"sample={'null' if config.sample is None else config.sample}", f"lora.r={config.lora.r}"]
+    words += [f"{key}={value}" for key, value in (("seed", config.seed), ("data_seed", config.data_seed)) if value]
+    if config.outputs != "outputs":
+        words.append(f"outputs={config.outputs}")
+    return "python train.py " + " ".join(words)
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    write_json(folder / "summary.json", summary)
+
+
+def read_metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, as text; [] where there is none."""
+    with contextlib.suppress(FileNotFoundError), open(Path(folder) / "metrics.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+    return []
+
+
+def discard_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+# Dense bf16 matrix peak in FLOP/s, from the makers' data sheets.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "A10": 125e12}
+
+
+def utilisation(flops_per_second: float, device) -> float | None:
+    """Model FLOP utilisation: the share of the card's bf16 peak. None on CPU and on cards that PEAKS does not name."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    name = torch.cuda.get_device_name(device)
+    return next((flops_per_second / peak for card, peak in PEAKS.items() if card in name), None)
+
+
+def real_size(parameter) -> int:
+    """How many weights a parameter stands for: a 4-bit one packs two in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return state.shape.numel() if state is not None else parameter.numel()
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and commit a number was made with."""
+    import platform
+    import subprocess
+    from importlib.metadata import version
+
+    packages = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets", "llama_exp")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(Exception):
+            versions[package] = version(package)
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+    return {"versions": versions, "commit": git.stdout.strip() or None}

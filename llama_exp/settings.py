@@ -1,0 +1,243 @@
+"""Which scores may stand on one line.
+
+A *setting* is a sample size at a rank: its runs differ in seeds alone. A *panel* holds settings that differ in size and
+rank alone: one model, one set of training keys, one line per rank. A *comparison* holds panels that answered the same
+held-out items. Whatever differs beyond that is a panel of its own; a key that merely follows the rank (alpha = 2r) may
+stay in one panel, where it is said in words.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from llama_exp.results import Evaluation, Interval, Run, item_ids
+
+AXES = {"sample", "lora.r", "seed", "data_seed"}
+# Keys of a dataset that change which items are held out or how they are asked.
+TEST_KEYS = ("dataset.source", "dataset.path", "dataset.subset", "dataset.revision", "dataset.task", "dataset.rows",
+             "dataset.test", "dataset.split_seed", "dataset.template", "dataset.system")  # fmt: skip
+LOWER_IS_BETTER = {"loss", "perplexity"}
+FIRST = ("squad/f1", "bertscore/f1", "rouge/rougeL", "rouge/rougeLsum", "decision/accuracy", "pubmedqa/accuracy")
+USABLE = {"finished", "stopped early", "untuned"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    run: Run
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Runs that differ in seeds alone. Rank 0 is the untuned model, whatever `examples` says."""
+
+    rank: int
+    examples: int | None
+    scored: tuple[Scored, ...]
+    whole: bool = False  # `examples` is all there is
+
+    def seeds(self) -> int:
+        return len({(s.run.seed, s.run.data_seed) for s in self.scored})
+
+    def scores(self, metric: str) -> list[float]:
+        return [s.evaluation.scores[metric] for s in self.scored if metric in s.evaluation.scores]
+
+    def mean(self, metric: str) -> float | None:
+        scores = self.scores(metric)
+        return sum(scores) / len(scores) if scores else None
+
+    def interval(self, metric: str) -> Interval | None:
+        """The stored test-set interval. Over several seeds: the mean of their ends around the mean score.
+
+        All seeds answer the same items, so their test-set errors move together and the mean of the half-widths is no
+        narrower than the mean score's own. It still says nothing about the noise of training: the seeds' points do.
+        """
+        found = [s.evaluation.intervals.get(metric) for s in self.scored if metric in s.evaluation.scores]
+        if not found or None in found:
+            return None
+        low, high = (sum(getattr(i, end) for i in found) / len(found) for end in ("low", "high"))
+        return Interval(low, high, found[0].method, found[0].note)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    model: str
+    keys: dict[str, Any]  # training keys in which the panels of this comparison differ
+    follows_rank: dict[str, dict[int, Any]]  # keys that differ between the lines: key -> rank -> value
+    settings: tuple[Setting, ...]
+    baseline: Setting | None
+
+    def ranks(self) -> list[int]:
+        return sorted({s.rank for s in self.settings})
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    dataset: str
+    trained_on: str
+    split: str
+    items: int | None
+    groups: int | None
+    metric: str
+    metrics: tuple[str, ...]
+    panels: tuple[Panel, ...]
+    keys: dict[str, Any] = field(default_factory=dict)  # what sets this test apart from others of the same dataset
+
+    def settings(self) -> list[tuple[Panel, Setting]]:
+        """Everything that has the figure's metric, each untuned model once."""
+        pairs = [(p, s) for p in self.panels for s in p.settings if s.mean(self.metric) is not None]
+        untuned = {id(p.baseline): (p, p.baseline) for p in self.panels if p.baseline}
+        return pairs + [(p, s) for p, s in untuned.values() if s.mean(self.metric) is not None]
+
+    def best(self) -> tuple[Panel, Setting] | None:
+        sign = -1 if self.metric in LOWER_IS_BETTER else 1
+        return max(self.settings(), key=lambda pair: sign * pair[1].mean(self.metric), default=None)
+
+    def rivals(self) -> list[tuple[Panel, Setting]] | None:
+        """What the best cannot be told from, by overlapping intervals; None where there is no interval to go by."""
+        best = self.best()
+        mine = best and best[1].interval(self.metric)
+        if not mine:
+            return None
+        others = [(p, s, s.interval(self.metric)) for p, s in self.settings() if s is not best[1]]
+        return [(p, s) for p, s, i in others if i is None or overlap(mine, i)]
+
+
+def overlap(a: Interval, b: Interval) -> bool:
+    return a.low <= b.high and b.low <= a.high
+
+
+def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparison]:
+    """All scores that may be set side by side, test splits first. `metric` is drawn; default: the dataset's own."""
+    scored = [Scored(r, e) for r in runs if r.status in USABLE and r.rank is not None for e in r.evaluations]
+    untuned = [s for s in scored if s.run.rank == 0]
+    by_test: dict[tuple, list[Scored]] = {}
+    for one in scored:
+        if one.run.rank != 0:
+            by_test.setdefault(_test(one), []).append(one)
+    claimed: set[int] = set()
+    found = []
+    for test, members in by_test.items():
+        mine = [s for s in untuned if _same_items(s, members[0])]
+        claimed.update(map(id, mine))
+        found.append((test, members, mine))
+    alone: dict[tuple, list[Scored]] = {}
+    for one in untuned:
+        if id(one) not in claimed:
+            alone.setdefault(_test(one), []).append(one)
+    found += [(test, [], mine) for test, mine in alone.items()]
+    like = Counter(test[:3] for test, _, _ in found)
+    made = [_comparison(t, members, mine, metric, named=like[t[:3]] > 1) for t, members, mine in found]
+    return sorted(made, key=lambda c: (c.dataset, c.split != "test", c.trained_on != c.dataset, c.trained_on, str(c.keys)))
+
+
+def _test(one: Scored) -> tuple:
+    """What must be equal for two scores to be about the same held-out items."""
+    e, identity = one.evaluation, one.run.identity
+    keys = TEST_KEYS if e.trained_on == e.dataset and one.run.rank else ()
+    asked = tuple((k, str(identity[k])) for k in keys if k in identity)
+    return e.dataset, e.trained_on, e.split, e.items, e.groups, e.name, asked
+
+
+def _same_items(untuned: Scored, other: Scored) -> bool:
+    a, b = untuned.evaluation, other.evaluation
+    if (a.dataset, a.split, a.items, a.name) != (b.dataset, b.split, b.items, b.name):
+        return False
+    mine, theirs = item_ids(a), item_ids(b)
+    return mine is None or theirs is None or mine == theirs
+
+
+def _comparison(test: tuple, members: list[Scored], untuned: list[Scored], metric: str | None, named: bool) -> Comparison:
+    dataset, trained_on, split, items, groups, name, asked = test
+    metrics = _metrics(members + untuned)
+    chosen = metric if metric in metrics else metrics[0] if metrics else "loss"
+    panels = []
+    by_model = sorted(members, key=lambda s: s.run.model)
+    for model, group in groupby(by_model, key=lambda s: s.run.model):
+        panels += _panels(model, list(group), untuned)
+    drawn = {s.run.folder for p in panels if p.baseline for s in p.baseline.scored}
+    for one in untuned:
+        if one.run.folder not in drawn:
+            panels.append(Panel(one.run.model, {}, {}, (), Setting(0, None, (one,))))
+    keys = {"evaluation": name, **{k: v for k, v in asked if v not in ("None", "")}} if named else {}
+    return Comparison(dataset, trained_on, split, items, groups, chosen, metrics, tuple(panels), keys)
+
+
+def _metrics(scored: list[Scored]) -> tuple[str, ...]:
+    """The dataset's own score first, loss and perplexity last."""
+    names = list(dict.fromkeys(name for s in scored for name in s.evaluation.scores))
+    return tuple(sorted(names, key=lambda n: (n in LOWER_IS_BETTER, FIRST.index(n) if n in FIRST else len(FIRST))))
+
+
+def _panels(model: str, members: list[Scored], untuned: list[Scored]) -> list[Panel]:
+    facets, following = _differing([s.run for s in members])
+
+    def facet(one: Scored) -> str:
+        return str([one.run.identity.get(k) for k in facets])
+
+    panels = []
+    for _, group in groupby(sorted(members, key=facet), key=facet):
+        group = list(group)
+        first = group[0].run.identity
+        settings = []
+        for (rank, examples), same in groupby(sorted(group, key=_place), key=_place):
+            same = tuple(same)
+            settings.append(Setting(rank, examples or None, same, whole=any(_whole(s.run) for s in same)))
+        mine = tuple(s for s in untuned if s.run.model == model and _same_model(s.run, group[0].run))[:1]
+        baseline = Setting(0, None, mine) if mine else None
+        follows = {k: {s.run.rank: s.run.identity.get(k) for s in group} for k in following}
+        follows = {k: v for k, v in follows.items() if len(set(map(str, v.values()))) > 1}
+        panels.append(Panel(model, {k: first.get(k) for k in facets}, follows, tuple(settings), baseline))
+    return panels
+
+
+def _differing(runs: list[Run]) -> tuple[list[str], list[str]]:
+    """Identity keys whose values differ between runs: those that split panels, and those that only follow the rank."""
+    facets, following = [], []
+    for key in sorted({k for r in runs for k in r.identity} - AXES):
+        by_rank: dict[int, set[str]] = {}
+        for run in runs:
+            by_rank.setdefault(run.rank, set()).add(str(run.identity.get(key)))
+        if len(set.union(*by_rank.values())) > 1:
+            (following if all(len(v) == 1 for v in by_rank.values()) else facets).append(key)
+    return facets, following
+
+
+def _place(one: Scored) -> tuple[int, int]:
+    return one.run.rank, one.run.examples or 0
+
+
+def _whole(run: Run) -> bool:
+    counts = run.summary.get("counts", {}).get("train", {}) if isinstance(run.summary.get("counts"), dict) else {}
+    return run.sample is None or (isinstance(counts, dict) and counts.get("available") == run.examples)
+
+
+def _same_model(untuned: Run, tuned: Run) -> bool:
+    shared = [k for k in untuned.identity if k.startswith("model.") and k in tuned.identity]
+    return all(untuned.identity[k] == tuned.identity[k] for k in shared)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Runs that differ in size, rank and seeds alone, evaluated or not."""
+
+    dataset: str
+    model: str
+    keys: dict[str, Any]
+    runs: tuple[Run, ...]
+
+
+def families(runs: Iterable[Run]) -> list[Family]:
+    """Fine-tuning runs by what they have in common: dataset, model and training keys."""
+    tuned = sorted((r for r in runs if r.rank), key=lambda r: (r.dataset, r.model))
+    found = []
+    for (dataset, model), group in groupby(tuned, key=lambda r: (r.dataset, r.model)):
+        group = list(group)
+        facets, _ = _differing(group)
+        by_keys: dict[str, list[Run]] = {}
+        for run in group:
+            by_keys.setdefault(str([run.identity.get(k) for k in facets]), []).append(run)
+        found += [Family(dataset, model, {k: g[0].identity.get(k) for k in facets}, tuple(g)) for g in by_keys.values()]
+    return found

@@ -1,0 +1,87 @@
+"""Fine-tune one cell, or a grid of them: python train.py dataset=squad sample=1000
+
+    python train.py -m dataset=squad sample=100,1000,null lora.r=8,16,64     a sweep; again, and only what is missing runs
+    python train.py experiment=quickstart                                    small, on any machine, evaluated and reported
+
+Every key stands in conf/; --help lists the choices, --cfg job prints what a command would do.
+"""
+
+import dataclasses
+
+import hydra
+from omegaconf import DictConfig
+
+from llama_exp import cli, runs
+from llama_exp.config import Config, register, resolve
+
+register()
+
+
+def train(config: Config) -> dict[str, str]:
+    """Fine-tune an adapter, save it and say what came of it: {"said": …, "run": folder}."""
+    runs.check_hardware(config)
+    folder = runs.folder_of(config)
+    if config.lora.r == 0:
+        return untuned(config, folder)
+    if runs.finished(folder):
+        runs.check_owner(folder, config)
+        return evaluated(config, {"said": "skipped, already finished", "run": str(folder)})
+    runs.check_owner(folder, config)
+
+    clock = runs.Clock()
+    with clock("import"):
+        from llama_exp.data import DATASETS
+        from llama_exp.finetune import Finetune
+        from llama_exp.fitting import build_trainer, fit, summarise
+        from llama_exp.model import attach_lora, detach_lora, load_base, load_tokenizer, target_device
+    with clock("data"):
+        tokenizer = load_tokenizer(config.model)
+        data = DATASETS[config.dataset.name].of(config, tokenizer)
+        data.setup()
+        print(data.describe(), flush=True)
+    if config.sample and config.sample >= len(data.available):  # the same cell as sample=null: it has one name
+        print(f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.", flush=True)
+        return train(dataclasses.replace(config, sample=None))
+    with clock("data"):
+        steps = data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
+    with clock("load"):
+        base = load_base(config.model, target_device(config.trainer))
+    runs.write_config(folder, config)
+    model = attach_lora(base, config.lora, config.seed)
+    try:
+        module = Finetune(model, config.optimizer, steps, config.seed)
+        trainer = build_trainer(config, folder, data, base)
+        with clock("train"):
+            outcome = fit(trainer, module, data, folder)
+        said = summarise(folder, config, trainer, module, data, outcome, clock)
+        if config.evaluate and trainer.is_global_zero:
+            from evaluate import evaluate
+
+            evaluate(config, folder, model, tokenizer, data)
+        return {"said": said, "run": str(folder)}
+    finally:
+        detach_lora(model)
+
+
+def untuned(config: Config, folder) -> dict[str, str]:
+    """Rank 0: nothing to train; with evaluate=true the untuned model is scored, so a sweep may hold its own baseline."""
+    said = "nothing to train at lora.r=0 (the untuned model)"
+    print(said + ("." if config.evaluate else "; evaluate=true scores it."), flush=True)
+    return evaluated(config, {"said": said, "run": str(folder)})
+
+
+def evaluated(config: Config, result: dict[str, str]) -> dict[str, str]:
+    if config.evaluate:
+        from evaluate import evaluate_words
+
+        evaluate_words(config)
+    return result
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> dict[str, str]:
+    return train(resolve(cfg))
+
+
+if __name__ == "__main__":
+    cli.run(main)
