@@ -55,9 +55,9 @@ def train(config: Config) -> dict[str, str]:
             outcome = fit(trainer, module, data, folder)
         said = summarise(folder, config, trainer, module, data, outcome, clock)
         if config.evaluate and trainer.is_global_zero:
-            from evaluate import evaluate
+            from evaluate import evaluate_model
 
-            evaluate(config, folder, model, tokenizer, data)
+            said = evaluate_model(config, config, folder, model, tokenizer, data)["said"]
         return {"said": said, "run": str(folder)}
     finally:
         detach_lora(model)
@@ -72,9 +72,9 @@ def untuned(config: Config, folder) -> dict[str, str]:
 
 def evaluated(config: Config, result: dict[str, str]) -> dict[str, str]:
     if config.evaluate:
-        from evaluate import evaluate_words
+        from evaluate import evaluate
 
-        evaluate_words(config)
+        result["said"] += "; " + evaluate(config)["said"]
     return result
 
 

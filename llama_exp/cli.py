@@ -3,17 +3,45 @@
 0 = done, 1 = at least one cell failed, 2 = the command itself was wrong and nothing was started.
 """
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from llama_exp.records import Problem
 
 
+# Remarks of libraries on choices that are ours. Named one by one: an unknown warning stays visible.
+REMARKS = (
+    "`?is_gradient_checkpointing.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*does not have many workers.*",
+    ".*Checkpoint directory.*exists.*",
+    ".*The number of training batches.*",
+    ".*Found .* module.*in eval mode.*",
+    ".*MatMul8bitLt.*",
+    ".*lr_scheduler.step.*",
+    "`isinstance.*",
+    ".*Trying to infer the `batch_size`.*",
+)
+
+
+def hush() -> None:
+    """Silence the libraries' advertisements, progress bars of fast steps, and the REMARKS."""
+    for message in REMARKS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a Hydra entry point. Problems and Hydra's own configuration errors are printed; bugs keep their traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors to us instead of printing half a traceback
+    hush()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are 4 to 40 times slower on a busy machine
     try:
         main()
     except Problem as problem:

@@ -221,10 +221,10 @@ def flat(config: Config) -> dict[str, Any]:
     return dict(walk(config, ""))
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """The leaves that decide the weights. Rank 0 trains nothing, so only the model is left of it."""
+def identity(config: Config, everything: bool = False) -> dict[str, Any]:
+    """The leaves that decide the weights. Rank 0 trains nothing: only the model is left of it, unless `everything`."""
     leaves = {k: v for k, v in flat(config).items() if k not in NOT_IDENTITY and k.split(".")[0] not in NOT_IDENTITY}
-    if config.lora.r == 0:
+    if config.lora.r == 0 and not everything:
         kept = ("dataset.name", "model.", "lora.r")
         return {k: v for k, v in leaves.items() if k.startswith(kept)}
     return leaves
@@ -245,11 +245,12 @@ def run_folder(config: Config, defaults: Config) -> Path:
     else:
         head += ["r0"]
     said = {"dataset.name", "model.name", "sample", "lora.r", "seed"}
-    differ = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k) and k not in said)
-    return Path(config.outputs, config.dataset.name, "-".join(head + [_spoken(k, mine.get(k)) for k in differ]))
+    keys = mine.keys() | theirs.keys() if config.lora.r else mine.keys()
+    differ = sorted(k for k in keys if mine.get(k) != theirs.get(k) and k not in said)
+    return Path(config.outputs, config.dataset.name, "-".join(head + [spoken(k, mine.get(k)) for k in differ]))
 
 
-def _spoken(key: str, value: Any) -> str:
+def spoken(key: str, value: Any) -> str:
     """`optimizer.lr`, 0.001 -> "lr0.001". A value that had to be altered or cut carries six digits of its hash."""
     section, _, leaf = key.rpartition(".")
     word = {"path": f"{section}_path", "name": section, "source": "", "revision": f"{section}_revision"}.get(leaf, leaf)

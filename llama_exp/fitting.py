@@ -3,11 +3,9 @@
 import contextlib
 import datetime
 import hashlib
-import logging
 import os
 import shutil
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ class Outcome:
 
 def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> L.Trainer:
     """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
-    _hush()
     settings = dict(config.trainer)
     for ours in ("max_epochs", "max_steps"):  # the plan's rule, one for all cells, counts in steps
         settings.pop(ours, None)
@@ -183,15 +180,3 @@ def counts(data) -> dict[str, Any]:
     train = {"asked": sample["asked"], "available": sample["available"], "sampled": sample["used"], **encoded["train"]}
     return {**{key: value for key, value in data.counts.items() if key not in ("sample", "encoded")},
             "train": train, **{split: value for split, value in encoded.items() if split != "train"}}  # fmt: skip
-
-
-def _hush() -> None:
-    """Lightning's advertisements and remarks on choices that are ours."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*", ".*Checkpoint directory.*exists.*",
-                    ".*The number of training batches.*", ".*bitsandbytes.*", ".*Found .* module.*in eval mode.*",
-                    ".*use_reentrant.*", ".*lr_scheduler.step.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", message=message)
-
-

@@ -80,6 +80,10 @@ def load_base(model: ModelConfig, device: torch.device) -> nn.Module:
 
 def _read_base(model: ModelConfig, device: torch.device) -> nn.Module:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    if Path(model.path).is_dir():  # a bar is for downloads
+        disable_progress_bar()
 
     dtype = compute_dtype(device)
     options = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": "sdpa", "use_safetensors": True}
@@ -92,7 +96,20 @@ def _read_base(model: ModelConfig, device: torch.device) -> nn.Module:
         raise Problem(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
+    keep_float32_on_cpu(base)
     return base
+
+
+def keep_float32_on_cpu(base: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for bfloat16 on CPUs that have AVX512-BF16.
+
+    It does so at the first forward pass in evaluation mode. The repacked product has no gradient, so a training step after
+    a validation would silently stop the gradient at the last layer; and replies would be computed in another precision
+    than the loss (bitsandbytes 0.50, `Linear4bit.forward`).
+    """
+    for layer in base.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def dequantise(base: nn.Module, dtype: torch.dtype) -> None:
@@ -154,7 +171,7 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int) -> nn.Module:
     )  # fmt: skip
     with torch.random.fork_rng(devices=[p.device for p in base.parameters() if p.is_cuda][:1]):
         torch.manual_seed(seed)
-        return get_peft_model(base, peft_config)
+        return get_peft_model(base, peft_config).train()  # Lightning leaves modes as they are: dropout must be on
 
 
 def load_lora(base: nn.Module, folder: Path) -> nn.Module:

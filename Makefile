@@ -1,0 +1,32 @@
+# Two commands do all the set-up on a fresh machine: make quickstart, make test.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+
+.PHONY: quickstart test lint install clean
+
+quickstart: $(VENV)/.installed   ## a small sweep on this machine: trained, evaluated, reported
+	$(BIN)/python train.py experiment=quickstart
+
+test: $(VENV)/.tested            ## the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.tested            ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(VENV)/.installed
+
+# pip's own settings are respected: a machine with a CPU wheel of torch gets that one.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e . -c constraints.txt
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[test]' -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs

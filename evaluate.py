@@ -1,0 +1,109 @@
+"""Score one cell, or a grid of them: python evaluate.py dataset=squad sample=1000
+
+    python evaluate.py -m dataset=squad sample=100,1000,null lora.r=0,8,16,64    same words as training; rank 0 is untuned
+    python evaluate.py dataset=squad trained_on=guanaco lora.r=8                 transfer
+    python evaluate.py dataset=squad predictions=FILE.json                       score {id: text} without a model
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from llama_exp import cli, runs
+from llama_exp import evaluation as cell
+from llama_exp.config import Config, register, resolve
+from llama_exp.records import Problem, read_predictions
+
+register()
+
+
+def evaluate(config: Config) -> dict[str, str]:
+    """Find the run that the words mean, let it answer the held-out Examples, score the answers."""
+    if config.predictions:
+        return evaluate_file(config)
+    run = runs.find(config) if config.lora.r else runs.folder_of(config)
+    trained = runs.load_config(run) if config.lora.r else config
+    asked = as_asked(config, trained)
+    folder = run / "eval" / cell.folder_name(asked, trained)
+    if (folder / "results.json").is_file():
+        return again(folder, asked, trained, run)
+    runs.check_hardware(asked)
+
+    from llama_exp.data import DATASETS
+    from llama_exp.model import detach_lora, load_base, load_lora, load_tokenizer, target_device
+
+    tokenizer = load_tokenizer(trained.model)
+    data = DATASETS[asked.dataset.name].of(asked, tokenizer)
+    data.setup()
+    base = load_base(trained.model, target_device(asked.trainer))
+    model = load_lora(base, run / "adapter") if trained.lora.r else base
+    try:
+        return evaluate_model(asked, trained, run, model, tokenizer, data)
+    finally:
+        detach_lora(model)
+
+
+def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, data) -> dict[str, str]:
+    """The same for a model in memory."""
+    folder = run / "eval" / cell.folder_name(asked, trained)
+    if (folder / "results.json").is_file():
+        return again(folder, asked, trained, run)
+    examples = data.held_out(asked.split.value, asked.eval_sample)
+    if asked.eval_sample and asked.eval_sample > len(examples):
+        print(f"  eval_sample={asked.eval_sample}: there are {len(examples)} held-out Examples; all are used.", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
+    results = cell.write_results(folder, asked, trained, run, predictions, cost)
+    print(f"{folder}: {cell.said(results)}", flush=True)
+    return {"said": cell.said(results), "run": str(run)}
+
+
+def as_asked(config: Config, trained: Config) -> Config:
+    """The run's own config, with the data and the size of the evaluation that were asked for."""
+    return dataclasses.replace(trained, dataset=config.dataset, split=config.split, eval_sample=config.eval_sample,
+                               eval_seed=config.eval_seed, eval_batch=config.eval_batch, trainer=config.trainer)  # fmt: skip
+
+
+def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, str]:
+    """An evaluation that is there already: scored anew from its predictions where other metrics are asked for."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    told = "already evaluated"
+    if results.get("metrics") != list(asked.dataset.metrics):
+        cost = {key: results.get(key) for key in ("seconds", "tokens", "peak_memory_bytes")}
+        results = cell.write_results(folder, asked, trained, run, read_predictions(folder / "predictions.jsonl"), cost)
+        told = "scored anew from its predictions"
+    print(f"{folder}: {told}: {cell.said(results)}", flush=True)
+    return {"said": f"{told}: {cell.said(results)}", "run": str(run)}
+
+
+def evaluate_file(config: Config) -> dict[str, str]:
+    """Score a predictions file in the official format, {id: text}, against the held-out references."""
+    if config.dataset.name != "squad":
+        raise Problem(f"predictions=FILE is SQuAD's format; dataset={config.dataset.name} has none. Type dataset=squad.")
+    from llama_exp.data import DATASETS
+
+    path = Path(config.predictions)
+    if not path.is_file():
+        raise Problem(f"predictions={path}: no such file.")
+    data = DATASETS[config.dataset.name].of(config)
+    data.setup()
+    examples = data.held_out(config.split.value, config.eval_sample)
+    predictions, counts = cell.official_predictions(path, examples)
+    values, _ = cell.scores(predictions, config.dataset.metrics)
+    for name, value in values.items():
+        print(f"{name} {value:.10f}")
+    print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
+          f"{counts['unknown_ids']} unknown ids left out.", flush=True)  # fmt: skip
+    return {"said": cell.said({"scores": values}), "run": str(path)}
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> dict[str, str]:
+    return evaluate(resolve(cfg))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,59 @@
+"""The datasets by name. Looking one up imports it; importing this package imports nothing heavy.
+
+    DATASETS["squad"](config.dataset, tokenizer, sample=1000).setup()
+
+A new dataset is one file here, one YAML in conf/dataset/ and one row of this table.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from llama_exp.records import Problem
+
+if TYPE_CHECKING:
+    from llama_exp.data.guanaco import GuanacoDataModule
+    from llama_exp.data.medical import MedicalDataModule
+    from llama_exp.data.module import ExampleDataModule
+    from llama_exp.data.pubmedqa import PubMedQADataModule
+    from llama_exp.data.squad import SquadDataModule
+    from llama_exp.data.tweetsumm import TweetSummDataModule
+
+__all__ = ["DATASETS", "GuanacoDataModule", "MedicalDataModule", "PubMedQADataModule", "SquadDataModule",
+           "TweetSummDataModule"]  # fmt: skip
+
+CLASSES = {
+    "guanaco": "GuanacoDataModule",
+    "medical": "MedicalDataModule",
+    "pubmedqa": "PubMedQADataModule",
+    "squad": "SquadDataModule",
+    "tweetsumm": "TweetSummDataModule",
+}
+
+
+class Datasets(Mapping):
+    """Name -> class, imported when asked for: a table of names must not cost the seconds that Lightning takes."""
+
+    def __getitem__(self, name: str) -> "type[ExampleDataModule]":
+        if name not in CLASSES:
+            raise Problem(f"Unknown dataset {name!r}; known: {', '.join(sorted(CLASSES))}.")
+        return getattr(import_module(f"{__name__}.{name}"), CLASSES[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in CLASSES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(CLASSES)
+
+    def __len__(self) -> int:
+        return len(CLASSES)
+
+
+DATASETS = Datasets()
+
+
+def __getattr__(attribute: str):
+    for name, class_name in CLASSES.items():
+        if class_name == attribute:
+            return DATASETS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")

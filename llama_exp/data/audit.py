@@ -1,0 +1,269 @@
+"""Does the training set hold the test's answers? Overlap of train with held-out items, four ways and by group.
+
+    same group    the item's article, dialogue ... is on both sides
+    exact         its prompt stands in train, letter for letter
+    normalised    the same after case, accents, punctuation and spacing are gone; or a long response does
+    ngram         at least half of its runs of 13 words stand in train
+    near          its text shares 80 % of its runs of 5 words with one training text (Jaccard; MinHash finds, sets verify)
+
+Wording that many items of both sides share (the prompt's template) is left out of the last two. 13 words follow GPT-3
+(Brown et al. 2020, appendix C), 5-word shingles and 0.8 the deduplication of Lee et al. (2022). Pure text; no torch.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+
+Row = tuple[str, Hashable, str, str]  # id, group, prompt, response
+
+NGRAM = 13
+SHINGLE = 5
+TEMPLATE = 0.05  # runs of words in more than this share of the distinct texts on both sides are the template's
+KINDS = ("same group", "exact", "normalised", "ngram", "near")
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What training and held-out items have in common.
+
+    counts      (kind, held-out items it touches); an item may count under several
+    by_group    (group of the held-out items, items, items that leak by any kind), most leaks first
+    examples    (kind, held-out id, training id): up to five each, to look at
+    clean       ids of held-out items that no kind touches: the subset to score beside the full set
+    repeated_train, repeated_held_out
+                items that repeat an earlier prompt and response of their own side (normalised)
+    """
+
+    train_items: int
+    held_out_items: int
+    counts: tuple[tuple[str, int], ...]
+    by_group: tuple[tuple[str, int, int], ...]
+    examples: tuple[tuple[str, str, str], ...]
+    clean: tuple[str, ...]
+    repeated_train: int
+    repeated_held_out: int
+
+    def __str__(self) -> str:
+        leaks = self.held_out_items - len(self.clean)
+        if not self.held_out_items:
+            return "No held-out items to audit."
+        if not leaks:
+            head = f"None of {self.held_out_items:,} held-out items overlaps with {self.train_items:,} training items."
+        else:
+            shown = ", ".join(f"{kind} {count:,}" for kind, count in self.counts if count)
+            head = (
+                f"{leaks:,} of {self.held_out_items:,} held-out items ({100 * leaks / self.held_out_items:.1f} %) "
+                f"overlap with training: {shown}."
+            )
+        return f"{head} Repeats: {self.repeated_train:,} within train, {self.repeated_held_out:,} within held-out."
+
+
+def audit(
+    train: Iterable[Row], held_out: Iterable[Row], ngram_share: float = 0.5, jaccard: float = 0.8, permutations: int = 64
+) -> Audit:
+    """Compare held-out items with all training items.
+
+    train, held_out   rows of (id, group, prompt, response); `response` of a held-out item is its reference
+    ngram_share       share of an item's 13-word runs found anywhere in train that makes it a leak
+    jaccard           overlap with one training text that makes it a near duplicate
+    Raises ValueError when an id occurs twice on the held-out side, because clean items are named by id.
+    A group of None or "" belongs to no one and never counts as shared.
+    """
+    train, held_out = list(train), list(held_out)
+    ids = [row[0] for row in held_out]
+    twice = [i for i, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} held-out ids occur more than once (first: {', '.join(map(str, twice[:3]))})")
+    known, asked = Texts(train), Texts(held_out)
+    found = {
+        "same group": _same_group(train, held_out),
+        "exact": _same_key([row[2] for row in train], [row[2] for row in held_out]),
+        "normalised": _normalised(known, asked),
+        **dict(zip(("ngram", "near"), _overlaps(known, asked, ngram_share, jaccard, permutations))),
+    }
+    leaks = set().union(*found.values())
+    return Audit(
+        len(train),
+        len(held_out),
+        tuple((kind, len(found[kind])) for kind in KINDS),
+        _by_group(held_out, leaks),
+        tuple((kind, str(ids[i]), str(train[j][0])) for kind in KINDS for i, j in sorted(found[kind].items())[:5]),
+        tuple(ids[i] for i in range(len(ids)) if i not in leaks),
+        known.repeats,
+        asked.repeats,
+    )
+
+
+class Texts:
+    """One side's rows, normalised once; items with the same words are compared once."""
+
+    def __init__(self, rows: Sequence[Row]):
+        plain = {prompt: normalise(prompt) for prompt in {row[2] for row in rows}}
+        self.prompts = [plain[row[2]] for row in rows]
+        self.responses = [normalise(row[3]) for row in rows]
+        self.whole = [f"{prompt} {response}".strip() for prompt, response in zip(self.prompts, self.responses)]
+        self.distinct = list(dict.fromkeys(self.whole))
+        self.repeats = len(self.whole) - len(self.distinct)
+
+    def first_row(self) -> list[int]:
+        """For every distinct text, the first row that has it."""
+        first: dict[str, int] = {}
+        for row, text in enumerate(self.whole):
+            first.setdefault(text, row)
+        return [first[text] for text in self.distinct]
+
+
+def normalise(text: str) -> str:
+    """Lower case, no accents, no punctuation, single spaces: `Où est-ce ?` -> `ou est ce`."""
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(char for char in decomposed if not unicodedata.combining(char))
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def runs(text: str, length: int) -> np.ndarray:
+    """Sorted distinct 64-bit hashes of the text's runs of `length` words; a shorter text is one run.
+
+    A rolling polynomial over word hashes (wraps around 2^64): no string is built per run. crc32 is the same on every
+    machine, unlike Python's own hash.
+    """
+    words = text.split()
+    if not words:
+        return np.zeros(0, np.uint64)
+    codes = np.array([_word(word) for word in words], np.uint64)
+    count = max(len(codes) - length + 1, 1)
+    total = np.zeros(count, np.uint64)
+    for place in range(min(length, len(codes))):
+        total = total * np.uint64(0x9E3779B97F4A7C15) + codes[place : place + count]
+    return np.unique(total ^ (total >> np.uint64(31)))
+
+
+@lru_cache(maxsize=2**20)  # texts repeat their words
+def _word(word: str) -> int:
+    """A word's 62-bit code."""
+    data = word.encode("utf-8", "surrogatepass")
+    return (crc32(data) << 30) ^ crc32(data[::-1] + b"\x01")
+
+
+def _same_key(train: Sequence[str], held_out: Sequence[str]) -> dict[int, int]:
+    """held-out position -> first training position with the same text; the empty text matches nothing."""
+    first: dict[str, int] = {}
+    for position, text in enumerate(train):
+        if text:
+            first.setdefault(text, position)
+    return {i: first[text] for i, text in enumerate(held_out) if text in first}
+
+
+def _same_group(train: Sequence[Row], held_out: Sequence[Row]) -> dict[int, int]:
+    first: dict[Hashable, int] = {}
+    for position, row in enumerate(train):
+        first.setdefault(row[1], position)
+    return {i: first[row[1]] for i, row in enumerate(held_out) if row[1] not in (None, "") and row[1] in first}
+
+
+def _normalised(known: Texts, asked: Texts) -> dict[int, int]:
+    """The prompt recurs; or the response does, if it is long enough (13 words) not to recur by chance, as "1998" would."""
+
+    def long(responses: Sequence[str]) -> list[str]:
+        return [text if len(text.split()) >= NGRAM else "" for text in responses]
+
+    answers = _same_key(long(known.responses), long(asked.responses))
+    return answers | _same_key(known.prompts, asked.prompts)
+
+
+def _overlaps(
+    known: Texts, asked: Texts, ngram_share: float, jaccard: float, permutations: int
+) -> tuple[dict[int, int], dict[int, int]]:
+    """(ngram, near): held-out position -> training position."""
+    origin, texts = known.first_row(), asked.distinct
+    grams = _without_template([runs(t, NGRAM) for t in known.distinct], [runs(t, NGRAM) for t in texts])
+    ngram = _ngram(*grams, ngram_share)
+    shingles = _without_template([runs(t, SHINGLE) for t in known.distinct], [runs(t, SHINGLE) for t in texts])
+    near = _near(*shingles, jaccard, permutations)
+    number = {text: place for place, text in enumerate(texts)}
+    places = [number[text] for text in asked.whole]
+    return tuple({i: origin[hit[place]] for i, place in enumerate(places) if place in hit} for hit in (ngram, near))
+
+
+def _without_template(
+    train: list[np.ndarray], held_out: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Drop runs common on both sides: they are the prompt's wording, not the item."""
+    common = np.intersect1d(_frequent(train), _frequent(held_out), assume_unique=True)
+    if not len(common):
+        return train, held_out
+    return tuple([text[~np.isin(text, common)] for text in side] for side in (train, held_out))
+
+
+def _frequent(texts: list[np.ndarray]) -> np.ndarray:
+    """Runs in more than 5 % of the texts, and in at least 20: a handful of texts has no template to find."""
+    if not texts:
+        return np.zeros(0, np.uint64)
+    values, counts = np.unique(np.concatenate(texts), return_counts=True)
+    return values[counts > max(TEMPLATE * len(texts), 20)]
+
+
+def _ngram(train: list[np.ndarray], held_out: list[np.ndarray], share: float) -> dict[int, int]:
+    """A held-out text is touched when `share` of its runs stand in train; named with it, the text of the first of them."""
+    if not train:
+        return {}
+    pool, first = np.unique(np.concatenate(train), return_index=True)
+    owner = np.repeat(np.arange(len(train)), [len(text) for text in train])[first]
+    found = {}
+    for place, text in enumerate(held_out):
+        if len(text) and len(pool):
+            at = np.minimum(np.searchsorted(pool, text), len(pool) - 1)
+            inside = pool[at] == text
+            if inside.mean() >= share:
+                found[place] = int(owner[at[inside.argmax()]])
+    return found
+
+
+def _near(train: list[np.ndarray], held_out: list[np.ndarray], jaccard: float, permutations: int) -> dict[int, int]:
+    """MinHash proposes, the sets themselves decide, so that no estimate is reported as a duplicate.
+
+    The index is asked for a little less than `jaccard`, because it misses pairs just at its threshold.
+    """
+    index = MinHashLSH(threshold=max(jaccard - 0.1, 0.1), num_perm=permutations)
+    blank = MinHash(num_perm=permutations, seed=1, hashfunc=_low)
+    with index.insertion_session() as session:
+        for place, text in enumerate(train):
+            if len(text):
+                session.insert(place, _signature(text, blank))
+    found = {}
+    for place, text in enumerate(held_out):
+        if not len(text):
+            continue
+        candidates = index.query(_signature(text, blank))
+        best = max(((_jaccard(text, train[other]), -other) for other in candidates), default=None)
+        if best is not None and best[0] >= jaccard:
+            found[place] = -best[1]
+    return found
+
+
+def _low(run: int) -> int:
+    """The runs are hashes already: MinHash wants 32 bits of them."""
+    return int(run) & 0xFFFFFFFF
+
+
+def _signature(text: np.ndarray, blank: MinHash) -> MinHash:
+    signature = blank.copy()
+    signature.update_batch(text)
+    return signature
+
+
+def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)
+
+
+def _by_group(held_out: Sequence[Row], leaks: set[int]) -> tuple[tuple[str, int, int], ...]:
+    items, touched = Counter(str(row[1]) for row in held_out), Counter(str(held_out[i][1]) for i in leaks)
+    return tuple((group, items[group], touched[group]) for group in sorted(items, key=lambda g: (-touched[g], g)))

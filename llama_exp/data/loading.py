@@ -1,0 +1,107 @@
+"""Raw rows from a local folder or file, or from the Hugging Face hub: {upstream split: [row, …]}."""
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from llama_exp.config import DatasetConfig
+from llama_exp.records import Problem
+
+READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
+Rows = dict[str, list[dict]]
+
+
+def from_path(path: str, subset: str | None, columns: tuple[str, ...]) -> Rows:
+    """Read what `load_dataset` reads (parquet, JSON lines, CSV), or what `save_to_disk` wrote.
+
+    The path is checked first: `load_dataset` would take a mistyped folder for a repository on the hub.
+    """
+    place = existing(path)
+    import datasets
+
+    wanted = "Wanted parquet, JSON lines or CSV files, named by their split (train.parquet …)."
+    with quiet(), reading(f"dataset.path={path}", wanted):
+        if place.is_file():
+            kind = READERS[place.suffix]
+            separator = {"sep": "\t"} if place.suffix == ".tsv" else {}
+            found = datasets.load_dataset(kind, data_files={"train": str(place)}, **separator)
+        elif (place / "dataset_dict.json").exists() or (place / "state.json").exists():
+            found = datasets.load_from_disk(str(place))
+        else:
+            found = datasets.load_dataset(str(place), name=subset if subset in named_subsets(place) else None)
+    if isinstance(found, datasets.Dataset):
+        found = {"train": found}
+    return as_rows(found, columns, f"dataset.path={path}")
+
+
+def existing(path: str) -> Path:
+    """The folder or file meant by `dataset.path`, or a Problem that says what is not there."""
+    place = Path(path).expanduser().resolve()
+    if not place.exists():
+        raise Problem(f"dataset.path={path}: there is no such folder or file (looked at {place}).")
+    if place.is_file() and place.suffix not in READERS:
+        raise Problem(f"dataset.path={path}: wanted a folder, or a file ending in {', '.join(READERS)}.")
+    return place
+
+
+def named_subsets(place: Path) -> list[str]:
+    """Subsets that a cloned hub repository declares in its README; most local folders have none."""
+    import datasets
+
+    return datasets.get_dataset_config_names(str(place)) if (place / "README.md").exists() else []
+
+
+def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[str, ...]) -> Rows:
+    """Download (or take from the cache) a dataset of the hub."""
+    import datasets
+
+    print(f"Loading {hub} from the hub …", file=sys.stderr, flush=True)  # without network it retries for half a minute
+    offline = " HF_HUB_OFFLINE is set, so only its cache was looked at." if os.environ.get("HF_HUB_OFFLINE") else ""
+    advice = f"Give a local copy: dataset.path=FOLDER, or try without data: dataset.source=synthetic.{offline}"
+    with reading(f"{hub} from the hub", advice):
+        found = datasets.load_dataset(hub, name=subset, revision=revision)
+    return as_rows(found, columns, hub)
+
+
+def synthetic(dataset: DatasetConfig) -> Rows:
+    """Rows made by rule in the dataset's raw schema. `split_seed` makes them, so no sweep moves them."""
+    from llama_exp.data.synthetic import rows
+
+    few = min(dataset.rows, max(400, dataset.rows // 10))
+    counts = {"train": dataset.rows, "validation": few, "test": few}
+    return {split: list(rows(dataset.name, split, count, dataset.split_seed)) for split, count in counts.items()}
+
+
+@contextmanager
+def quiet():
+    """No progress bars: a local folder takes a second."""
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def reading(what: str, advice: str):
+    """Turn whatever the readers raise (gated, offline, broken file: a dozen types) into one readable line."""
+    try:
+        yield
+    except Exception as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise Problem(f"Could not load {what}: {type(error).__name__}: {said[:300]}\n{advice}") from error
+
+
+def as_rows(found, columns: tuple[str, ...], where: str) -> Rows:
+    """The needed columns as plain dicts, or a Problem naming the columns there are."""
+    for split, table in found.items():
+        missing = [column for column in columns if column not in table.column_names]
+        if missing:
+            raise Problem(f"{where} ({split}): wanted the columns {', '.join(columns)}; missing {', '.join(missing)}; "
+                          f"there are {', '.join(table.column_names)}.")  # fmt: skip
+    return {split: table.select_columns(list(columns)).to_list() for split, table in found.items()}

@@ -1,0 +1,268 @@
+"""The one life-cycle of every dataset: load, clean, split, sample; then encode and load in batches.
+
+    rows --read--> Examples --split by group--> train | validation | test --sample--> train[:sample]
+
+A dataset declares itself on it: which columns it needs, which upstream split is held out, and `read(row)`.
+"""
+
+import dataclasses
+from collections import Counter
+from string import Formatter
+from typing import Any
+
+from lightning import LightningDataModule
+
+from llama_exp.config import Config, DatasetConfig, Source
+from llama_exp.data import loading
+from llama_exp.data.cleaning import Cleaner
+from llama_exp.data.packing import Plan, StepSampler, row_loader, step_loader
+from llama_exp.data.splitting import carve, shuffled
+from llama_exp.records import Example, Problem, Tokens
+
+HELD_OUT_FIRST = ("test", "validation", "train")  # who keeps a duplicate or a group that lies on two sides
+
+
+def text(value: Any) -> str:
+    """A cell as stripped text; "" where there is nothing (None, NaN)."""
+    return "" if value is None or value != value else str(value).strip()
+
+
+class ExampleDataModule(LightningDataModule):
+    """Three splits of Examples from one dataset.
+
+    After `setup()`: `train` (the sample), `available` (what it was drawn from), `validation`, `test`: list[Example];
+    `counts`: what was read, cleaned, dropped and kept, as plain dicts (stored with the run; `describe()` prints it).
+
+    sample             training Examples, None = all; samples of one `data_seed` nest
+    validation_sample  Examples that validation loss is measured on, drawn by `eval_seed`; None = all
+
+    Raises Problem: unknown template field, cleaning rule or task; unreadable source; missing column; empty split.
+    """
+
+    columns: tuple[str, ...]  # that `read` needs
+    fields: tuple[str, ...]  # that a template may name
+    tasks: tuple[str, ...] = ("answer",)  # what `read` can make of a row; the first is the default
+    splits: dict[str, str]  # ours -> upstream's; what is not there is carved out of train by group
+
+    def __init__(self, dataset: DatasetConfig, tokenizer=None, *, max_length: int = 1024, batch: int = 16,
+                 micro_batch: int | None = None, sample: int | None = None, seed: int = 0, data_seed: int = 0,
+                 eval_seed: int = 0, validation_sample: int | None = None):  # fmt: skip
+        super().__init__()
+        self.dataset, self.tokenizer = dataset, tokenizer
+        self.max_length, self.batch, self.micro_batch = max_length, batch, micro_batch or batch
+        self.sample, self.validation_sample = sample, validation_sample
+        self.seed, self.data_seed, self.eval_seed = seed, data_seed, eval_seed
+        self.clean = Cleaner(dataset.cleaning)
+        self.counts: dict[str, Any] = {}
+        self._dropped: Counter[str] = Counter()
+        self._encoded: dict[str, list[Tokens]] = {}
+        self._ready = False
+        check_template(dataset.template, self.fields)
+        if dataset.task not in self.tasks:
+            raise Problem(f"Unknown dataset.task={dataset.task} for {dataset.name}; known: {', '.join(self.tasks)}.")
+
+    # -- what a dataset declares ---------------------------------------------------------------------------------------
+
+    def read(self, row: dict) -> list[Example]:
+        """One raw row as Examples. Nothing after this sees a row."""
+        raise NotImplementedError
+
+    def regroup(self, examples: list[Example]) -> list[Example]:
+        """Hook: Examples of all splits with new groups, where a row alone does not tell its group."""
+        return examples
+
+    def rows_on_disk(self) -> loading.Rows:
+        """Hook: rows by upstream split from `dataset.path`."""
+        return loading.from_path(self.dataset.path, self.dataset.subset, self.columns)
+
+    def fill(self, **fields: str) -> str:
+        """The user's message in the dataset's wording. Braces in the data survive: only the template is parsed."""
+        return self.dataset.template.format(**fields).strip()
+
+    def drop(self, reason: str, count: int = 1) -> list[Example]:
+        """`return self.drop("no answer")`: nothing comes of this row, and the Examples lost are counted."""
+        self._dropped[reason] += count
+        return []
+
+    # -- load, clean, split, sample ------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._ready:
+            return
+        examples = self._read(self._rows())
+        self._split(examples)
+        self.available = shuffled(examples["train"], self.data_seed)
+        self.train = self.available[: self.sample]
+        self.validation, self.test = examples["validation"], examples["test"]
+        self.counts["examples"] = {split: len(getattr(self, split)) for split in ("train", "validation", "test")}
+        self.counts["sample"] = {"asked": self.sample, "available": len(self.available), "used": len(self.train)}
+        self._ready = True
+
+    def held_out(self, split: str, count: int | None = None) -> list[Example]:
+        """`count` Examples of validation or test, drawn by `eval_seed` alone; None = all, in their order."""
+        examples = self.validation if split == "validation" else self.test
+        return examples if count is None else shuffled(examples, self.eval_seed)[:count]
+
+    def _rows(self) -> loading.Rows:
+        """Raw rows by our name of the split."""
+        data = self.dataset
+        if data.source is Source.synthetic:
+            return loading.synthetic(data)
+        if data.path:
+            found = self.rows_on_disk()
+        else:
+            found = loading.from_hub(data.hub, data.subset, data.revision, self.columns)
+        ours = {split: found[theirs] for split, theirs in self.splits.items() if theirs in found}
+        if not ours.get("train"):
+            there = ", ".join(f"{name} ({len(rows)} rows)" for name, rows in found.items())
+            wanted = f"wanted a split {self.splits['train']!r} with rows"
+            raise Problem(f"{data.path or data.hub}: {wanted}; there are {there}.")
+        return ours
+
+    def _read(self, rows: loading.Rows) -> dict[str, list[Example]]:
+        """Rows to Examples with unique ids, duplicates dropped, groups final."""
+        self.counts = {"rows": {split: len(of_split) for split, of_split in rows.items()}, "dropped": {}}
+        seen: set[tuple] = set()
+        ids: Counter[str] = Counter()
+        flat: list[tuple[str, Example]] = []
+        for split in (split for split in HELD_OUT_FIRST if split in rows):
+            self._dropped.clear()
+            for number, row in enumerate(rows[split], 1):
+                for example in self._examples(row, f"row {number:,} of {split}"):
+                    if self._repeated(example, seen):
+                        continue
+                    ids[example.id] += 1
+                    flat.append((split, self._finished(example, ids[example.id])))
+                self.clean.end_row()
+            self.counts["dropped"][split] = dict(self._dropped)
+        self.counts["cleaning"] = self.clean.counts
+        grouped = self.regroup([example for _, example in flat])
+        examples: dict[str, list[Example]] = {split: [] for split in rows}
+        for (split, _), example in zip(flat, grouped, strict=True):
+            examples[split].append(example)
+        return examples
+
+    def _examples(self, row: dict, where: str) -> list[Example]:
+        try:
+            return self.read(row)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {error}"
+            raise Problem(f"{self.dataset.name}: {where} has not the shape wanted ({said}).\n{self.__doc__}") from error
+
+    def _finished(self, example: Example, time: int) -> Example:
+        """What holds for every dataset: an id of its own, the configured system prompt, a context the prompt holds."""
+        changes = {}
+        if time > 1:  # the hash of equal content, or a careless source
+            changes["id"] = f"{example.id}~{time}"
+        if self.dataset.system and not example.system:
+            changes["system"] = self.dataset.system
+        if example.context not in example.prompt:  # a template without {context}
+            changes["context"] = ""
+        return dataclasses.replace(example, **changes) if changes else example
+
+    def _repeated(self, example: Example, seen: set[tuple]) -> bool:
+        """Whether the same words were there before (first come, held-out splits first). Counts it if so."""
+        if not self.clean.duplicates:
+            return False
+        words = (example.prompt, example.response, example.history)
+        if words not in seen:
+            seen.add(words)
+            return False
+        self.clean.repeated(len(example.prompt) + len(example.response))
+        return True
+
+    def _split(self, examples: dict[str, list[Example]]) -> None:
+        """Carve what the source lacks out of train, by group; then see that no group is on two sides."""
+        whole = len(examples["train"])
+        for split in ("test", "validation"):
+            if split not in examples and whole:
+                examples["train"], examples[split] = self._carved(split, examples["train"], whole)
+        taken: set[str] = set()
+        for split in (split for split in HELD_OUT_FIRST if split in examples):
+            kept = [example for example in examples[split] if example.group not in taken]
+            if len(kept) < len(examples[split]):
+                self.counts["dropped"][split]["group is held out elsewhere"] = len(examples[split]) - len(kept)
+            if not kept:
+                raise Problem(f"No Example is left for {split} of {self.dataset.name}.\n{self.describe()}")
+            examples[split] = kept
+            taken.update(example.group for example in kept)
+
+    def _carved(self, split: str, train: list[Example], whole: int) -> tuple[list[Example], list[Example]]:
+        """(what stays in train, the new split), for the configured share of the `whole`."""
+        name, share = self.dataset.name, getattr(self.dataset, split)
+        if not share:
+            raise Problem(f"{name}: the source has no {split} split and dataset.{split}=0 carves none out of train. "
+                          f"Give a share: dataset.{split}=0.1")  # fmt: skip
+        kept, carved = carve(train, max(1, round(share * whole)), self.dataset.split_seed)
+        if not carved:
+            raise Problem(f"{name}: no {split} split can be carved out of train, which is one group of {len(train)}. "
+                          f"Give a source with more, or with a {split} split of its own.")  # fmt: skip
+        return kept, carved
+
+    def describe(self) -> str:
+        """What was read, cleaned, dropped and kept, for a person."""
+        counts = self.counts
+        rows = ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())
+        lines = [f"{self.dataset.name}: {rows} rows"]
+        for split, reasons in counts["dropped"].items():
+            lines += [f"  dropped from {split}: {n:,} ({reason})" for reason, n in reasons.items()]
+        lines += [f"  cleaning {name}: {did['rows']:,} rows, {did['characters']:,} characters"
+                  for name, did in counts.get("cleaning", {}).items()]  # fmt: skip
+        if self._ready:
+            lines.append("  Examples: " + ", ".join(f"{n:,} {split}" for split, n in counts["examples"].items()))
+            asked, available = counts["sample"]["asked"], counts["sample"]["available"]
+            if asked and asked > available:
+                lines.append(f"  sample={asked:,} is more than the {available:,} there are: all {available:,} are used")
+        return "\n".join(lines)
+
+    # -- encode and load -----------------------------------------------------------------------------------------------
+
+    def encoded(self, split: str) -> list[Tokens]:
+        """The split's Examples as Tokens, encoded once; what was shortened or dropped goes to `counts["encoded"]`."""
+        if split not in self._encoded:
+            from llama_exp.data.encoding import encode_all
+
+            examples = {"train": self.train, "test": self.test,
+                        "validation": self.held_out("validation", self.validation_sample)}[split]  # fmt: skip
+            tokens, counts = encode_all(examples, self.tokenizer, self.max_length, self.dataset.max_new_tokens)
+            self._encoded[split] = tokens
+            self.counts.setdefault("encoded", {})[split] = counts
+        return self._encoded[split]
+
+    @classmethod
+    def of(cls, config: Config, tokenizer=None) -> "ExampleDataModule":
+        """The data of one cell."""
+        return cls(config.dataset, tokenizer, max_length=config.max_length, batch=config.batch,
+                   micro_batch=config.micro_batch, sample=config.sample, seed=config.seed, data_seed=config.data_seed,
+                   eval_seed=config.eval_seed, validation_sample=config.validation_sample)  # fmt: skip
+
+    def plan_steps(self, max_epochs: int | None, max_steps: int | None, max_tokens: int | None) -> int:
+        """The run's length in steps: whichever of the budgets ends first. None and -1 are no budget."""
+        self.plan = Plan(self.encoded("train"), self.batch, self.seed, max_epochs, max_steps, max_tokens)
+        return self.plan.total_steps
+
+    def train_dataloader(self):
+        """Batches of the whole run, epoch after epoch; after a resume, from the first one not yet learnt."""
+        trainer = self.trainer
+        if not hasattr(self, "plan"):  # a LightningModule of someone else's: Lightning counts the epochs
+            self.plan_steps(max_epochs=1, max_steps=None, max_tokens=None)
+        sampler = StepSampler(self.plan, self.micro_batch, trainer.global_rank, trainer.world_size)
+        sampler.start = lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        return step_loader(self.encoded("train"), sampler, self.max_length)
+
+    def val_dataloader(self):
+        rows = max(1, self.micro_batch // 2)
+        trainer = self.trainer
+        return row_loader(self.encoded("validation"), self.max_length, rows, trainer.global_rank, trainer.world_size)
+
+
+def check_template(template: str, fields: tuple[str, ...]) -> None:
+    """Raise a Problem for a template that `str.format` would refuse, or that names a field the dataset has not."""
+    try:
+        named = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise Problem(f"dataset.template: {error}. Write a literal brace twice: {{{{ or }}}}.\n{template}") from None
+    unknown = sorted(named - set(fields))
+    if unknown:
+        raise Problem(f"dataset.template names {', '.join('{' + name + '}' for name in unknown)}; "
+                      f"the fields there are: {', '.join('{' + field + '}' for field in fields)}.")  # fmt: skip

@@ -1,0 +1,84 @@
+"""TweetSumm: a conversation between a customer and a company's agents on Twitter -> its summary."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llama_exp.data import loading
+from llama_exp.data.module import ExampleDataModule, text
+from llama_exp.records import Example
+
+SPEAKERS = (("user utterance", "Customer"), ("system response", "Agent"))
+
+
+class TweetSummDataModule(ExampleDataModule):
+    """A row of `Salesforce/dialogstudio`, `TweetSumm`:
+
+        {"new dialog id": "TweetSumm--train--7", "original dialog id": "9f2c…",
+         "original dialog info": "{\\"summaries\\": {\\"abstractive_summaries\\":
+             [[\\"Customer asks where the parcel is.\\", \\"Agent asks for the order number.\\"], …]}}",
+         "log": [{"user utterance": "@115850 where is my parcel??", "system response": "@264 Sorry! ^AB"}]}
+
+    Quirks: the info is a string of JSON on the hub and an object on disk, where a file is one object keyed by the new
+    dialog id; a "turn" is often several tweets run together. A summary is two sentences, the customer's side and the
+    agent's; there are one to five summaries. All are references, and the first is the response to learn.
+    """
+
+    columns = ("new dialog id", "original dialog id", "original dialog info", "log")
+    fields = ("dialogue",)
+    tasks = ("summary",)
+    splits = {"train": "train", "validation": "validation", "test": "test"}
+
+    def read(self, row: dict) -> list[Example]:
+        references = summaries(row["original dialog info"])
+        dialogue = "\n".join(self.lines(row["log"]))
+        if not references:
+            return self.drop("no summary")
+        if not dialogue:
+            return self.drop("no conversation")
+        name, group = text(row["new dialog id"]), text(row["original dialog id"])
+        return [Example(name, self.fill(dialogue=dialogue), references[0], references, group, context=dialogue)]
+
+    def lines(self, log: Any) -> list[str]:
+        """["Customer: where is my parcel??", "Agent: Sorry!"]: a line a turn, cleaned."""
+        said = ((speaker, self.clean(text(turn.get(key)), agent=speaker == "Agent"))
+                for turn in unpacked(log) or () for key, speaker in SPEAKERS)  # fmt: skip
+        return [f"{speaker}: {' '.join(words.splitlines()).strip()}" for speaker, words in said if words.strip()]
+
+    def rows_on_disk(self) -> loading.Rows:
+        """Rows from DialogStudio's own files (train.json, val.json, test.json); else what `load_dataset` reads."""
+        place = loading.existing(self.dataset.path)
+        if place.is_file():
+            files = {"train": place}
+        else:
+            files = {split: place / f"{name}.json" for split, name in
+                     (("train", "train"), ("validation", "val"), ("validation", "validation"), ("test", "test"))
+                     if (place / f"{name}.json").exists()}  # fmt: skip
+        rows = {split: keyed_rows(path) for split, path in files.items() if path.suffix == ".json"}
+        return rows if rows and all(rows.values()) else super().rows_on_disk()
+
+
+def summaries(info: Any) -> tuple[str, ...]:
+    """Every human summary as one text, as written."""
+    found = (((unpacked(info) or {}).get("summaries")) or {}).get("abstractive_summaries") or ()
+    joined = (s if isinstance(s, str) else " ".join(text(sentence) for sentence in s or ()) for s in found)
+    return tuple(summary.strip() for summary in joined if summary.strip())
+
+
+def unpacked(value: Any) -> Any:
+    """JSON kept in a string, or the thing itself; None for a string that is no JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
+
+
+def keyed_rows(path: Path) -> list[dict]:
+    """Rows of a file that is one object {dialog id: row}; [] for any other JSON."""
+    rows = unpacked(path.read_text(encoding="utf-8"))
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) and "log" in row for row in rows.values()):
+        return []
+    return [{"new dialog id": name, "original dialog id": name, "original dialog info": None, **row}
+            for name, row in rows.items()]  # fmt: skip

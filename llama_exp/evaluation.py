@@ -1,0 +1,142 @@
+"""One evaluation of one cell: its folder, the replies, the scores. `evaluate.py` is the recipe that uses it.
+
+    eval/squad-test-300/predictions.jsonl    a line a reply, written as they come: a killed evaluation continues
+    eval/squad-test-300/results.json         scores, config, cost; written last and whole
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_exp import runs
+from llama_exp.config import Config, default_config, flat, identity, spoken
+from llama_exp.metrics import metric
+from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
+
+
+def folder_name(asked: Config, trained: Config) -> str:
+    """`squad-test-300`, and whatever of the data differs from what the run was trained on (rank 0: from the defaults)."""
+    usual = trained
+    if asked.lora.r == 0 or asked.dataset.name != trained.dataset.name:
+        usual = default_config({"dataset": asked.dataset.name, "model": asked.model.name})
+    words = [asked.dataset.name, asked.split.value, str(asked.eval_sample or "all")]
+    words += [f"eval_seed{asked.eval_seed}"] if asked.eval_seed else []
+    mine, theirs = flat(asked), flat(usual)
+    shapes = [key for key in mine if key.startswith("dataset.") and key in identity(asked, everything=True)] + ["max_length"]
+    words += [spoken(key, mine[key]) for key in sorted(shapes) if mine[key] != theirs.get(key)]
+    return "-".join(words)
+
+
+def answer(folder: Path, asked: Config, examples: Sequence[Example], model, tokenizer) -> tuple[list[Prediction], dict]:
+    """Reply to every Example that `predictions.jsonl` does not hold yet, and measure how likely its response is.
+
+    Returns all Predictions in the Examples' order, and the cost of this call: {"seconds", "tokens", "peak_memory_bytes"}.
+    """
+    from llama_exp.callbacks import peak_memory
+    from llama_exp.data.encoding import encode_all, encode_prompts
+    from llama_exp.generation import generate, likelihood
+
+    started = time.perf_counter()
+    path = folder / "predictions.jsonl"
+    done = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
+    wanted = {example.id for example in examples}
+    done = {key: prediction for key, prediction in done.items() if key in wanted}
+    write_records(path, done.values())  # without the line that a kill cut short
+    left = [example for example in examples if example.id not in done]
+    if done and left:
+        print(f"  continuing: {len(done)} of {len(examples)} are answered", flush=True)
+    limit = asked.max_length - asked.dataset.max_new_tokens
+    prompts, shortened = encode_prompts(left, tokenizer, limit)
+    encoded, _ = encode_all(left, tokenizer, asked.max_length, asked.dataset.max_new_tokens)
+    measured = likelihood(model, encoded, asked.max_length, rows=max(1, asked.eval_batch // 4))
+    tokens = sum(map(len, prompts)) + sum(len(item.input_ids) for item in encoded)
+    with open(path, "a", encoding="utf-8") as file:
+        for replies in generate(model, tokenizer, prompts, max_new_tokens=asked.dataset.max_new_tokens, batch=asked.eval_batch):
+            for reply in replies:
+                example = left[reply.place]
+                nll, count = measured.get(example.id, (None, 0))
+                done[example.id] = Prediction(example.id, example.prompt, example.references, reply.text, example.group, nll,
+                                              count, reply.finished, reply.place in shortened, example.tags)  # fmt: skip
+                tokens += reply.tokens
+                file.write(line(done[example.id]))
+            file.flush()
+            print(f"\r  answered {len(done)}/{len(examples)}", end="\n" if len(done) == len(examples) else "", flush=True)
+    device = next(model.parameters()).device
+    cost = {"seconds": round(time.perf_counter() - started, 3), "tokens": tokens, "peak_memory_bytes": peak_memory(device)}
+    return [done[example.id] for example in examples], cost
+
+
+def scores(predictions: Sequence[Prediction], metrics: Sequence[str]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """{score: value} and {score: [value per prediction]} for those that are means of items (in percent)."""
+    if not predictions:
+        raise Problem("Nothing to score: no held-out Example.")
+    items: dict[str, list[float]] = {}
+    for name in metrics:
+        items |= metric(name)(predictions)
+    values = {name: sum(of) / len(of) for name, of in items.items()}
+    measured = [prediction for prediction in predictions if prediction.nll is not None]
+    if measured:
+        values["loss"] = sum(p.nll for p in measured) / sum(p.tokens for p in measured)
+        values["perplexity"] = math.exp(min(values["loss"], 700))
+    return values, items
+
+
+def write_results(folder: Path, asked: Config, trained: Config, run: Path, predictions: Sequence[Prediction], cost: dict,
+                  extra: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Score the predictions and write results.json; returns it."""
+    values, _ = scores(predictions, asked.dataset.metrics)
+    summary = runs.read_summary(run) or {}
+    results = {
+        "scores": values,
+        "metrics": list(asked.dataset.metrics),
+        "items": len(predictions),
+        "groups": len({prediction.group for prediction in predictions}),
+        "unfinished": sum(not prediction.finished for prediction in predictions),
+        "shortened": sum(prediction.shortened for prediction in predictions),
+        "dataset": asked.dataset.name,
+        "trained_on": trained.dataset.name if trained.lora.r else None,
+        "split": asked.split.value,
+        "model": trained.model.name,
+        "r": trained.lora.r,
+        "sample": trained.sample if trained.lora.r else None,
+        "train_examples": summary.get("counts", {}).get("train", {}).get("sampled"),
+        "seed": trained.seed,
+        "data_seed": trained.data_seed,
+        "run": f"{run.parent.name}/{run.name}",
+        "identity": identity(trained),
+        "evaluation": {key: value for key, value in flat(asked).items() if key.startswith(("dataset.", "eval_", "max_length", "split"))},
+        "trainable_parameters": summary.get("trainable_parameters", 0),
+        **cost,
+        **(extra or {}),
+        **runs.provenance(),
+    }  # fmt: skip
+    write_json(folder / "results.json", results)
+    return results
+
+
+def said(results: dict[str, Any]) -> str:
+    """The scores in one line: percents first, then loss."""
+    named = {name: value for name, value in results["scores"].items() if name != "perplexity"}
+    return ", ".join(f"{name} {value:.3f}" if name == "loss" else f"{name} {value:.1f}" for name, value in named.items())
+
+
+def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[Prediction], dict[str, int]]:
+    """A predictions file in the official format, {id: text}, as Predictions; unknown ids and missing ones are counted.
+
+    As in the official script a missing answer scores 0. Raises Problem for a file of another shape.
+    """
+    import json
+
+    try:
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Problem(f"predictions={path}: cannot be read as JSON ({error}).") from None
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        raise Problem(f'predictions={path}: wanted one JSON object {{"id": "text"}}, as the official script does.')
+    known = {example.id for example in examples}
+    counts = {"unknown_ids": len(given.keys() - known), "missing_ids": len(known - given.keys())}
+    if len(known & given.keys()) == 0:
+        raise Problem(f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples.")
+    return [Prediction(e.id, e.prompt, e.references, given.get(e.id, ""), e.group, tags=e.tags) for e in examples], counts

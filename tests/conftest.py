@@ -1,0 +1,75 @@
+"""Shared by all tests: no network, no cache of the user's, one thread, and a small random Llama on disk."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; spinning threads would fight
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["WANDB_MODE"] = "offline"
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_hub_cache(tmp_path_factory):
+    """A user's hub cache must neither help nor be touched."""
+    os.environ["HF_HOME"] = str(tmp_path_factory.mktemp("hf"))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory) -> Path:
+    """A folder with a random Llama of 3 layers and the package's tokenizer: for mathematics, not for behaviour."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from llama_exp import tiny
+
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = AutoTokenizer.from_pretrained(tiny.PATH)
+    torch.manual_seed(0)
+    shape = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3,
+                        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+                        bos_token_id=1, eos_token_id=2, pad_token_id=0)  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    from llama_exp import tiny
+
+    return AutoTokenizer.from_pretrained(tiny.PATH)
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Run a command of this project as a user would, in the repository's root; outputs go to tmp_path/outputs."""
+
+    def run(*words: str, env: dict[str, str] | None = None, timeout: float = 240, check: bool | None = True):
+        program, *rest = words
+        start = ["-m", program] if "." in program and not program.endswith(".py") else [program]
+        done = subprocess.run([sys.executable, *start, *rest], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
+                              env={**os.environ, **(env or {})})  # fmt: skip
+        if check:
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+    run.outputs = tmp_path / "outputs"
+    return run
+
+
+def small(**keys: str) -> list[str]:
+    """Words of a cell that trains in a few seconds: synthetic rows, few, short."""
+    words = {"model": "tiny", "dataset": "squad", "dataset.source": "synthetic", "dataset.rows": "80", "sample": "16",
+             "batch": "4", "lora.r": "2", "trainer.max_epochs": "1", "validations": "2", "validation_sample": "4",
+             "eval_sample": "6", **keys}  # fmt: skip
+    return [f"{key}={value}" for key, value in words.items()]

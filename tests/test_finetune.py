@@ -1,0 +1,298 @@
+"""The contracts of training: isolation of packed Examples, token-exact accumulation, exact resume, what is saved."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from llama_exp.config import LoraConfig, ModelConfig, OptimizerConfig, OptimizerName, Quantisation, Scaling, Schedule, Targets
+from llama_exp.data.packing import Plan, StepSampler, collate, pack, step_loader
+from llama_exp.finetune import Finetune, example_lengths, neftune
+from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, response_nll, save_lora, scale
+from llama_exp.records import Problem, Tokens
+
+LORA = LoraConfig(r=4, alpha=16, scaling=Scaling.fixed_alpha, ratio=2.0, dropout=0.0, targets=Targets.all)
+ADAMW = OptimizerConfig(OptimizerName.adamw, 1e-2, 0.0, [0.9, 0.999], Schedule.constant, 0.0, 0.0)
+CPU = torch.device("cpu")
+
+
+def base_config(llama, quantisation=Quantisation.nf4) -> ModelConfig:
+    return ModelConfig("small", str(llama), None, quantisation, "", False, False)
+
+
+@pytest.fixture
+def adapted(llama):
+    """A 4-bit base with an adapter whose B is not 0, so that it does something."""
+    model = attach_lora(load_base(base_config(llama), CPU), LORA, seed=0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.05)
+    yield model
+    detach_lora(model)
+
+
+def items(count: int = 8) -> list[Tokens]:
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for n in range(count):
+        prompt, answer = 6 + n * 5 % 17, 1 + n * 3 % 7  # answers of different lengths: what means of means get wrong
+        ids = torch.randint(3, 250, (prompt + answer,), generator=generator).tolist()
+        made.append(Tokens(str(n), [1, *ids], [-100] * (prompt + 1) + ids[prompt:]))
+    return made
+
+
+def nll_of(model, rows) -> dict[str, list[float]]:
+    batch = collate(rows)
+    nll, places = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+    width, found = batch.input_ids.shape[1], {}
+    for value, place in zip(nll.tolist(), places.tolist(), strict=True):
+        row, column = divmod(place, width)
+        for item in rows[row]:
+            if column < len(item.input_ids):
+                found.setdefault(item.id, []).append(value)
+                break
+            column -= len(item.input_ids)
+    return found
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@torch.no_grad()
+def test_packed_examples_do_not_see_each_other(adapted, implementation):
+    llama = causal_lm(adapted)
+    before = llama.config._attn_implementation
+    llama.set_attn_implementation(implementation)
+    try:
+        packed = nll_of(adapted, pack(items(), 64))
+        assert len(pack(items(), 64)) < len(items())
+        for item in items():
+            assert packed[item.id] == pytest.approx(nll_of(adapted, [[item]])[item.id], abs=2e-5)
+    finally:
+        llama.set_attn_implementation(before)
+
+
+@torch.no_grad()
+def test_isolation_would_be_noticed_if_it_broke(adapted):
+    batch = collate(pack(items(), 64))
+    kept, _ = response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)
+    running_on = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
+    leaked, _ = response_nll(adapted, batch.input_ids, batch.labels, running_on)
+    assert (kept - leaked).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_the_loss_is_the_models_own(adapted):
+    [item] = items(1)
+    batch = collate([[item]])
+    nll, _ = response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)
+    theirs = adapted(input_ids=batch.input_ids, labels=batch.labels).loss
+    assert float(nll.mean()) == pytest.approx(float(theirs), rel=1e-5)
+
+
+def gradients_of_one_step(model, micro_batch: int, tokens) -> dict[str, torch.Tensor]:
+    """The gradients before clipping of a real Lightning step of all tokens, `micro_batch` Examples a forward pass."""
+    import lightning as L
+
+    caught = {}
+
+    class Caught(Finetune):
+        def on_before_optimizer_step(self, optimizer):
+            super().on_before_optimizer_step(optimizer)
+            caught.update({name: p.grad.clone() for name, p in self.named_parameters() if p.grad is not None})
+
+    plan = Plan(tokens, len(tokens), seed=0, max_epochs=1)
+    sampler = StepSampler(plan, micro_batch)
+    trainer = L.Trainer(accelerator="cpu", max_epochs=1, max_steps=1, logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=sampler.accumulation,
+                        gradient_clip_val=1e-3, use_distributed_sampler=False)  # fmt: skip
+    trainer.fit(Caught(model, ADAMW, 1, 0), step_loader(tokens, sampler, 64))
+    return caught
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+def test_accumulation_is_token_exact(llama, micro_batch):
+    """Compared before clipping: AdamW and clipping would hide a wrong factor."""
+    base = load_base(base_config(llama), CPU)
+    tokens = items(8)
+
+    def gradients(micro):
+        model = attach_lora(base, LORA, seed=0)
+        try:
+            return gradients_of_one_step(model, micro, tokens)
+        finally:
+            detach_lora(model)
+
+    whole, parts = gradients(8), gradients(micro_batch)
+    assert whole.keys() == parts.keys() and whole
+    for name in whole:
+        assert torch.allclose(whole[name], parts[name], rtol=1e-4, atol=1e-7), name
+    assert max(float(g.abs().max()) for g in whole.values()) > 1e-4
+
+
+def test_the_gradient_is_that_of_the_mean_over_label_tokens(llama):
+    base = load_base(base_config(llama), CPU)
+    tokens = items(8)
+    model = attach_lora(base, LORA, seed=0)
+    try:
+        stepped = gradients_of_one_step(model, 2, tokens)
+    finally:
+        detach_lora(model)
+    model = attach_lora(base, LORA, seed=0)
+    try:
+        model.train()
+        batch = collate([[item] for item in tokens])
+        nll, _ = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+        nll.mean().backward()
+        plain = {f"model.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert stepped.keys() == plain.keys()
+        for name in plain:
+            assert torch.allclose(stepped[name], plain[name], rtol=1e-4, atol=1e-7), name
+    finally:
+        detach_lora(model)
+
+
+def test_gradients_reach_the_first_layer_also_after_an_evaluation(adapted):
+    """bitsandbytes repacks 4-bit weights in evaluation mode on some CPUs, and the repacked product has no gradient."""
+    batch = collate([[item] for item in items(4)])
+
+    def gradients():
+        adapted.train()
+        adapted.zero_grad()
+        response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)[0].sum().backward()
+        return {name: p.grad.clone() for name, p in adapted.named_parameters() if p.grad is not None}
+
+    before = gradients()
+    with torch.no_grad():
+        adapted.eval()
+        response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)
+    after = gradients()
+    assert any("layers.0." in name for name in before)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_dropout_is_on_while_training(llama):
+    model = attach_lora(load_base(base_config(llama), CPU), dataclasses.replace(LORA, dropout=0.5), 0)
+    try:
+        assert all(m.training for m in model.modules() if isinstance(m, torch.nn.Dropout))
+        assert any(isinstance(m, torch.nn.Dropout) for m in model.modules())
+    finally:
+        detach_lora(model)
+
+
+def test_only_the_adapter_learns_and_is_in_a_checkpoint(adapted):
+    module = Finetune(adapted, ADAMW, 10, 0)
+    names = set(module.state_dict())
+    assert names == {name for name, p in module.named_parameters() if p.requires_grad}
+    assert names and all("lora_" in name for name in names)
+
+
+def test_a_new_adapter_changes_nothing_and_the_same_seed_makes_the_same(llama):
+    base = load_base(base_config(llama), CPU)
+    batch = collate([[item] for item in items(2)])
+    with torch.no_grad():
+        untouched, _ = response_nll(base, batch.input_ids, batch.labels, batch.position_ids)
+    weights = []
+    for seed in (0, 0, 1):
+        model = attach_lora(base, LORA, seed)
+        with torch.no_grad():
+            nll, _ = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+        assert torch.equal(nll, untouched)
+        weights.append(next(p.detach().clone() for n, p in model.named_parameters() if "lora_A" in n))
+        assert detach_lora(model) is base
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_base_is_loaded_once_and_is_the_same_after_a_cell(llama):
+    base = load_base(base_config(llama), CPU)
+    before = {name: value.clone() for name, value in base.state_dict().items() if torch.is_tensor(value)}
+    for rank in (1, 8):
+        model = attach_lora(base, dataclasses.replace(LORA, r=rank), 0)
+        gradients_of_one_step(model, 4, items(4))
+        detach_lora(model)
+    assert load_base(base_config(llama), CPU) is base
+    after = base.state_dict()
+    assert before.keys() == {name for name, value in after.items() if torch.is_tensor(value)}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@torch.no_grad()
+def test_a_dequantised_base_holds_the_same_values(llama):
+    batch = collate([[item] for item in items(4)])
+    found = []
+    for quantisation in (Quantisation.nf4, Quantisation.nf4_dequantised, Quantisation.none):
+        base = load_base(base_config(llama, quantisation), CPU)
+        found.append(response_nll(base, batch.input_ids, batch.labels, batch.position_ids)[0])
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+    assert not torch.allclose(found[0], found[2], atol=1e-3), "NF4 rounds; if nothing changed, nothing was quantised"
+
+
+@pytest.mark.parametrize(
+    ("scaling", "r", "expected"),
+    [(Scaling.fixed_alpha, 4, 4.0), (Scaling.fixed_alpha, 64, 0.25), (Scaling.constant, 64, 2.0), (Scaling.rank_stabilised, 64, 2.0)],
+)
+def test_the_effective_scale_is_the_one_recorded(llama, scaling, r, expected):
+    lora = dataclasses.replace(LORA, r=r, scaling=scaling)
+    assert scale(lora) == expected
+    model = attach_lora(load_base(base_config(llama), CPU), lora, 0)
+    try:
+        layers = [m for m in model.modules() if hasattr(m, "scaling") and isinstance(m.scaling, dict) and m.scaling]
+        assert layers and all(m.scaling["default"] == pytest.approx(expected) for m in layers)
+    finally:
+        detach_lora(model)
+
+
+def test_an_adapter_comes_back_from_disk_as_it_was(adapted, llama, tmp_path):
+    batch = collate([[item] for item in items(4)])
+    with torch.no_grad():
+        before, _ = response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)
+    save_lora(adapted, tmp_path / "adapter")
+    base = detach_lora(adapted)
+    model = load_lora(base, tmp_path / "adapter")
+    with torch.no_grad():
+        after, _ = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+    assert torch.equal(before, after)
+    assert not list(tmp_path.glob(".*")), "nothing is left aside"
+
+
+def test_an_adapter_of_another_base_is_refused_and_the_base_stays_usable(adapted, llama, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    save_lora(adapted, tmp_path / "adapter")
+    base = detach_lora(adapted)
+    other = LlamaForCausalLM(LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
+                                         num_attention_heads=4, num_key_value_heads=2))  # fmt: skip
+    with pytest.raises(Problem, match="does not fit the base"):
+        load_lora(other, tmp_path / "adapter")
+    with pytest.raises(Problem, match="No adapter at"):
+        load_lora(base, tmp_path / "nowhere")
+    detach_lora(attach_lora(other, LORA, 0))
+
+
+def test_noise_on_embeddings_is_scaled_by_the_examples_length_not_the_rows():
+    positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 2, 3, 0]])
+    assert example_lengths(positions).tolist() == [[3, 3, 3, 2, 2], [4, 4, 4, 4, 1]]
+
+
+def test_noise_is_there_in_training_only_where_it_is_asked_for(adapted):
+    batch = collate(pack(items(), 64))
+    embed = causal_lm(adapted).get_input_embeddings()
+    plain = embed(batch.input_ids)
+    with neftune(adapted, batch, 5.0):
+        noise = embed(batch.input_ids) - plain
+    bound = 5.0 / torch.sqrt(example_lengths(batch.position_ids) * plain.shape[-1]).unsqueeze(-1)
+    assert (noise.abs() <= bound).all()
+    assert (noise.abs().amax(-1) > 0.8 * bound.squeeze(-1)).all()
+    assert torch.equal(embed(batch.input_ids), plain)
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_the_learning_rate_warms_up_and_ends_where_it_should(schedule):
+    module = Finetune(torch.nn.Linear(1, 1), dataclasses.replace(ADAMW, schedule=schedule, warmup=0.1), 100, 0)
+    factors = [module.lr_factor(step) for step in range(101)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == pytest.approx(1.0)
+    assert factors[100] == pytest.approx(0.0 if schedule is Schedule.cosine else 1.0, abs=1e-9)
+    assert all(math.isfinite(f) and 0 <= f <= 1 for f in factors)

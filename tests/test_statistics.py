@@ -1,0 +1,303 @@
+"""Intervals and comparisons: against independent tools, on bad input, and in words. Coverage: test_statistics_coverage."""
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+from sklearn.metrics import f1_score
+from statsmodels.stats.multitest import multipletests
+
+from llama_exp.statistics import (
+    cluster_sums, components, exact_paired, holm, interval, paired, ratio_interval, robust_variance, satterthwaite,
+    sign_flip, smallest_detectable, statistic_interval, tied_with_best, words,
+)  # fmt: skip
+
+RNG = np.random.default_rng(7)
+GROUPS = [f"article{g}" for g, size in enumerate([40, 12, 5, 33, 8, 21, 3, 17, 9, 26]) for _ in range(size)]
+SCORES = RNG.uniform(0, 100, len(GROUPS)) + np.array([int(g[7:]) for g in GROUPS])
+IDS = [f"q{i}" for i in range(len(GROUPS))]
+GROUP_OF = dict(zip(IDS, GROUPS))
+
+
+def cell(seed: int, chance: float = 0.6) -> dict[str, float]:
+    return dict(zip(IDS, np.random.default_rng(seed).binomial(1, chance, len(IDS)).astype(float)))
+
+
+PINNED = [48.274411, 50.980066, 48.274402, 50.979963]  # without bounds and with; the sign flips are all counted or drawn from a fixed seed
+
+
+# Against independent tools
+
+
+@pytest.mark.parametrize("kind, correction", [("CR0", False), ("CR1", True)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_variance_equals_statsmodels_cluster_robust(kind, correction, weighted):
+    weights = RNG.uniform(1, 9, len(SCORES)) if weighted else np.ones(len(SCORES))
+    codes = np.unique(GROUPS, return_inverse=True)[1]
+    model = sm.WLS(SCORES, np.ones(len(SCORES)), weights=weights)
+    fitted = model.fit(cov_type="cluster", cov_kwds={"groups": codes, "use_correction": correction})
+    ours = cluster_sums(SCORES * weights, weights, GROUPS)
+    assert ours.estimate == pytest.approx(fitted.params[0], rel=1e-9)
+    assert robust_variance(ours, kind) == pytest.approx(fitted.cov_params()[0, 0], rel=1e-9)
+
+
+def test_cr2_and_its_degrees_of_freedom_equal_their_definition_by_matrices():
+    codes = np.unique(GROUPS, return_inverse=True)[1]
+    count, ones = len(SCORES), np.ones((len(SCORES), 1))
+    residual_maker = np.eye(count) - ones @ ones.T / count
+    residuals, rows, variance = residual_maker @ SCORES, [], 0.0
+    for g in range(codes.max() + 1):
+        at = np.flatnonzero(codes == g)
+        values, vectors = np.linalg.eigh(residual_maker[np.ix_(at, at)])
+        adjust = vectors @ np.diag(values**-0.5) @ vectors.T
+        variance += (ones[at].T @ adjust @ residuals[at]).item() ** 2 / count**2
+        rows.append(residual_maker[:, at] @ adjust @ ones[at][:, 0] / count)
+    gram = np.array(rows) @ np.array(rows).T
+    ours = cluster_sums(SCORES, np.ones(count), GROUPS)
+    assert robust_variance(ours, "CR2") == pytest.approx(variance, rel=1e-9)
+    assert satterthwaite(ours.weights) == pytest.approx(np.trace(gram) ** 2 / (gram**2).sum(), rel=1e-9)
+
+
+def test_cr3_is_the_delete_one_article_jackknife():
+    ours = cluster_sums(SCORES, np.ones(len(SCORES)), GROUPS)
+    without = [SCORES[[other != g for other in GROUPS]].mean() for g in dict.fromkeys(GROUPS)]
+    assert robust_variance(ours, "CR3") == pytest.approx(((np.array(without) - SCORES.mean()) ** 2).sum(), rel=1e-9)
+
+
+def test_one_item_per_group_is_the_ordinary_t_interval():
+    ordinary = stats.ttest_1samp(SCORES, 0).confidence_interval(0.95)
+    for groups in (None, IDS):
+        found = interval(SCORES, groups)
+        assert (found.low, found.high) == pytest.approx((ordinary.low, ordinary.high), rel=1e-9)
+        assert found.clusters == found.items == len(SCORES)
+
+
+def test_groups_of_equal_size_give_the_t_interval_over_group_means():
+    values = SCORES[:60]
+    ordinary = stats.ttest_1samp(values.reshape(12, 5).mean(axis=1), 0).confidence_interval(0.95)
+    found = interval(values, np.repeat(np.arange(12), 5).tolist())
+    assert (found.low, found.high) == pytest.approx((ordinary.low, ordinary.high), rel=1e-9)
+
+
+def test_paired_with_one_item_per_group_is_the_paired_t_test():
+    a, b = dict(zip(IDS, SCORES)), dict(zip(IDS, SCORES + RNG.normal(1, 5, len(IDS))))
+    ordinary = stats.ttest_rel([a[i] for i in IDS], [b[i] for i in IDS])
+    assert paired(a, b).p_value == pytest.approx(ordinary.pvalue, rel=1e-9)
+
+
+def test_exact_paired_equals_scipys_binomial_test():
+    a, b = cell(1, 0.7), cell(2, 0.6)
+    only_a, only_b = sum(a[i] > b[i] for i in IDS), sum(a[i] < b[i] for i in IDS)
+    found = exact_paired(a, b)
+    assert found.p_value == pytest.approx(stats.binomtest(only_a, only_a + only_b).pvalue, rel=1e-9)
+    assert (found.only_a, found.only_b, found.valid) == (only_a, only_b, True)
+
+
+def test_sign_flips_of_single_right_or_wrong_items_equal_exact_mcnemar():
+    a, b = cell(1, 0.7), cell(2, 0.6)
+    assert sign_flip(a, b).p_value == pytest.approx(exact_paired(a, b).p_value, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, math.pi], ids=["whole numbers", "percent", "no lattice"])
+def test_sign_flips_of_groups_equal_scipys_permutation_test(scale):
+    a, b = ({i: value * scale for i, value in cell(seed, chance).items()} for seed, chance in ((1, 0.7), (2, 0.6)))
+    if scale == math.pi:
+        a = {i: value + 0.01 * place for place, (i, value) in enumerate(a.items())}
+    sums = cluster_sums([a[i] - b[i] for i in IDS], np.ones(len(IDS)), GROUPS).sums
+    exact = stats.permutation_test((sums,), np.sum, permutation_type="samples", n_resamples=np.inf)
+    assert sign_flip(a, b, GROUP_OF).p_value == pytest.approx(exact.pvalue, rel=1e-9)
+
+
+def test_holm_equals_statsmodels():
+    p = np.random.default_rng(0).uniform(0, 0.2, 25)
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-9)
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [0.03, 0.06, 0.06, 0.02]
+    assert holm([]) == []
+
+
+def test_macro_f1_is_scikit_learns_and_a_mean_gets_the_same_interval_as_interval():
+    truth, answer = RNG.integers(0, 3, len(IDS)), RNG.integers(0, 3, len(IDS))
+    macro = lambda items: f1_score(*zip(*items), average="macro")  # noqa: E731
+    found = statistic_interval(macro, list(zip(truth, answer)), GROUPS, bounds=(0, 1))
+    assert found.estimate == pytest.approx(f1_score(truth, answer, average="macro"), rel=1e-9)
+    assert 0 < found.low < found.estimate < found.high < 1
+    mean, same = interval(SCORES, GROUPS), statistic_interval(lambda items: float(np.mean(items)), SCORES, GROUPS)
+    assert (same.low, same.high) == pytest.approx((mean.low, mean.high), rel=1e-9)
+
+
+# What the numbers mean
+
+
+def test_clustering_widens_the_interval_and_bounds_keep_it_inside():
+    right = (np.array([int(g[7:]) for g in GROUPS]) != 3).astype(float)  # one whole article is wrong
+    assert interval(right, GROUPS).standard_error > 3 * interval(right).standard_error
+    near = interval(np.where(np.arange(len(right)) % 60 == 0, 0.0, 1.0), GROUPS, bounds=(0, 1))
+    assert 0 < near.low < near.estimate < near.high < 1
+
+
+def test_perplexity_is_the_exponential_of_the_token_weighted_mean():
+    tokens = RNG.integers(5, 50, len(IDS))
+    nll = tokens * RNG.normal(1.6, 0.3, len(IDS))
+    found, plain = ratio_interval(nll, tokens, GROUPS, transform=math.exp), ratio_interval(nll, tokens, GROUPS)
+    assert found.estimate == pytest.approx(math.exp(nll.sum() / tokens.sum()))
+    assert (found.low, found.high) == pytest.approx((math.exp(plain.low), math.exp(plain.high)))
+    assert found.standard_error == pytest.approx(plain.standard_error * found.estimate, rel=1e-6)
+
+
+def test_the_same_on_every_machine():
+    values = [i * 37 % 101 for i in range(len(GROUPS))]
+    found = interval(values, GROUPS), interval(values, GROUPS, bounds=(0, 101))
+    assert [round(x, 6) for i in found for x in (i.low, i.high)] == PINNED
+
+
+def test_significant_is_when_the_interval_leaves_out_zero():
+    base = cell(3)
+    for seed in range(30):
+        other = {i: value if RNG.random() < 0.8 else 1 - value for i, value in base.items()}
+        found = paired(base, other, GROUP_OF, seed=seed)
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_order_of_items_does_not_matter_to_a_comparison():
+    a, b = cell(1), cell(2)
+    shuffled = dict(sorted(a.items(), key=lambda pair: hash(pair[0])))
+    assert paired(a, b, GROUP_OF) == paired(shuffled, b, GROUP_OF)
+
+
+def test_the_best_and_all_that_cannot_be_told_from_it_are_marked():
+    base = {i: float(value) for i, value in zip(IDS, RNG.random(len(IDS)) < 0.7)}
+    flip = lambda share, seed: {  # noqa: E731
+        i: 0.0 if r < share else v for (i, v), r in zip(base.items(), np.random.default_rng(seed).random(len(IDS)))
+    }
+    found = tied_with_best({"r64": base, "r16": flip(0.03, 0), "r8": flip(0.5, 1)}, GROUP_OF)
+    assert (found.best, found.tied, found.worse) == ("r64", ("r64", "r16"), ("r8",))
+    assert words.describe_tie(found) == "r64 scores highest, but cannot be told from r16. It is better than r8."
+    lowest = tied_with_best({"r64": base, "r8": flip(0.5, 1)}, GROUP_OF, higher_is_better=False)
+    assert (lowest.best, lowest.worse) == ("r8", ("r64",))
+
+
+def test_the_smallest_detectable_difference_is_found_four_times_in_five():
+    a, b = cell(1), cell(2)
+    size = smallest_detectable(a, b)
+    error, df = paired(a, b).standard_error, len(IDS) - 1
+    assert size == pytest.approx(error * (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)), rel=1e-9)
+    assert smallest_detectable(a, b, comparisons=10) > size
+    rng, draws = np.random.default_rng(0), 4000
+    t = size / error + rng.standard_t(df, draws)
+    assert np.mean(np.abs(t) > stats.t.ppf(0.975, df)) == pytest.approx(0.8, abs=0.02)
+
+
+def test_components_add_up_and_name_what_they_hold():
+    rng = np.random.default_rng(1)
+    level = rng.normal(60, 10, len(IDS))
+
+    def run(shift: float) -> dict[str, float]:
+        return dict(zip(IDS, level + shift + rng.normal(0, 1, len(IDS))))
+
+    alone = components([run(0)], [0], [0], GROUP_OF)
+    assert alone.note == "test set only; one training seed" and alone.training is None
+    draws, seeds = np.repeat(range(4), 3), np.tile(range(3), 4)
+    shifts = np.repeat(rng.normal(0, 4, 4), 3) + rng.normal(0, 1, 12)
+    full = components([run(s) for s in shifts], draws, seeds, GROUP_OF)
+    assert sum(share for _, share in full.shares) == pytest.approx(1)
+    assert [name for name, _ in full.shares] == ["test set", "training", "sampling"]
+    assert full.total.standard_error**2 == pytest.approx(full.test_set**2 + full.training**2 + full.sampling**2)
+    assert full.sampling > full.training and full.total.high - full.total.low > alone.total.high - alone.total.low
+    pooled = components([run(s) for s in shifts[::3]], range(4), [0] * 4, GROUP_OF)
+    assert pooled.training is None and pooled.together > 0 and "cannot be told apart" in pooled.note
+    assert "one data sample" in components([run(0), run(1)], [0, 0], [0, 1], GROUP_OF).note
+
+
+# Bad input, in words
+
+
+def test_nan_is_refused_and_counted():
+    with pytest.raises(ValueError, match=r"values: 2 of 4 are NaN or infinite \(first at position 1\)"):
+        interval([1.0, math.nan, 2.0, math.inf])
+
+
+def test_different_items_refuse_to_be_paired_and_the_ids_are_named():
+    a, b = {"q1": 1.0, "q2": 0.0, "q3": 1.0}, {"q2": 1.0, "q3": 0.0, "q4": 1.0, "q5": 0.0}
+    with pytest.raises(ValueError, match=r"1 only in a \(q1\); 2 only in b \(q4, q5\); 2 are shared"):
+        paired(a, b)
+    with pytest.raises(ValueError, match="r8 and r16 answered different items"):
+        tied_with_best({"r8": a, "r16": b})
+
+
+@pytest.mark.parametrize(
+    "values, groups, why",
+    [
+        pytest.param([], [], "there are no items to score", id="no items"),
+        pytest.param([1.0, 2.0], ["a", "a"], "all 2 items are of one group", id="one group"),
+        pytest.param([5.0, 5.0], ["a", "b"], "every group has the same score", id="no spread"),
+    ],
+)
+def test_where_there_is_no_interval_words_say_why(values, groups, why):
+    found = interval(values, groups)
+    assert found.low is None and found.high is None and why in found.note
+    assert "no interval, because" in words.describe_interval(found)
+
+
+def test_all_right_is_not_certainly_100_percent():
+    found = interval([1.0] * 40, [f"g{i // 4}" for i in range(40)], bounds=(0, 1))
+    assert found.high == 1 and found.low == pytest.approx(stats.binomtest(10, 10).proportion_ci().low)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: interval([1.0, 2.0], ["a"]), "one group per item is needed: got 1 groups for 2 items"),
+        (lambda: interval([1.0, 2.0], weights=[1.0]), "as many weights as values"),
+        (lambda: interval([50.0], bounds=(0, 1)), "outside the bounds"),
+        (lambda: ratio_interval([1.0], [-1.0]), "1 weights or denominators are negative"),
+        (lambda: exact_paired({"a": 0.5, "b": 1.0}, {"a": 1.0, "b": 0.0}), "exact match is right or wrong"),
+        (lambda: paired({"q": 1.0}, {"q": 0.0}, {}), r"1 of 1 items have no group \(first: q\)"),
+        (lambda: components([{"q": 1.0}] * 2, [0, 0], [1, 1]), "given twice"),
+        (lambda: holm([0.5, 1.5]), "between 0 and 1"),
+    ],
+)
+def test_errors_say_what_was_wanted_and_what_came(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_exact_tests_say_when_they_are_not_valid():
+    a, b = cell(1), cell(2)
+    assert "not valid here: 174 items share 10 groups" in exact_paired(a, b, GROUP_OF).note
+    few = dict.fromkeys(IDS, "one") | dict.fromkeys(IDS[:80], "two")
+    assert "p cannot fall below 0.5" in sign_flip(a, b, few).note
+
+
+def test_identical_cells_are_equal_with_p_1():
+    found = paired(cell(1), cell(1), GROUP_OF)
+    assert (found.difference, found.p_value) == (0.0, 1.0)
+    assert exact_paired(cell(1), cell(1)).p_value == sign_flip(cell(1), cell(1)).p_value == 1.0
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    "estimate, low, high, written",
+    [
+        (71.234, 69.6, 72.8, "71.2 ± 1.6"),
+        (0.71234, 0.696, 0.728, "0.712 ± 0.016"),
+        (71.2, 55.0, 87.0, "71 ± 16"),
+        (98.9, 95.1, 99.7, "98.9 (95.1 to 99.7)"),
+        (71.234, None, None, "71.23 ± ?"),
+        (None, None, None, "undefined"),
+    ],
+)
+def test_numbers_are_written_to_two_figures_of_their_uncertainty(estimate, low, high, written):
+    assert words.plus_minus(estimate, low, high) == written
+
+
+def test_a_comparison_is_a_sentence_that_does_not_claim_equality():
+    a, b = cell(1), cell(2)
+    same = words.describe_difference(paired(a, b, GROUP_OF), "r8", "r16")
+    assert same.startswith("r8 and r16 cannot be told apart: the difference is ") and "does not show" in same
+    worse = {i: 0.0 for i in a}
+    assert words.describe_difference(paired(worse, a, GROUP_OF), "r0", "r8").startswith("r8 scores higher than r0 by 0.")
+    assert "chance of 80 %" in words.describe_detectable(3.21)
