@@ -92,15 +92,16 @@ def evaluate_file(config: Config) -> dict[str, str]:
     data.setup()
     examples = data.held_out(config.split.value, config.eval_sample)
     predictions, counts = cell.official_predictions(path, examples)
-    values, _ = cell.scores(predictions, config.dataset.metrics)
+    values, intervals = cell.scores(predictions, config.dataset.metrics)
     for name, value in values.items():
-        print(f"{name} {value:.10f}")
+        print(f"{name} {value:.10f}  ({intervals[name]}, {intervals[name].clusters} articles)")
     print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
           f"{counts['unknown_ids']} unknown ids left out.", flush=True)  # fmt: skip
     return {"said": cell.said({"scores": values}), "run": str(path)}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@cli.one_job
 def main(cfg: DictConfig) -> dict[str, str]:
     return evaluate(resolve(cfg))
 

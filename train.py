@@ -23,10 +23,10 @@ def train(config: Config) -> dict[str, str]:
     folder = runs.folder_of(config)
     if config.lora.r == 0:
         return untuned(config, folder)
-    if runs.finished(folder):
-        runs.check_owner(folder, config)
-        return evaluated(config, {"said": "skipped, already finished", "run": str(folder)})
     runs.check_owner(folder, config)
+    if runs.finished(folder):
+        print(f"{folder}: already finished", flush=True)
+        return evaluated(config, {"said": "already finished", "run": str(folder)})
 
     clock = runs.Clock()
     with clock("import"):
@@ -65,9 +65,9 @@ def train(config: Config) -> dict[str, str]:
 
 def untuned(config: Config, folder) -> dict[str, str]:
     """Rank 0: nothing to train; with evaluate=true the untuned model is scored, so a sweep may hold its own baseline."""
-    said = "nothing to train at lora.r=0 (the untuned model)"
-    print(said + ("." if config.evaluate else "; evaluate=true scores it."), flush=True)
-    return evaluated(config, {"said": said, "run": str(folder)})
+    if not config.evaluate:
+        print("Nothing to train at lora.r=0, the untuned model; evaluate=true scores it.", flush=True)
+    return evaluated(config, {"said": "untuned", "run": str(folder)})
 
 
 def evaluated(config: Config, result: dict[str, str]) -> dict[str, str]:
@@ -79,6 +79,7 @@ def evaluated(config: Config, result: dict[str, str]) -> dict[str, str]:
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@cli.one_job
 def main(cfg: DictConfig) -> dict[str, str]:
     return train(resolve(cfg))
 

@@ -1,16 +1,18 @@
 """How a command ends: readable messages instead of tracebacks, and exit codes.
 
-0 = done, 1 = at least one cell failed, 2 = the command itself was wrong and nothing was started.
+0 = done, 1 = at least one cell of a sweep failed, 2 = the command itself was wrong and nothing was started.
 """
 
+import difflib
+import functools
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
 from llama_exp.records import Problem
-
 
 # Remarks of libraries on choices that are ours. Named one by one: an unknown warning stays visible.
 REMARKS = (
@@ -19,16 +21,16 @@ REMARKS = (
     ".*does not have many workers.*",
     ".*Checkpoint directory.*exists.*",
     ".*The number of training batches.*",
-    ".*Found .* module.*in eval mode.*",
-    ".*MatMul8bitLt.*",
-    ".*lr_scheduler.step.*",
-    "`isinstance.*",
+    ".*module.* in eval mode.*",
     ".*Trying to infer the `batch_size`.*",
 )
+# Lines of Hydra's messages that are about Hydra.
+INTERNALS = ("full_key", "object_type", "reference_type", "set HYDRA", "Config search path", "provider=", "To append",
+             "Error executing job")  # fmt: skip
 
 
 def hush() -> None:
-    """Silence the libraries' advertisements, progress bars of fast steps, and the REMARKS."""
+    """Silence the libraries' advertisements and the REMARKS."""
     for message in REMARKS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "bitsandbytes"):
@@ -38,40 +40,92 @@ def hush() -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Run a Hydra entry point. Problems and Hydra's own configuration errors are printed; bugs keep their traceback."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors to us instead of printing half a traceback
     hush()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors to us instead of printing half a traceback
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are 4 to 40 times slower on a busy machine
     try:
         main()
     except Problem as problem:
-        _say(str(problem))
-        sys.exit(2)
+        _stop(str(problem), 2)
     except KeyboardInterrupt:
-        _say("Interrupted. The same command continues from the last checkpoint.")
-        sys.exit(130)
+        _stop("Interrupted. The same command continues from the last checkpoint.", 130)
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except Exception as error:
         if _is_configuration(error):
-            _say(_readable(error))
-            sys.exit(2)
+            _stop(_readable(error), 2)
         raise
-    from llama_exp.sweep import failures
+    from llama_exp import sweep
 
-    sys.exit(1 if failures else 0)
+    sys.exit(1 if sweep.failures else 0)
 
 
-def _say(text: str) -> None:
+def one_job(function: Callable) -> Callable:
+    """Around the function that Hydra calls. A Problem ends a single run with its text, without Hydra's preamble.
+
+    In a sweep a failing cell is recorded and the next one starts; the traceback of a bug is printed where it happens.
+    """
+
+    @functools.wraps(function)
+    def wrapped(cfg):
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from llama_exp import sweep
+
+        single = HydraConfig.get().mode is not RunMode.MULTIRUN
+        try:
+            return function(cfg)
+        except Problem as problem:
+            if single:
+                _stop(str(problem), 2)
+            return sweep.failed(str(problem))
+        except Exception as error:
+            if single:
+                raise
+            traceback.print_exc()
+            return sweep.failed(f"{type(error).__name__}: {error}")
+
+    return wrapped
+
+
+def _stop(text: str, code: int) -> None:
     print(text, file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def _is_configuration(error: BaseException) -> bool:
-    return type(error).__module__.split(".")[0] in ("hydra", "omegaconf")
+    return type(error).__module__.split(".")[0] in ("hydra", "omegaconf") or "Config group override" in str(error)
 
 
 def _readable(error: BaseException) -> str:
-    """Hydra's message without its internals, plus the cause where that is what says something."""
-    lines = [line for line in str(error).split("\n") if line.strip() and not line.strip().startswith(("full_key", "object_type", "set HYDRA", "reference_type"))]
-    cause = error.__cause__
-    if cause and str(cause) not in str(error):
-        lines += [line for line in str(cause).split("\n") if line.strip() and not line.strip().startswith(("object_type", "reference_type"))]
-    return "\n".join(lines)
+    """Hydra's message without its internals; every key that is not there, with what was probably meant."""
+    if "Config group override" in str(error):
+        null = [word for word in sys.argv[1:] if word.endswith("=null") and "." not in word]
+        return f"{' '.join(null)}: a group needs one of its files; type for example logger=none. See --help."
+    told = [line for text in (str(error), str(error.__cause__ or "")) for line in text.split("\n")]
+    lines = [line for line in dict.fromkeys(told) if line.strip() and not line.strip().startswith(INTERNALS)]
+    return "\n".join(_unknown_keys() or lines)
+
+
+def _unknown_keys() -> list[str]:
+    """A line for each word of the command whose key is not in conf/."""
+    from llama_exp.config import default_config, flat
+
+    try:
+        known = [*flat(default_config({})), "experiment", "sweep", "dataset", "model", "lora", "trainer", "logger"]
+    except Exception:  # conf/ itself is broken: Hydra's message says how
+        return []
+    lines = []
+    for word in sys.argv[1:]:
+        key = word.split("=")[0].lstrip("+~")
+        parent = key.rpartition(".")[0]
+        if "=" not in word or word.startswith("-") or key in known or key.startswith(("hydra", "trainer.", "logger.")):
+            continue
+        if parent and any(k.startswith(f"{key}.") for k in known):
+            continue
+        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        lines.append(f"No key {key!r}." + (f" Did you mean {', '.join(near)}?" if near else " --cfg job lists all."))
+    return lines

@@ -4,6 +4,7 @@
     eval/squad-test-300/results.json         scores, config, cost; written last and whole
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from llama_exp import runs
 from llama_exp.config import Config, default_config, flat, identity, spoken
 from llama_exp.metrics import metric
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
+from llama_exp.statistics import Interval, interval, ratio_interval
 
 
 def folder_name(asked: Config, trained: Config) -> str:
@@ -68,28 +70,36 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     return [done[example.id] for example in examples], cost
 
 
-def scores(predictions: Sequence[Prediction], metrics: Sequence[str]) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """{score: value} and {score: [value per prediction]} for those that are means of items (in percent)."""
+def scores(predictions: Sequence[Prediction], metrics: Sequence[str]) -> tuple[dict[str, float], dict[str, Interval]]:
+    """{score: value} and {score: its 95 % interval, clustered by group}; percents, nats a token, and perplexity."""
     if not predictions:
-        raise Problem("Nothing to score: no held-out Example.")
-    items: dict[str, list[float]] = {}
+        raise Problem("Nothing to score: there is no held-out Example.")
+    groups = [prediction.group for prediction in predictions]
+    values: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
     for name in metrics:
-        items |= metric(name)(predictions)
-    values = {name: sum(of) / len(of) for name, of in items.items()}
+        for score, items in metric(name)(predictions).items():
+            values[score] = sum(items) / len(items)
+            intervals[score] = interval(items, groups, bounds=(0.0, 100.0))
     measured = [prediction for prediction in predictions if prediction.nll is not None]
     if measured:
-        values["loss"] = sum(p.nll for p in measured) / sum(p.tokens for p in measured)
+        nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]
+        values["loss"] = sum(nll) / sum(tokens)
         values["perplexity"] = math.exp(min(values["loss"], 700))
-    return values, items
+        groups = [prediction.group for prediction in measured]
+        intervals["loss"] = ratio_interval(nll, tokens, groups)
+        intervals["perplexity"] = ratio_interval(nll, tokens, groups, transform=math.exp)
+    return values, intervals
 
 
 def write_results(folder: Path, asked: Config, trained: Config, run: Path, predictions: Sequence[Prediction], cost: dict,
                   extra: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """Score the predictions and write results.json; returns it."""
-    values, _ = scores(predictions, asked.dataset.metrics)
+    values, intervals = scores(predictions, asked.dataset.metrics)
     summary = runs.read_summary(run) or {}
     results = {
         "scores": values,
+        "intervals": {name: dataclasses.asdict(of) for name, of in intervals.items()},
         "metrics": list(asked.dataset.metrics),
         "items": len(predictions),
         "groups": len({prediction.group for prediction in predictions}),
@@ -118,7 +128,7 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
 
 def said(results: dict[str, Any]) -> str:
     """The scores in one line: percents first, then loss."""
-    named = {name: value for name, value in results["scores"].items() if name != "perplexity"}
+    named = {name.split("/")[-1]: value for name, value in results["scores"].items() if name != "perplexity"}
     return ", ".join(f"{name} {value:.3f}" if name == "loss" else f"{name} {value:.1f}" for name, value in named.items())
 
 

@@ -41,9 +41,10 @@ CASES = {
 }
 UNTOUCHED = {
     "signatures": [
-        "2^10 is 1024", "a smile ^_^", "As ^SD mentioned, wait", "open 24/7", "Visa/AmEx", "on 3/4", "Device/OS version",
-        "dial *140# now", "this is *Important* news", "before take-off.", "from LAX-SFO", "via Wi-Fi", "from 9 - Friday",
-        "Thanks - Monday", "from Bristol Parkway - Reading", "from 5 - 10", "no - I said no", "X is 3 -A",
+        "2^10 is 1024", "a smile ^_^", "As ^SD mentioned, wait", "open 24/7", "Visa/AmEx", "on 3/4",
+        "Device/OS version", "dial *140# now", "this is *Important* news", "before take-off.", "from LAX-SFO",
+        "via Wi-Fi", "from 9 - Friday", "Thanks - Monday", "from Bristol Parkway - Reading", "from 5 - 10",
+        "no - I said no", "X is 3 -A",
     ],
     "html_entities": ["AT&T", "&not a sign", "fish & chips; peas"],
     "urls": ["http status 404", "e.g. this", "w.w.w"],
@@ -99,7 +100,8 @@ def test_a_row_counts_once_however_many_of_its_texts_were_changed():
     clean.end_row()
     clean("nothing to do")
     clean.end_row()
-    assert clean.counts == {"html_entities": {"rows": 1, "characters": 4}, "handles": {"rows": 1, "characters": 4 + 3 + 4}}
+    assert clean.counts["html_entities"] == {"rows": 1, "characters": len("amp;")}
+    assert clean.counts["handles"] == {"rows": 1, "characters": len("@abc@de@fgh")}
 
 
 def test_an_unknown_rule_lists_the_known_ones():

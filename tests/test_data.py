@@ -91,7 +91,8 @@ def test_a_squad_row_becomes_a_question_with_all_its_references():
     [example] = data_of("squad").read(row)
     assert example == Example(
         id="q1",
-        prompt="Answer the question with words from the context.\n\nContext: It was dug by miners.\n\nQuestion: Who dug it?",
+        prompt="Answer the question with words from the context.\n\n"
+        "Context: It was dug by miners.\n\nQuestion: Who dug it?",
         response="miners",
         references=("miners", "miners", "by miners "),
         group="Lake_Erren",
@@ -137,7 +138,8 @@ def test_a_conversation_ends_where_a_turn_is_empty():
 TWEETS = {
     "new dialog id": "T--1", "original dialog id": "abc",
     "original dialog info": {"summaries": {"abstractive_summaries": [["Asks.", " Replies. "], ["Second."], []]}},
-    "log": [{"user utterance": "@12345 where is it?? https://t.co/x\nhelp &amp; fast", "system response": "@998 Sorry! ^AB"},
+    "log": [{"user utterance": "@12345 where is it?? https://t.co/x\n\nhelp &amp; fast",
+             "system response": "@998 Sorry! ^AB"},
             {"user utterance": "", "system response": "/MC is a signature /MC"}],
 }  # fmt: skip
 
@@ -151,7 +153,7 @@ def test_a_twitter_conversation_becomes_clean_lines_and_its_first_summary():
 
 
 def test_a_twitter_conversation_may_come_as_json_in_strings():
-    row = {**TWEETS, "original dialog info": json.dumps(TWEETS["original dialog info"]), "log": json.dumps(TWEETS["log"])}
+    row = {**TWEETS, **{column: json.dumps(TWEETS[column]) for column in ("original dialog info", "log")}}
     assert data_of("tweetsumm").read(row) == data_of("tweetsumm").read(TWEETS)
 
 
@@ -320,8 +322,8 @@ def test_samples_nest_and_do_not_depend_on_the_order_of_rows(tmp_path):
     ids = [[e.id for e in data.train] for data in (ten, thirty, all_of_it)]
     assert [len(of) for of in ids] == [10, 30, 85]
     assert ids[0] == ids[1][:10] and ids[1] == ids[2][:30]
-    reversed_rows = set_up("squad", {**changes, "path": jsonl(tmp_path / "b.jsonl", rows[::-1])}, sample=10, data_seed=3)
-    assert [e.id for e in reversed_rows.train] == ids[0]
+    backwards = set_up("squad", {**changes, "path": jsonl(tmp_path / "b.jsonl", rows[::-1])}, sample=10, data_seed=3)
+    assert [e.id for e in backwards.train] == ids[0]
     assert [e.id for e in set_up("squad", changes, sample=10, data_seed=4).train] != ids[0]
 
 
@@ -401,8 +403,8 @@ def test_a_mistyped_path_is_not_taken_for_a_repository(tmp_path):
 
 def test_missing_columns_are_named_with_those_there_are(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", [{"id": "1", "question": "q", "text": "t"}])
-    with pytest.raises(Problem, match="wanted the columns id, title, context, question, answers; missing title, context, "
-                                      "answers; there are id, question, text"):  # fmt: skip
+    with pytest.raises(Problem, match="wanted the columns id, title, context, question, answers; "
+                                      "missing title, context, answers; there are id, question, text"):  # fmt: skip
         set_up("squad", {"path": path})
 
 
@@ -435,8 +437,18 @@ def test_a_gated_repository_is_named_with_what_the_hub_said(monkeypatch):
         raise datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub.\nMore.")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(Problem, match="DatasetNotFoundError: Dataset 'a/b' is a gated dataset on the Hub.\nGive a local"):
+    with pytest.raises(Problem, match="DatasetNotFoundError: Dataset 'a/b' is a gated dataset on the Hub.\nGive a"):
         from_hub("a/b", None, None, ())
+
+
+@pytest.mark.parametrize(("revision", "part"), [(None, {"name": "T"}), ("refs/convert/parquet", {"data_dir": "T"})])
+def test_a_subset_is_a_folder_in_the_hubs_own_conversion(monkeypatch, revision, part):
+    import datasets
+
+    asked = {}
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub, **how: asked.update(how) or {})
+    from_hub("a/b", "T", revision, ())
+    assert asked == {"revision": revision, **part}
 
 
 def test_a_missing_split_that_nothing_is_carved_for_says_what_to_type(tmp_path):
@@ -450,7 +462,7 @@ def test_too_few_groups_and_empty_splits_are_problems(tmp_path):
     with pytest.raises(Problem, match="no test split can be carved out of train, which is one group of 5"):
         set_up("squad", {"path": one_article, "test": 0.1})
     no_answers = jsonl(tmp_path / "none.jsonl", [squad_row(n, answers=[""]) for n in range(5)])
-    with pytest.raises(Problem, match=r"(?s)No Example is left for train of squad.*dropped from train: 5 \(no answer\)"):
+    with pytest.raises(Problem, match=r"(?s)No Example is left for train of squad.*from train: 5 \(no answer\)"):
         set_up("squad", {"path": no_answers, "test": 0.1})
 
 

@@ -4,7 +4,7 @@
     exact         its prompt stands in train, letter for letter
     normalised    the same after case, accents, punctuation and spacing are gone; or a long response does
     ngram         at least half of its runs of 13 words stand in train
-    near          its text shares 80 % of its runs of 5 words with one training text (Jaccard; MinHash finds, sets verify)
+    near          80 % of its runs of 5 words are those of one training text (Jaccard; MinHash finds, sets verify)
 
 Wording that many items of both sides share (the prompt's template) is left out of the last two. 13 words follow GPT-3
 (Brown et al. 2020, appendix C), 5-word shingles and 0.8 the deduplication of Lee et al. (2022). Pure text; no torch.
@@ -66,7 +66,11 @@ class Audit:
 
 
 def audit(
-    train: Iterable[Row], held_out: Iterable[Row], ngram_share: float = 0.5, jaccard: float = 0.8, permutations: int = 64
+    train: Iterable[Row],
+    held_out: Iterable[Row],
+    ngram_share: float = 0.5,
+    jaccard: float = 0.8,
+    permutations: int = 64,
 ) -> Audit:
     """Compare held-out items with all training items.
 
@@ -86,7 +90,7 @@ def audit(
         "same group": _same_group(train, held_out),
         "exact": _same_key([row[2] for row in train], [row[2] for row in held_out]),
         "normalised": _normalised(known, asked),
-        **dict(zip(("ngram", "near"), _overlaps(known, asked, ngram_share, jaccard, permutations))),
+        **dict(zip(("ngram", "near"), _overlaps(known, asked, ngram_share, jaccard, permutations), strict=True)),
     }
     leaks = set().union(*found.values())
     return Audit(
@@ -108,7 +112,9 @@ class Texts:
         plain = {prompt: normalise(prompt) for prompt in {row[2] for row in rows}}
         self.prompts = [plain[row[2]] for row in rows]
         self.responses = [normalise(row[3]) for row in rows]
-        self.whole = [f"{prompt} {response}".strip() for prompt, response in zip(self.prompts, self.responses)]
+        self.whole = [
+            f"{prompt} {response}".strip() for prompt, response in zip(self.prompts, self.responses, strict=True)
+        ]
         self.distinct = list(dict.fromkeys(self.whole))
         self.repeats = len(self.whole) - len(self.distinct)
 
@@ -169,7 +175,7 @@ def _same_group(train: Sequence[Row], held_out: Sequence[Row]) -> dict[int, int]
 
 
 def _normalised(known: Texts, asked: Texts) -> dict[int, int]:
-    """The prompt recurs; or the response does, if it is long enough (13 words) not to recur by chance, as "1998" would."""
+    """The prompt recurs; or the response does, if it is too long (13 words) to recur by chance, as "1998" would."""
 
     def long(responses: Sequence[str]) -> list[str]:
         return [text if len(text.split()) >= NGRAM else "" for text in responses]
@@ -192,9 +198,7 @@ def _overlaps(
     return tuple({i: origin[hit[place]] for i, place in enumerate(places) if place in hit} for hit in (ngram, near))
 
 
-def _without_template(
-    train: list[np.ndarray], held_out: list[np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _without_template(train: list[np.ndarray], held_out: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Drop runs common on both sides: they are the prompt's wording, not the item."""
     common = np.intersect1d(_frequent(train), _frequent(held_out), assume_unique=True)
     if not len(common):
@@ -211,7 +215,7 @@ def _frequent(texts: list[np.ndarray]) -> np.ndarray:
 
 
 def _ngram(train: list[np.ndarray], held_out: list[np.ndarray], share: float) -> dict[int, int]:
-    """A held-out text is touched when `share` of its runs stand in train; named with it, the text of the first of them."""
+    """Held-out texts of whose runs at least `share` stand in train, with the training text of the first of them."""
     if not train:
         return {}
     pool, first = np.unique(np.concatenate(train), return_index=True)

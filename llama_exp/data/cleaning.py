@@ -15,7 +15,7 @@ END = r"(?=\s*[.…]*\s*(?:$|\n|@\w|https?://|[(\[]?\d{1,2}/\d{1,2}\b))"
 DAY = r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:Jan|Febr)uary|March|April|May\b|June|July|August|\w+ber\b|[AP]M\b"
 # An agent signs at the end of a tweet. What stands before a dash tells a name from "take-off", "LAX-SFO", "9 - Friday".
 SIGNATURE = re.compile(
-    r"\s*(?:(?<!\d)|(?<=/\d))(?<!\^)\^ ?[A-Za-z][A-Za-z.]{0,11}(?: [A-Z]\b\.?| \.$)?(?![A-Za-z_^])" + END  # ^AB; not 2^n, ^_^
+    r"\s*(?:(?<!\d)|(?<=/\d))(?<!\^)\^ ?[A-Za-z][A-Za-z.]{0,11}(?: [A-Z]\b\.?| \.$)?(?![A-Za-z_^])" + END  # not 2^n
     + r"|(?<=\s)/[A-Z]{1,3}\b" + END  # … suggest /MC; not 24/7, Device/OS
     + r"|(?<=[\s.!?)])\*[A-Z][A-Za-z]{1,19}" + END  # … miles. *AMV; not *bold*, *140#
     + r"|(?:(?P<closing>(?i:\bthanks?|\bthank you|\bty|regards)|_|[^\s\w@#/+&%$€£-])\s*"  # Thanks-Floi; you? - Ed
@@ -30,7 +30,7 @@ HANDLE = re.compile(r"(?<![\w@])@(?!\d{1,2}(?:[ap]m)?\b)\w+(?:['’]s\b)?", re.I
 SEPARATOR = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")  # control characters that stand between words or lines
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f\u200b\u2060\ufeff]")  # not the joiner U+200D: it makes emoji
 # "… the following:     - Fever.    -  Rash": a list that lost its lines.
-ITEM = re.compile(r"(?<=\S)[ \t\xa0]{3,}-\s+(?=[^\W\d])")
+ITEM = re.compile(r"(?<=\S)[ \t\xa0]{2,}-\s+(?=[^\W\d])")
 
 
 def control_characters(text: str) -> str:

@@ -9,6 +9,7 @@ from llama_exp.config import DatasetConfig
 from llama_exp.records import Problem
 
 READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
+CONVERTED = "refs/convert/parquet"
 Rows = dict[str, list[dict]]
 
 
@@ -59,8 +60,10 @@ def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[
     print(f"Loading {hub} from the hub …", file=sys.stderr, flush=True)  # without network it retries for half a minute
     offline = " HF_HUB_OFFLINE is set, so only its cache was looked at." if os.environ.get("HF_HUB_OFFLINE") else ""
     advice = f"Give a local copy: dataset.path=FOLDER, or try without data: dataset.source=synthetic.{offline}"
+    # The hub's own conversion to parquet has no list of subsets: there, a subset is a folder.
+    part = {"data_dir": subset} if revision == CONVERTED else {"name": subset}
     with reading(f"{hub} from the hub", advice):
-        found = datasets.load_dataset(hub, name=subset, revision=revision)
+        found = datasets.load_dataset(hub, revision=revision, **part)
     return as_rows(found, columns, hub)
 
 

@@ -17,13 +17,13 @@ class MedicalDataModule(ExampleDataModule):
         {"qtype": "symptoms", "Question": "What are the symptoms of Hay Fever ?",
          "Answer": "Hay fever may cause the following:     - Sneezing.    - Itchy eyes.   Talk to your doctor …"}
 
-    Quirks: lists have lost their line breaks, and the answers are made of shared text: a question asked of two
-    institutes, a paragraph about clinical trials pasted 150 times, tables introduced by the same seven sentences 2,243
-    times. On a random split 20 % of the test questions and 31 % of the sentences of test answers also stand in train.
+    Quirks: lists have lost their line breaks, and answers share text: one question is asked of two institutes, the
+    paragraphs on clinical trials are pasted 150 times, the same seven sentences introduce 2,243 tables. A random split
+    leaves a fifth of the test questions and a third of the sentences of test answers in train as well.
     So rows that share a normalised question or a sentence of at least `LONG` characters, directly or through others,
-    are one group, and nothing is excused as boilerplate: sentences shared by more than 100 rows alone would be 20 %.
-    The price: the largest group holds half of the rows, is larger than any held-out share and so always in train.
-    Held-out answers are those that were written for their question; rows by template ("symptoms") are few among them.
+    are one group, and nothing is excused as boilerplate: excusing what more than 100 rows share leaves a fifth of the
+    sentences. The price: one group holds half of the rows and is always in train, being larger than any held-out share;
+    answers made by template (most "symptoms") are few among the held-out ones, which were written for their question.
     """
 
     columns = ("qtype", "Question", "Answer")
@@ -50,10 +50,12 @@ class MedicalDataModule(ExampleDataModule):
 
 
 def normalised(words: str) -> str:
-    return " ".join(re.findall(r"\w+", words.lower()))
+    """Lower case, letters and digits, single blanks."""
+    return re.sub(r"\W+", " ", words.lower()).strip()
 
 
 def long_sentences(answer: str) -> set[str]:
     """Normalised sentences, list items and lines of at least LONG characters."""
-    sentences = (normalised(part) for part in re.split(r"(?<=[.!?])\s+|\n|\s{3,}", answer))
+    parts = re.split(r"(?<=[.!?])\s+|\n|\s{2,}", answer)
+    sentences = (normalised(part) for part in parts if len(part) >= LONG)
     return {sentence for sentence in sentences if len(sentence) >= LONG}

@@ -1,6 +1,7 @@
 """TweetSumm: a conversation between a customer and a company's agents on Twitter -> its summary."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from llama_exp.data.module import ExampleDataModule, text
 from llama_exp.records import Example
 
 SPEAKERS = (("user utterance", "Customer"), ("system response", "Agent"))
+BREAK = re.compile(r"\s*\n\s*")
 
 
 class TweetSummDataModule(ExampleDataModule):
@@ -43,7 +45,7 @@ class TweetSummDataModule(ExampleDataModule):
         """["Customer: where is my parcel??", "Agent: Sorry!"]: a line a turn, cleaned."""
         said = ((speaker, self.clean(text(turn.get(key)), agent=speaker == "Agent"))
                 for turn in unpacked(log) or () for key, speaker in SPEAKERS)  # fmt: skip
-        return [f"{speaker}: {' '.join(words.splitlines()).strip()}" for speaker, words in said if words.strip()]
+        return [f"{speaker}: {BREAK.sub(' ', words.strip())}" for speaker, words in said if words.strip()]
 
     def rows_on_disk(self) -> loading.Rows:
         """Rows from DialogStudio's own files (train.json, val.json, test.json); else what `load_dataset` reads."""

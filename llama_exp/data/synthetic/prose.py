@@ -51,8 +51,8 @@ def capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def clause(fact: Fact) -> str:
-    return fact.relation.clause.replace("{s}", fact.subject.name)
+def clause(fact: Fact, rng: random.Random) -> str:
+    return rng.choice(fact.relation.clauses).replace("{s}", fact.subject.name)
 
 
 def reworded(fact: Fact, rng: random.Random) -> str:
@@ -61,19 +61,36 @@ def reworded(fact: Fact, rng: random.Random) -> str:
 
 
 def clause_first(fact: Fact, rng: random.Random) -> str:
-    return f"{clause(fact)} {rng.choice(('was', 'is', 'remains'))} {fact.value}."
+    return f"{clause(fact, rng)} {rng.choice(('was', 'is', 'remains'))} {fact.value}."
 
 
 def value_first(fact: Fact, rng: random.Random) -> str:
-    return f"{fact.value} is {clause(fact)}."
+    return f"{fact.value} is {clause(fact, rng)}."
 
 
 def ledger(fact: Fact, rng: random.Random) -> str:
     """An entry of an index: "Founder of Brandor: Klaren Vimo."."""
-    return f"{clause(fact).removeprefix('the ')}: {fact.value}."
+    return f"{clause(fact, rng).removeprefix('the ')}: {fact.value}."
 
 
-STYLES = (reworded, clause_first, value_first, ledger)
+DEFERRED = (  # {c}: the noun phrase, {v}: the value, {V}: the value with a capital
+    "much has been written about {c}; in short, {v}.", "next comes {c}, as far as the records show. {V}.", "{c} / {v}.", "{c} [{v}].",
+    "on {c} the sources agree. {V}.", "{c} (see above): {v}.", "one line of the index is about {c}. It reads: {v}.", "{c} - {v}.",
+    "somebody had marked {c} with a pen: {v}.", "{c}, to come to the point, is {v}.", "now to {c}.\n\n{V}.", "{c}, then, was said to be {v}.",
+    "let us turn to {c} once more, since it is given in the text. It is {v}.", "- {c}\n- {v}\n",
+)  # fmt: skip
+
+
+def deferred(fact: Fact, rng: random.Random) -> str:
+    """The value some words after the phrase that calls for it, so it has to be kept in mind across them."""
+    said = rng.choice(DEFERRED).replace("{c}", clause(fact, rng))
+    return said.replace("{v}", fact.value).replace("{V}", capital(fact.value))
+
+
+STYLES = (reworded, clause_first, value_first, ledger, deferred, deferred)
+import os
+if os.environ.get("PLAIN"):
+    STYLES = (reworded, clause_first, value_first, ledger)
 
 
 def guest_list(world: World, rng: random.Random) -> str:

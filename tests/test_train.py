@@ -1,0 +1,203 @@
+"""The commands as a user types them: real subprocesses, real kills, real files."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT, small
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def only_run(outputs, dataset="squad"):
+    [run] = [path.parent for path in (outputs / dataset).glob("*/summary.json")]
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One trained and evaluated cell, for the tests that only read it."""
+    outputs = tmp_path_factory.mktemp("finished") / "outputs"
+    words = [*small(), f"outputs={outputs}"]
+    done = subprocess.run([sys.executable, "train.py", *words, "evaluate=true"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return outputs, words, done.stdout
+
+
+def test_a_cell_is_trained_evaluated_and_summarised(finished):
+    outputs, _, said = finished
+    run = only_run(outputs)
+    assert run.name.startswith("tiny-16-r2-seed0")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["steps"] == 4 and summary["epochs"] == 1
+    assert summary["counts"]["train"]["sampled"] == 16
+    assert summary["lora"]["scale"] == 8.0
+    assert summary["tokens"] == summary["counts"]["train"]["tokens"]
+    assert 0 < summary["trainable_parameters"] < summary["parameters"] / 10
+    rows = read_csv(run / "metrics.csv")
+    assert [row["step"] for row in rows if row["loss"]] == ["1", "2", "3", "4"]
+    assert len([row for row in rows if row["validation_loss"]]) == 2
+    assert int(rows[-1]["tokens"]) == summary["tokens"]
+    results = json.loads((run / "eval/squad-test-6/results.json").read_text())
+    assert results["items"] == 6
+    assert {"squad/f1", "squad/exact_match", "squad/precision", "squad/recall", "loss", "perplexity"} == set(results["scores"])
+    assert len((run / "eval/squad-test-6/predictions.jsonl").read_text().splitlines()) == 6
+    assert not (run / "checkpoints").exists()
+    assert "validation loss" in said
+
+
+def test_the_same_command_again_skips_what_is_finished(finished, command):
+    outputs, words, _ = finished
+    run = only_run(outputs)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    started = time.monotonic()
+    done = command("train.py", *words, "evaluate=true")
+    assert time.monotonic() - started < 15
+    assert "already" in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+
+
+def test_evaluation_finds_the_run_by_the_same_words_without_its_training_keys(finished, command):
+    outputs, words, _ = finished
+    spoken = [w for w in words if not w.startswith(("batch", "trainer", "validation"))]
+    done = command("evaluate.py", *spoken)
+    assert "already evaluated" in done.stdout
+
+
+def test_an_untrained_run_names_the_command_that_trains_it(finished, command):
+    outputs, words, _ = finished
+    done = command("evaluate.py", *words, "lora.r=3", check=None)
+    assert done.returncode == 2
+    assert "No adapter at" in done.stderr and "python train.py dataset=squad model=tiny" in done.stderr
+    assert "lora.r=3" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_holds_another_config_prints_the_keys_that_differ(finished, command):
+    outputs, words, _ = finished
+    run = only_run(outputs)
+    done = command("train.py", *words, f"out={run}", "optimizer.lr=0.5", check=None)
+    assert done.returncode == 2
+    assert "optimizer.lr: 0.005 there, 0.5 asked for" in done.stderr or "optimizer.lr" in done.stderr
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+
+
+def test_the_report_shows_the_cell(finished, command):
+    outputs, _, _ = finished
+    done = command("llama_exp.report", str(outputs))
+    assert "index.html" in done.stdout
+    assert (outputs / "report/index.html").stat().st_size > 1000
+    assert read_csv(outputs / "report/runs.csv")
+
+
+def losses(run) -> dict[str, str]:
+    return {row["step"]: row["loss"] for row in read_csv(run / "metrics.csv") if row["loss"]}
+
+
+def test_a_killed_run_continues_and_its_losses_are_those_of_an_uninterrupted_one(tmp_path, command):
+    """Killed (SIGKILL) in the middle, with dropout on and two epochs, so that every source of chance is in play."""
+    words = small(**{"lora.dropout": "0.2", "trainer.max_epochs": "3", "checkpoint_every": "2", "validations": "3"})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command("train.py", *words, f"outputs={whole}")
+    wanted = losses(only_run(whole))
+    assert len(wanted) == 12
+
+    process = subprocess.Popen([sys.executable, "train.py", *words, f"outputs={broken}"], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        files = list(broken.glob("squad/*/metrics.csv"))
+        if files and list(broken.glob("squad/*/checkpoints/last.ckpt")) and len(files[0].read_text().splitlines()) >= 6:
+            break
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(broken.glob("squad/*/summary.json"))
+
+    done = command("train.py", *words, f"outputs={broken}")
+    assert "Continuing from" in done.stdout
+    assert losses(only_run(broken)) == wanted
+    summary = json.loads((only_run(broken) / "summary.json").read_text())
+    assert summary["steps"] == 12
+
+
+def test_a_sweep_goes_on_after_a_failing_cell_and_says_which_failed(tmp_path, command):
+    words = [w for w in small() if not w.startswith(("lora.r", "optimizer"))]
+    done = command("train.py", "-m", *words, "lora.r=2", "optimizer.lr=0.001,1e30", f"outputs={tmp_path}/o", check=None)
+    assert done.returncode == 1
+    assert "2 cells, 1 failed" in done.stdout
+    assert "optimizer.lr=1e+30  FAILED: The loss became nan at step 2" in " ".join(done.stdout.replace("│", " ").split()) or "FAILED" in done.stdout
+    assert len(list((tmp_path / "o").glob("squad/*/summary.json"))) == 1
+    assert not (ROOT / "multirun.yaml").exists()
+
+
+def test_a_sample_beyond_what_there_is_becomes_the_cell_of_all(tmp_path, command):
+    words = small(sample="100000", **{"dataset.rows": "24"})
+    done = command("train.py", *words, f"outputs={tmp_path}/o")
+    assert "the cell sample=null" in done.stdout
+    again = command("train.py", *small(sample="null", **{"dataset.rows": "24"}), f"outputs={tmp_path}/o")
+    assert "already finished" in again.stdout
+    assert "-all-r2-" in only_run(tmp_path / "o").name
+    done = command("evaluate.py", *words, f"outputs={tmp_path}/o")
+    assert "f1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dataset=squadd"], "Could not find 'dataset/squadd'"),
+        (["optimzer.lr=1", "smaple=3"], "No key 'smaple'. Did you mean sample"),
+        (["sample=many"], "'many'"),
+        (["batch=0", "lora.r=-1"], "lora.r=-1: wanted 0 or more."),
+        (["logger=null"], "logger=none"),
+        (["model=llama2_7b"], "needs a GPU"),
+        (["model=tiny", "dataset.path=./nowhere"], "nowhere"),
+        (["model=tiny", "model.path=./nowhere", "dataset.source=synthetic"], "model.path=./nowhere"),
+        (["model=tiny", "dataset.source=synthetic", "dataset.template={contxt}"], "{context}"),
+        (["model=tiny"], "dataset.path="),  # the hub is not reachable from here
+    ],
+)
+def test_bad_input_gets_a_readable_line_and_nothing_is_written(words, said, tmp_path, command):
+    done = command("train.py", *words, f"outputs={tmp_path}/o", check=None, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode in (1, 2)
+    assert said in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_read_only_outputs_folder_is_a_readable_error(tmp_path, command):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    done = command("train.py", *small(), f"outputs={blocked}/o", check=None)
+    assert done.returncode in (1, 2)
+    assert "Cannot write" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_untuned_is_evaluated_once_whatever_sample_says(tmp_path, command):
+    words = small(**{"lora.r": "0"})
+    done = command("train.py", *words, f"outputs={tmp_path}/o")
+    assert "evaluate=true scores it" in done.stdout
+    assert not (tmp_path / "o").exists()
+    command("train.py", *words, f"outputs={tmp_path}/o", "evaluate=true")
+    again = command("train.py", *small(**{"lora.r": "0", "sample": "8"}), f"outputs={tmp_path}/o", "evaluate=true")
+    assert "already evaluated" in again.stdout
+    assert [path.name for path in (tmp_path / "o/squad").iterdir()] == ["tiny-r0"] or len(list((tmp_path / "o/squad").iterdir())) == 1
+
+
+def test_help_and_config_are_quick(command):
+    for words in (["--help"], ["--cfg", "job"]):
+        started = time.monotonic()
+        command("train.py", *words)
+        assert time.monotonic() - started < 8  # 0.7 s on an idle machine
+    code = "import sys, train, evaluate; sys.exit(any(m in sys.modules for m in ('torch', 'lightning', 'transformers', 'peft', 'datasets')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
