@@ -233,7 +233,7 @@ def identity(config: Config, everything: bool = False) -> dict[str, Any]:
 def run_folder(config: Config, defaults: Config) -> Path:
     """The cell's folder: `outputs/squad/tiny-1000-r8-seed0`, and whatever else differs from the defaults.
 
-    `defaults` is the same choice of dataset, model and lora without any override (see `default_config`).
+    `defaults` is the same choice of dataset and model without any override (see `default_config`).
     Dashes, not "=" or ",": a name can be typed back as an override.
     """
     if config.out:

@@ -60,8 +60,7 @@ def check_hardware(config: Config) -> None:
 
 def folder_of(config: Config) -> Path:
     """Where a run of this config lies."""
-    choices = {"dataset": config.dataset.name, "model": config.model.name, "lora": config.lora.targets.value}
-    return run_folder(config, default_config(choices))
+    return run_folder(config, default_config({"dataset": config.dataset.name, "model": config.model.name}))
 
 
 def check_owner(folder: Path, config: Config) -> None:

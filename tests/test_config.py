@@ -1,0 +1,110 @@
+"""Every YAML choice composes, and a run's name says what it is: no two cells share a folder."""
+
+import dataclasses
+import itertools
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from llama_exp.config import CONF, Config, Scaling, default_config, flat, identity, register, resolve, run_folder
+from llama_exp.data import DATASETS
+from llama_exp.metrics import METRICS
+from llama_exp.records import Problem
+from llama_exp.runs import folder_of
+
+GROUPS = ("dataset", "model", "lora", "trainer", "logger", "experiment", "sweep")
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+def composed(*overrides: str) -> Config:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return resolve(compose("config", list(overrides)))
+
+
+def test_there_are_choices_in_every_group():
+    assert {group for group, _ in CHOICES} == set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_shipped_yaml_composes_to_the_types(group, choice):
+    config = composed(f"{group}={choice}")
+    assert isinstance(config, Config)
+    if group in ("dataset", "model"):
+        assert getattr(config, group).name == choice, "a run is named by its choice"
+    if group == "dataset":
+        assert choice in DATASETS
+        assert set(config.dataset.metrics) <= set(METRICS)
+
+
+def test_a_config_comes_back_from_its_file_as_it_was(tmp_path):
+    config = composed("model=tiny", "lora.scaling=constant", "sample=10", "logger=wandb")
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
+    back = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(tmp_path / "config.yaml")))
+    assert back == config
+    assert back.lora.scaling is Scaling.constant
+
+
+def test_several_problems_come_in_one_message():
+    with pytest.raises(Problem) as caught:
+        composed("batch=0", "lora.r=-1", "dataset.validation=0.7", "optimizer.lr=0", "batch=16", "micro_batch=5")
+    assert len(str(caught.value).split("\n")) == 4
+
+
+def name(*overrides: str) -> str:
+    return folder_of(composed("model=tiny", *overrides)).name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "tiny-all-r16-seed0"),
+        (["sample=1000", "lora.r=8"], "tiny-1000-r8-seed0"),
+        (["seed=3", "data_seed=2"], "tiny-all-r16-seed3-data_seed2"),
+        (["lora=attention"], "tiny-all-r16-seed0-targetsattention"),
+        (["optimizer.lr=0.001"], "tiny-all-r16-seed0-lr0.001"),
+        (["dataset.source=synthetic"], "tiny-all-r16-seed0-synthetic"),
+        (["lora.r=0", "sample=10", "optimizer.lr=0.1"], "tiny-r0"),
+        (["trainer=cpu", "eval_sample=3", "logger=wandb", "micro_batch=4"], "tiny-all-r16-seed0"),
+        (["trainer.max_epochs=5"], "tiny-all-r16-seed0-max_epochs5"),
+    ],
+)
+def test_a_run_is_named_by_what_it_is(overrides, expected):
+    assert name(*overrides) == expected
+
+
+def test_no_two_cells_share_a_folder():
+    grid = {
+        "sample": ["null", "10", "100"], "lora.r": ["1", "16"], "lora": ["all", "attention"], "lora.alpha": ["16", "32"],
+        "seed": ["0", "1"], "data_seed": ["0", "1"], "optimizer.lr": ["0.005", "0.00051", "0.00052"],
+        "dataset.path": ["null", "a/data", "b/data"], "model.quantisation": ["nf4", "none"],
+        "dataset.template": ["'{context} {question}'", "'{context}: {question}'"],
+    }  # fmt: skip
+    base = composed("model=tiny")
+    assert base
+    seen = {}
+    for (first, values), (second, others) in itertools.combinations(grid.items(), 2):
+        for a, b in itertools.product(values, others):
+            config = composed("model=tiny", f"{first}={a}", f"{second}={b}")
+            folder, key = folder_of(config), str(sorted(identity(config).items(), key=str))
+            assert seen.setdefault(folder, key) == key, (folder, first, a, second, b)
+            assert "=" not in str(folder) and "," not in str(folder)
+            assert len(folder.name) < 200
+    assert len(seen) > 50
+
+
+def test_every_key_is_either_identity_or_named_as_not():
+    """A new key that nobody thought about becomes part of the identity: safe, and this test says so."""
+    config = composed("model=tiny")
+    left_out = flat(config).keys() - identity(config).keys()
+    assert "optimizer.lr" in identity(config) and "max_length" in identity(config)
+    assert {"outputs", "eval_sample", "micro_batch", "trainer.devices"} <= left_out
+
+
+def test_defaults_are_composed_inside_a_hydra_run_too():
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compose("config", ["sample=3"])
+        assert default_config({"model": "tiny"}).sample is None
+    assert run_folder(dataclasses.replace(composed(), out="x/y"), composed()).as_posix() == "x/y"
