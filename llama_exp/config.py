@@ -7,7 +7,9 @@ A *cell* is one fine-tuned adapter. Its identity is every key that can change it
 identity, so evaluation finds training without timestamps and a repeated command finds its own earlier work.
 """
 
+import copy
 import dataclasses
+import functools
 import hashlib
 import re
 from dataclasses import dataclass
@@ -261,10 +263,15 @@ def spoken(key: str, value: Any) -> str:
 
 def default_config(choices: dict[str, str]) -> Config:
     """Compose conf/ with the given group choices and no other override. Works inside and outside of a Hydra run."""
+    return copy.deepcopy(_composed(tuple(f"{group}={choice}" for group, choice in choices.items())))
+
+
+@functools.lru_cache
+def _composed(words: tuple[str, ...]) -> Config:
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    overrides = [f"{group}={choice}" for group, choice in choices.items()]
+    overrides = list(words)
     register()
     if GlobalHydra.instance().is_initialized():
         return OmegaConf.to_object(compose("config", overrides))

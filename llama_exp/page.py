@@ -3,21 +3,29 @@
 What is computed here is plain lists of strings; `page.html` puts them on the page, and escapes every one of them.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_exp import words
+from llama_exp import findings, words
 from llama_exp.results import Run, Unread, clean, part
 from llama_exp.settings import AXES, Comparison, Panel, Setting
+
+LOSSES_WORDS = (
+    "Pale lines are the loss on the training batches, strong lines with dots the loss on validation examples, which "
+    "are not trained on. Where the strong line turns up while the pale one still falls, the run learned its examples "
+    "by heart: more steps or more rank would not help there, more data might."
+)
+PAGE_COLOURS = ("--ink", "--muted", "--grid", "--paper")  # set in page.html itself
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     name: str
-    numeric: bool = False
+    kind: str = ""  # "number", "code" (to be typed), "run" (its name), or a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +57,33 @@ class Pictures:
 
 
 def columns(*names: str) -> tuple[Column, ...]:
-    """A name that ends in # is a column of numbers."""
-    return tuple(Column(n.rstrip("#"), n.endswith("#")) for n in names)
+    """A name's last letter tells the kind: # a number, ` to be typed, / the name of a run."""
+    return tuple(Column(n.rstrip("#`/"), {"#": "number", "`": "code", "/": "run"}.get(n[-1], "")) for n in names)
 
 
 def scores_table(c: Comparison, wide: bool = True) -> Table:
     """A row per setting; the untuned model first, then by rank and size. `wide`: every metric, not three."""
-    pairs = sorted(c.settings(), key=lambda ps: (words.panel_name(ps[0], c), ps[1].rank, ps[1].examples or 0))
+    pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
     metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
     metrics = metrics if wide else metrics[:2] + tuple(m for m in metrics[2:] if m == "loss")
     named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds() > 1 for _, s in pairs)
-    heads = ["setting"] * named + ["examples#", "rank#"] + ["seeds#"] * seeded + [f"{m}#" for m in metrics]
-    heads += ["trainable#", "tokens#", "time#", "memory#"] + ["run"] * wide
+    family = {m.split("/")[0] for m in metrics if "/" in m}
+    short = (m.removeprefix(f"{min(family)}/") if len(family) == 1 else m for m in metrics)
+    heads = ["setting"] * named + ["examples#", "rank#"] + ["seeds#"] * seeded + [f"{m}#" for m in short]
+    heads += ["trainable#", "tokens#", "time#", "memory#"] + ["run/"] * wide
     rows = [_row(p, s, c, metrics, named, seeded, wide) for p, s in pairs]
     best = c.best()
     return Table(columns(*heads), rows, next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None))
 
 
+def _order(panel: Panel, setting: Setting, c: Comparison) -> tuple:
+    return setting.rank > 0, words.panel_name(panel, c), setting.rank, setting.examples or 0
+
+
 def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: bool, seeded: bool, wide: bool) -> tuple:
     size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + words.whole(s.examples)
-    row = [words.panel_name(p, c) if s.rank else f"model {p.model}"] * named + [size, str(s.rank)] + [str(s.seeds())] * seeded
+    name = words.panel_name(p, c) if s.rank else f"model {p.model}"
+    row = [name] * named + [size, str(s.rank)] + [str(s.seeds())] * seeded
     for metric in metrics:
         interval = s.interval(metric)
         row.append((words.number(metric, s.mean(metric)), f"({words.span(metric, interval)})" if interval else ""))
@@ -76,12 +91,13 @@ def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: boo
     row += [words.short(_mean(_field(one, "trainable_parameters") for one in s.scored)),
             words.short(_mean(r.summary.get("tokens") for r in runs)),
             words.duration(_mean(sum(words.seconds_of(r).values()) or None for r in runs)),
-            words.memory(max((_amount(_field(one, "peak_memory_bytes")) or 0 for one in s.scored), default=0))]  # fmt: skip
-    return tuple(row + [words.joined((r.name for r in runs), 3)] * wide)
+            words.memory(max(_amount(_field(one, "peak_memory_bytes")) or 0 for one in s.scored))]  # fmt: skip
+    return tuple(row + [words.joined((r.name for r in runs), 2)] * wide)
 
 
 def pending_table(pending: list[tuple[Run, str]], commands: dict[Path, str]) -> Table:
-    return Table(columns("run", "why", "type"), [(r.name, why, commands.get(r.folder, "")) for r, why in pending])
+    rows = [(run.name, why, commands.get(run.folder, "")) for run, why in pending]
+    return Table(columns("run/", "why", "to go on, type`"), rows)
 
 
 def dropped_table(runs: list[Run]) -> Table | None:
@@ -90,15 +106,18 @@ def dropped_table(runs: list[Run]) -> Table | None:
     for run in runs:
         train = part(run.summary, "counts", "train")
         if train:
-            dropped = _pairs(train.get("dropped")) or "none"
+            flat = {k[8:].replace("_", " "): v for k, v in train.items() if k.startswith("dropped_")}
+            dropped = _pairs(part(train, "dropped") | flat) or "none"
+            unread = _pairs(part(run.summary, "counts", "dropped", "train")) or "none"
             counts = [words.whole(_amount(train.get(k))) for k in ("available", "asked", "sampled", "encoded")]
             counts[1] = "all" if train.get("asked") is None else counts[1]
             more = [words.whole(_amount(train.get(k))) for k in ("shortened", "answers_lost", "label_tokens")]
             cleaning = _pairs(part(run.summary, "counts").get("cleaning")) or "nothing"
-            rows.setdefault((run.dataset, *counts, dropped, *more, cleaning), []).append(run.name)
+            rows.setdefault((run.dataset, *counts, dropped, *more, unread, cleaning), []).append(run.name)
     heads = columns("dataset", "available#", "asked#", "sampled#", "encoded#", "dropped", "shortened#", "answers lost#",
-                    "answer tokens#", "cleaning changed", "runs")  # fmt: skip
-    return Table(heads, [(*key, words.joined(names, 3)) for key, names in sorted(rows.items())]) if rows else None
+                    "answer tokens#", "rows left out", "cleaning changed", "runs/")  # fmt: skip
+    ordered = sorted(rows.items(), key=lambda row: (row[0][0], len(row[0][3]), row[0][3]))
+    return Table(heads, [(*key, words.joined(names, 2)) for key, names in ordered]) if rows else None
 
 
 def dropped_words(runs: list[Run]) -> str:
@@ -107,7 +126,8 @@ def dropped_words(runs: list[Run]) -> str:
     gone = max(((_amount(c.get("sampled")) or 0) - (_amount(c.get("encoded")) or 0) for c in counts), default=0)
     said = f"At most {words.plural(int(gone), 'example')} of a sample did not reach training." if gone > 0 else (
         "Every example that was asked for reached training.")  # fmt: skip
-    return said + (f" In up to {words.plural(int(lost), 'prompt')} the answer was cut away with the context." if lost else "")
+    cut = f" In up to {words.plural(int(lost), 'prompt')} the answer was cut off with the context." if lost else ""
+    return said + cut
 
 
 def differing_tables(runs: list[Run]) -> tuple[Table, Table]:
@@ -116,26 +136,31 @@ def differing_tables(runs: list[Run]) -> tuple[Table, Table]:
     for key in sorted({k for r in runs for k in r.identity} - AXES):
         values = Counter(clean(r.identity[key], 80) for r in runs if key in r.identity)
         if len(values) > 1:
-            differing.append((key, words.joined((f"{v} ({words.plural(n, 'run')})" for v, n in values.most_common()), 8)))
+            differing.append((key, _counted(values)))
         else:
             same.append((key, next(iter(values))))
     return Table(columns("key", "values"), differing), Table(columns("key", "value"), same)
 
 
-def versions_table(runs: list[Run]) -> Table:
-    """What the runs were made with; several values in one row mean that the runs are not of one make."""
+def made_with(runs: Iterable[Run]) -> dict[str, Counter]:
+    """Commit, device and versions, each with how many runs have which value."""
     made: dict[str, Counter] = {}
     for run in runs:
         details = run.evaluations[0].details if run.evaluations else {}
         versions = part(run.summary, "versions") or part(details, "versions")
-        facts = {"commit": run.summary.get("commit") or details.get("commit") or "not recorded",
-                 "device": run.summary.get("device"), "weights held as": run.summary.get("quantisation"), **versions}  # fmt: skip
+        commit = run.summary.get("commit") or details.get("commit") or "not recorded"
+        facts = {"commit": commit, "device": run.summary.get("device"),
+                 "weights held as": run.summary.get("quantisation"), **versions}  # fmt: skip
         for key, value in facts.items():
             if value is not None:
                 made.setdefault(key, Counter())[clean(value, 80)] += 1
-    rows = [(k, words.joined((v if len(c) == 1 else f"{v} ({words.plural(n, 'run')})" for v, n in c.most_common()), 6))
-            for k, c in made.items()]  # fmt: skip
-    return Table(columns("what", "value"), rows)
+    return made
+
+
+def _counted(values: Counter) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return words.joined((f"{v} ({words.plural(n, 'run')})" for v, n in values.most_common()), 8)
 
 
 def panel_notes(panel: Panel, c: Comparison, runs: list[Run]) -> tuple[str, ...]:
@@ -143,17 +168,21 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run]) -> tuple[str, ...]
     settings = [s for s in panel.settings if s.mean(c.metric) is not None]
     banded = [s for s in settings if s.interval(c.metric)]
     how = "Vertical bars" + (" and the grey band" if panel.baseline and panel.baseline.interval(c.metric) else "")
-    notes = [f"{how}: where the score would likely lie with other test items." if banded else "No intervals are stored."]
+    how += ": where the score would likely lie with other test items."
+    notes = [how if banded else "No intervals are stored."]
     if any(s.seeds() > 1 for s in settings):
         notes[0] += " Lines join the means over seeds; small open dots are single seeds."
     if not panel.baseline:
-        notes.append(f"No untuned model to compare with: python evaluate.py dataset={c.dataset} model={panel.model} lora.r=0")
+        named = " ".join(shlex.quote(f"{k}={v}") for k, v in (("dataset", c.dataset), ("model", panel.model)))
+        command = f"python evaluate.py {named} lora.r=0"
+        notes.append(f"No untuned model to compare with. To add it: {command}")
     for key, by_rank in panel.follows_rank.items():
-        notes.append(f"{key} follows the rank: " + words.joined((f"{v} at rank {r}" for r, v in sorted(by_rank.items())), 6) + ".")
+        values = words.joined((f"{v} at rank {r}" for r, v in sorted(by_rank.items())), 6)
+        notes.append(f"{key} differs between the lines: {values}.")
     members = {one.run.folder for s in settings for one in s.scored}
-    for row in versions_table([r for r in runs if r.folder in members]).rows:
-        if "run" in row[1] and row[1].endswith(")") and " (" in row[1]:
-            notes.append(f"Not all of one make: {row[0]} is {row[1]}.")
+    for what, values in made_with(r for r in runs if r.folder in members).items():
+        if len(values) > 1:
+            notes.append(f"The runs here differ in {what}: {_counted(values)}.")
     missing = [s for s in settings if not s.examples]
     if missing:
         notes.append(f"{words.plural(len(missing), 'setting')} without a stored sample size: in the table only.")
@@ -166,31 +195,26 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    from llama_exp.plots import CSS
+    from llama_exp.drawing import CSS
 
     sections = []
     for i, c in enumerate(compared):
-        test = (f"{c.split or 'unnamed'} split" + (f", {c.items:,} items" if c.items else ""))  # fmt: skip
-        sections.append({"title": words.title(c), "test": test, "answer": words.answer(c), "words": words.test_words(c),
-                         "figures": pictures.scores.get(i, []), "table": scores_table(c),
-                         "best_of": len([s for _, s in c.settings() if s.rank])})  # fmt: skip
+        sections.append({"title": words.title(c), "test": words.split_of(c), "answer": findings.answer(c),
+                         "words": findings.test_words(c), "figures": pictures.scores.get(i, []),
+                         "table": scores_table(c), "best_of": sum(s.rank > 0 for _, s in c.settings())})  # fmt: skip
     differing, same = differing_tables(runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.render(
-        folder=folder, sections=sections, runs=len(runs), pending=pending, pending_table=pending_table(pending, commands),
-        losses=pictures.losses, losses_words=losses_words(), time=pictures.time, dropped=dropped_table(runs),
-        dropped_words=dropped_words(runs), differing=differing, same=same, versions=versions_table(runs),
+        folder=folder, sections=sections, runs=len(runs), pending=pending,
+        pending_table=pending_table(pending, commands), losses=pictures.losses, losses_words=LOSSES_WORDS,
+        time=pictures.time, dropped=dropped_table(runs), dropped_words=dropped_words(runs), differing=differing,
+        same=same,
+        versions=Table(columns("what", "value"), [(what, _counted(v)) for what, v in made_with(runs).items()]),
         unread=Table(columns("file", "why"), [(clean(u.path), u.reason) for u in unread]) if unread else None,
-        pictures=pictures.files, colours={v: Markup(k) for k, v in CSS.items() if v.startswith("--") and v not in
-                                          ("--ink", "--muted", "--grid", "--paper")},
-    )  # fmt: skip
-
-
-def losses_words() -> str:
-    return ("Pale lines are the loss on the training batches, strong lines with dots the loss on validation examples that "
-            "are not trained on. Where the strong line turns up while the pale one still falls, the run learned its examples "
-            "by heart: more steps or more rank would not help there, more data might.")  # fmt: skip
+        pictures=pictures.files,
+        colours={name: Markup(colour) for colour, name in CSS.items() if name not in PAGE_COLOURS},
+    )
 
 
 def _field(one, key: str) -> Any:

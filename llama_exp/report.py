@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from llama_exp import words
+from llama_exp import findings, words
 from llama_exp.page import Picture, Pictures, panel_notes, render, scores_table
 from llama_exp.records import Problem, written_whole
 from llama_exp.results import Run, Unread, clean, collect, read_curve
-from llama_exp.settings import LOWER_IS_BETTER, Comparison, comparisons, families
+from llama_exp.settings import Comparison, comparisons, families
 
 FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
 
@@ -38,7 +38,7 @@ def report(folder: Path, metric: str | None = None, console: Console | None = No
     if metric and not any(c.metric == metric for c in compared):
         known = sorted({m for c in compared for m in c.metrics})
         raise Problem(f"No evaluation has the metric {clean(metric)}. Known: {', '.join(known) or 'none yet'}.")
-    pending = words.pending(runs)
+    pending = findings.pending(runs)
     print_tables(console, compared)
     commands = {run.folder: command(run) for run, _ in pending}
     _print_pending(console, pending, commands)
@@ -62,21 +62,30 @@ def print_tables(console: Console, compared: list[Comparison]) -> None:
     """The finding, then a row per setting; as `report` prints it."""
     for c in compared:
         numbers = scores_table(c, wide=False)
-        about = f"{c.split} split" + (f", {c.items:,} items" if c.items else "")
-        table = RichTable(title=Text(f"{words.title(c)}, {about}"), title_justify="left", title_style="bold", box=None,
-                          header_style="dim", padding=(0, 2, 0, 0))  # fmt: skip
+        name = Text(f"{words.title(c)}, {words.split_of(c)}")
+        table = RichTable(title=name, title_justify="left", title_style="bold", box=None, header_style="dim",
+                          padding=(0, 2, 0, 0))  # fmt: skip
         for column in numbers.columns:
-            table.add_column(Text(column.name), justify="right" if column.numeric else "left", no_wrap=column.numeric)
+            table.add_column(Text(column.name), justify="right" if column.kind else "left", no_wrap=bool(column.kind))
         for i, row in enumerate(numbers.rows):
-            cells = [Text(cell if isinstance(cell, str) else " ".join(filter(None, cell))) for cell in row]
-            table.add_row(*cells, style="bold green" if i == numbers.best else "")
+            table.add_row(*_cells(row), style="bold green" if i == numbers.best else "")
         console.print(table)
-        for line in words.answer(c):
+        for line in findings.answer(c):
             _say(console, line)
         console.print()
 
 
-def _print_pending(console: Console, pending: list[tuple[Run, str]], commands: dict[Path, str], limit: int = 12) -> None:
+def _cells(row: tuple) -> list[Text]:
+    """The first score with its range; the ranges of the others are on the page."""
+    scores = [i for i, cell in enumerate(row) if not isinstance(cell, str)]
+    said = [cell if isinstance(cell, str) else " ".join(filter(None, cell[: 2 if i in scores[:1] else 1]))
+            for i, cell in enumerate(row)]  # fmt: skip
+    return [Text(text) for text in said]
+
+
+def _print_pending(
+    console: Console, pending: list[tuple[Run, str]], commands: dict[Path, str], limit: int = 12
+) -> None:
     if not pending:
         return
     _say(console, f"{words.plural(len(pending), 'run')} without a score here:", "bold")
@@ -167,27 +176,27 @@ def _csv_row(run: Run, evaluation) -> dict[str, Any]:
 
 def draw(home: Path, compared: list[Comparison], runs: list[Run]) -> tuple[Pictures, list[Unread]]:
     """All figures, as PNG files in `home` and as SVG for the page."""
-    from llama_exp import plots
+    from llama_exp import drawing, plots
 
     files: dict[str, None] = {}
     place = plots.colours(runs)
 
-    def picture(name: str, figure, label: str, **kept) -> Picture:
-        stem = re.sub(r"[^A-Za-z0-9._]+", "-", name)[:80].strip("-.")
+    def picture(file_name: str, figure, label: str, **kept) -> Picture:
+        stem = re.sub(r"[^A-Za-z0-9._]+", "-", file_name)[:80].strip("-.")
         while f"{stem}.png" in files:
             stem += "-2"
         files[f"{stem}.png"] = None
         with written_whole(home / f"{stem}.png", "wb") as file:
-            file.write(plots.png(figure))
-        return Picture(plots.svg(figure, len(files), label), **kept)
+            file.write(drawing.png(figure))
+        return Picture(drawing.svg(figure, len(files), label), **kept)
 
     drawn: dict[int, list[Picture]] = {}
     for i, c in enumerate(compared):
         for panel in c.panels:
             if c.best() and panel.settings:
-                name, caption = words.panel_name(panel, c), words.caption(panel, c)
+                name, caption = words.panel_name(panel, c), findings.caption(panel, c)
                 drawn.setdefault(i, []).append(picture(
-                    f"score-{c.dataset}-{c.metric}-{name}", plots.scores(panel, c, place), caption, name=name,
+                    f"score-{words.title(c)}-{c.metric}-{name}", plots.scores(panel, c, place), caption, name=name,
                     caption=caption, notes=panel_notes(panel, c, runs)))  # fmt: skip
     curves, unread = {}, []
     for run in runs:
@@ -196,12 +205,14 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run]) -> tuple[Pictu
     losses, groups = [], families(runs)
     for family in groups:
         name = plots.family_name(family, groups)
-        losses += [picture(f"loss-{family.dataset}-{family.model}-{name}", figure, f"losses {name}",
-                           name=name if len(groups) > 1 else "", width=figure.get_figwidth() * 5)
+        stem = f"loss-{name}" if name else f"loss-{family.dataset}-{family.model}"
+        caption = findings.losses_caption({r.name: curves[r.folder] for r in family.runs})
+        losses += [picture(stem, figure, caption, name=name, caption=caption, width=figure.get_figwidth() * 5)
                    for figure in plots.losses(family, curves, place)]  # fmt: skip
-    spent = plots.bars(runs)
-    time = picture("seconds", plots.time_spent(spent), "seconds by stage", caption=words.time_caption(spent, plots.BARS)) \
-        if spent else None  # fmt: skip
+    time, spent = None, plots.bars(runs)
+    if spent:
+        caption = findings.time_caption(spent, plots.BARS)
+        time = picture("seconds", plots.time_spent(spent), caption, caption=caption)
     for old in home.glob("*.png"):
         if old.name not in files and re.match(r"(score-|loss-|seconds)", old.name):
             old.unlink()
@@ -227,7 +238,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m llama_exp.report", description="A table, a page and pictures from the results.")
+    parser = argparse.ArgumentParser("python -m llama_exp.report", description="Table, page and pictures from results.")
     parser.add_argument("folder", nargs="?", default="outputs", type=Path, help="where the runs are (default: outputs)")
     parser.add_argument("--metric", help="the score to draw (default: the dataset's own)")
     asked = parser.parse_args(arguments)

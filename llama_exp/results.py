@@ -145,11 +145,12 @@ def item_ids(evaluation: Evaluation) -> frozenset[str] | None:
         text = (evaluation.folder / "predictions.jsonl").read_bytes()
     except OSError:
         return None
-    return frozenset(clean(i.decode("utf-8", "replace")) for i in re.findall(rb'^\{"id": "((?:[^"\\]|\\.)*)"', text, re.M))
+    ids = re.findall(rb'^\{"id": "((?:[^"\\]|\\.)*)"', text, re.M)
+    return frozenset(i.decode("utf-8", "replace") for i in ids)
 
 
 def clean(text: Any, limit: int = 400) -> str:
-    """A string that is safe in a terminal and in a file: no control characters, no overrides of direction, not endless."""
+    """A string for a terminal or a file: no control characters, no overrides of direction, not endless."""
     kept = "".join(
         " " if c in "\n\r\t\u2028\u2029" else c
         for c in str(text)

@@ -6,18 +6,18 @@ held-out items. Whatever differs beyond that is a panel of its own; a key that m
 stay in one panel, where it is said in words.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from llama_exp.results import Evaluation, Interval, Run, item_ids
+from llama_exp.results import Evaluation, Interval, Run, item_ids, part
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
-# Keys of a dataset that change which items are held out or how they are asked.
-TEST_KEYS = ("dataset.source", "dataset.path", "dataset.subset", "dataset.revision", "dataset.task", "dataset.rows",
-             "dataset.test", "dataset.split_seed", "dataset.template", "dataset.system")  # fmt: skip
+# Keys that change which items are held out or how they are asked; and whatever begins with "dataset.cleaning.".
+TEST_KEYS = ("eval_sample", "eval_seed", "dataset.source", "dataset.path", "dataset.subset", "dataset.revision",
+             "dataset.task", "dataset.rows", "dataset.test", "dataset.split_seed", "dataset.template",
+             "dataset.system")  # fmt: skip
 LOWER_IS_BETTER = {"loss", "perplexity"}
 FIRST = ("squad/f1", "bertscore/f1", "rouge/rougeL", "rouge/rougeLsum", "decision/accuracy", "pubmedqa/accuracy")
 USABLE = {"finished", "stopped early", "untuned"}
@@ -88,12 +88,17 @@ class Comparison:
     def settings(self) -> list[tuple[Panel, Setting]]:
         """Everything that has the figure's metric, each untuned model once."""
         pairs = [(p, s) for p in self.panels for s in p.settings if s.mean(self.metric) is not None]
-        untuned = {id(p.baseline): (p, p.baseline) for p in self.panels if p.baseline}
+        untuned = {p.baseline.scored[0].run.folder: (p, p.baseline) for p in self.panels if p.baseline}
         return pairs + [(p, s) for p, s in untuned.values() if s.mean(self.metric) is not None]
 
     def best(self) -> tuple[Panel, Setting] | None:
+        """The best mean; of equal ones the cheaper: untuned, then less data, then the lower rank."""
         sign = -1 if self.metric in LOWER_IS_BETTER else 1
-        return max(self.settings(), key=lambda pair: sign * pair[1].mean(self.metric), default=None)
+
+        def merit(pair: tuple[Panel, Setting]) -> tuple:
+            return sign * pair[1].mean(self.metric), pair[1].rank == 0, -(pair[1].examples or 0), -pair[1].rank
+
+        return max(self.settings(), key=merit, default=None)
 
     def rivals(self) -> list[tuple[Panel, Setting]] | None:
         """What the best cannot be told from, by overlapping intervals; None where there is no interval to go by."""
@@ -117,40 +122,55 @@ def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparis
     for one in scored:
         if one.run.rank != 0:
             by_test.setdefault(_test(one), []).append(one)
-    claimed: set[int] = set()
-    found = []
-    for test, members in by_test.items():
-        mine = [s for s in untuned if _same_items(s, members[0])]
-        claimed.update(map(id, mine))
-        found.append((test, members, mine))
+    found = [(test, members, [s for s in untuned if _same_items(s, members[0])]) for test, members in by_test.items()]
+    claimed = {id(s) for _, _, mine in found for s in mine}
     alone: dict[tuple, list[Scored]] = {}
     for one in untuned:
         if id(one) not in claimed:
             alone.setdefault(_test(one), []).append(one)
     found += [(test, [], mine) for test, mine in alone.items()]
-    like = Counter(test[:3] for test, _, _ in found)
-    made = [_comparison(t, members, mine, metric, named=like[t[:3]] > 1) for t, members, mine in found]
-    return sorted(made, key=lambda c: (c.dataset, c.split != "test", c.trained_on != c.dataset, c.trained_on, str(c.keys)))
+    made = []
+    for test, members, mine in found:
+        like = [dict(t[-1]) for t, _, _ in found if t[:3] == test[:3]]
+        apart = {k: v for k, v in test[-1] if any(other.get(k) != v for other in like)}
+        made.append(_comparison(test, members, mine, metric, apart))
+    made.sort(key=lambda c: (c.dataset, c.split != "test", c.trained_on != c.dataset, c.trained_on, str(c.keys)))
+    return made
 
 
 def _test(one: Scored) -> tuple:
     """What must be equal for two scores to be about the same held-out items."""
-    e, identity = one.evaluation, one.run.identity
-    keys = TEST_KEYS if e.trained_on == e.dataset and one.run.rank else ()
-    asked = tuple((k, str(identity[k])) for k in keys if k in identity)
-    return e.dataset, e.trained_on, e.split, e.items, e.groups, e.name, asked
+    e = one.evaluation
+    return e.dataset, e.trained_on, e.split, e.items, e.groups, tuple(sorted(_asked(one).items()))
+
+
+def _asked(one: Scored) -> dict[str, str]:
+    """How the items were chosen and asked: as stored with the evaluation, else what the run and the folder tell."""
+    e = one.evaluation
+    stored = part(e.details, "evaluation")
+    if stored:
+        kept = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
+        return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")}
+    known = one.run.identity if one.run.rank and e.trained_on == e.dataset else {}
+    return {"evaluation": e.name} | {k: str(known[k]) for k in TEST_KEYS if k in known}
 
 
 def _same_items(untuned: Scored, other: Scored) -> bool:
+    """Whether the untuned model answered what the other did: the same keys, and the same ids where both are on disk."""
     a, b = untuned.evaluation, other.evaluation
-    if (a.dataset, a.split, a.items, a.name) != (b.dataset, b.split, b.items, b.name):
+    if (a.dataset, a.split, a.items) != (b.dataset, b.split, b.items):
+        return False
+    asked, like = _asked(untuned), _asked(other)
+    if any(asked[key] != like[key] for key in asked.keys() & like.keys() - {"evaluation"}):
         return False
     mine, theirs = item_ids(a), item_ids(b)
     return mine is None or theirs is None or mine == theirs
 
 
-def _comparison(test: tuple, members: list[Scored], untuned: list[Scored], metric: str | None, named: bool) -> Comparison:
-    dataset, trained_on, split, items, groups, name, asked = test
+def _comparison(
+    test: tuple, members: list[Scored], untuned: list[Scored], metric: str | None, keys: dict[str, str]
+) -> Comparison:
+    dataset, trained_on, split, items, groups, _ = test
     metrics = _metrics(members + untuned)
     chosen = metric if metric in metrics else metrics[0] if metrics else "loss"
     panels = []
@@ -161,7 +181,6 @@ def _comparison(test: tuple, members: list[Scored], untuned: list[Scored], metri
     for one in untuned:
         if one.run.folder not in drawn:
             panels.append(Panel(one.run.model, {}, {}, (), Setting(0, None, (one,))))
-    keys = {"evaluation": name, **{k: v for k, v in asked if v not in ("None", "")}} if named else {}
     return Comparison(dataset, trained_on, split, items, groups, chosen, metrics, tuple(panels), keys)
 
 
@@ -210,8 +229,7 @@ def _place(one: Scored) -> tuple[int, int]:
 
 
 def _whole(run: Run) -> bool:
-    counts = run.summary.get("counts", {}).get("train", {}) if isinstance(run.summary.get("counts"), dict) else {}
-    return run.sample is None or (isinstance(counts, dict) and counts.get("available") == run.examples)
+    return run.sample is None or part(run.summary, "counts", "train").get("available", -1) == run.examples
 
 
 def _same_model(untuned: Run, tuned: Run) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import random
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -81,17 +82,16 @@ def test_no_two_cells_share_a_folder():
         "dataset.path": ["null", "a/data", "b/data"], "model.quantisation": ["nf4", "none"],
         "dataset.template": ["'{context} {question}'", "'{context}: {question}'"],
     }  # fmt: skip
-    base = composed("model=tiny")
-    assert base
+    cells = [f"{key}={value}" for key, values in grid.items() for value in values]
+    pairs = [pair for pair in itertools.combinations(cells, 2) if pair[0].split("=")[0] != pair[1].split("=")[0]]
     seen = {}
-    for (first, values), (second, others) in itertools.combinations(grid.items(), 2):
-        for a, b in itertools.product(values, others):
-            config = composed("model=tiny", f"{first}={a}", f"{second}={b}")
-            folder, key = folder_of(config), str(sorted(identity(config).items(), key=str))
-            assert seen.setdefault(folder, key) == key, (folder, first, a, second, b)
-            assert "=" not in str(folder) and "," not in str(folder)
-            assert len(folder.name) < 200
-    assert len(seen) > 50
+    for words in [[word] for word in cells] + random.Random(0).sample(pairs, 40):
+        config = composed("model=tiny", *words)
+        folder, key = folder_of(config), str(sorted(identity(config).items(), key=str))
+        assert seen.setdefault(folder, key) == key, (folder, words)
+        assert "=" not in str(folder) and "," not in str(folder)
+        assert len(folder.name) < 200
+    assert len(seen) > 30
 
 
 def test_every_key_is_either_identity_or_named_as_not():

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from llama_exp.results import clean, collect, item_ids
 from llama_exp.settings import comparisons
 
 ROOT = Path(__file__).parent.parent
+COLUMNS = ("step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")
 
 
 def identity(dataset="squad", model="tiny", sample=300, r=16, seed=0, data_seed=0, **more):
@@ -65,7 +67,7 @@ def write_training(home, i, examples, available, status, reason, more, summary_w
     (home / "config.yaml").write_text(json.dumps({**nested, "outputs": "outputs"}))  # JSON is YAML
     with open(home / "metrics.csv", "w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow("step,epoch,tokens,seconds,loss,validation_loss,lr,grad_norm,tokens_per_second".split(","))
+        rows.writerow(COLUMNS)
         for step in range(1, steps + 1):
             fall = 2.2 * 0.5 ** (3 * step / steps * (0.6 + i["lora.r"] / 40)) + rng.gauss(0, 0.08)
             rows.writerow([step, step / 19, step * 900, step * 0.4, round(1.4 + fall, 4), "", 0.005, 0.9, 2200])
@@ -78,35 +80,43 @@ def write_training(home, i, examples, available, status, reason, more, summary_w
     summary = {
         "run": f"{i['dataset.name']}/{home.name}", "status": status, "reason": reason, "identity": i,
         "counts": {"train": {"available": available, "asked": i["sample"], "sampled": examples,
-                             "encoded": examples - sum(dropped.values()), "dropped": dropped, "shortened": examples // 100,
-                             "answers_lost": 0, "tokens": examples * 160, "label_tokens": examples * 5},
+                             "encoded": examples - sum(dropped.values()), "dropped": dropped,
+                             "shortened": examples // 100, "answers_lost": 0, "tokens": examples * 160,
+                             "label_tokens": examples * 5},
                    "cleaning": {"whitespace": {"rows": 3, "characters": 17}}},
         "lora": {"r": i["lora.r"], "alpha": 16, "scale": 16 / i["lora.r"], "targets": "all"},
         "trainable_parameters": 21504 * i["lora.r"], "steps": steps, "epochs": 3.0, "tokens": examples * 480,
         "label_tokens": examples * 15, "tokens_per_second": 2210.5, "mfu": None,
-        "seconds": {"import": 7.2, "load": 2.1, "data": 1.4, "train": 6 + examples / 30, "save": 0.1, "evaluate": 11.0},
-        "peak_memory_bytes": 734003200 + 2**20 * i["lora.r"], "loss": {"train": 1.5, "validation": 1.9,
-                                                                       "best_validation": 1.8},
+        "seconds": {"import": 7.2, "load": 2.1, "data": 1.4, "train": 6 + examples / 30, "save": 0.1, "evaluate": 11},
+        "peak_memory_bytes": 734003200 + 2**20 * i["lora.r"],
+        "loss": {"train": 1.5, "validation": 1.9, "best_validation": 1.8},
         "device": "cpu", "quantisation": "nf4_dequantised", "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "commit": "0123abc", "started": "2025-01-01T10:00:00", "finished": "2025-01-01T10:05:00", **more,
     }  # fmt: skip
     (home / "summary.json").write_text(json.dumps(summary))
 
 
-def write_evaluation(home, i, examples, f1, half, more, outputs, name="squad-test-300"):
-    at = home / "eval" / name
+def write_evaluation(home, i, examples, f1, half, more, outputs):
+    rank = i["lora.r"]
+    source = i.get("dataset.source", "synthetic")
+    at = home / "eval" / ("squad-test-300" if rank else f"squad-test-300-source{source}")  # says what differs
     at.mkdir(parents=True)
     scores = {"squad/f1": f1, "squad/exact_match": f1 * 0.7, "squad/precision": f1 * 1.02, "squad/recall": f1 * 0.98,
               "loss": 4 - f1 / 25, "perplexity": 2.718 ** (4 - f1 / 25)}  # fmt: skip
-    note = "test set only; one training seed"
-    intervals = {} if half is None else {
-        "squad/f1": {"low": max(f1 - half, 0), "high": f1 + half, "method": "clustered t", "note": note}}  # fmt: skip
-    rank = i["lora.r"]
+    intervals = {}
+    if half is not None:
+        note = "test set only; one training seed"
+        interval = {"low": max(f1 - half, 0), "high": f1 + half, "method": "clustered t", "note": note}
+        intervals = {"squad/f1": interval}
     results = {
         "scores": scores, "intervals": intervals, "items": 300, "groups": 75, "dataset": "squad",
-        "trained_on": i["dataset.name"], "split": "test", "model": i["model.name"], "r": rank, "sample": i.get("sample"),
+        "trained_on": i["dataset.name"] if rank else None, "split": "test", "model": i["model.name"], "r": rank,
+        "sample": i.get("sample"),
         "train_examples": examples if rank else None, "seed": i.get("seed", 0), "data_seed": i.get("data_seed", 0),
-        "run": str(home.relative_to(outputs)), "identity": i, "seconds": 11.0, "tokens": 48000, "peak_memory_bytes": None,
+        "run": str(home.relative_to(outputs)), "identity": i, "seconds": 11.0, "tokens": 48000,
+        "peak_memory_bytes": None,
+        "evaluation": {"dataset.name": "squad", "dataset.source": source, "split": "test", "eval_sample": 300,
+                       "eval_seed": 0, "eval_batch": 32},
         "trainable_parameters": 21504 * rank, "versions": {"python": "3.11.7", "torch": "2.13.0"}, "commit": "0123abc",
         **more,
     }  # fmt: skip
@@ -127,3 +137,318 @@ def write_grid(outputs, samples=(100, 300, 1000), ranks=(8, 16), seeds=1, **cell
                 noise = random.Random(f"{sample}-{rank}-{seed}").gauss(0, 2.0) if seeds > 1 else 0
                 write_run(outputs, sample=sample, r=rank, data_seed=seed, f1=f1_of(sample, rank, noise), **cell)
     write_run(outputs, r=0, f1=5.4, half=1.4, model=cell.get("model", "tiny"))
+
+
+class Page(HTMLParser):
+    """The text a reader sees, the tags, and whatever the page would fetch."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.attributes, self.words = [], [], []
+        self.feed(Path(path).read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attributes]
+
+    def handle_data(self, data):
+        if self.tags[-1:] != ["style"]:
+            self.words.append(data)
+
+
+def run_report(*arguments, **environment):
+    command = [sys.executable, "-m", "llama_exp.report", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """3 sizes x 2 ranks x 3 data seeds and the untuned model; one run interrupted, one running, one not evaluated."""
+    outputs = tmp_path_factory.mktemp("sweep") / "outputs"
+    write_grid(outputs, seeds=3)
+    write_run(outputs, sample=3000, r=8, status="interrupted", reason="stopped by the user at step 41")
+    write_run(outputs, sample=3000, r=16, summary_written=False)
+    write_run(outputs, sample=3000, r=64, seed=2)
+    done = run_report(outputs)
+    assert done.returncode == 0, done.stderr
+    return outputs, done.stdout, Page(outputs / "report" / "index.html")
+
+
+def test_the_answer_comes_first_with_its_interval_and_the_untuned_model(sweep):
+    _, printed, page = sweep
+    best = "Best so far: squad/f1 55.9 (51.9 to 59.9), the mean of 3 seeds, with 1,000 examples at rank 16; "
+    assert best + "the untuned model scores 5.4." in printed
+    assert best + "the untuned model scores 5.4." in page.text
+    assert page.text.index("Best so far") < page.text.index("From 100 to 1,000 examples") < page.text.index("tokens")
+    assert "its interval overlaps that of rank 8 on 1,000 examples (53.9)" in page.text
+    assert "300 held-out items in 75 groups" in page.text
+    assert "95 % interval (clustered t; test set only; one training seed)" in page.text
+
+
+def test_the_table_has_a_row_per_setting_and_groups_seeds(sweep):
+    _, printed, page = sweep
+    starts = ("untuned", "100 ", "300 ", "1,000 ")
+    rows = [line.split() for line in printed.splitlines() if line.strip().startswith(starts)]
+    assert [" ".join(row[:3]) for row in rows] == ["untuned 0 1", "100 8 3", "300 8 3", "1,000 8 3",
+                                                   "100 16 3", "300 16 3", "1,000 16 3"]  # fmt: skip
+    assert rows[1][3:7] == ["34.3", "(30.3", "to", "38.3)"]
+    assert "172.0 k" in printed and "708 MiB" in printed
+    assert page.text.count("55.9 (51.9 to 59.9)") == 2  # the answer and its row
+
+
+def test_runs_without_a_score_are_listed_with_what_to_type(sweep):
+    _, printed, page = sweep
+    continued = "python train.py dataset=squad model=tiny sample=3000 lora.r=8"
+    assert "squad/tiny-3000-r8-seed0 (interrupted: stopped by the user at step 41)" in printed
+    assert "squad/tiny-3000-r16-seed0 (no summary yet: still running, or killed)" in printed
+    evaluated = "python evaluate.py dataset=squad model=tiny sample=3000 lora.r=64 dataset.source=synthetic"
+    for text in (printed, page.text):
+        assert continued in text and evaluated in text and "seed=2" in text
+    assert "3 of 22 runs have no score in these figures" in page.text
+
+
+def test_the_page_is_one_file_that_fetches_nothing(sweep):
+    outputs, _, page = sweep
+    home = outputs / "report"
+    assert page.tags.count("svg") == 3
+    assert {"script", "img", "link", "iframe", "object"}.isdisjoint(page.tags)
+    links = [value for tag, name, value in page.attributes if name in ("href", "src") and not value.startswith("#")]
+    assert sorted(links) == ["loss-squad-tiny.png", "runs.csv", "score-squad-squad-f1.png", "seconds.png"]
+    assert all((home / link).is_file() for link in links)
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 10
+    assert "prefers-color-scheme: dark" in (home / "index.html").read_text()
+    for png in home.glob("*.png"):
+        assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 5000
+    assert not list(home.glob(".*"))  # written aside, then renamed
+
+
+def test_every_run_and_metric_is_in_the_csv(sweep):
+    outputs, _, _ = sweep
+    with open(outputs / "report" / "runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 22
+    one = next(row for row in rows if row["run"] == "squad/tiny-300-r8-seed0-data_seed2")
+    assert float(one["squad/f1_low"]) == pytest.approx(float(one["squad/f1"]) - 4)
+    assert one["rank"] == "8" and one["trainable_parameters"] == "172032" and one["config.optimizer.lr"] == "0.005"
+    assert next(row for row in rows if row["status"] == "interrupted")["reason"] == "stopped by the user at step 41"
+
+
+def test_the_report_never_imports_torch_and_starts_in_under_a_second(sweep):
+    outputs, _, _ = sweep
+    code = f"""
+import sys, time
+started = time.perf_counter()
+from llama_exp import report, results, settings
+runs, _ = results.collect({str(outputs)!r})
+report.print_tables(report._console(), settings.comparisons(runs))
+print("seconds", time.perf_counter() - started)
+print("drawn", "matplotlib" in sys.modules)
+report.main([{str(outputs)!r}])
+print("heavy", [m for m in ("torch", "lightning", "transformers", "datasets", "pandas") if m in sys.modules])
+"""
+    seconds = []
+    for _ in range(3):  # the machine may be busy; the fastest of three says what the code costs
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "heavy []" in done.stdout and "drawn False" in done.stdout
+        seconds.append(float(done.stdout.split("seconds ")[1].split()[0]))
+        if seconds[-1] < 1:
+            return
+    raise AssertionError(seconds)
+
+
+def test_no_runs_is_a_message_with_what_to_type_and_exit_code_1(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        done = run_report(folder)
+        assert done.returncode == 1 and done.stdout == ""
+        assert done.stderr.startswith(f"No runs in {folder}")
+        assert "python train.py experiment=quickstart" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_metric_names_the_known_ones(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    done = run_report(tmp_path, "--metric", "rogue")
+    assert done.returncode == 1
+    assert "No evaluation has the metric rogue. Known: loss, perplexity, squad/exact_match" in done.stderr
+    assert "Best so far: squad/exact_match 35.0" in run_report(tmp_path, "--metric", "squad/exact_match").stdout
+
+
+def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
+    write_run(tmp_path / "one", f1=57.1)
+    write_run(tmp_path / "untuned", r=0, f1=0.4, half=0.3)
+    one, untuned = run_report(tmp_path / "one"), run_report(tmp_path / "untuned")
+    assert "57.1 (53.1 to 61.1) with 300 examples at rank 16; the untuned model has not been evaluated." in one.stdout
+    assert "It was trained with one seed: another seed could move it" in one.stdout
+    assert "The untuned model scores squad/f1 0.4 (0.1 to 0.7). Nothing fine-tuned has been evaluated" in untuned.stdout
+    page = Page(tmp_path / "one" / "report" / "index.html")
+    assert "To add it: python evaluate.py dataset=squad model=tiny lora.r=0" in page.text
+    assert "svg" in Page(tmp_path / "untuned" / "report" / "index.html").tags
+
+
+def test_without_intervals_the_page_says_so(tmp_path):
+    write_run(tmp_path, f1=50.0, half=None)
+    write_run(tmp_path, sample=100, f1=40.0, half=None)
+    assert "No interval is stored with these scores, so small differences may be chance." in run_report(tmp_path).stdout
+    assert "No intervals are stored." in Page(tmp_path / "report" / "index.html").text
+
+
+def test_broken_and_foreign_files_are_named_with_the_reason_and_stop_nothing(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    half = write_run(tmp_path, sample=100, f1=40.0)
+    results = half / "eval" / "squad-test-300" / "results.json"
+    results.write_text(results.read_text()[:100])
+    foreign = {"a": "[1, 2]", "b": '{"accuracy": 1}', "c": "", "d": '{"scores": {"f1": "high"}}', "e": "[" * 100_000}
+    for name, text in foreign.items():
+        (tmp_path / "other" / name).mkdir(parents=True)
+        (tmp_path / "other" / name / "results.json").write_text(text)
+    (tmp_path / "other" / "config.yaml").write_text("port: 80")
+    (tmp_path / "other" / "a" / "config.yaml").write_text("a: [")
+    lone = write_run(tmp_path, sample=1000)
+    (lone / "metrics.csv").write_text("epoch\n1\n")
+    done = run_report(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"Not read: {results} (not whole JSON, line 1:" in done.stdout
+    for reason in ("wanted an object, got list", 'no "scores"', "the file is empty", "not a number: f1 = high",
+                   "recursion", "wanted the columns step, loss and validation_loss"):  # fmt: skip
+        assert reason in done.stdout, reason
+    assert "Best so far: squad/f1 50.0" in done.stdout
+    assert "squad/tiny-100-r16-seed0 (finished, not evaluated)" in done.stdout
+
+
+def test_of_equal_scores_the_untuned_model_is_best_and_a_better_loss_is_said(tmp_path):
+    write_run(tmp_path, f1=0.0, half=0.0)
+    write_run(tmp_path, r=0, f1=0.0, half=0.0)
+    tuned = tmp_path / "squad" / "tiny-300-r16-seed0" / "eval" / "squad-test-300" / "results.json"
+    tuned.write_text(tuned.read_text().replace('"loss": 4.0', '"loss": 2.5'))
+    printed = run_report(tmp_path).stdout
+    assert "Best so far is the untuned model: squad/f1 0.0 (0.0 to 0.0). No fine-tuned run is better." in printed
+    assert "The loss did improve: from 4.000 to 2.500 with 300 examples at rank 16." in printed
+
+
+def test_a_score_that_is_undefined_is_left_out_and_never_averaged(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    at = next(tmp_path.rglob("results.json"))
+    at.write_text(at.read_text().replace('"squad/recall": 49.0', '"squad/recall": NaN'))
+    (run,), unread = collect(tmp_path)
+    assert unread == [] and run.evaluations[0].undefined == ("squad/recall",)
+    assert "squad/recall" not in run.evaluations[0].scores
+
+
+def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
+    for r in (8, 16):
+        for sample in (100, 1000):
+            for lr in (0.001, 0.005):
+                more = {"optimizer.lr": lr, "lora.alpha": 2 * r}
+                write_run(tmp_path, sample=sample, r=r, name=f"tiny-{sample}-r{r}-lr{lr}", f1=f1_of(sample, r), **more)
+    write_run(tmp_path, sample=100, f1=44.0, model="other")
+    write_run(tmp_path, sample=100, f1=20.0, dataset="guanaco")
+    write_run(tmp_path, sample=100, f1=44.0, name="hub", **{"dataset.source": "hub"})
+    write_run(tmp_path, r=0, f1=5.0)
+    squad_hub, squad, transfer = comparisons(collect(tmp_path)[0])
+    assert squad.keys == {"dataset.source": "synthetic"} and squad_hub.keys == {"dataset.source": "hub"}
+    assert (transfer.trained_on, transfer.dataset) == ("guanaco", "squad")
+    named = [(p.model, p.keys, len(p.settings)) for p in squad.panels]
+    assert named == [("other", {}, 1), ("tiny", {"optimizer.lr": 0.001}, 4), ("tiny", {"optimizer.lr": 0.005}, 4)]
+    assert squad.panels[1].follows_rank == {"lora.alpha": {8: 16, 16: 32}}
+    done = run_report(tmp_path)
+    assert done.returncode == 0
+    text = Page(tmp_path / "report" / "index.html").text
+    assert "lora.alpha differs between the lines: 16 at rank 8 and 32 at rank 16." in text
+    assert "squad after training on guanaco" in text
+
+
+def test_the_untuned_model_is_drawn_only_beside_the_items_that_it_answered(tmp_path):
+    for source in ("synthetic", "hub"):
+        write_run(tmp_path, f1=50.0, name=f"tuned-{source}", **{"dataset.source": source})
+    untuned = write_run(tmp_path, r=0, f1=5.0)  # synthetic
+    by_source = {c.keys["dataset.source"]: c for c in comparisons(collect(tmp_path)[0])}
+    assert by_source["synthetic"].panels[0].baseline.mean("squad/f1") == 5.0
+    assert by_source["hub"].panels[0].baseline is None
+    predictions = next(untuned.rglob("predictions.jsonl"))
+    predictions.write_text(predictions.read_text().replace('"id": "q', '"id": "other'))
+    baselines = [p.baseline for c in comparisons(collect(tmp_path)[0]) for p in c.panels if p.settings]
+    assert baselines == [None, None]
+
+
+HOSTILE = "</td><script>alert(1)</script>$x_1^2$ \x1b[31m\x07\u202eevil\ud800"
+
+
+def test_strings_from_data_and_models_do_no_harm_in_terminal_page_or_spreadsheet(tmp_path):
+    i = {"lora.targets": HOSTILE, "optimizer.name": "=cmd|'/c calc'!A1"}
+    write_run(tmp_path, f1=30.0, model="$m_a^x<script>alert(2)</script>", name="=1+1", summary={"commit": HOSTILE}, **i)
+    write_run(tmp_path, sample=100, f1=20.0, model="[red]tiny[/red]", evaluation={"split": HOSTILE})
+    write_run(tmp_path, sample=100, r=8, status="failed", reason="@SUM(1) " + HOSTILE)
+    done = run_report(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout and "\x07" not in done.stdout and "\u202e" not in done.stdout
+    html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in html and "&lt;script&gt;alert(1)" in html
+    assert "script" not in Page(tmp_path / "report" / "index.html").tags
+    with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert "'=cmd|'/c calc'!A1" in cells and any(cell.startswith("'@SUM(1)") for cell in cells)
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+
+
+STORED = {"=1": "'=1", "+1": "'+1", "-a": "'-a", "@a": "'@a", "＝1": "'＝1", " =1": "' =1", "a=1": "a=1", -1.5: -1.5}
+
+
+@pytest.mark.parametrize("value, stored", STORED.items())
+def test_a_string_that_would_start_a_formula_gets_an_apostrophe(value, stored):
+    assert reporting.harmless(value) == stored
+
+
+def test_clean_removes_control_characters_and_keeps_the_rest():
+    assert clean("a\x00b\x1b[0m\u202e\ud800é\n中\u200d") == "ab[0mé 中\u200d"
+    assert len(clean("x" * 10_000)) == 400
+
+
+def test_ids_are_read_from_whole_lines_only(tmp_path):
+    write_run(tmp_path, f1=1.0)
+    (run,), _ = collect(tmp_path)
+    assert item_ids(run.evaluations[0]) == {f"q{n}" for n in range(20)}
+
+
+def test_a_command_can_be_typed_back(tmp_path):
+    differing = {"dataset.path": "my data/it's, here", "lora.targets": "attention"}
+    write_run(tmp_path, status="failed", reason="x", seed=3, **differing)
+    (run,), _ = collect(tmp_path)
+    typed = reporting.command(run)
+    words = shlex.split(typed)
+    assert words[:6] == ["python", "train.py", "dataset=squad", "model=tiny", "sample=300", "lora.r=16"]
+    assert {"seed=3", "lora.targets=attention", "dataset.path='my data/it\\'s, here'"} <= set(words)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words[2:])}
+    assert parsed["dataset.path"] == "my data/it's, here" and parsed["seed"] == 3
+
+
+def test_a_read_only_folder_is_a_message(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    (tmp_path / "report").write_text("a file where the folder should be")
+    done = run_report(tmp_path)
+    assert done.returncode == 1 and "Cannot write the report to" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_hundred_runs_are_one_page(tmp_path):
+    write_grid(tmp_path, samples=(50, 100, 200, 400, 800, 1600, 3200, None), ranks=(4, 8, 16, 64), seeds=6)
+    started = time.perf_counter()
+    done = run_report(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - started < 60
+    assert "all 3,800 examples" in done.stdout
+    page = Page(tmp_path / "report" / "index.html")
+    assert page.tags.count("svg") == 3 and page.tags.count("tr") > 33
+    assert (tmp_path / "report" / "index.html").stat().st_size < 3_000_000
+
+
+def test_pictures_of_an_earlier_report_do_not_stay(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    home = tmp_path / "report"
+    home.mkdir()
+    (home / "score-old.png").write_bytes(b"")
+    (home / "mine.png").write_bytes(b"")
+    assert run_report(tmp_path).returncode == 0
+    assert not (home / "score-old.png").exists() and (home / "mine.png").exists()

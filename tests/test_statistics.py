@@ -1,6 +1,10 @@
-"""Intervals and comparisons: against independent tools, on bad input, and in words. Coverage: test_statistics_coverage."""
+"""Intervals and comparisons: against independent tools, on bad input, and in words."""
 
+import ast
+import dataclasses
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,23 +13,37 @@ from scipy import stats
 from sklearn.metrics import f1_score
 from statsmodels.stats.multitest import multipletests
 
+from llama_exp import statistics
 from llama_exp.statistics import (
-    cluster_sums, components, exact_paired, holm, interval, paired, ratio_interval, robust_variance, satterthwaite,
-    sign_flip, smallest_detectable, statistic_interval, tied_with_best, words,
+    cluster_sums,
+    components,
+    exact_paired,
+    holm,
+    interval,
+    paired,
+    paired_runs,
+    ratio_interval,
+    robust_variance,
+    satterthwaite,
+    sign_flip,
+    smallest_detectable,
+    statistic_interval,
+    tied_with_best,
+    words,
 )  # fmt: skip
 
 RNG = np.random.default_rng(7)
 GROUPS = [f"article{g}" for g, size in enumerate([40, 12, 5, 33, 8, 21, 3, 17, 9, 26]) for _ in range(size)]
 SCORES = RNG.uniform(0, 100, len(GROUPS)) + np.array([int(g[7:]) for g in GROUPS])
 IDS = [f"q{i}" for i in range(len(GROUPS))]
-GROUP_OF = dict(zip(IDS, GROUPS))
+GROUP_OF = dict(zip(IDS, GROUPS, strict=True))
 
 
 def cell(seed: int, chance: float = 0.6) -> dict[str, float]:
-    return dict(zip(IDS, np.random.default_rng(seed).binomial(1, chance, len(IDS)).astype(float)))
+    return dict(zip(IDS, np.random.default_rng(seed).binomial(1, chance, len(IDS)).astype(float), strict=True))
 
 
-PINNED = [48.274411, 50.980066, 48.274402, 50.979963]  # without bounds and with; the sign flips are all counted or drawn from a fixed seed
+PINNED = [48.274411, 50.980066, 48.274402, 50.979963]  # without bounds, and with
 
 
 # Against independent tools
@@ -82,7 +100,7 @@ def test_groups_of_equal_size_give_the_t_interval_over_group_means():
 
 
 def test_paired_with_one_item_per_group_is_the_paired_t_test():
-    a, b = dict(zip(IDS, SCORES)), dict(zip(IDS, SCORES + RNG.normal(1, 5, len(IDS))))
+    a, b = dict(zip(IDS, SCORES, strict=True)), dict(zip(IDS, SCORES + RNG.normal(1, 5, len(IDS)), strict=False))
     ordinary = stats.ttest_rel([a[i] for i in IDS], [b[i] for i in IDS])
     assert paired(a, b).p_value == pytest.approx(ordinary.pvalue, rel=1e-9)
 
@@ -119,12 +137,23 @@ def test_holm_equals_statsmodels():
 
 def test_macro_f1_is_scikit_learns_and_a_mean_gets_the_same_interval_as_interval():
     truth, answer = RNG.integers(0, 3, len(IDS)), RNG.integers(0, 3, len(IDS))
-    macro = lambda items: f1_score(*zip(*items), average="macro")  # noqa: E731
-    found = statistic_interval(macro, list(zip(truth, answer)), GROUPS, bounds=(0, 1))
+    macro = lambda items: f1_score(*zip(*items, strict=True), average="macro")  # noqa: E731
+    found = statistic_interval(macro, list(zip(truth, answer, strict=True)), GROUPS, bounds=(0, 1))
     assert found.estimate == pytest.approx(f1_score(truth, answer, average="macro"), rel=1e-9)
     assert 0 < found.low < found.estimate < found.high < 1
     mean, same = interval(SCORES, GROUPS), statistic_interval(lambda items: float(np.mean(items)), SCORES, GROUPS)
     assert (same.low, same.high) == pytest.approx((mean.low, mean.high), rel=1e-9)
+
+
+def test_the_family_imports_neither_torch_nor_the_rest_of_the_project():
+    files = sorted(Path(statistics.__file__).parent.glob("*.py"))
+    assert len(files) >= 8
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            named += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            assert not [name for name in named if name.split(".")[0] in ("torch", "llama_exp")], file.name
+            assert not (isinstance(node, ast.ImportFrom) and node.level > 1), file.name
 
 
 # What the numbers mean
@@ -167,9 +196,10 @@ def test_order_of_items_does_not_matter_to_a_comparison():
 
 
 def test_the_best_and_all_that_cannot_be_told_from_it_are_marked():
-    base = {i: float(value) for i, value in zip(IDS, RNG.random(len(IDS)) < 0.7)}
+    base = {i: float(value) for i, value in zip(IDS, RNG.random(len(IDS)) < 0.7, strict=True)}
     flip = lambda share, seed: {  # noqa: E731
-        i: 0.0 if r < share else v for (i, v), r in zip(base.items(), np.random.default_rng(seed).random(len(IDS)))
+        i: 0.0 if r < share else v
+        for (i, v), r in zip(base.items(), np.random.default_rng(seed).random(len(IDS)), strict=True)
     }
     found = tied_with_best({"r64": base, "r16": flip(0.03, 0), "r8": flip(0.5, 1)}, GROUP_OF)
     assert (found.best, found.tied, found.worse) == ("r64", ("r64", "r16"), ("r8",))
@@ -194,7 +224,7 @@ def test_components_add_up_and_name_what_they_hold():
     level = rng.normal(60, 10, len(IDS))
 
     def run(shift: float) -> dict[str, float]:
-        return dict(zip(IDS, level + shift + rng.normal(0, 1, len(IDS))))
+        return dict(zip(IDS, level + shift + rng.normal(0, 1, len(IDS)), strict=True))
 
     alone = components([run(0)], [0], [0], GROUP_OF)
     assert alone.note == "test set only; one training seed" and alone.training is None
@@ -208,6 +238,47 @@ def test_components_add_up_and_name_what_they_hold():
     pooled = components([run(s) for s in shifts[::3]], range(4), [0] * 4, GROUP_OF)
     assert pooled.training is None and pooled.together > 0 and "cannot be told apart" in pooled.note
     assert "one data sample" in components([run(0), run(1)], [0, 0], [0, 1], GROUP_OF).note
+
+
+def test_cells_of_several_runs_differ_as_recipes_only_beyond_the_luck_of_their_runs():
+    rng = np.random.default_rng(5)
+    level = rng.normal(60, 10, len(IDS))
+
+    def runs(lift: float, luck: float) -> list[dict[str, float]]:
+        return [
+            dict(zip(IDS, level + lift + rng.normal(0, luck) + rng.normal(0, 1, len(IDS)), strict=True))
+            for _ in range(4)
+        ]
+
+    lucky, plain = runs(0, 3), runs(0, 3)
+    seeds = {"data_seeds": range(4), "seeds": [0] * 4, "groups": GROUP_OF}
+    as_runs, as_recipes = paired(lucky[0], plain[0], GROUP_OF), paired_runs(lucky, plain, **seeds)
+    assert as_runs.p_value < 0.001 < 0.05 < as_recipes.p_value and as_recipes.low < 0 < as_recipes.high
+    better = paired_runs(runs(8, 0.5), plain, **seeds)
+    assert better.low > 0 and better.p_value < 0.05
+    assert paired_runs(lucky[:1], plain[:1], [0], [0], GROUP_OF).note == "test set only; one training seed"
+    with pytest.raises(ValueError, match="the two cells need the same runs: got 4 and 3"):
+        paired_runs(lucky, plain[:3], **seeds)
+
+
+@pytest.mark.parametrize("result", ["interval", "difference", "components", "tie", "exact"])
+def test_results_are_of_built_in_types_and_survive_json(result):
+    a, b = cell(1), cell(2)
+    made = {
+        "interval": lambda: interval(SCORES, GROUPS, bounds=(0, 200)),
+        "difference": lambda: paired(a, b, GROUP_OF),
+        "components": lambda: components([a, b, cell(3), cell(4)], [0, 0, 1, 1], [0, 1, 0, 1], GROUP_OF),
+        "tie": lambda: tied_with_best({"r8": a, "r16": b}, GROUP_OF),
+        "exact": lambda: sign_flip(a, b, GROUP_OF),
+    }[result]()
+
+    def types(value) -> set[type]:
+        if isinstance(value, dict | list | tuple):
+            return set().union(*map(types, value.values() if isinstance(value, dict) else value))
+        return {type(value)}
+
+    assert types(dataclasses.asdict(made)) <= {int, float, str, bool, type(None)}
+    assert json.loads(json.dumps(dataclasses.asdict(made), allow_nan=False))
 
 
 # Bad input, in words
@@ -298,6 +369,7 @@ def test_a_comparison_is_a_sentence_that_does_not_claim_equality():
     a, b = cell(1), cell(2)
     same = words.describe_difference(paired(a, b, GROUP_OF), "r8", "r16")
     assert same.startswith("r8 and r16 cannot be told apart: the difference is ") and "does not show" in same
-    worse = {i: 0.0 for i in a}
-    assert words.describe_difference(paired(worse, a, GROUP_OF), "r0", "r8").startswith("r8 scores higher than r0 by 0.")
+    worse = dict.fromkeys(a, 0.0)
+    other = words.describe_difference(paired(worse, a, GROUP_OF), "r0", "r8")
+    assert other.startswith("r8 scores higher than r0 by 0.")
     assert "chance of 80 %" in words.describe_detectable(3.21)

@@ -1,6 +1,6 @@
 """Promises, kept at small size. The full simulation is benchmarks/coverage.py; its results are in docs/statistics.md.
 
-With 400 replications a true 95 % scatters by 1.1 points, so the limits here are wide: they catch a broken formula.
+With 200 replications a true 95 % scatters by 1.5 points, so the limits here are wide: they catch a broken formula.
 """
 
 import numpy as np
@@ -29,26 +29,26 @@ def clusters(sums: np.ndarray, sizes: np.ndarray) -> Clusters:
 def test_intervals_hold_the_truth_in_95_of_100(layout):
     sizes, mean, concentration = LAYOUTS[layout]
     rng = np.random.default_rng(0)
-    chances = rng.beta(mean * concentration, (1 - mean) * concentration, (400, len(sizes)))
+    chances = rng.beta(mean * concentration, (1 - mean) * concentration, (200, len(sizes)))
     found = [cluster_interval(clusters(sums, sizes), bounds=(0, 1)) for sums in rng.binomial(sizes, chances)]
-    assert 0.92 <= np.mean([i.low <= mean <= i.high for i in found]) <= 0.98
+    assert 0.91 <= np.mean([i.low <= mean <= i.high for i in found]) <= 0.985
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equal_cells_differ_in_5_of_100(layout):
     sizes, mean, concentration = LAYOUTS[layout]
     rng, hits = np.random.default_rng(1), []
-    for _ in range(400):
+    for _ in range(200):
         chance = rng.beta(mean * concentration, (1 - mean) * concentration, len(sizes))
         one, other = rng.binomial(sizes, np.clip(chance + rng.normal(0, 0.02, (2, len(sizes))), 0, 1))
         hits.append(difference_of(clusters(one - other, sizes)).p_value < 0.05)
-    assert 0.02 <= np.mean(hits) <= 0.08
+    assert 0.01 <= np.mean(hits) <= 0.09
 
 
 def test_of_six_equal_cells_one_is_called_worse_in_at_most_5_of_100():
     sizes, mean, concentration = LAYOUTS["24 uneven articles"]
     rng, hits = np.random.default_rng(2), []
-    for _ in range(150):
+    for _ in range(60):
         chance = rng.beta(mean * concentration, (1 - mean) * concentration, len(sizes))
         answers = rng.binomial(sizes, np.clip(chance + rng.normal(0, 0.02, (6, len(sizes))), 0, 1))
         hits.append(bool(ties({f"r{i}": clusters(right, sizes) for i, right in enumerate(answers)}).worse))
@@ -57,12 +57,12 @@ def test_of_six_equal_cells_one_is_called_worse_in_at_most_5_of_100():
 
 def test_intervals_over_seeds_hold_the_recipes_mean():
     rng, hits = np.random.default_rng(3), []
-    for _ in range(400):
+    for _ in range(200):
         level = rng.normal(70, 6, len(UNEVEN)) + rng.normal(0, 1.2, (3, 1)) + rng.normal(0, 3, (3, len(UNEVEN)))
         table = RunSums(level * UNEVEN, UNEVEN.astype(float), int(UNEVEN.sum()))
         total = components_of(table, [0, 1, 2]).total
         hits.append(total.low <= 70 <= total.high)
-    assert 0.92 <= np.mean(hits) <= 0.985
+    assert 0.91 <= np.mean(hits) <= 0.99
 
 
 @pytest.mark.parametrize("law", [(80, 150, 0.4), (95, 70, 0.12)], ids=["bends", "slow"])
