@@ -23,6 +23,7 @@ REMARKS = (
     ".*The number of training batches.*",
     ".*module.* in eval mode.*",
     ".*Trying to infer the `batch_size`.*",
+    ".*sync_dist=True.*",  # Finetune sums over ranks itself
 )
 # Lines of Hydra's messages that are about Hydra.
 INTERNALS = ("full_key", "object_type", "reference_type", "set HYDRA", "Config search path", "provider=", "To append",
@@ -33,7 +34,8 @@ def hush() -> None:
     """Silence the libraries' advertisements and the REMARKS."""
     for message in REMARKS:
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "bitsandbytes"):
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero",
+                 "lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero", "bitsandbytes"):  # fmt: skip
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -41,6 +43,8 @@ def hush() -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a Hydra entry point. Problems and Hydra's own configuration errors are printed; bugs keep their traceback."""
     hush()
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # a process that DistributedDataParallel started: the first one speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors to us instead of printing half a traceback
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads are 4 to 40 times slower on a busy machine
@@ -76,6 +80,9 @@ def one_job(function: Callable) -> Callable:
         from llama_exp import sweep
 
         single = HydraConfig.get().mode is not RunMode.MULTIRUN
+        if not single and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
+            # its child processes would be given the whole command line, and each would start the sweep again
+            return sweep.failed("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
         try:
             return function(cfg)
         except Problem as problem:

@@ -5,6 +5,7 @@ table does not wait for it.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from llama_exp.drawing import INK, MARKERS, MUTED, PAPER, RANKS, STAGES, styled
 from llama_exp.results import Curve, Run
@@ -33,7 +34,7 @@ def scores(panel: Panel, comparison: Comparison, place: dict[int, int]):
     sizes = sorted({s.examples for s in settings})
     ranks = sorted({s.rank for s in settings})
     labels = []
-    step = max((sizes[-1] / sizes[0]) ** 0.016, 1.03) if sizes else 1
+    step = _sideways(sizes, len(ranks))
     for i, rank in enumerate(ranks):
         line = sorted((s for s in settings if s.rank == rank), key=lambda s: s.examples)
         colour, marker = RANKS[place[rank]], MARKERS[place[rank]]
@@ -58,6 +59,13 @@ def scores(panel: Panel, comparison: Comparison, place: dict[int, int]):
     return figure
 
 
+def _sideways(sizes: Sequence[int], ranks: int) -> float:
+    """The factor between neighbouring ranks at one size: enough to part them, never so much that two sizes mix."""
+    wanted = max((sizes[-1] / sizes[0]) ** 0.016, 1.03) if sizes else 1.0
+    nearest = min((b / a for a, b in pairwise(sizes)), default=2.0)
+    return min(wanted, nearest ** (0.7 / max(ranks, 1)))
+
+
 def _score_limits(comparison: Comparison) -> tuple[float, float]:
     """The same for all panels of a comparison, so that heights can be compared; from 0 unless that hides everything."""
     metric, ends = comparison.metric, []
@@ -75,8 +83,8 @@ def _uncertainty(axes, x: float, setting: Setting, metric: str, colour: str) -> 
     if interval:
         axes.vlines(x, interval.low, interval.high, color=colour, linewidth=1.3, alpha=0.75, zorder=3)
     if len(seeds) > 1:
-        axes.plot([x] * len(seeds), seeds, linestyle="none", marker="o", markersize=3.6, markerfacecolor=PAPER,
-                  markeredgecolor=colour, markeredgewidth=1, zorder=5)  # fmt: skip
+        axes.plot([x] * len(seeds), seeds, linestyle="none", marker="o", markersize=3.2, markerfacecolor=PAPER,
+                  markeredgecolor=colour, markeredgewidth=0.9, zorder=3.5)  # fmt: skip
 
 
 def _size_axis(axes, sizes: Sequence[int], whole: set[int]) -> None:

@@ -256,6 +256,7 @@ def test_cells_of_several_runs_differ_as_recipes_only_beyond_the_luck_of_their_r
     assert as_runs.p_value < 0.001 < 0.05 < as_recipes.p_value and as_recipes.low < 0 < as_recipes.high
     better = paired_runs(runs(8, 0.5), plain, **seeds)
     assert better.low > 0 and better.p_value < 0.05
+    assert "In the interval: test set and 4 data samples" in words.describe_difference(better, "r16", "r8")
     assert paired_runs(lucky[:1], plain[:1], [0], [0], GROUP_OF).note == "test set only; one training seed"
     with pytest.raises(ValueError, match="the two cells need the same runs: got 4 and 3"):
         paired_runs(lucky, plain[:3], **seeds)

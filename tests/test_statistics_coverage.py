@@ -8,7 +8,7 @@ import pytest
 
 from llama_exp.statistics import Clusters, cluster_interval
 from llama_exp.statistics.comparisons import difference_of, ties
-from llama_exp.statistics.curves import fit_points
+from llama_exp.statistics.fitting import fit_points
 from llama_exp.statistics.noise import Table, points
 from llama_exp.statistics.variance import RunSums, components_of
 

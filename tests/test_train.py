@@ -131,6 +131,29 @@ def test_a_killed_run_continues_and_its_losses_are_those_of_an_uninterrupted_one
     assert summary["steps"] == 12
 
 
+def test_two_processes_learn_what_one_does(tmp_path, command):
+    """Real gloo processes; 3 Examples a step, so that the ranks' shares differ in number and in label tokens."""
+    words = small(batch="3")
+    command("train.py", *words, f"outputs={tmp_path}/one")
+    done = command("train.py", *words, "trainer=ddp", "trainer.max_epochs=1", f"outputs={tmp_path}/two")
+    one, two = (read_csv(only_run(tmp_path / name) / "metrics.csv") for name in ("one", "two"))
+    assert len(one) == len(two) == 8
+    for a, b in zip(one, two, strict=True):
+        assert a["step"] == b["step"] and a["tokens"] == b["tokens"]
+        for column in ("loss", "validation_loss", "grad_norm"):
+            assert bool(a[column]) == bool(b[column])
+            if a[column]:
+                assert float(a[column]) == pytest.approx(float(b[column]), rel=1e-3)
+    assert done.stdout.count("Examples:") == 1, "only one process speaks"
+    assert json.loads((only_run(tmp_path / "two") / "summary.json").read_text())["world_size"] == 2
+
+
+def test_several_processes_do_not_start_a_sweep_each(tmp_path, command):
+    done = command("train.py", "-m", *small(sample="8,16"), "trainer=ddp", f"outputs={tmp_path}/o", check=None)
+    assert done.returncode == 1
+    assert "one cell at a time" in done.stdout
+
+
 def test_a_sweep_goes_on_after_a_failing_cell_and_says_which_failed(tmp_path, command):
     words = [w for w in small() if not w.startswith(("lora.r", "optimizer"))]
     done = command("train.py", "-m", *words, "lora.r=2", "optimizer.lr=0.001,1e30", f"outputs={tmp_path}/o", check=None)
