@@ -16,7 +16,7 @@ from llama_exp.records import Problem
 
 # Remarks of libraries on choices that are ours. Named one by one: an unknown warning stays visible.
 REMARKS = (
-    "`?is_gradient_checkpointing.*",
+    "`?(is_)?gradient_checkpointing.*deprecated.*",
     ".*isinstance.treespec, LeafSpec.*",
     ".*does not have many workers.*",
     ".*Checkpoint directory.*exists.*",

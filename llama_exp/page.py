@@ -206,9 +206,17 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.render(
-        folder=folder, sections=sections, runs=len(runs), pending=pending,
-        pending_table=pending_table(pending, commands), losses=pictures.losses, losses_words=LOSSES_WORDS,
-        time=pictures.time, dropped=dropped_table(runs), dropped_words=dropped_words(runs), differing=differing,
+        folder=folder,
+        sections=sections,
+        runs=len(runs),
+        pending=pending,
+        pending_table=pending_table(pending, commands),
+        losses=pictures.losses,
+        losses_words=LOSSES_WORDS,
+        time=pictures.time,
+        dropped=dropped_table(runs),
+        dropped_words=dropped_words(runs),
+        differing=differing,
         same=same,
         versions=Table(columns("what", "value"), [(what, _counted(v)) for what, v in made_with(runs).items()]),
         unread=Table(columns("file", "why"), [(clean(u.path), u.reason) for u in unread]) if unread else None,

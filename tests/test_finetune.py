@@ -219,6 +219,21 @@ def test_the_base_is_loaded_once_and_is_the_same_after_a_cell(llama):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_recomputing_activations_changes_no_gradient(llama):
+    base = load_base(base_config(llama), CPU)
+    found = []
+    for recompute in (False, True):
+        model = attach_lora(base, LORA, 0, recompute)
+        try:
+            found.append(gradients_of_one_step(model, 4, items(8)))
+            assert base.is_gradient_checkpointing is recompute
+        finally:
+            detach_lora(model)
+    assert not base.is_gradient_checkpointing
+    for name in found[0]:
+        assert torch.allclose(found[0][name], found[1][name], rtol=1e-5, atol=1e-8), name
+
+
 @torch.no_grad()
 def test_a_dequantised_base_holds_the_same_values(llama):
     batch = collate([[item] for item in items(4)])

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "llama_exp"
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
-LIGHT = ["records", "config", "runs", "cli", "sweep", "evaluation", "report", "plots", "page", "results", "metrics.squad",
+LIGHT = ["records", "config", "runs", "cli", "sweep", "evaluation", "report", "plots", "page", "results", "settings", "words", "findings", "drawing", "metrics.squad",
          "metrics.decision", "statistics", "data", "data.synthetic"]  # fmt: skip
 
 

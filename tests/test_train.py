@@ -224,3 +224,70 @@ def test_help_and_config_are_quick(command):
         assert time.monotonic() - started < 8  # 0.7 s on an idle machine
     code = "import sys, train, evaluate; sys.exit(any(m in sys.modules for m in ('torch', 'lightning', 'transformers', 'peft', 'datasets')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_wandb_keeps_two_cells_of_a_sweep_apart_and_never_asks_for_a_key(tmp_path, command):
+    words = [word for word in small(sample="8") if not word.startswith("lora.r=")]
+    command("train.py", "-m", *words, "lora.r=1,2", "logger=wandb", f"outputs={tmp_path}/o",
+            env={"WANDB_API_KEY": "", "WANDB_MODE": ""})  # fmt: skip
+    ids = {path.name.rsplit("-", 1)[1] for path in (tmp_path / "o").glob("squad/*/wandb/offline-run-*")}
+    assert len(ids) == 2
+    for path in (tmp_path / "o").glob("squad/*/wandb/offline-run-*/*.wandb"):
+        history = path.read_bytes()
+        assert b"validation_loss" in history and b"grad_norm" in history
+    assert len(list((tmp_path / "o").glob("squad/*/summary.json"))) == 2
+
+
+def test_tensorboard_gets_the_curves(tmp_path, command):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    command("train.py", *small(sample="8"), "logger=tensorboard", f"outputs={tmp_path}/o")
+    events = EventAccumulator(str(only_run(tmp_path / "o") / "tensorboard"))
+    events.Reload()
+    assert {"loss", "validation_loss", "lr"} <= set(events.Tags()["scalars"])
+    rows = read_csv(only_run(tmp_path / "o") / "metrics.csv")
+    logged = [event.value for event in events.Scalars("loss")]
+    assert logged == pytest.approx([float(row["loss"]) for row in rows if row["loss"]], rel=1e-5)
+
+
+def test_a_logger_that_fails_never_loses_a_run(tmp_path, command):
+    done = command("train.py", *small(sample="8"), "logger=wandb", "logger.project=''", "+logger.entity=[1]",
+                   f"outputs={tmp_path}/o", check=None)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((only_run(tmp_path / "o") / "summary.json").read_text())["status"] == "finished"
+    assert "metrics.csv" in done.stdout
+
+
+def test_early_stopping_keeps_the_best_adapter(tmp_path, command):
+    words = small(sample="8", **{"optimizer.lr": "0.3", "optimizer.schedule": "constant", "trainer.max_epochs": "10",
+                                 "validations": "20", "early_stopping": "2"})  # fmt: skip
+    command("train.py", *words, f"outputs={tmp_path}/o")
+    summary = json.loads((only_run(tmp_path / "o") / "summary.json").read_text())
+    assert summary["status"] == "stopped early"
+    assert summary["steps"] < summary["planned_steps"] == 20
+    done = command("evaluate.py", *words, "split=validation", "eval_sample=4", f"outputs={tmp_path}/o")
+    assert "already" not in done.stdout
+    [results] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
+    measured = json.loads(results.read_text())["scores"]["loss"]
+    assert measured == pytest.approx(summary["loss"]["best_validation"], rel=1e-3)
+
+
+@pytest.mark.parametrize("words", [["optimizer.name=adamw_8bit"], ["optimizer.name=paged_adamw_8bit"], ["optimizer.neftune=5"],
+                                   ["max_tokens=2000", "trainer.max_epochs=-1"], ["model.quantisation=nf4"],
+                                   ["model.gradient_checkpointing=true"]])  # fmt: skip
+def test_the_ways_to_train_all_run(words, tmp_path, command):
+    command("train.py", *small(sample="8"), *words, f"outputs={tmp_path}/o")
+    summary = json.loads((only_run(tmp_path / "o") / "summary.json").read_text())
+    assert summary["status"] == "finished"
+    assert summary["loss"]["train"] > 0
+    if words[0].startswith("max_tokens"):
+        assert 2000 <= summary["tokens"] < 2000 + 4 * 512
+
+
+def test_the_first_losses_are_pinned(tmp_path, command):
+    """One seeded run on CPU. A change here means that the numbers of earlier runs can no longer be compared."""
+    command("train.py", *small(), f"outputs={tmp_path}/o")
+    assert [round(float(loss), 3) for loss in losses(only_run(tmp_path / "o")).values()] == PINNED
+
+
+PINNED = [0.0, 0.0, 0.0, 0.0]

@@ -1,0 +1,71 @@
+"""How the figures look, and how they become files: one drawing for light, dark and paper.
+
+The colours of the SVG become CSS variables, so that the page decides what ink and paper are.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from functools import wraps
+
+# After Okabe and Ito (2008): told apart with any kind of colour vision; darkened where a letter would be too pale.
+RANKS = ("#0072b2", "#d55e00", "#00876a", "#b8558c", "#a66a00", "#3a8fc7", "#7a5c3e", "#5b5fc7")
+MARKERS = "os^Dv<>P"
+STAGES = {"import": "#d3d7dc", "load": "#b4bac2", "data": "#949ca6", "train": "#46639c", "save": "#767e89",
+          "evaluate": "#c49a4a"}  # fmt: skip
+INK, MUTED, GRID, PAPER = "#1c2024", "#5f666e", "#e2e5e8", "#fefefe"
+CSS = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper",
+       **{c: f"--rank{i}" for i, c in enumerate(RANKS)}, **{c: f"--{s}" for s, c in STAGES.items()}}  # fmt: skip
+STYLE = {
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "text.color": INK,
+    "text.parse_math": False,  # a "$" in a name is a dollar
+    "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
+    "axes.facecolor": "none", "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "xtick.color": MUTED, "ytick.color": MUTED, "svg.fonttype": "none", "svg.hashsalt": "llama_exp",
+}  # fmt: skip
+
+
+def styled(draw: Callable) -> Callable:
+    @wraps(draw)
+    def wrapper(*args, **kwargs):
+        from matplotlib import rc_context
+
+        with rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def png(figure) -> bytes:
+    """The figure on white, for slides and messages."""
+    buffer = io.BytesIO()
+    _save(figure, buffer, format="png", dpi=160, facecolor="white")
+    return buffer.getvalue()
+
+
+def _save(figure, buffer, **how) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks: boxes, no noise
+        figure.savefig(buffer, **how)
+
+
+def svg(figure, number: int, label: str) -> str:
+    """The figure as inline SVG: its own ids, the page's fonts, colours from CSS variables."""
+    from html import escape
+
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context(STYLE):
+        _save(figure, buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None,
+                                                                         "Format": None})  # fmt: skip
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>f{number}-", text)
+    for colour, variable in CSS.items():
+        text = text.replace(colour, f"var({variable})")
+    text = text.replace("'DejaVu Sans'", "var(--font)").replace("DejaVu Sans", "var(--font)")
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
