@@ -1,8 +1,8 @@
 """Score one cell, or a grid of them: python evaluate.py dataset=squad sample=1000
 
-    python evaluate.py -m dataset=squad sample=100,1000,null lora.r=0,8,16,64    same words as training; rank 0 is untuned
-    python evaluate.py dataset=squad trained_on=guanaco lora.r=8                 transfer
-    python evaluate.py dataset=squad predictions=FILE.json                       score {id: text} without a model
+python evaluate.py -m dataset=squad sample=100,1000,null lora.r=0,8,16,64    same words as training; rank 0 is untuned
+python evaluate.py dataset=squad trained_on=guanaco lora.r=8                 transfer
+python evaluate.py dataset=squad predictions=FILE.json                       score {id: text} without a model
 """
 
 import dataclasses
@@ -53,7 +53,9 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
         return again(folder, asked, trained, run)
     examples = data.held_out(asked.split.value, asked.eval_sample)
     if asked.eval_sample and asked.eval_sample > len(examples):
-        print(f"  eval_sample={asked.eval_sample}: there are {len(examples)} held-out Examples; all are used.", flush=True)
+        print(
+            f"  eval_sample={asked.eval_sample}: there are {len(examples)} held-out Examples; all are used.", flush=True
+        )
     folder.mkdir(parents=True, exist_ok=True)
     predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
     results = cell.write_results(folder, asked, trained, run, predictions, cost)
@@ -82,7 +84,9 @@ def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, 
 def evaluate_file(config: Config) -> dict[str, str]:
     """Score a predictions file in the official format, {id: text}, against the held-out references."""
     if config.dataset.name != "squad":
-        raise Problem(f"predictions=FILE is SQuAD's format; dataset={config.dataset.name} has none. Type dataset=squad.")
+        raise Problem(
+            f"predictions=FILE is SQuAD's format; dataset={config.dataset.name} has none. Type dataset=squad."
+        )
     from llama_exp.data import DATASETS
 
     path = Path(config.predictions)

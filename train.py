@@ -40,14 +40,16 @@ def train(config: Config) -> dict[str, str]:
         data.setup()
         print(data.describe(), flush=True)
     if config.sample and config.sample >= len(data.available):  # the same cell as sample=null: it has one name
-        print(f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.", flush=True)
+        print(
+            f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.", flush=True
+        )
         return train(dataclasses.replace(config, sample=None))
     with clock("data"):
         steps = data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
     with clock("load"):
         base = load_base(config.model, target_device(config.trainer))
     runs.write_config(folder, config)
-    model = attach_lora(base, config.lora, config.seed)
+    model = attach_lora(base, config.lora, config.seed, config.model.gradient_checkpointing)
     try:
         module = Finetune(model, config.optimizer, steps, config.seed)
         trainer = build_trainer(config, folder, data, base)

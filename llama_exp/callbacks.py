@@ -58,7 +58,11 @@ class Curves(L.Callback):
         kept = []
         if self.path.is_file() and trainer.global_step:
             with open(self.path, newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if (row["step"] or "x").isdigit() and int(row["step"]) <= trainer.global_step]
+                kept = [
+                    row
+                    for row in csv.DictReader(file)
+                    if (row["step"] or "x").isdigit() and int(row["step"]) <= trainer.global_step
+                ]
         with written_whole(self.path) as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
@@ -83,7 +87,9 @@ class Curves(L.Callback):
         if loss is not None:
             self._write(trainer, trainer.global_step, validation_loss=float(loss))
             if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
-                left = self.training_seconds / max(trainer.global_step, 1) * (self.plan.total_steps - trainer.global_step)
+                left = (
+                    self.training_seconds / max(trainer.global_step, 1) * (self.plan.total_steps - trainer.global_step)
+                )
                 print(f"  step {trainer.global_step}/{self.plan.total_steps}  loss {module.step_loss:.3f}  validation loss "
                       f"{float(loss):.3f}  about {left:.0f} s left", flush=True)  # fmt: skip
         self.last_time = time.perf_counter()  # validation is no part of a step's time

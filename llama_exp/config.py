@@ -75,7 +75,9 @@ class DatasetConfig:
     revision: str | None
     path: str | None  # a folder or file to read instead of the hub
     source: Source
-    rows: int  # synthetic only: raw rows of train; validation and test get a tenth each, at least 400 (fewer if rows is)
+    rows: (
+        int  # synthetic only: raw rows of train; validation and test get a tenth each, at least 400 (fewer if rows is)
+    )
     licence: str
     template: str  # the user's message; {fields} are the dataset's
     system: str  # system prompt; "" = none
@@ -191,7 +193,12 @@ def _problems(c: Config):
     for key, value in positive.items():
         if value is not None and value < 1:
             yield f"{key}={value}: wanted a whole number of at least 1."
-    for key, value in {"seed": c.seed, "data_seed": c.data_seed, "lora.r": c.lora.r, "validations": c.validations}.items():
+    for key, value in {
+        "seed": c.seed,
+        "data_seed": c.data_seed,
+        "lora.r": c.lora.r,
+        "validations": c.validations,
+    }.items():
         if value < 0:
             yield f"{key}={value}: wanted 0 or more."
     if c.micro_batch and c.batch % c.micro_batch:

@@ -1,7 +1,7 @@
 """One evaluation of one cell: its folder, the replies, the scores. `evaluate.py` is the recipe that uses it.
 
-    eval/squad-test-300/predictions.jsonl    a line a reply, written as they come: a killed evaluation continues
-    eval/squad-test-300/results.json         scores, config, cost; written last and whole
+eval/squad-test-300/predictions.jsonl    a line a reply, written as they come: a killed evaluation continues
+eval/squad-test-300/results.json         scores, config, cost; written last and whole
 """
 
 import dataclasses
@@ -26,7 +26,9 @@ def folder_name(asked: Config, trained: Config) -> str:
     words = [asked.dataset.name, asked.split.value, str(asked.eval_sample or "all")]
     words += [f"eval_seed{asked.eval_seed}"] if asked.eval_seed else []
     mine, theirs = flat(asked), flat(usual)
-    shapes = [key for key in mine if key.startswith("dataset.") and key in identity(asked, everything=True)] + ["max_length"]
+    shapes = [key for key in mine if key.startswith("dataset.") and key in identity(asked, everything=True)] + [
+        "max_length"
+    ]
     words += [spoken(key, mine[key]) for key in sorted(shapes) if mine[key] != theirs.get(key)]
     return "-".join(words)
 
@@ -55,7 +57,9 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     measured = likelihood(model, encoded, asked.max_length, rows=max(1, asked.eval_batch // 4))
     tokens = sum(map(len, prompts)) + sum(len(item.input_ids) for item in encoded)
     with open(path, "a", encoding="utf-8") as file:
-        for replies in generate(model, tokenizer, prompts, max_new_tokens=asked.dataset.max_new_tokens, batch=asked.eval_batch):
+        for replies in generate(
+            model, tokenizer, prompts, max_new_tokens=asked.dataset.max_new_tokens, batch=asked.eval_batch
+        ):
             for reply in replies:
                 example = left[reply.place]
                 nll, count = measured.get(example.id, (None, 0))
@@ -64,9 +68,15 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
                 tokens += reply.tokens
                 file.write(line(done[example.id]))
             file.flush()
-            print(f"\r  answered {len(done)}/{len(examples)}", end="\n" if len(done) == len(examples) else "", flush=True)
+            print(
+                f"\r  answered {len(done)}/{len(examples)}", end="\n" if len(done) == len(examples) else "", flush=True
+            )
     device = next(model.parameters()).device
-    cost = {"seconds": round(time.perf_counter() - started, 3), "tokens": tokens, "peak_memory_bytes": peak_memory(device)}
+    cost = {
+        "seconds": round(time.perf_counter() - started, 3),
+        "tokens": tokens,
+        "peak_memory_bytes": peak_memory(device),
+    }
     return [done[example.id] for example in examples], cost
 
 
@@ -129,7 +139,9 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
 def said(results: dict[str, Any]) -> str:
     """The scores in one line: percents first, then loss."""
     named = {name.split("/")[-1]: value for name, value in results["scores"].items() if name != "perplexity"}
-    return ", ".join(f"{name} {value:.3f}" if name == "loss" else f"{name} {value:.1f}" for name, value in named.items())
+    return ", ".join(
+        f"{name} {value:.3f}" if name == "loss" else f"{name} {value:.1f}" for name, value in named.items()
+    )
 
 
 def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[Prediction], dict[str, int]]:
@@ -149,4 +161,6 @@ def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[
     counts = {"unknown_ids": len(given.keys() - known), "missing_ids": len(known - given.keys())}
     if len(known & given.keys()) == 0:
         raise Problem(f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples.")
-    return [Prediction(e.id, e.prompt, e.references, given.get(e.id, ""), e.group, tags=e.tags) for e in examples], counts
+    return [
+        Prediction(e.id, e.prompt, e.references, given.get(e.id, ""), e.group, tags=e.tags) for e in examples
+    ], counts

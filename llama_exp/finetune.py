@@ -105,7 +105,9 @@ def _optimizer_class(name: OptimizerName):
         return torch.optim.AdamW
     import bitsandbytes as bnb
 
-    return {OptimizerName.adamw_8bit: bnb.optim.AdamW8bit, OptimizerName.paged_adamw_8bit: bnb.optim.PagedAdamW8bit}[name]
+    return {OptimizerName.adamw_8bit: bnb.optim.AdamW8bit, OptimizerName.paged_adamw_8bit: bnb.optim.PagedAdamW8bit}[
+        name
+    ]
 
 
 class neftune:  # noqa: N801 (a context manager, read as a verb)

@@ -35,7 +35,10 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
     for ours in ("max_epochs", "max_steps"):  # the plan's rule, one for all cells, counts in steps
         settings.pop(ours, None)
     device = next(base.parameters()).device
-    settings.setdefault("precision", {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[compute_dtype(device)])
+    settings.setdefault(
+        "precision",
+        {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[compute_dtype(device)],
+    )
     if device.type == "cpu":
         settings["accelerator"] = "cpu"
     if not sys.stderr.isatty():
@@ -70,7 +73,10 @@ def build_loggers(config: Config, folder: Path) -> list:
     try:
         return [instantiate({**extra, **config.logger})]
     except Exception as error:
-        print(f"The logger {config.logger['_target_']} could not start ({error}); metrics.csv is written all the same.", flush=True)
+        print(
+            f"The logger {config.logger['_target_']} could not start ({error}); metrics.csv is written all the same.",
+            flush=True,
+        )
         return []
 
 
@@ -95,7 +101,9 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path) -> Ou
             raise KeyboardInterrupt
         code = 0
     except OSError as error:
-        raise Problem(f"Writing to {folder} failed: {error.strerror or error}. Free some space and type the same command again.") from error
+        raise Problem(
+            f"Writing to {folder} failed: {error.strerror or error}. Free some space and type the same command again."
+        ) from error
     finally:
         _finish_loggers(trainer, code)
     best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
@@ -113,7 +121,9 @@ def _finish_loggers(trainer: L.Trainer, code: int) -> None:
                 wandb.finish(exit_code=code)
 
 
-def summarise(folder: Path, config: Config, trainer: L.Trainer, module, data, outcome: Outcome, clock: runs.Clock) -> str:
+def summarise(
+    folder: Path, config: Config, trainer: L.Trainer, module, data, outcome: Outcome, clock: runs.Clock
+) -> str:
     """Save the adapter, then summary.json; the checkpoints go. Returns one line of what came of it."""
     curves = next(c for c in trainer.callbacks if isinstance(c, Curves))
     best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))

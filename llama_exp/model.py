@@ -189,7 +189,9 @@ def load_lora(base: nn.Module, folder: Path) -> nn.Module:
     except (RuntimeError, ValueError, KeyError) as error:
         detach_lora_layers(base)
         detail = next((part.strip() for part in str(error).split("\n") if "size mismatch" in part), str(error)[:300])
-        raise Problem(f"The adapter at {folder} does not fit the base model {base.config._name_or_path}: {detail}") from None
+        raise Problem(
+            f"The adapter at {folder} does not fit the base model {base.config._name_or_path}: {detail}"
+        ) from None
 
 
 def detach_lora(model: nn.Module) -> nn.Module:

@@ -1,12 +1,12 @@
 """A run's folder: claimed by the one config it belongs to, found again by the words that trained it.
 
-    outputs/squad/tiny-300-r16-seed0/
-        config.yaml     every value of the run
-        adapter/        in PEFT's format
-        metrics.csv     a row a step: loss, learning rate, gradient norm, tokens/s; and validation losses
-        summary.json    what came of it; written last, so its status tells a finished run from a broken one
-        checkpoints/    while it runs
-        eval/squad-test-300/  predictions.jsonl, results.json
+outputs/squad/tiny-300-r16-seed0/
+    config.yaml     every value of the run
+    adapter/        in PEFT's format
+    metrics.csv     a row a step: loss, learning rate, gradient norm, tokens/s; and validation losses
+    summary.json    what came of it; written last, so its status tells a finished run from a broken one
+    checkpoints/    while it runs
+    eval/squad-test-300/  predictions.jsonl, results.json
 """
 
 import contextlib
@@ -75,7 +75,9 @@ def check_owner(folder: Path, config: Config) -> None:
     differ = [f"  {key}: {theirs[key]} there, {mine[key]} asked for" for key in mine if theirs[key] != mine[key]]
     if differ:
         raise Problem(
-            f"{folder} holds a run with another config:\n" + "\n".join(differ) + "\nChoose another folder (out=FOLDER) or delete it."
+            f"{folder} holds a run with another config:\n"
+            + "\n".join(differ)
+            + "\nChoose another folder (out=FOLDER) or delete it."
         )
 
 
@@ -84,7 +86,9 @@ def write_config(folder: Path, config: Config) -> None:
         with written_whole(folder / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.structured(config)))
     except OSError as error:
-        raise Problem(f"Cannot write to {folder}: {error.strerror or error}. Choose another place: outputs=FOLDER.") from error
+        raise Problem(
+            f"Cannot write to {folder}: {error.strerror or error}. Choose another place: outputs=FOLDER."
+        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -95,7 +99,9 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     try:
         return flat(load_config(folder))
     except Exception as error:  # whatever OmegaConf or YAML make of a damaged file
-        raise Problem(f"{path} cannot be read ({str(error).splitlines()[0]}). Delete {folder} and run again.") from error
+        raise Problem(
+            f"{path} cannot be read ({str(error).splitlines()[0]}). Delete {folder} and run again."
+        ) from error
 
 
 def load_config(folder: Path) -> Config:
@@ -176,7 +182,10 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:
     """The rows of metrics.csv, as text; [] where there is none."""
-    with contextlib.suppress(FileNotFoundError), open(Path(folder) / "metrics.csv", newline="", encoding="utf-8") as file:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(Path(folder) / "metrics.csv", newline="", encoding="utf-8") as file,
+    ):
         return list(csv.DictReader(file))
     return []
 
@@ -217,5 +226,7 @@ def provenance() -> dict[str, Any]:
         with contextlib.suppress(Exception):
             versions[package] = version(package)
     here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
+    git = subprocess.run(
+        ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
+    )
     return {"versions": versions, "commit": git.stdout.strip() or None}

@@ -49,7 +49,11 @@ def test_markup_written_by_people_is_text_and_never_an_end_of_turn(tokenizer):
 
 
 def test_the_wording_is_llama_2s():
-    assert wording(CHAT) == ["[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello. [/INST]", "Hi, ask.", "[INST] Who dug the lake? [/INST]"]
+    assert wording(CHAT) == [
+        "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello. [/INST]",
+        "Hi, ask.",
+        "[INST] Who dug the lake? [/INST]",
+    ]
     assert user_text(" Hello. ") == "[INST] Hello. [/INST]"
 
 

@@ -27,7 +27,9 @@ def dev_set(tmp_path_factory):
 
 def test_an_official_predictions_file_is_scored_without_a_model(dev_set, tmp_path, command):
     questions = [json.loads(line) for line in (dev_set / "validation.jsonl").read_text().splitlines()]
-    given = {row["id"]: row["answers"]["text"][0] + " indeed" if n % 2 else row["context"] for n, row in enumerate(questions)}
+    given = {
+        row["id"]: row["answers"]["text"][0] + " indeed" if n % 2 else row["context"] for n, row in enumerate(questions)
+    }
     del given[questions[0]["id"]]
     given["nobody asked this"] = "x"
     (tmp_path / "p.json").write_text(json.dumps(given))
@@ -41,11 +43,18 @@ def test_an_official_predictions_file_is_scored_without_a_model(dev_set, tmp_pat
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[]", "one JSON object"), ("{", "cannot be read as JSON"), ('{"a": 1}', "one JSON object"), ('{"a": "b"}', "none of its 1 ids")],
+    [
+        ("[]", "one JSON object"),
+        ("{", "cannot be read as JSON"),
+        ('{"a": 1}', "one JSON object"),
+        ('{"a": "b"}', "none of its 1 ids"),
+    ],
 )
 def test_a_file_of_another_shape_is_refused(text, said, dev_set, tmp_path, command):
     (tmp_path / "p.json").write_text(text)
-    done = command("evaluate.py", "dataset=squad", f"dataset.path={dev_set}", f"predictions={tmp_path}/p.json", check=None)
+    done = command(
+        "evaluate.py", "dataset=squad", f"dataset.path={dev_set}", f"predictions={tmp_path}/p.json", check=None
+    )
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
@@ -57,7 +66,9 @@ def test_a_killed_evaluation_continues_and_answers_each_question_once(tmp_path, 
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        lines = [line for path in broken.glob("squad/*/eval/*/predictions.jsonl") for line in path.read_text().splitlines()]
+        lines = [
+            line for path in broken.glob("squad/*/eval/*/predictions.jsonl") for line in path.read_text().splitlines()
+        ]
         if len(lines) >= 8:
             break
         time.sleep(0.01)
@@ -73,7 +84,10 @@ def test_a_killed_evaluation_continues_and_answers_each_question_once(tmp_path, 
     once = {prediction.id: prediction.reply for prediction in read_predictions(path)}
     assert len(read_predictions(path)) == len(once) == 60
     assert once == {prediction.id: prediction.reply for prediction in read_predictions(reference)}
-    results = [json.loads(p.read_text())["scores"] for p in (path.with_name("results.json"), reference.with_name("results.json"))]
+    results = [
+        json.loads(p.read_text())["scores"]
+        for p in (path.with_name("results.json"), reference.with_name("results.json"))
+    ]
     assert results[0] == pytest.approx(results[1], rel=1e-6)
 
 

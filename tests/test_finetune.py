@@ -6,7 +6,16 @@ import math
 import pytest
 import torch
 
-from llama_exp.config import LoraConfig, ModelConfig, OptimizerConfig, OptimizerName, Quantisation, Scaling, Schedule, Targets
+from llama_exp.config import (
+    LoraConfig,
+    ModelConfig,
+    OptimizerConfig,
+    OptimizerName,
+    Quantisation,
+    Scaling,
+    Schedule,
+    Targets,
+)
 from llama_exp.data.packing import Plan, StepSampler, collate, pack, step_loader
 from llama_exp.finetune import Finetune, example_lengths, neftune
 from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, response_nll, save_lora, scale
@@ -247,7 +256,12 @@ def test_a_dequantised_base_holds_the_same_values(llama):
 
 @pytest.mark.parametrize(
     ("scaling", "r", "expected"),
-    [(Scaling.fixed_alpha, 4, 4.0), (Scaling.fixed_alpha, 64, 0.25), (Scaling.constant, 64, 2.0), (Scaling.rank_stabilised, 64, 2.0)],
+    [
+        (Scaling.fixed_alpha, 4, 4.0),
+        (Scaling.fixed_alpha, 64, 0.25),
+        (Scaling.constant, 64, 2.0),
+        (Scaling.rank_stabilised, 64, 2.0),
+    ],
 )
 def test_the_effective_scale_is_the_one_recorded(llama, scaling, r, expected):
     lora = dataclasses.replace(LORA, r=r, scaling=scaling)

@@ -68,7 +68,9 @@ def test_scores_are_percents_per_item():
     assert set(items) == {"squad/exact_match", "squad/f1", "squad/precision", "squad/recall"}
 
 
-@pytest.mark.parametrize(("reply", "read"), [("Yes.", "yes"), ("  no, because", "no"), ("Maybe", "maybe"), ("It is yes", ""), ("", "")])
+@pytest.mark.parametrize(
+    ("reply", "read"), [("Yes.", "yes"), ("  no, because", "no"), ("Maybe", "maybe"), ("It is yes", ""), ("", "")]
+)
 def test_a_decision_is_the_first_word_or_none(reply, read):
     assert decision.decision(reply) == read
 

@@ -44,7 +44,12 @@ def test_a_step_is_always_the_same_examples_whatever_the_micro_batch_or_the_rank
         assert len(yielded[0]) == len(samplers[0])
         each = samplers[0].accumulation
         for number in range(6):
-            seen = [place for of_rank in yielded for micros in of_rank[number * each : (number + 1) * each] for place in micros]
+            seen = [
+                place
+                for of_rank in yielded
+                for micros in of_rank[number * each : (number + 1) * each]
+                for place in micros
+            ]
             assert len(seen) == len(set(seen))
             assert set(seen) == wanted[number]
 

