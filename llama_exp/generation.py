@@ -60,19 +60,21 @@ def _reply(tokenizer, place: int, ids: list[int]) -> Reply:
 
 
 @torch.inference_mode()
-def likelihood(model: nn.Module, tokens: Sequence[Tokens], length: int, rows: int) -> dict[str, tuple[float, int]]:
+def likelihood(model: nn.Module, tokens: Sequence[Tokens], rows: int) -> dict[str, tuple[float, int]]:
     """{id: (summed negative log-likelihood of the response and its EOS in nats, its tokens)}, packed, `rows` at a time."""
     model.eval()
     device = next(model.parameters()).device
     found: dict[str, tuple[float, int]] = {}
-    loader = row_loader(tokens, length, rows)
-    for packed, batch in zip(loader.dataset, loader, strict=True):
+    if not tokens:
+        return found
+    loader = row_loader(tokens, rows)
+    for lines, batch in zip(loader.dataset, loader, strict=True):
         batch = batch.to(device)
         nll, places = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
         width = batch.input_ids.shape[1]
-        owner = torch.empty(len(packed) * width, dtype=torch.long)
+        owner = torch.empty(len(lines) * width, dtype=torch.long)
         items = []
-        for row, inside in enumerate(packed):
+        for row, inside in enumerate(lines):
             end = row * width
             for item in inside:
                 owner[end : end + len(item.input_ids)] = len(items)

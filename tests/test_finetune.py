@@ -116,7 +116,7 @@ def gradients_of_one_step(model, micro_batch: int, tokens) -> dict[str, torch.Te
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, max_steps=1, logger=False, enable_checkpointing=False,
                         enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=sampler.accumulation,
                         gradient_clip_val=1e-3, use_distributed_sampler=False)  # fmt: skip
-    trainer.fit(Caught(model, ADAMW, 1, 0), step_loader(tokens, sampler, 64))
+    trainer.fit(Caught(model, ADAMW, 1, 0), step_loader(tokens, sampler))
     return caught
 
 

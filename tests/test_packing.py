@@ -20,6 +20,11 @@ def test_packing_loses_and_repeats_nothing():
     assert len(rows) <= total / 64 * 11 / 9 + 1
 
 
+def test_rows_are_no_longer_than_the_longest_example():
+    assert {sum(len(item.input_ids) for item in row) <= 40 for row in pack(tokens(40, 10, 30, 20, 20))} == {True}
+    assert len(pack(tokens(40, 10, 30, 20, 20))) == 3
+
+
 def test_an_example_longer_than_a_row_is_an_error():
     with pytest.raises(ValueError, match="65 tokens"):
         pack(tokens(65), 64)
@@ -101,12 +106,12 @@ def test_nothing_to_train_on_is_a_problem():
 def test_validation_sees_every_example_once_on_any_number_of_ranks():
     items = tokens(*(3 + n * 5 % 30 for n in range(40)))
     for world in (1, 2, 3):
-        batches = [batch for rank in range(world) for batch in row_loader(items, 64, 4, rank, world)]
+        batches = [batch for rank in range(world) for batch in row_loader(items, 4, rank, world)]
         learned = sum(int((batch.labels != -100).sum()) for batch in batches)
         assert learned == sum(item.label_tokens for item in items)
 
 
 def test_an_empty_share_is_a_row_without_a_label():
-    [batch] = list(row_loader(tokens(4), 64, 4, rank=1, world_size=2))
+    [batch] = list(row_loader(tokens(4), 4, rank=1, world_size=2))
     assert int((batch.labels != -100).sum()) == 0
     assert batch.input_ids.dtype == torch.long

@@ -248,12 +248,12 @@ class ExampleDataModule(LightningDataModule):
             self.plan_steps(max_epochs=1, max_steps=None, max_tokens=None)
         sampler = StepSampler(self.plan, self.micro_batch, trainer.global_rank, trainer.world_size)
         sampler.start = lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        return step_loader(self.encoded("train"), sampler, self.max_length)
+        return step_loader(self.encoded("train"), sampler)
 
     def val_dataloader(self):
         rows = max(1, self.micro_batch // 2)
         trainer = self.trainer
-        return row_loader(self.encoded("validation"), self.max_length, rows, trainer.global_rank, trainer.world_size)
+        return row_loader(self.encoded("validation"), rows, trainer.global_rank, trainer.world_size)
 
 
 def check_template(template: str, fields: tuple[str, ...]) -> None:

@@ -29,8 +29,12 @@ class Batch:
         return Batch(self.input_ids.to(**move), self.labels.to(**move), self.position_ids.to(**move))
 
 
-def pack(tokens: Sequence[Tokens], length: int) -> list[list[Tokens]]:
-    """Lay Examples into rows of at most `length` tokens, first fit, longest first (within 11/9 of the fewest rows)."""
+def pack(tokens: Sequence[Tokens], length: int | None = None) -> list[list[Tokens]]:
+    """Lay Examples into rows of at most `length` tokens, first fit, longest first (within 11/9 of the fewest rows).
+
+    None: rows as long as the longest Example. Attention's work grows with the row, so no longer than needed.
+    """
+    length = length or max((len(item.input_ids) for item in tokens), default=0)
     rows: list[list[Tokens]] = []
     free: list[int] = []
     for item in sorted(tokens, key=lambda item: -len(item.input_ids)):
@@ -149,27 +153,21 @@ class StepSampler(Sampler[list[int]]):
             yield list(mine[within * self.micro : (within + 1) * self.micro])
 
 
-class PackedCollate:
+def packed(tokens: Sequence[Tokens]) -> Batch:
     """Examples of one micro-batch -> Batch. An empty micro-batch becomes one row without a label."""
-
-    def __init__(self, length: int):
-        self.length = length
-
-    def __call__(self, tokens: list[Tokens]) -> Batch:
-        return collate(pack(tokens, self.length) or [[Tokens("", [0, 0], [IGNORED, IGNORED])]])
+    return collate(pack(tokens or [Tokens("", [0, 0], [IGNORED, IGNORED])]))
 
 
-def step_loader(tokens: Sequence[Tokens], sampler: StepSampler, length: int) -> DataLoader:
-    """Training batches: one Batch a micro-batch, rows of at most `length` tokens."""
-    return DataLoader(_Picked(tokens), batch_size=None, sampler=sampler, collate_fn=PackedCollate(length))
+def step_loader(tokens: Sequence[Tokens], sampler: StepSampler) -> DataLoader:
+    """Training batches: one Batch a micro-batch."""
+    return DataLoader(_Picked(tokens), batch_size=None, sampler=sampler, collate_fn=packed)
 
 
-def row_loader(tokens: Sequence[Tokens], length: int, rows: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+def row_loader(tokens: Sequence[Tokens], rows: int, rank: int = 0, world_size: int = 1) -> DataLoader:
     """Every Example once, in a fixed order, `rows` packed rows a Batch: validation and held-out likelihood."""
     mine = sorted(tokens, key=lambda item: (-len(item.input_ids), item.id))[rank::world_size]
-    packed = pack(mine, length)
-    groups = [packed[start : start + rows] for start in range(0, len(packed), rows)]
-    return DataLoader(groups or [[[Tokens("", [0, 0], [IGNORED, IGNORED])]]], batch_size=None, collate_fn=collate)
+    lines = pack(mine or [Tokens("", [0, 0], [IGNORED, IGNORED])])
+    return DataLoader([lines[i : i + rows] for i in range(0, len(lines), rows)], batch_size=None, collate_fn=collate)
 
 
 class _Picked(torch.utils.data.Dataset):
