@@ -95,6 +95,13 @@ class Finetune(L.LightningModule):
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.total_steps - warmup)))
 
+    def cpu(self) -> "Finetune":
+        """Stay where it is: Lightning moves the module to the CPU after a fit, and the base would go with it.
+
+        The evaluation after training would then run there, and every cell of a sweep would move the base back.
+        """
+        return self
+
     def state_dict(self, *args, **kwargs):
         names = {name for name, p in self.named_parameters() if p.requires_grad}
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in names}

@@ -191,6 +191,13 @@ def test_dropout_is_on_while_training(llama):
         detach_lora(model)
 
 
+def test_the_base_stays_where_it_is_when_lightning_puts_a_module_away():
+    """After a fit Lightning calls `.cpu()`; on a GPU the evaluation would then run on the CPU, for minutes."""
+    module = Finetune(torch.nn.Linear(2, 2, device="meta"), ADAMW, 1, 0)
+    assert module.cpu() is module
+    assert next(module.model.parameters()).device.type == "meta"
+
+
 def test_only_the_adapter_learns_and_is_in_a_checkpoint(adapted):
     module = Finetune(adapted, ADAMW, 10, 0)
     names = set(module.state_dict())
