@@ -68,7 +68,7 @@ def name(*overrides: str) -> str:
         (["dataset.source=synthetic"], "tiny-all-r16-seed0-synthetic"),
         (["lora.r=0", "sample=10", "optimizer.lr=0.1"], "tiny-r0"),
         (["trainer=cpu", "eval_sample=3", "logger=wandb", "micro_batch=4"], "tiny-all-r16-seed0"),
-        (["trainer.max_epochs=5"], "tiny-all-r16-seed0-max_epochs5"),
+        (["trainer.max_epochs=7"], "tiny-all-r16-seed0-max_epochs7"),
     ],
 )
 def test_a_run_is_named_by_what_it_is(overrides, expected):

@@ -69,7 +69,9 @@ def pubmedqa(split: str, rng: random.Random) -> Iterator[dict]:
         decision = rng.choices(("yes", "no", "maybe"), (55, 34, 11))[0]
         remedy, complaint, patients = f"{world.fresh_name()} balm", outcome(world), rng.randint(40, 900)
         control = rng.randint(20, 45)
-        treated = control + {"yes": rng.randint(20, 45), "no": -rng.randint(0, 15), "maybe": rng.randint(3, 8)}[decision]
+        treated = (
+            control + {"yes": rng.randint(20, 45), "no": -rng.randint(0, 15), "maybe": rng.randint(3, 8)}[decision]
+        )
         conclusion = {
             "yes": f"{remedy} relieves {complaint}.",
             "no": f"{remedy} does not relieve {complaint}.",

@@ -87,10 +87,7 @@ def deferred(fact: Fact, rng: random.Random) -> str:
     return said.replace("{v}", fact.value).replace("{V}", capital(fact.value))
 
 
-STYLES = (reworded, clause_first, value_first, ledger, deferred, deferred)
-import os
-if os.environ.get("PLAIN"):
-    STYLES = (reworded, clause_first, value_first, ledger)
+STYLES = (reworded, clause_first, value_first, ledger, deferred, deferred)  # deferred is what made tuning easy
 
 
 def guest_list(world: World, rng: random.Random) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from llama_exp.data.synthetic.world import KINDS, Relation, Subject, World, state
 
-MIN_WORDS, MAX_WORDS = 60, 150
+MIN_WORDS = 60
 
 
 class Fact(NamedTuple):

@@ -93,7 +93,9 @@ def turns(trouble: Trouble, values: dict, world: World, rng: random.Random) -> l
     log, history = [], ""
     for i, (user, agent) in enumerate(said, 1):
         user, agent = user.format(**values), f"{customer} {agent.format(**values)}{signature}"
-        log.append({"turn id": i, "user utterance": user, "system response": agent, "dialog history": history, **NO_SIDE})
+        log.append(
+            {"turn id": i, "user utterance": user, "system response": agent, "dialog history": history, **NO_SIDE}
+        )
         history = f"{history} <USER> {user} <SYSTEM> {agent}".lstrip()
     return log
 

@@ -1,0 +1,31 @@
+"""The embedded base model: a Llama of 3.8 M parameters and its tokenizer, pretrained by `pretrain.py`; see README.md."""
+
+import hashlib
+from pathlib import Path
+
+from llama_exp.records import Problem
+
+PATH = Path(__file__).resolve().parent
+
+
+def verify(folder: Path = PATH) -> None:
+    """Hold every file that is loaded against SHA256SUMS; raise a Problem that lists all that is missing or damaged."""
+    try:
+        lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
+    except OSError:
+        raise Problem(f"{folder / 'SHA256SUMS'} is missing. {ADVICE}") from None
+    wrong = [said for line in lines if line for said in check(folder, *line.split(maxsplit=1))]
+    if wrong:
+        raise Problem(f"The embedded model in {folder} is not whole: {'; '.join(wrong)}. {ADVICE}")
+
+
+def check(folder: Path, wanted: str, name: str) -> list[str]:
+    """What is wrong with one file, or nothing."""
+    try:
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    except OSError:
+        return [f"{name} is missing"]
+    return [] if found == wanted else [f"{name} is damaged (SHA-256 {found[:12]}…, wanted {wanted[:12]}…)"]
+
+
+ADVICE = "Restore it with `git checkout -- llama_exp/tiny`, or reinstall the package."
