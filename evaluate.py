@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, runs
+from llama_exp import cli, metrics, runs
 from llama_exp import evaluation as cell
 from llama_exp.config import Config, register, resolve
 from llama_exp.records import Problem, read_predictions
@@ -31,6 +31,7 @@ def evaluate(config: Config) -> dict[str, str]:
     if (folder / "results.json").is_file():
         return again(folder, asked, trained, run)
     runs.check_hardware(asked)
+    metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
 
     from llama_exp.data import DATASETS
     from llama_exp.model import detach_lora, load_base, load_lora, load_tokenizer, target_device
@@ -66,14 +67,15 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
 def as_asked(config: Config, trained: Config) -> Config:
     """The run's own config, with the data and the size of the evaluation that were asked for."""
     return dataclasses.replace(trained, dataset=config.dataset, split=config.split, eval_sample=config.eval_sample,
-                               eval_seed=config.eval_seed, eval_batch=config.eval_batch, trainer=config.trainer)  # fmt: skip
+                               eval_seed=config.eval_seed, eval_batch=config.eval_batch, trainer=config.trainer,
+                               bertscore=config.bertscore)  # fmt: skip
 
 
 def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, str]:
-    """An evaluation that is there already: scored anew from its predictions where other metrics are asked for."""
+    """An evaluation that is there already: scored anew from its predictions where other metrics or settings are asked."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     told = "already evaluated"
-    if results.get("metrics") != list(asked.dataset.metrics):
+    if not cell.up_to_date(folder, results, asked):
         cost = {key: results.get(key) for key in ("seconds", "tokens", "peak_memory_bytes")}
         results = cell.write_results(folder, asked, trained, run, read_predictions(folder / "predictions.jsonl"), cost)
         told = "scored anew from its predictions"
@@ -96,12 +98,12 @@ def evaluate_file(config: Config) -> dict[str, str]:
     data.setup()
     examples = data.held_out(config.split.value, config.eval_sample)
     predictions, counts = cell.official_predictions(path, examples)
-    values, intervals = cell.scores(predictions, config.dataset.metrics)
-    for name, value in values.items():
-        print(f"{name} {value:.10f}  ({intervals[name]}, {intervals[name].clusters} articles)")
+    scored = cell.score(predictions, config)
+    for name, value in scored.values.items():
+        print(f"{name} {value:.10f}  ({scored.intervals[name]}, {scored.intervals[name].clusters} articles)")
     print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
           f"{counts['unknown_ids']} unknown ids left out.", flush=True)  # fmt: skip
-    return {"said": cell.said({"scores": values}), "run": str(path)}
+    return {"said": cell.said({"scores": scored.values}), "run": str(path)}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -122,6 +122,15 @@ class OptimizerConfig:
 
 
 @dataclass
+class BertScoreConfig:
+    model: str  # auto, minilm, a hub repository or a folder (llama_exp/metrics/bertscore.py)
+    layer: int | None  # null = the one that bert-score recommends
+    rescale: bool  # by bert-score's baseline, where it has one for the model
+    language: str  # of the baseline
+    batch: int  # texts the encoder reads at a time
+
+
+@dataclass
 class Config:
     dataset: DatasetConfig
     model: ModelConfig
@@ -147,6 +156,7 @@ class Config:
     eval_sample: int | None
     eval_seed: int  # no sweep moves it
     eval_batch: int  # prompts a generation batch
+    bertscore: BertScoreConfig  # read where dataset.metrics names it
     trained_on: str | None  # evaluate an adapter trained on this dataset
     predictions: str | None  # score this file instead of a model
 
@@ -156,7 +166,7 @@ class Config:
 
 # Keys that cannot change the weights that training leaves behind. Everything else is identity.
 NOT_IDENTITY = {
-    "logger", "micro_batch", "validations", "validation_sample", "checkpoint_every", "evaluate", "split", "eval_sample",
+    "bertscore", "logger", "micro_batch", "validations", "validation_sample", "checkpoint_every", "evaluate", "split", "eval_sample",
     "eval_seed", "eval_batch", "trained_on", "predictions", "outputs", "out", "dataset.metrics", "dataset.licence",
     "model.licence", "model.gradient_checkpointing", "model.needs_gpu", "dataset.hub", "trainer.accelerator",
     "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "trainer.profiler",
@@ -177,10 +187,16 @@ def resolve(cfg: DictConfig) -> Config:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise Problem(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
-    config = OmegaConf.to_object(cfg)
+    config = _settled(OmegaConf.to_object(cfg))
     problems = list(_problems(config))
     if problems:
         raise Problem("\n".join(problems))
+    return config
+
+
+def _settled(config: Config) -> Config:
+    """An answer may take at most half of `max_length`: a set of long answers then also runs on a model of short rows."""
+    config.dataset.max_new_tokens = min(config.dataset.max_new_tokens, config.max_length // 2)
     return config
 
 
@@ -189,7 +205,8 @@ def _problems(c: Config):
                 "micro_batch": c.micro_batch, "eval_sample": c.eval_sample, "max_tokens": c.max_tokens,
                 "checkpoint_every": c.checkpoint_every, "dataset.max_new_tokens": c.dataset.max_new_tokens,
                 "dataset.rows": c.dataset.rows, "early_stopping": c.early_stopping,
-                "validation_sample": c.validation_sample}  # fmt: skip
+                "validation_sample": c.validation_sample, "bertscore.batch": c.bertscore.batch,
+                "bertscore.layer": c.bertscore.layer}  # fmt: skip
     for key, value in positive.items():
         if value is not None and value < 1:
             yield f"{key}={value}: wanted a whole number of at least 1."
@@ -281,6 +298,6 @@ def _composed(words: tuple[str, ...]) -> Config:
     overrides = list(words)
     register()
     if GlobalHydra.instance().is_initialized():
-        return OmegaConf.to_object(compose("config", overrides))
+        return _settled(OmegaConf.to_object(compose("config", overrides)))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_object(compose("config", overrides))
+        return _settled(OmegaConf.to_object(compose("config", overrides)))

@@ -1,6 +1,7 @@
 """One evaluation of one cell: its folder, the replies, the scores. `evaluate.py` is the recipe that uses it.
 
 eval/squad-test-300/predictions.jsonl    a line a reply, written as they come: a killed evaluation continues
+eval/squad-test-300/scores.jsonl         every item's scores, for tables and comparisons
 eval/squad-test-300/results.json         scores, config, cost; written last and whole
 """
 
@@ -8,14 +9,16 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llama_exp import runs
 from llama_exp.config import Config, default_config, flat, identity, spoken
-from llama_exp.metrics import metric
+from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
-from llama_exp.statistics import Interval, interval, ratio_interval
+from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
+from llama_exp.tables import SCORES, write_items
 
 
 def folder_name(asked: Config, trained: Config) -> str:
@@ -80,37 +83,60 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     return [done[example.id] for example in examples], cost
 
 
-def scores(predictions: Sequence[Prediction], metrics: Sequence[str]) -> tuple[dict[str, float], dict[str, Interval]]:
-    """{score: value} and {score: its 95 % interval, clustered by group}; percents, nats a token, and perplexity."""
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """{score: value}, {score: its 95 % interval, clustered by group}, {score: [value per item]}, {metric: its facts}."""
+
+    values: dict[str, float]
+    intervals: dict[str, Interval]
+    items: dict[str, list[float]]
+    facts: dict[str, dict[str, Any]]
+
+
+def metric_settings(asked: Config) -> dict[str, Any]:
+    """{metric: its part of the config}, for those that have one and are asked for."""
+    return {name: part for name, part in {"bertscore": asked.bertscore}.items() if name in asked.dataset.metrics}
+
+
+def score(predictions: Sequence[Prediction], asked: Config) -> Scored:
+    """The metrics of the dataset in percent; loss in nats a token; perplexity."""
     if not predictions:
         raise Problem("Nothing to score: there is no held-out Example.")
     groups = [prediction.group for prediction in predictions]
-    values: dict[str, float] = {}
-    intervals: dict[str, Interval] = {}
-    for name in metrics:
-        for score, items in metric(name)(predictions).items():
-            values[score] = sum(items) / len(items)
-            intervals[score] = interval(items, groups, bounds=(0.0, 100.0))
+    scored = Scored({}, {}, {}, {})
+    for name in asked.dataset.metrics:
+        found = measure(name, predictions, metric_settings(asked))
+        for key, items in found.items.items():
+            scored.values[key] = sum(items) / len(items)
+            scored.intervals[key] = interval(items, groups, bounds=found.bounds)
+        for key, statistic in found.corpus.items():
+            scored.values[key] = statistic(predictions)
+            scored.intervals[key] = statistic_interval(statistic, predictions, groups, bounds=(0.0, 100.0))
+        scored.items.update(found.items)
+        if found.facts:
+            scored.facts[name] = found.facts
     measured = [prediction for prediction in predictions if prediction.nll is not None]
     if measured:
         nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]
-        values["loss"] = sum(nll) / sum(tokens)
-        values["perplexity"] = math.exp(min(values["loss"], 700))
+        scored.values["loss"] = sum(nll) / sum(tokens)
+        scored.values["perplexity"] = math.exp(min(scored.values["loss"], 700))
         groups = [prediction.group for prediction in measured]
-        intervals["loss"] = ratio_interval(nll, tokens, groups)
-        intervals["perplexity"] = ratio_interval(nll, tokens, groups, transform=math.exp)
-    return values, intervals
+        scored.intervals["loss"] = ratio_interval(nll, tokens, groups)
+        scored.intervals["perplexity"] = ratio_interval(nll, tokens, groups, transform=math.exp)
+    return scored
 
 
 def write_results(folder: Path, asked: Config, trained: Config, run: Path, predictions: Sequence[Prediction], cost: dict,
                   extra: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
-    """Score the predictions and write results.json; returns it."""
-    values, intervals = scores(predictions, asked.dataset.metrics)
+    """Score the predictions and write scores.jsonl, then results.json; returns the latter."""
+    scored = score(predictions, asked)
+    write_items(folder, predictions, scored.items)
     summary = runs.read_summary(run) or {}
     results = {
-        "scores": values,
-        "intervals": {name: dataclasses.asdict(of) for name, of in intervals.items()},
-        "metrics": list(asked.dataset.metrics),
+        "scores": scored.values,
+        "intervals": {name: dataclasses.asdict(of) for name, of in scored.intervals.items()},
+        "facts": scored.facts,
+        **how_scored(asked),
         "items": len(predictions),
         "groups": len({prediction.group for prediction in predictions}),
         "unfinished": sum(not prediction.finished for prediction in predictions),
@@ -134,6 +160,18 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
     }  # fmt: skip
     write_json(folder / "results.json", results)
     return results
+
+
+def how_scored(asked: Config) -> dict[str, Any]:
+    """What decides the scores of given predictions."""
+    settings = {name: dataclasses.asdict(part) for name, part in metric_settings(asked).items()}
+    return {"metrics": list(asked.dataset.metrics), "metric_settings": settings}
+
+
+def up_to_date(folder: Path, results: dict[str, Any], asked: Config) -> bool:
+    """Whether results.json and scores.jsonl hold what would be scored now."""
+    wanted = how_scored(asked)
+    return {key: results.get(key) for key in wanted} == wanted and (folder / SCORES).is_file()
 
 
 def said(results: dict[str, Any]) -> str:

@@ -47,6 +47,12 @@ def test_a_config_comes_back_from_its_file_as_it_was(tmp_path):
     assert back.lora.scaling is Scaling.constant
 
 
+def test_an_answer_takes_at_most_half_of_the_length():
+    assert composed("dataset=guanaco", "model=tiny").dataset.max_new_tokens == 256
+    assert composed("dataset=guanaco").dataset.max_new_tokens == 512
+    assert composed("dataset=squad", "model=tiny").dataset.max_new_tokens == 32
+
+
 def test_several_problems_come_in_one_message():
     with pytest.raises(Problem) as caught:
         composed("batch=0", "lora.r=-1", "dataset.validation=0.7", "optimizer.lr=0", "batch=16", "micro_batch=5")

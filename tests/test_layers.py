@@ -12,7 +12,8 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "llama_exp"
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
 LIGHT = """records config runs cli sweep evaluation report plots page results settings words findings drawing metrics.squad
-    metrics.decision statistics data data.synthetic tiny""".split()
+    metrics.decision statistics data data.synthetic tiny
+    tables hub uploading model_card metrics.bertscore metrics.rouge human.study human.app human.pages human.report""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

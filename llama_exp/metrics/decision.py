@@ -1,20 +1,54 @@
-"""PubMedQA's yes/no/maybe: accuracy per item. Strings in, percents out (Jin et al., arXiv 1909.06146)."""
+"""PubMedQA's yes/no/maybe: accuracy and macro-F1, as its own evaluation computes them. Strings in, percents out.
+
+Follows evaluation.py of https://github.com/pubmedqa/pubmedqa (Jin et al., arXiv 1909.06146), which calls scikit-learn's
+`accuracy_score` and `f1_score(average="macro")`: the unweighted mean of the F1 of every decision that occurs among the
+answers or the replies. There every reply is a decision. Here a reply may be something else: that is a miss for the
+right decision, and no fourth class of its own. Pure Python.
+"""
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from llama_exp.records import Prediction
 
 DECISIONS = ("yes", "no", "maybe")
 
 
+@lru_cache(maxsize=4096)  # an interval for macro-F1 asks for the same replies hundreds of times
 def decision(reply: str) -> str:
     """The first word of a reply if it is a decision, else "" (which is always wrong)."""
     first = re.match(r"\W*(\w+)", reply.lower())
     return first.group(1) if first and first.group(1) in DECISIONS else ""
 
 
+def answers(predictions: Sequence[Prediction]) -> list[tuple[str, str]]:
+    """(the right decision, the one read from the reply or "") of each prediction."""
+    return [(p.references[0].strip().lower(), decision(p.reply)) for p in predictions]
+
+
 def items(predictions: Sequence[Prediction]) -> dict[str, list[float]]:
     """Per prediction, in percent: decision/accuracy."""
-    right = [100.0 * (decision(p.reply) == p.references[0].strip().lower()) for p in predictions]
-    return {"decision/accuracy": right}
+    return {"decision/accuracy": [100.0 * (right == given) for right, given in answers(predictions)]}
+
+
+def macro_f1(predictions: Sequence[Prediction]) -> float:
+    """The mean over decisions of 2 hits / (times right + times given), in percent."""
+    pairs = answers(predictions)
+    labels = sorted({label for pair in pairs for label in pair if label})
+    if not labels:
+        return 0.0
+    return 100.0 * sum(_f1(pairs, label) for label in labels) / len(labels)
+
+
+def _f1(pairs: list[tuple[str, str]], label: str) -> float:
+    hits = sum(right == given == label for right, given in pairs)
+    return 2 * hits / (sum(right == label for right, _ in pairs) + sum(given == label for _, given in pairs))
+
+
+CORPUS = {"decision/macro_f1": macro_f1}
+
+
+def facts(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """How many replies hold no decision."""
+    return {"unreadable": sum(not given for _, given in answers(predictions))}

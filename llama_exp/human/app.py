@@ -1,0 +1,110 @@
+"""The rating page: python -m llama_exp.human.app study=outputs/human/first
+
+Prints a link per rater. Loopback only, unless told otherwise: `host=0.0.0.0 open=true` lets others on the network in,
+without encryption, so put a reverse proxy with TLS in front of anything that leaves the building.
+"""
+
+import ipaddress
+import socket
+import sys
+from pathlib import Path
+
+from llama_exp import cli
+from llama_exp.human import study as design
+from llama_exp.human.keys import given
+from llama_exp.human.store import Store
+from llama_exp.records import Problem
+
+PROGRAM, KEYS = "llama_exp.human.app", ("study", "host", "port", "open", "address")
+PORT = 8765
+
+
+def serve(words: dict[str, str]) -> None:
+    """Check everything, say the links, and serve until interrupted."""
+    folder = Path(words["study"])
+    study = design.read(folder)
+    host, port, hosts = where(words)
+    uvicorn, pages = web()
+    store = Store(folder)
+    store.invite(len(study.queues))
+    kept = store.hold()
+    listening = listen(host, port)
+    address = words.get("address", "").rstrip("/") or f"http://{spoken(host)}:{listening.getsockname()[1]}"
+    print(links(study, store, address), flush=True)
+    config = uvicorn.Config(pages(study, store, hosts), access_log=False, log_level="warning", server_header=False)
+    try:  # no access log: it would hold the tokens
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        print("\nStopped. Every rating is saved; the same command goes on.")
+    finally:
+        kept.close()
+
+
+def web():
+    """uvicorn and the pages, or the words that install them."""
+    try:
+        import uvicorn
+
+        from llama_exp.human.pages import pages
+    except ImportError as error:
+        raise Problem(f"The rating page needs {error.name}. Install it: pip install -e '.[ui]'") from None
+    return uvicorn, pages
+
+
+def where(words: dict[str, str]) -> tuple[str, int, set[str] | None]:
+    """(host, port, names to answer to). Problem for a host that others can reach and that was not asked for twice."""
+    from urllib.parse import urlsplit
+
+    host, port, opened = words.get("host", "127.0.0.1"), words.get("port", str(PORT)), words.get("open", "false")
+    if opened not in ("true", "false"):
+        raise Problem(f"open={opened}: wanted true or false.")
+    if not port.isdigit() or int(port) > 65535:
+        raise Problem(f"port={port}: wanted a number from 0 (any that is free) to 65535.")
+    names = {"127.0.0.1", "localhost", "::1"}
+    behind = urlsplit(words.get("address", "")).hostname
+    if words.get("address") and not behind:
+        raise Problem(f"address={words['address']}: wanted what raters type, for example https://rate.example.org")
+    if loopback(host):
+        return host, int(port), names | ({behind} if behind else set())
+    if opened != "true":
+        raise Problem(f"host={host}: others on the network could reach the page, and it is not encrypted. If that is "
+                      f"what you want, type host={host} open=true; else leave host out.")  # fmt: skip
+    return host, int(port), {behind} | names if behind else None
+
+
+def loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, or a Problem that says why not."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise Problem(f"Cannot listen on {host}, port {port}: {error.strerror}. Another port: port={port + 1}, or "
+                      f"port=0 for any that is free.") from None  # fmt: skip
+    return listening
+
+
+def spoken(host: str) -> str:
+    """A host as it stands in an address: one to type from this machine where it listens on all."""
+    return f"[{host}]" if ":" in host else socket.gethostname() if host == "0.0.0.0" else host
+
+
+def links(study: design.Study, store: Store, address: str) -> str:
+    lines = ["Give each rater their own link, and nobody else's:"]
+    for rater in store.raters()[: len(study.queues)]:
+        queue, rated = study.queues[rater.number - 1], sum(g.done for g in store.ratings(rater.number).values())
+        name = f" ({rater.name!r})" if rater.name else ""
+        lines.append(f"  rater {rater.number}{name}, {rated} of {len(queue)} rated: {address}/r/{rater.token}")
+    return "\n".join([*lines, "Stop with Ctrl-C; ratings are on disk the moment they are given."])
+
+
+if __name__ == "__main__":
+    cli.run(lambda: serve(given(sys.argv[1:], PROGRAM, KEYS)))

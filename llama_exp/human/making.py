@@ -1,0 +1,140 @@
+"""Make a study from finished evaluations: the command behind `python -m llama_exp.human.study`."""
+
+import dataclasses
+import shlex
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from llama_exp import cli
+from llama_exp.config import CONF
+from llama_exp.human import study as design
+from llama_exp.human.keys import given
+from llama_exp.human.store import Store
+from llama_exp.human.study import REFERENCE, Study
+from llama_exp.records import Prediction, Problem
+
+
+class Mode(Enum):
+    pairs = "pairs"
+    scales = "scales"
+
+
+@dataclass
+class Settings:
+    """The types of conf/study.yaml."""
+
+    items: int
+    raters: int
+    mode: Mode
+    repeats: float
+    controls: float
+    seed: int
+    title: str
+    question: str
+    consent: str
+    scales: dict[str, str]
+    scale_ends: list[str]
+    control_scale: str
+
+
+def main() -> None:
+    cli.run(lambda: told(make(given(sys.argv[1:], "llama_exp.human.study"))))
+
+
+def make(words: dict[str, str]) -> tuple[Path, Study]:
+    """Draw the study and write it; one that is there with the same settings is kept, and may get more raters."""
+    folder = Path(words.pop("study"))
+    names = {field.name for field in dataclasses.fields(Settings)}
+    settings = settled({key: value for key, value in words.items() if key in names})
+    read = read_conditions({key: place for key, place in words.items() if key not in names}, settings)
+    items, controls = design.draw({name: predictions for name, (predictions, _) in read.items()}, settings)
+    about = {name: known for name, (_, known) in read.items()}
+    queues = tuple(design.queue(items, controls, list(about), settings, 1 + i) for i in range(settings["raters"]))
+    if not queues[0]:
+        raise Problem("Nothing to judge: the conditions gave the same answer to every item.")
+    made = Study(settings, about, len(next(iter(read.values()))[0]), items, controls, queues)
+    if (folder / "study.json").is_file():
+        made = grown(design.read(folder), made, folder)
+    design.write(made, folder)
+    Store(folder).invite(len(made.queues))
+    return folder, made
+
+
+def settled(words: dict[str, str]) -> dict[str, Any]:
+    """conf/study.yaml and the words, typed; several problems come in one message."""
+    defaults = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.load(CONF / "study.yaml"))
+    problems = []
+    for key, value in words.items():
+        try:
+            if key in ("scales", "scale_ends"):
+                raise Problem(f"{key} is set in conf/study.yaml, not on the command line.")
+            defaults[key] = value
+        except (OmegaConfBaseException, Problem) as error:
+            problems.append(f"{key}={value}: {str(error).splitlines()[0]}")
+    settings = {**dataclasses.asdict(OmegaConf.to_object(defaults))}
+    settings["mode"] = settings["mode"].value
+    problems += [f"{key}={settings[key]}: wanted at least 1." for key in ("items", "raters") if settings[key] < 1]
+    problems += [f"{key}={settings[key]}: wanted a share from 0 to 1." for key in ("repeats", "controls")
+                 if not 0 <= settings[key] <= 1]  # fmt: skip
+    if settings["mode"] == "scales" and settings["control_scale"] not in settings["scales"]:
+        problems.append(f"control_scale={settings['control_scale']}: wanted one of {', '.join(settings['scales'])}.")
+    if problems:
+        raise Problem("\n".join(problems))
+    return settings
+
+
+def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[str, tuple[list[Prediction], dict]]:
+    """{name: (predictions, what is known of it)}, the human reference among them where it was asked for."""
+    needed = 1 if settings["mode"] == "scales" else 2
+    evaluations = [name for name, place in places.items() if place != REFERENCE]
+    if len(places) < needed or not evaluations:
+        raise Problem(f"mode={settings['mode']} compares {needed} or more conditions, at least one of them an "
+                      f"evaluation; got {', '.join(places) or 'none'}. Type for example tuned=outputs/…/eval/… "
+                      f"untuned=outputs/…/eval/… or human={REFERENCE}.")  # fmt: skip
+    where = [str(Path(place).resolve()) if place != REFERENCE else place for place in places.values()]
+    if len(set(where)) < len(where):
+        raise Problem("Two conditions are the same evaluation: nothing to compare. Name different ones.")
+    read = {name: design.read_condition(name, places[name]) for name in evaluations}
+    base = read[evaluations[0]][0]
+    lost = {p.id for p in base if not p.references} if REFERENCE in places.values() else set()
+    if lost:
+        raise Problem(f"There is no human reference for {design.listed(lost)}.")
+    written = [dataclasses.replace(p, reply=p.references[0]) for p in base if p.references]
+    about = {"folder": REFERENCE, "metrics": [], "scores": {}}
+    return {name: read.get(name, (written, about)) for name in places}
+
+
+def grown(old: Study, new: Study, folder: Path) -> Study:
+    """The study that is there, with the further raters of `new`. Problem where anything else differs."""
+    differ = [key for key in new.settings if key != "raters" and old.settings.get(key) != new.settings[key]]
+    if {n: c["folder"] for n, c in old.conditions.items()} != {n: c["folder"] for n, c in new.conditions.items()}:
+        differ.append("conditions")
+    if not differ and (old.items, old.controls) != (new.items, new.controls):
+        differ.append("replies (the evaluations were made again)")
+    if differ:
+        raise Problem(f"{folder} holds another study; it differs in {', '.join(differ)}. Ratings belong to the study "
+                      f"they were given in: name another folder, or delete this one.")  # fmt: skip
+    if len(new.queues) <= len(old.queues):
+        return old
+    return dataclasses.replace(old, settings=new.settings, queues=old.queues + new.queues[len(old.queues) :])
+
+
+def told(made: tuple[Path, Study]) -> None:
+    """Say what was made, and what to type next."""
+    folder, study = made
+    kinds = [trial.kind for trial in study.queues[0]]
+    equal = sum(design.same(item, *pair) for item in study.items.values() for pair in study.pairs)
+    print(f"{folder}: {len(study.items)} of {study.available} items, {' against '.join(study.conditions)}; "
+          f"{len(study.queues)} raters, {len(kinds)} pages each: {kinds.count('judged')} judged, "
+          f"{kinds.count('repeat')} repeats, {kinds.count('control')} controls.")  # fmt: skip
+    if equal and not study.on_scales:
+        print(f"  {equal} pairs of answers are word for word the same: nobody is asked, they count as ties.")
+    if study.settings["controls"] and not study.controls:
+        print("  No controls: they need references that differ, from at least two groups.")
+    print(f"Next: python -m llama_exp.human.app study={shlex.quote(str(folder))}")

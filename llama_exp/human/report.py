@@ -1,0 +1,167 @@
+"""What came of a study: python -m llama_exp.human.report study=outputs/human/first
+
+    report/index.html      the finding first, then what it rests on
+    report/results.json    the same numbers
+    report/ratings.csv     a row per rating, conditions named
+
+`metrics=bertscore` compares people with that metric too; what it computes is kept in the study's folder, so that only
+the first time is slow. The report can be made while raters are at work.
+"""
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_exp import cli
+from llama_exp.human import agreement, analysis
+from llama_exp.human import study as design
+from llama_exp.human.analysis import Judged, Metrics
+from llama_exp.human.keys import given
+from llama_exp.human.store import Store
+from llama_exp.human.study import REFERENCE, Study
+from llama_exp.records import Prediction, write_json, written_whole
+from llama_exp.report import FORMULA
+from llama_exp.results import clean
+
+CHEAP = ("squad", "decision")  # no model, no library: computed every time
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything that the ratings of a study say."""
+
+    preferences: list[analysis.Preference]
+    reliable: list[analysis.Preference]  # without the raters who failed their controls; empty if there are none
+    scales: list[analysis.Scale]
+    differences: list[tuple]
+    agreements: list[agreement.Agreement]
+    consistency: Any
+    relations: list[analysis.Relation]
+    raters: list[agreement.RaterSummary]
+    unreliable: list[int]
+
+
+def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
+    raters = agreement.rater_summaries(study, judged)
+    doubtful = agreement.unreliable(raters)
+    rest = [one for one in judged if one.rater not in doubtful]
+    return Findings(
+        preferences=[] if study.on_scales else analysis.preferences(study, judged),
+        reliable=analysis.preferences(study, rest) if doubtful and not study.on_scales else [],
+        scales=analysis.scales(study, judged) if study.on_scales else [],
+        differences=analysis.differences(study, judged) if study.on_scales else [],
+        agreements=agreement.agreements(study, judged),
+        consistency=agreement.consistency(judged),
+        relations=analysis.relations(study, judged, metrics),
+        raters=raters,
+        unreliable=doubtful,
+    )
+
+
+def report(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str]]:
+    """Write report/ into the study's folder; returns the page's path and the finding in sentences."""
+    from llama_exp.human import telling
+
+    study = design.read(folder)
+    judged = analysis.collect(study, Store(folder))
+    found = find(study, judged, measured(folder, study, metrics))
+    said = telling.answer(study, found)
+    home = folder / "report"
+    write_csv(home / "ratings.csv", study, judged)
+    results = {"settings": study.settings, "conditions": study.conditions, **dataclasses.asdict(found)}
+    write_json(home / "results.json", results)
+    with written_whole(home / "index.html") as file:
+        file.write(telling.render(folder, study, found, said))
+    return home / "index.html", said
+
+
+def included(outputs: Path) -> list[tuple[str, list[str], str]]:
+    """(title, sentences, path of its page) of every study below a folder, each reported anew: for the main report."""
+    found = []
+    for path in sorted(Path(outputs).glob("**/study.json")):
+        page, said = report(path.parent)
+        found.append((clean(path.parent.name), said, str(page)))
+    return found
+
+
+def measured(folder: Path, study: Study, asked: Sequence[str]) -> Metrics:
+    """Automatic metrics per item: {score: {condition: {item: value}}}. Slow ones are kept in metrics.json."""
+    from llama_exp.metrics import METRICS
+
+    listed = {name for about in study.conditions.values() for name in about["metrics"]}
+    path = folder / "metrics.json"
+    kept: dict[str, dict] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in asked:
+        if name not in kept and name not in CHEAP:
+            kept[name] = scored(study, name)
+            write_json(path, kept)
+    cheap = [name for name in CHEAP if name in METRICS and (name == "squad" or name in listed or name in asked)]
+    computed = [scored(study, name) for name in cheap] + list(kept.values())
+    return {score: values for found in computed for score, values in found["scores"].items()}
+
+
+def scored(study: Study, name: str) -> dict[str, Any]:
+    """{"scores": one metric of every reply, "facts": how it was measured}.
+
+    The reference itself is not scored, and items without one are left out.
+    """
+    from llama_exp.config import default_config
+    from llama_exp.metrics import measure
+
+    section = getattr(default_config({}), name, None)  # a metric's part of conf/, where it has one
+    scores: Metrics = {}
+    facts = {}
+    for condition, about in study.conditions.items():
+        predictions = [Prediction(item.id, item.prompt, item.references, item.replies[condition], item.group)
+                       for item in study.items.values() if item.references]  # fmt: skip
+        if predictions and about["folder"] != REFERENCE:
+            found = measure(name, predictions, {} if section is None else {name: section})
+            facts = found.facts
+            for score, values in found.items.items():
+                pairs = zip(predictions, values, strict=True)
+                scores.setdefault(score, {})[condition] = {prediction.id: float(value) for prediction, value in pairs}
+    return {"scores": scores, "facts": facts}
+
+
+def write_csv(path: Path, study: Study, judged: Sequence[Judged]) -> None:
+    """A row per complete rating, raters by their number: names stay in ratings.sqlite.
+
+    Text that a spreadsheet would compute gets an apostrophe in front.
+    """
+    scales = list(study.settings["scales"]) if study.on_scales else []
+    heads = ["rater", "place", "kind", "item", "group", "left", "right", "verdict", "preferred", *scales,
+             "comment", "seconds", "changes", "given"]  # fmt: skip
+    with written_whole(path) as file:
+        writer = csv.writer(file)
+        writer.writerow([plain(head) for head in heads])
+        for one in judged:
+            trial, rating = one.trial, one.rating
+            row = [one.rater, one.place, trial.kind, trial.item, one.group, trial.left,
+                   trial.right, rating.verdict, one.preferred, *(rating.scores.get(scale) for scale in scales),
+                   rating.comment, rating.seconds, one.given.changes, one.given.given]  # fmt: skip
+            writer.writerow([plain(value) for value in row])
+
+
+def plain(value: Any) -> Any:
+    """A value that is what it looks like in a spreadsheet: no formula, no control character, one line."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = clean(value, 32_000)
+    return f"'{text}" if text.lstrip(" '\"").startswith(tuple(FORMULA)) else text
+
+
+def main() -> None:
+    words = given(sys.argv[1:], "llama_exp.human.report", ("study", "metrics"))
+    metrics = [name for name in words.get("metrics", "").split(",") if name]
+    page, said = report(Path(words["study"]), metrics)
+    print("\n".join(said))
+    print(f"Report: {page}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,202 @@
+"""A study's findings in words, as tables, and as one HTML file. Plain strings here; the template escapes them all."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+
+from llama_exp.human.agreement import Agreement
+from llama_exp.human.analysis import Preference
+from llama_exp.human.study import Study
+from llama_exp.results import clean
+from llama_exp.statistics import Difference, Interval
+
+Table = dict[str, list]  # heads, rows; a number's head ends in "#"
+
+
+def answer(study: Study, found) -> list[str]:
+    """The finding in sentences, most important first."""
+    rated, of = sum(r.rated for r in found.raters), sum(r.of for r in found.raters)
+    lines = [preferred(p) for p in found.preferences] + [rated_higher(*d) for d in found.differences]
+    if not lines:
+        lines = ["Nothing to compare has been rated yet."]
+    if rated < of:
+        lines.append(f"The study is not finished: {rated} of {of} pages are rated.")
+    lines += [agreed(a) for a in found.agreements if a.alpha.estimate is not None]
+    if found.unreliable:
+        who = " and ".join(f"rater {n}" for n in found.unreliable)
+        lines.append(f"{who[0].upper()}{who[1:]} missed more than a third of the controls."
+                     + "".join(f" Left out, {preferred(p)}" for p in found.reliable))  # fmt: skip
+    return lines
+
+
+def preferred(p: Preference) -> str:
+    """Which of two conditions is preferred, or that it cannot be told, with the rate and its interval."""
+    value, (winner, loser) = p.rate, (p.first, p.second)
+    if p.rate.estimate < 50:
+        value, (winner, loser) = turned(p.rate), (p.second, p.first)
+    rate = f"{percent(value.estimate)}{span(value)} of the time, a tie counting half"
+    if value.low is None:
+        return f"{winner} is preferred to {loser} {rate}; whether that is chance cannot be told: {value.note}."
+    # Where every group says the same there is no p-value, but the interval still speaks.
+    clear = p.p_value < 0.05 if p.p_value is not None else not value.low <= 50 <= value.high
+    if clear:
+        return f"{winner} is preferred to {loser} {rate}."
+    return f"{p.first} and {p.second} cannot be told apart: {winner} is preferred {rate}."
+
+
+def turned(rate: Interval) -> Interval:
+    """The same win rate seen from the other side."""
+    ends = {} if rate.low is None else {"low": 100 - rate.high, "high": 100 - rate.low}
+    return replace(rate, estimate=100 - rate.estimate, **ends)
+
+
+def rated_higher(scale: str, first: str, second: str, minus: Difference) -> str:
+    if minus.difference == 0:
+        return f"On {scale}, {first} and {second} are rated the same."
+    if minus.p_value is not None and minus.p_value >= 0.05:
+        return f"On {scale}, {first} and {second} cannot be told apart: they differ by {minus}."
+    high, low = (first, second) if minus.difference > 0 else (second, first)
+    ends = "" if minus.low is None else f" ({two(*sorted((abs(minus.low), abs(minus.high))))})"
+    doubt = f"; whether that is chance cannot be told: {minus.note}" if minus.p_value is None else ""
+    return f"On {scale}, {high} is rated {abs(minus.difference):.2f}{ends} points higher than {low}, of 1 to 5{doubt}."
+
+
+def two(low: float, high: float) -> str:
+    return f"{low:.2f} to {high:.2f}"
+
+
+def agreed(a: Agreement) -> str:
+    """Alpha in words, after Krippendorff (2004): firm from 0.8, tentative from 0.667."""
+    value = a.alpha.estimate
+    ends = "" if a.alpha.low is None else f", {two(a.alpha.low, a.alpha.high)}"
+    word = ("firm" if value >= 0.8 else "enough for tentative conclusions" if value >= 0.667 else
+            "low: this is to a good part a matter of taste, or the question is unclear" if value > 0.2 else
+            "hardly better than chance")  # fmt: skip
+    return f"Agreement between raters on {a.about} is {word} (alpha {value:.2f}{ends})."
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} %"
+
+
+def span(found: Interval, places: int = 0) -> str:
+    return "" if found.low is None else f" ({found.low:.{places}f} to {found.high:.{places}f})"
+
+
+def number(value: float | None, places: int) -> str:
+    return "–" if value is None else f"{value:.{places}f}"
+
+
+def with_span(found: Interval, places: int) -> str:
+    return number(found.estimate, places) + (span(found, places) if found.low is not None else "")
+
+
+def tables(study: Study, found) -> list[tuple[str, str, Table]]:
+    """(heading, what it means, table) in the order of the page; empty ones are left out."""
+    shown = [
+        ("Win rates", WIN_WORDS, win_table(found.preferences)),
+        ("Scales", "1 to 5, an item counting once as the mean of its raters; with the 95 % interval over items.",
+         {"heads": ["scale", "condition", "ratings#", "mean#"],
+          "rows": [[s.name, s.condition, str(s.ratings), with_span(s.mean, 2)] for s in found.scales]}),
+        ("Differences on scales", "On the items that were rated for both.",
+         {"heads": ["scale", "first", "second", "first minus second#", "p#"],
+          "rows": [[s, a, b, str(d), p_text(d.p_value)] for s, a, b, d in found.differences]}),
+        ("Agreement between raters", AGREEMENT_WORDS, agreement_table(found.agreements)),
+        ("Raters", rater_words(found), rater_table(study, found)),
+        ("People and metrics", "Kendall's tau-b: 1 = the metric orders the answers as people do, 0 = unrelated, with "
+         "its 95 % interval. In pairs, the difference in the metric against who was preferred; the human reference "
+         "itself is left out. A dash: the metric or the judgement is the same everywhere.",
+         {"heads": ["metric", "judgement", "items#", "tau#"],
+          "rows": [[r.metric, r.judgement, str(r.tau.items), with_span(r.tau, 2)] for r in found.relations]}),
+        ("Conditions", "", {"heads": ["condition", "where from"],
+                            "rows": [[n, c["folder"]] for n, c in study.conditions.items()]}),
+    ]  # fmt: skip
+    return [part for part in shown if part[2]["rows"]]
+
+
+WIN_WORDS = (
+    "A tie counts half; two answers that are word for word the same are a tie that nobody was asked about. The interval "
+    "is 95 %, over other items judged by these raters, items of one group (an article, a dialogue) counting together. "
+    "“Any raters” lets the raters vary too, which takes at least three. p is the chance of such a rate if neither were "
+    "preferred, adjusted for the number of pairs (Holm)."
+)
+AGREEMENT_WORDS = (
+    "Krippendorff's alpha: 1 = raters always agree, 0 = no more than by chance; conclusions are usually called firm from "
+    "0.8 and tentative from 0.667. Kappa is over what all raters rated. Repeats and controls are left out."
+)
+
+
+def win_table(found: Sequence[Preference]) -> Table:
+    rows = []
+    for p in found:
+        wide = "–" if p.any_raters is None else f"{p.any_raters[0]:.0f} to {p.any_raters[1]:.0f}"
+        rows.append([p.first, p.second, *map(str, (p.wins, p.ties, p.losses, p.same)), with_span(p.rate, 1), wide,
+                     p_text(p.p_value)])  # fmt: skip
+    heads = ["first", "second", "first won#", "ties#", "second won#", "same words#", "win rate %#", "any raters#", "p#"]
+    return {"heads": heads, "rows": rows}
+
+
+def p_text(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def agreement_table(found: Sequence[Agreement]) -> Table:
+    rows = [[a.about, str(a.units), percent(a.equal), f"{with_span(a.alpha, 2)} {a.level}", f"{number(a.kappa, 2)} {a.kappa_name}"]
+            for a in found if a.units]  # fmt: skip
+    return {"heads": ["on", "rated by two or more#", "the same#", "Krippendorff's alpha#", "kappa"], "rows": rows}
+
+
+def rater_words(found) -> str:
+    words = (
+        "Consistent: the same verdict when an item came again with its sides swapped. Failed: controls, whose answer "
+    )
+    words += (
+        "is known, that were called wrong or a tie. Left and right: a rater who always takes one side does not read."
+    )
+    if found.consistency is not None:
+        words += f" Over all raters {with_span(found.consistency, 0)} % of repeats are consistent."
+    return words
+
+
+def rater_table(study: Study, found) -> Table:
+    rows = []
+    for r in found.raters:
+        sides = [] if study.on_scales else [f"{r.left} / {r.ties} / {r.right}"]
+        rows.append([str(r.number), f"{r.rated} of {r.of}", number(r.seconds, 0), *sides,
+                     f"{r.consistent} of {r.repeats}", f"{r.failed} of {r.controls}", str(r.changes)])  # fmt: skip
+    sides = [] if study.on_scales else ["left / tie / right#"]
+    return {"heads": ["rater", "rated#", "median seconds#", *sides, "consistent#", "failed#", "changed#"], "rows": rows}
+
+
+def bars(study: Study, found: Sequence[Preference]) -> list[dict]:
+    """What the picture draws per pair, in percent of its width: wins, ties, losses, and the rate with its interval."""
+    drawn, places = [], list(study.conditions)  # a condition has the same colour in every bar
+    for p in found:
+        asked = p.wins + p.ties + p.losses
+        drawn.append({"first": p.first, "second": p.second, "rate": p.rate, "wins": 100 * p.wins / asked,
+                      "ties": 100 * p.ties / asked, "losses": 100 * p.losses / asked,
+                      "colours": [places.index(name) % 6 for name in (p.first, p.second)],
+                      "text": f"{p.first} won {p.wins}, tied {p.ties}, {p.second} won {p.losses}"})  # fmt: skip
+    return drawn
+
+
+def render(folder: Path, study: Study, found, said: list[str]) -> str:
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True)
+    environment.filters["clean"] = clean
+    facts = f"{len(study.items)} of {study.available} items, {len(study.queues)} raters"
+    question = "" if study.on_scales else study.settings["question"]
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = environment.get_template("report.html")
+    drawn = bars(study, found.preferences)
+    return page.render(
+        folder=str(folder),
+        facts=facts,
+        question=question,
+        said=said,
+        bars=drawn,
+        tables=tables(study, found),
+        made=made,
+    )

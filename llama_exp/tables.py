@@ -1,0 +1,138 @@
+"""Scores by kind of question: python -m llama_exp.tables outputs/medical/llama2_7b_chat-all-r16-seed0/eval/medical-test-all
+
+    qtype         items  groups  bertscore/f1         loss
+    treatment       231     198  61.3 ± 1.9           1.204 ± 0.051
+    symptoms         87      80  58.0 (53.1 to 62.2)  1.31 ± 0.11
+
+One table for each tag of the Examples: MedQuAD's `qtype`, SQuAD's question word and answer length. Read from
+predictions.jsonl (the tags) and scores.jsonl (each item's scores, written with results.json), so nothing is scored
+anew and torch is not needed. The intervals are those of the whole evaluation: 95 %, clustered by group. Many rows are
+many comparisons: the best of twenty kinds looks good by luck.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_exp.metrics import bounds
+from llama_exp.records import Prediction, Problem, read_predictions, written_whole
+from llama_exp.statistics import Interval, interval, ratio_interval
+
+SCORES = "scores.jsonl"
+Items = Mapping[str, Sequence[float]]  # {score: [value per prediction]}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One value of a tag: how many items and groups carry it, and {score: its interval}."""
+
+    value: str
+    items: int
+    groups: int
+    scores: dict[str, Interval]
+
+
+def by_tag(predictions: Sequence[Prediction], items: Items) -> dict[str, list[Row]]:
+    """{tag: its rows, the commonest value first}. Tags with one value only, or one for nearly every item, are left out."""
+    found = {}
+    for tag in sorted({tag for prediction in predictions for tag in prediction.tags}):
+        places: dict[str, list[int]] = {}
+        for place, prediction in enumerate(predictions):
+            if tag in prediction.tags:
+                places.setdefault(prediction.tags[tag], []).append(place)
+        if 1 < len(places) <= max(2, sum(map(len, places.values())) / 2):
+            rows = [_row(value, [predictions[at] for at in of_value], _chosen(items, of_value))
+                    for value, of_value in places.items()]  # fmt: skip
+            found[tag] = sorted(rows, key=lambda row: (-row.items, row.value))
+    return found
+
+
+def _chosen(items: Items, places: Sequence[int]) -> Items:
+    return {name: [values[at] for at in places] for name, values in items.items()}
+
+
+def _row(value: str, predictions: Sequence[Prediction], items: Items) -> Row:
+    groups = [p.group for p in predictions]
+    scores = {name: interval(values, groups, bounds=bounds(name)) for name, values in items.items()}
+    measured = [p for p in predictions if p.nll is not None and p.tokens]
+    if measured:
+        nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]
+        scores["loss"] = ratio_interval(nll, tokens, [p.group for p in measured])
+    return Row(value, len(predictions), len(set(groups)), scores)
+
+
+def write_items(folder: Path, predictions: Sequence[Prediction], items: Items) -> None:
+    """scores.jsonl: a line a prediction, {"id": …, "squad/f1": 80.0, …}, in the order of predictions.jsonl."""
+    with written_whole(Path(folder) / SCORES) as file:
+        for place, prediction in enumerate(predictions):
+            values = {name: of_score[place] for name, of_score in items.items()}
+            file.write(json.dumps({"id": prediction.id, **values}, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_items(folder: Path, predictions: Sequence[Prediction]) -> dict[str, list[float]]:
+    """The scores of these predictions, in their order; a Problem where they are not there or not numbers."""
+    path = Path(folder) / SCORES
+    try:
+        rows = [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text.strip()]
+        by_id = {row.pop("id"): row for row in rows}
+        names = list(rows[0]) if rows else []
+        items = {name: [float(by_id[p.id][name]) for p in predictions] for name in names}
+    except OSError as error:
+        raise Problem(f"No scores of items at {path} ({error.strerror}). Evaluate again with the same words.") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Problem(f"{path} does not hold the scores of predictions.jsonl beside it ({type(error).__name__}: {error}). "
+                      "Delete it and evaluate again with the same words.") from None  # fmt: skip
+    if not all(math.isfinite(value) for values in items.values() for value in values):
+        raise Problem(f"{path} holds a score that is no number. Delete it and evaluate again with the same words.")
+    return items
+
+
+def of_folder(folder: Path) -> dict[str, list[Row]]:
+    """The tables of one evaluation's folder."""
+    path = Path(folder) / "predictions.jsonl"
+    if not path.is_file():
+        raise Problem(f"No predictions at {path}. Wanted an evaluation's folder: outputs/DATASET/RUN/eval/EVALUATION.")
+    predictions = read_predictions(path)
+    return by_tag(predictions, read_items(folder, predictions))
+
+
+def written(tables: Mapping[str, Sequence[Row]]) -> str:
+    """The tables as text in columns."""
+    from llama_exp.results import clean
+
+    texts = []
+    for tag, rows in tables.items():
+        names = list(dict.fromkeys(name for row in rows for name in row.scores))
+        cells = [[clean(tag, 40), "items", "groups", *names]]
+        cells += [[clean(row.value, 40) or '""', f"{row.items:,}", f"{row.groups:,}",
+                   *(str(row.scores[name]) if name in row.scores else "" for name in names)] for row in rows]  # fmt: skip
+        widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+        texts.append("\n".join("  ".join(_set(line, widths)).rstrip() for line in cells))
+    return "\n\n".join(texts)
+
+
+def _set(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Names and scores to the left, counts to the right."""
+    return [text.rjust(width) if place in (1, 2) else text.ljust(width)
+            for place, (text, width) in enumerate(zip(cells, widths, strict=True))]  # fmt: skip
+
+
+def main() -> None:
+    folders = [word for word in sys.argv[1:] if not word.startswith("-")]
+    if len(folders) != len(sys.argv) - 1 or not folders:
+        print(__doc__.strip())
+        raise SystemExit(0 if {"-h", "--help"} & set(sys.argv) else 2)
+    for folder in folders:
+        tables = of_folder(Path(folder))
+        print(
+            folder if len(folders) > 1 else "", written(tables) or "No tag with several values.", sep="\n", flush=True
+        )
+
+
+if __name__ == "__main__":
+    from llama_exp import cli
+
+    cli.run(main)

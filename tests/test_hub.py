@@ -1,0 +1,431 @@
+"""Publishing, through the real command and the real huggingface_hub client, to a hub that is a few lines of this file."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from llama_exp import cli, hub, model_card, runs
+from llama_exp.config import default_config
+from llama_exp.records import Problem, write_json
+
+TOKEN = "hf_" + "aVerySecretOne0123456789"
+WORDS = ("model=tiny", "dataset=squad", "sample=100", "lora.r=4")
+
+
+FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+ENDPOINTS = {
+    r"/api/whoami-v2": "whoami",
+    r"/api/repos/create": "create",
+    r"/api/validate-yaml": "validate",
+    r"/api/models/(.+)/preupload/main": "preupload",
+    r"/api/models/(.+)/tree/main": "tree",
+    r"/api/models/(.+)/commit/main": "commit",
+    r"/(.+)\.git/info/lfs/objects/batch": "batch",
+    r"/api/models/(.+?)(?:/revision/main)?": "info",
+}
+
+
+class FakeHub(ThreadingHTTPServer):
+    """The endpoints of the hub that an upload meets. `repos` is {id: {"private": …, "files": {path: bytes}}}.
+
+    faults    [(pattern of "METHOD /path", status or "cut", how often)], the first that fits is used up first
+    log       every "METHOD /path" that was asked for
+    """
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.repos, self.objects, self.faults, self.log = {}, {}, [], []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request, client_address):
+        """A client that goes away, or is sent away, is part of the test."""
+
+    def asked(self, pattern: str) -> int:
+        return sum(bool(re.search(pattern, line)) for line in self.log)
+
+
+class Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.handle_request()
+
+    def do_POST(self):
+        self.handle_request()
+
+    def do_PUT(self):
+        self.handle_request()
+
+    def handle_request(self):
+        path, line = self.path.split("?")[0], f"{self.command} {self.path.split('?')[0]}"
+        self.server.log.append(line)
+        for number, (pattern, what, times) in enumerate(self.server.faults):
+            if times and re.search(pattern, line):
+                self.server.faults[number] = (pattern, what, times - 1)
+                if what == "cut":  # half of the body is read, and the line goes dead
+                    self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
+                    self.close_connection = True
+                    return self.connection.close()
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                return self.reply({"error": f"no, with {TOKEN}"}, what)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if path.startswith("/lfs/"):  # signed addresses: no login
+            self.server.objects[path.removeprefix("/lfs/")] = body
+            return self.reply({})
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.reply({"error": "Invalid user token."}, 401)
+        for pattern, method in ENDPOINTS.items():
+            if found := re.fullmatch(pattern, path):
+                return getattr(self, method)(body, *found.groups())
+        self.reply({"error": "unknown"}, 404)
+
+    def reply(self, value, status=200, **headers):
+        text = json.dumps(value).encode()
+        self.send_response(status)
+        for key, content in {"Content-Type": "application/json", "Content-Length": str(len(text)), **headers}.items():
+            self.send_header(key.replace("_", "-"), content)
+        self.end_headers()
+        self.wfile.write(text)
+
+    def whoami(self, body):
+        self.reply({"name": "ann", "type": "user", "orgs": []})
+
+    def validate(self, body):
+        self.reply({"errors": [], "warnings": []})
+
+    def create(self, body):
+        asked = json.loads(body)
+        name = f"{asked.get('organization') or 'ann'}/{asked['name']}"
+        if name in self.server.repos:
+            return self.reply({"error": "You already created this model repo", "url": f"{self.server.url}/{name}"}, 409)
+        self.server.repos[name] = {"private": asked.get("private", asked.get("visibility") == "private"), "files": {}}
+        self.reply({"url": f"{self.server.url}/{name}", "name": name, "id": name})
+
+    def info(self, body, name):
+        if name not in self.server.repos:
+            return self.reply({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        repo = self.server.repos[name]
+        siblings = [{"rfilename": path} for path in repo["files"]]
+        self.reply(
+            {
+                "id": name,
+                "private": repo["private"],
+                "sha": "0" * 40,
+                "siblings": siblings,
+                "tags": repo.get("tags", []),
+            }
+        )
+
+    def tree(self, body, name):
+        files = self.server.repos[name]["files"]
+        self.reply(
+            [{"type": "file", "path": p, "size": len(c), "oid": hashlib.sha1(c).hexdigest()} for p, c in files.items()]
+        )
+
+    def preupload(self, body, name):
+        modes = [
+            (file["path"], "lfs" if file["path"].endswith(".safetensors") else "regular")
+            for file in json.loads(body)["files"]
+        ]
+        self.reply({"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes]})
+
+    def batch(self, body, name):
+        objects = [{"oid": o["oid"], "size": o["size"]} for o in json.loads(body)["objects"]]
+        for o in objects:
+            if o["oid"] not in self.server.objects:
+                o["actions"] = {"upload": {"href": f"{self.server.url}/lfs/{o['oid']}"}}
+        self.reply({"transfer": "basic", "objects": objects})
+
+    def commit(self, body, name):
+        files = self.server.repos[name]["files"]
+        for row in map(json.loads, body.decode().strip().split("\n")):
+            value = row["value"]
+            if row["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif row["key"] == "lfsFile":
+                files[value["path"]] = self.server.objects[value["oid"]]
+            elif row["key"] == "deletedFile":
+                files.pop(value["path"])
+        self.reply({"success": True, "commitOid": "1" * 40, "commitUrl": f"{self.server.url}/{name}/commit/{'1' * 40}"})
+
+
+@pytest.fixture
+def server():
+    serving = FakeHub()
+    threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    yield serving
+    serving.shutdown()
+    serving.server_close()
+
+
+def address(server, home: Path, token: str = TOKEN) -> dict[str, str]:
+    """The environment of a command that talks to the server."""
+    return {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(home),
+        "HF_TOKEN": token,
+    }
+
+
+@pytest.fixture
+def publish(server, tmp_path, monkeypatch, capfd):
+    """The command without the seconds that a process of its own takes; publish.words are those of a finished run."""
+    from huggingface_hub import constants
+
+    for name, value in (("ENDPOINT", server.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True),
+                        ("HF_TOKEN_PATH", str(tmp_path / "no_token"))):  # fmt: skip
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+    def run(*words, token=TOKEN, check=True):
+        monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setattr(sys, "argv", ["hub", *run.words, *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.run(hub.main)
+        written = capfd.readouterr()
+        assert TOKEN not in written.out + written.err
+        assert not check or not ended.value.code, written.err
+        return SimpleNamespace(returncode=ended.value.code, stdout=written.out, stderr=written.err)
+
+    finished_run(tmp_path / "outputs")
+    run.words = (*WORDS, f"outputs={tmp_path}/outputs")
+    return run
+
+
+def finished_run(outputs: Path, **changes) -> Path:
+    """A run's folder as training and evaluation leave it, with an adapter of random bytes."""
+    config = default_config({"dataset": "squad", "model": "tiny"})
+    lora = dataclasses.replace(config.lora, r=4)
+    config = dataclasses.replace(config, outputs=str(outputs), sample=100, lora=lora, **changes)
+    run = runs.folder_of(config)
+    runs.write_config(run, config)
+    (run / "adapter").mkdir()
+    (run / "adapter" / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 40)
+    write_json(
+        run / "adapter" / "adapter_config.json", {"base_model_name_or_path": str(outputs), "r": 4, "revision": None}
+    )
+    counts = {"asked": 100, "available": 900, "sampled": 100, "encoded": 97, "dropped_response_too_long": 3}
+    write_json(run / "summary.json", {
+        "status": "finished", "identity": {"lora.r": 4, "dataset.path": f"{outputs}/rows.json"}, "counts": {"train": counts},
+        "commit": "abc123", "versions": {"torch": "2.13"}, "steps": 21, "seconds": {"train": 12.0}, "device": "cpu",
+        "trainable_parameters": 1234, "loss": {"train": 0.5, "validation": 0.7},
+    })  # fmt: skip
+    write_json(run / "eval" / "squad-test-300" / "results.json", {
+        "dataset": "squad", "trained_on": "squad", "split": "test", "items": 300, "groups": 12,
+        "scores": {"squad/f1": 71.23, "loss": 0.61}, "intervals": {"squad/f1": {"low": 66.1, "high": 75.9}},
+        "facts": {"bertscore": {"model": "roberta-large", "layer": 17}},
+    })  # fmt: skip
+    return run
+
+
+def the_run(publish) -> Path:
+    return next(Path(publish.words[-1].removeprefix("outputs=")).glob("squad/*"))
+
+
+def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, server, tmp_path):
+    finished_run(tmp_path / "outputs")
+    done = command(
+        "llama_exp.hub", *WORDS, f"outputs={tmp_path}/outputs", "repo=squad-r4", env=address(server, tmp_path)
+    )
+    repo = server.repos["ann/squad-r4"]
+    assert repo["private"] is True
+    assert set(repo["files"]) == FILES
+    assert repo["files"]["adapter_model.safetensors"] == bytes(range(256)) * 40
+    assert json.loads(repo["files"]["adapter_config.json"])["base_model_name_or_path"] == "llama_exp/tiny"
+    card = repo["files"]["README.md"].decode()
+    for told in ("| squad/f1 | 71.2 | 66.1 to 75.9 |", "300 items from 12 groups", "100 of 900 Examples drawn",
+                 "97 trained on", "CC BY-SA 4.0", "abc123", "torch 2.13", "12 s training", "1,234", "bertscore: model roberta-large",
+                 'PeftModel.from_pretrained(model, "ann/squad-r4")', "license: mit", "- rajpurkar/squad"):  # fmt: skip
+        assert told in card, told
+    assert str(tmp_path) not in card  # no path of this machine
+    assert "/ann/squad-r4/commit/" in done.stdout
+    assert TOKEN not in done.stdout + done.stderr + card
+
+
+def test_a_name_that_exists_is_updated_and_what_an_earlier_kind_left_there_goes(publish, server):
+    server.repos["ann/squad-r4"] = {"private": True, "files": {"model.safetensors": b"merged", "notes.md": b"mine"},
+                                    "tags": ["llama_exp"]}  # fmt: skip
+    done = publish("repo=squad-r4")
+    assert "exists and is updated" in done.stdout
+    assert set(server.repos) == {"ann/squad-r4"}
+    assert set(server.repos["ann/squad-r4"]["files"]) == FILES | {"notes.md"}
+
+
+def test_in_a_repository_that_is_not_of_our_making_nothing_is_deleted(publish, server):
+    server.repos["ann/other"] = {"private": True, "files": {"model.safetensors": b"someone's"}}
+    publish("repo=other")
+    assert server.repos["ann/other"]["files"]["model.safetensors"] == b"someone's"
+
+
+def test_a_public_repository_is_updated_only_when_private_is_false(publish, server):
+    server.repos["ann/open"] = {"private": False, "files": {}}
+    done = publish("repo=open", check=False)
+    assert done.returncode == 2
+    assert "exists and is public. Type private=false" in done.stderr
+    assert server.repos["ann/open"]["files"] == {}
+    publish("repo=open", "private=false")
+    assert "README.md" in server.repos["ann/open"]["files"]
+
+
+def test_a_dry_run_writes_the_folder_and_asks_no_server(publish, server):
+    done = publish("dry_run=true", token="")
+    folder = the_run(publish) / "hub" / "adapter"
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert "adapter_model.safetensors" in done.stdout
+    assert "Nothing was uploaded" in done.stdout
+    assert server.log == []
+
+
+def test_a_login_that_is_not_valid_is_said_before_anything_is_prepared(publish, server):
+    done = publish("repo=x", token="hf_" + "wrongwrongwrong", check=False)
+    assert done.returncode == 2
+    assert "Could not log in: the hub answered 401" in done.stderr
+    assert "hf auth login" in done.stderr
+    assert "wrongwrong" not in done.stdout + done.stderr
+    assert not (the_run(publish) / "hub").exists()
+
+
+def test_without_a_login_the_command_says_how_to_log_in(publish, server):
+    done = publish("repo=x", token="", check=False)
+    assert (done.returncode, server.log) == (2, [])
+    assert "Not logged in" in done.stderr
+
+
+def test_a_conflict_a_broken_server_and_a_cut_connection_are_waited_out(publish, server):
+    server.faults = [(r"/commit/main", 409, 1), (r"POST /api/repos/create", 503, 1), (r"PUT /lfs/", "cut", 1)]
+    done = publish("repo=squad-r4")
+    assert set(server.repos["ann/squad-r4"]["files"]) == FILES
+    assert "the hub answered 409" in done.stdout
+    assert "the hub answered 503" in done.stdout
+    assert "/lfs/" not in done.stdout + done.stderr  # signed addresses are as good as a password
+
+
+def test_a_broken_upload_goes_on_from_what_is_there(publish, server):
+    server.faults = [(r"/commit/main", 500, 99)]
+    done = publish("repo=squad-r4", check=False)
+    assert done.returncode == 2
+    assert "the same command goes on from it" in done.stderr
+    assert server.repos["ann/squad-r4"]["files"] == {}
+    server.faults, server.log = [], []
+    publish("repo=squad-r4")
+    assert server.asked("PUT /lfs/") == 0  # the weights went up the first time
+    assert "adapter_model.safetensors" in server.repos["ann/squad-r4"]["files"]
+
+
+def test_no_right_to_write_is_said_at_once(publish, server):
+    server.faults = [(r"POST /api/repos/create", 403, 99)]
+    done = publish("repo=bob/theirs", check=False)
+    assert done.returncode == 2
+    assert "may not write there" in done.stderr
+    assert server.asked("create") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["repo=x", "sample=7"], "Train it first: python train.py dataset=squad model=tiny sample=7 lora.r=4"),
+        ([], "Where to? Type repo=NAME"),
+        (["repo=x", "lora.r=0"], "nothing of yours to publish"),
+        (["repo=a/b/c"], "repo=a/b/c"),
+        (["repo=x", "merged=perhaps"], "merged=perhaps: wanted true or false"),
+        (["repo=x", "tolerance=-1"], "tolerance=-1: wanted 0 or more"),
+        (["repo=x", f"token={TOKEN}"], "hf auth login"),
+        (["repo=x", "sampel=3"], "No key 'sampel'. Did you mean sample"),
+    ],
+)
+def test_what_is_wrong_with_the_words_is_said_in_a_line(publish, server, words, said):
+    done = publish(*words, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert server.repos == {}
+
+
+def test_what_is_ours_is_told_from_what_is_hydras():
+    words, rest = hub.split(["repo=me/it", "merged=True", "tolerance=0.5", "dataset=squad", "-m", "check=8"])
+    assert words == hub.Words(repo="me/it", merged=True, tolerance=0.5, check=8)
+    assert rest == ["dataset=squad", "-m"]
+
+
+def test_a_file_that_holds_a_token_or_a_path_of_this_machine_stays_here(tmp_path):
+    for number, text in enumerate((f"logger: {TOKEN}", f"data: {tmp_path.resolve()}/rows")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        with pytest.raises(Problem, match="holds a token or a path"):
+            hub.check_secrets(folder, tmp_path, None)
+
+
+def test_llama_2_goes_with_its_notice_and_synthetic_rows_are_called_so(tmp_path):
+    config = default_config({"dataset": "tweetsumm", "model": "llama2_7b"})
+    run = finished_run(tmp_path / "outputs")
+    model_card.write_notice(config, tmp_path)
+    notice = (tmp_path / "NOTICE").read_text(encoding="utf-8")
+    assert "Llama 2 is licensed under the LLAMA 2 Community License" in notice
+    model_card.write_card(tmp_path / "README.md", run, config, "ann/it", None)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    for told in ("license: llama2", "base_model: NousResearch/Llama-2-7b-hf", "base_model_relation: adapter", "see NOTICE",
+                 "non-commercial purposes only", "- Salesforce/dialogstudio"):  # fmt: skip
+        assert told in card, told
+    synthetic = dataclasses.replace(config.dataset, source=model_card.Source.synthetic)
+    model_card.write_card(tmp_path / "README.md", run, dataclasses.replace(config, dataset=synthetic), "ann/it", None)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Synthetic rows: this model knows nothing of the real tweetsumm" in card
+    assert "dialogstudio" not in card.split("## Training data")[0]
+
+
+def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish, server, tmp_path):
+    import torch
+
+    from llama_exp.model import attach_lora, detach_lora, load_base, save_lora
+
+    synthetic = dataclasses.replace(default_config({"dataset": "squad", "model": "tiny"}).dataset,
+                                    source=model_card.Source.synthetic, rows=80, max_new_tokens=8)  # fmt: skip
+    run = finished_run(tmp_path / "merged", dataset=synthetic)
+    trained = runs.load_config(run)
+    model = attach_lora(load_base(trained.model, torch.device("cpu")), trained.lora, seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # as if it had learnt something
+            torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
+    save_lora(model, run / "adapter")
+    detach_lora(model)
+    publish.words = (
+        *WORDS,
+        "dataset.source=synthetic",
+        "trainer=cpu",
+        "merged=true",
+        "check=6",
+        f"outputs={tmp_path}/merged",
+    )
+    refused = publish("repo=both", "tolerance=0", "agreement=1", check=False)
+    assert refused.returncode == 2
+    assert "Refused: the merged model is not the adapter: held-out loss" in refused.stderr
+    assert server.repos == {}
+    weights = next(run.glob("hub/merged/*.safetensors"))
+    written = weights.stat().st_mtime_ns
+    publish("repo=both", "agreement=0.5")
+    assert weights.stat().st_mtime_ns == written  # merged and compared once: a broken upload goes on without either
+    files = server.repos["ann/both"]["files"]
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= set(files)
+    assert "quantization_config" not in json.loads(files["config.json"])
+    assert "Merged against adapter on 6 held-out Examples" in files["README.md"].decode()
+    kept = json.loads((run / "hub" / "comparison.json").read_text(encoding="utf-8"))
+    assert kept["items"] == 6
+    assert 0 < abs(kept["loss_merged"] - kept["loss_adapter"]) < 0.01  # bfloat16's rounding, and no more than that

@@ -1,0 +1,272 @@
+"""What the report says of ratings whose truth is known: made by rule, stored as the page stores them."""
+
+import csv
+import json
+import random
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import krippendorff
+import pytest
+from scipy.stats import kendalltau
+from sklearn.metrics import cohen_kappa_score
+
+from llama_exp.human import agreement, analysis
+from llama_exp.human.making import make
+from llama_exp.human.report import included, report
+from llama_exp.human.store import Store
+from llama_exp.metrics import METRICS
+from llama_exp.records import Problem, Rating
+from tests.conftest import ROOT
+from tests.test_human_study import evaluation, predictions, two
+
+A, B = "zebra_tuned", "zebra_plain"
+
+
+def rated(tmp_path, choose, items=24, of=24, **words):
+    """A study that every rater has finished; `choose(rater, trial)` gives a condition, "" for a tie, or scores."""
+    folder, study = make({**two(tmp_path, of), "items": str(items), **words})
+    store = Store(folder)
+    for number, queue in enumerate(study.queues, 1):
+        for place, trial in enumerate(queue, 1):
+            choice = choose(number, trial)
+            if choice is None:
+                continue
+            scores = choice if isinstance(choice, dict) else {}
+            side = {trial.left: "left", trial.right: "right"}.get(choice, "tie") if not scores else ""
+            store.save(number, place, Rating(str(number), str(place), side, scores, "", 2.0), done=True)
+    return folder, study, analysis.collect(study, store)
+
+
+def by_item(rater, trial):
+    """15 of 24 items to A, 3 ties, 6 to B; every rater the same, and every control right."""
+    if trial.kind == "control":
+        return "right"
+    n = int(trial.item.removeprefix("ident"))
+    return A if n % 8 < 5 else "" if n % 8 == 5 else B
+
+
+def test_a_win_rate_counts_an_item_once_and_a_tie_half(tmp_path):
+    _, study, judged = rated(tmp_path, by_item, raters="3")
+    (found,) = analysis.preferences(study, judged)
+    assert (found.first, found.wins, found.ties, found.losses, found.same) == (A, 45, 9, 18, 0)
+    assert found.rate.estimate == pytest.approx(100 * (15 + 1.5) / 24)
+    assert (found.rate.items, found.rate.clusters) == (24, 6)
+    assert found.rate.low < found.rate.estimate < found.rate.high
+    low, high = found.any_raters
+    assert low < found.rate.low and high > found.rate.high, "raters who could have been others add doubt"
+
+
+def test_the_win_rate_does_not_depend_on_which_condition_is_named_first(tmp_path):
+    _, study, judged = rated(tmp_path, by_item, raters="2")
+    straight, _ = analysis.preference(study, analysis.kind(judged, "judged"), (A, B))
+    turned, _ = analysis.preference(study, analysis.kind(judged, "judged"), (B, A))
+    assert straight[6].estimate == pytest.approx(100 - turned[6].estimate)
+    assert straight[6].low == pytest.approx(100 - turned[6].high, abs=0.2)
+
+
+def test_same_words_count_as_ties_and_do_not_weigh_more_while_a_study_is_under_way(tmp_path):
+    words = two(tmp_path)
+    same = {f"ident{n}": "the same words" for n in range(8)}
+    evaluation(tmp_path / "Tuned7", predictions(24, "{year}", **same))
+    evaluation(tmp_path / "Untuned7", predictions(24, "no idea, case {n}", **same))
+    folder, study = make({**words, "raters": "1", "controls": "0", "repeats": "0"})
+    store = Store(folder)
+    rates = []
+    for place in range(1, 17):
+        side = "left" if study.queues[0][place - 1].left == A else "right"
+        store.save(1, place, Rating("1", str(place), side), done=True)
+        (found,) = analysis.preferences(study, analysis.collect(study, store))
+        rates.append(found.rate.estimate)
+    assert rates == pytest.approx([100 * (16 + 4) / 24] * 16), "8 ties of 24 from the first rating to the last"
+
+
+def test_a_condition_that_always_wins_is_preferred_although_there_is_no_spread(tmp_path):
+    folder, *_ = rated(tmp_path, lambda rater, trial: "right" if trial.kind == "control" else B)
+    assert (
+        report(folder)[1][0]
+        == "zebra_plain is preferred to zebra_tuned 100 % (54 to 100) of the time, a tie counting half."
+    )
+
+
+def test_no_preference_is_found_where_there_is_none(tmp_path):
+    rng = random.Random(5)
+    page, said = report(rated(tmp_path, lambda rater, trial: rng.choice([A, B, ""]))[0])
+    assert "cannot be told apart" in said[0] and page.is_file()
+
+
+def test_alpha_and_kappa_are_the_libraries_own(tmp_path):
+    rng = random.Random(1)
+    _, study, judged = rated(tmp_path, lambda rater, trial: rng.choice([A, A, B, ""]), raters="2", repeats="0")
+    (found,) = agreement.agreements(study, judged)
+    value = {A: 1, B: -1, "": 0}
+    table = [{one.trial.item: value[one.preferred] for one in judged if one.rater == n and one.trial.kind == "judged"}
+             for n in (1, 2)]  # fmt: skip
+    first, second = ([side[item] for item in sorted(study.items)] for side in table)
+    assert found.alpha.estimate == pytest.approx(krippendorff.alpha([first, second], level_of_measurement="nominal"))
+    assert (found.kappa, found.kappa_name) == (pytest.approx(cohen_kappa_score(first, second)), "Cohen's kappa")
+    assert found.equal == pytest.approx(100 * sum(a == b for a, b in zip(first, second, strict=True)) / 24)
+    assert found.alpha.low < found.alpha.estimate < found.alpha.high
+
+
+def test_raters_who_agree_have_alpha_one_and_gaps_are_allowed(tmp_path):
+    def some(rater, trial):
+        return None if rater == 3 and int(trial.item[5:]) % 3 == 0 else by_item(rater, trial)
+
+    _, study, judged = rated(tmp_path, some, raters="3")
+    (found,) = agreement.agreements(study, judged)
+    assert (found.alpha.estimate, found.kappa, found.kappa_name) == (1.0, 1.0, "Fleiss' kappa")
+    assert found.units == 24 and agreement.consistency(judged).estimate == 100
+
+
+def test_one_rater_or_one_verdict_says_nothing_about_agreement(tmp_path):
+    _, study, judged = rated(tmp_path, by_item, raters="1")
+    (found,) = agreement.agreements(study, judged)
+    assert found.alpha.estimate is None and found.kappa is None and "no item has two ratings" in found.alpha.note
+    _, study, judged = rated(tmp_path / "b", lambda rater, trial: A, raters="2")
+    (found,) = agreement.agreements(study, judged)
+    assert found.alpha.estimate is None and found.kappa is None and found.equal == 100
+
+
+def test_a_rater_who_always_clicks_left_is_inconsistent_and_fails_controls_and_the_report_says_so(tmp_path):
+    def choose(rater, trial):
+        return trial.left if rater == 2 else by_item(rater, trial)
+
+    words = {"raters": "2", "repeats": "0.2", "controls": "0.3"}
+    folder, study, judged = rated(tmp_path, choose, **words)
+    good, lazy = agreement.rater_summaries(study, judged)
+    assert (good.consistent, good.repeats, good.failed, good.controls) == (5, 5, 0, 8)
+    assert (lazy.consistent, lazy.left, lazy.right, lazy.failed) == (0, 37, 0, 4)
+    assert agreement.unreliable([good, lazy]) == [2]
+    _, said = report(folder)
+    assert said[-1].startswith("Rater 2 missed more than a third of the controls. Left out, zebra_tuned")
+
+
+def test_kendalls_tau_is_scipys_and_finds_a_judge_who_goes_by_f1(tmp_path):
+    _, study, judged = rated(tmp_path, by_item, raters="1", controls="0", repeats="0")
+    values = {
+        name: {item: float(i * (7 if name == A else 3) % 11) for i, item in enumerate(sorted(study.items))}
+        for name in (A, B)
+    }
+    (found,) = analysis.relations(study, judged, {"made/up": values})
+    points = [(values[A][one.trial.item] - values[B][one.trial.item], one.percent(A)) for one in judged]
+    assert found.tau.estimate == pytest.approx(kendalltau(*zip(*points, strict=True)).statistic)
+    follows = {name: {one.trial.item: one.percent(name) for one in judged} for name in (A, B)}
+    (found,) = analysis.relations(study, judged, {"follows": follows})
+    assert found.tau.estimate == pytest.approx(1.0)
+    values[A] |= dict.fromkeys(sorted(study.items)[:20], 0.0)
+    (found,) = analysis.relations(study, judged, {"made/up": values})
+    assert -1 <= found.tau.low < found.tau.estimate < found.tau.high <= 1
+
+
+CALLS = []
+
+
+def items(made):
+    """A metric that this file is the module of: how long a reply is, as METRICS wants it."""
+    CALLS.append(len(made))
+    return {"made/length": [float(len(one.reply)) for one in made]}
+
+
+def test_a_slow_metric_is_computed_once_when_asked_for_and_kept_with_the_study(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS, "made", __name__)
+    folder, *_ = rated(tmp_path, by_item, raters="1", human="reference")
+    for asked in ([], ["made"], []):
+        report(folder, asked)
+        told = json.loads((folder / "report" / "results.json").read_text())["relations"]
+        names = {one["metric"] for one in told}
+        assert {"squad/f1", "squad/exact_match"} <= names and ("made/length" in names) == bool(CALLS)
+    assert CALLS == [24, 24], "two conditions once; the reference is not compared with itself"
+    with pytest.raises(Problem, match="unknown metric 'rogue'"):
+        report(folder, ["rogue"])
+
+
+def on_scales(rater, trial):
+    """Condition A two points higher on faithfulness alone; a control is seen through."""
+    level = 5 if trial.left == A else 3
+    helpful = 1 if trial.left == "wrong" else 3 + int(trial.item[5:]) % 2
+    return {"fluency": 4, "faithfulness": level - (int(trial.item[5:]) % 2), "helpfulness": helpful}
+
+
+def test_scales_have_means_differences_and_agreement(tmp_path):
+    folder, study, judged = rated(tmp_path, on_scales, raters="2", mode="scales")
+    means = {(s.name, s.condition): s.mean.estimate for s in analysis.scales(study, judged)}
+    assert means["faithfulness", A] == 4.5 and means["faithfulness", B] == 2.5 and means["fluency", A] == 4
+    (_, _, _, minus) = next(d for d in analysis.differences(study, judged) if d[0] == "faithfulness")
+    assert minus.difference == 2 and minus.items == 24
+    found = {one.about: one for one in agreement.agreements(study, judged)}
+    assert found["faithfulness"].alpha.estimate == 1 and found["fluency"].alpha.estimate is None
+    assert found["faithfulness"].kappa_name == "Cohen's kappa, quadratic weights" and found["faithfulness"].kappa == 1
+    summary = agreement.rater_summaries(study, judged)[0]
+    assert summary.failed == 0 and summary.consistent == summary.repeats == 5
+    _, said = report(folder)
+    assert said[0] == "On fluency, zebra_tuned and zebra_plain are rated the same."
+    assert said[1].startswith(
+        "On faithfulness, zebra_tuned is rated 2.00 points higher than zebra_plain, of 1 to 5; whether"
+    )
+
+
+def test_a_spreadsheet_computes_nothing_and_no_name_of_a_rater_is_passed_on(tmp_path):
+    folder, _ = make({**two(tmp_path), "items": "6", "raters": "1"})
+    store = Store(folder)
+    store.consent(1, "Ada Lovelace")
+    texts = ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "\t=1", "fine, really\n=2", "\x1b[31mred"]
+    for place, text in enumerate(texts, 1):
+        store.save(1, place, Rating("1", str(place), "tie", {}, text), done=True)
+    report(folder)
+    with open(folder / "report" / "ratings.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["comment"] for row in rows] == [
+        '\'=HYPERLINK("http://x")', "'+1", "'-1", "'@SUM(A1)", "' =1", "fine, really =2", "[31mred",
+    ]  # fmt: skip
+    assert {(row["left"], row["right"]) for row in rows if row["kind"] == "judged"} <= {(A, B), (B, A)}
+    for path in (folder / "report").iterdir():
+        assert "Lovelace" not in path.read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+
+
+def test_the_page_is_one_file_without_scripts_whatever_the_conditions_are_called(tmp_path):
+    tuned, plain = (
+        evaluation(tmp_path / n, predictions(8, wording)) for n, wording in (("a", "{year}"), ("b", "no {n}"))
+    )
+    hostile = "<script>alert(1)</script>"
+    folder, study = make({"study": str(tmp_path / "s"), hostile: str(tuned), "plain": str(plain), "raters": "1"})
+    Store(folder).save(1, 1, Rating("1", "1", "left"), done=True)
+    page, said = report(folder)
+    text = page.read_text(encoding="utf-8")
+    assert (
+        "script" not in Tags(text).tags and "&lt;script&gt;alert(1)" in text and "http" not in text.split("</style>")[1]
+    )
+    assert said[1] == f"The study is not finished: 1 of {len(study.queues[0])} pages are rated."
+    ((title, lines, place),) = included(tmp_path)
+    assert (title, lines, place) == ("s", said, str(page))
+
+
+def test_a_study_without_a_rating_and_one_that_is_not_there(tmp_path, command):
+    folder, _ = make({**two(tmp_path), "items": "4"})
+    done = command("llama_exp.human.report", f"study={folder}")
+    assert "Nothing to compare has been rated yet." in done.stdout and "Report:" in done.stdout
+    assert json.loads((folder / "report" / "results.json").read_text())["preferences"] == []
+    with pytest.raises(Problem, match="Make it first: python -m llama_exp.human.study"):
+        report(tmp_path / "nowhere")
+    (folder / "ratings.sqlite").write_bytes(b"no database at all, but long enough to be read as one" * 9)
+    done = command("llama_exp.human.report", f"study={folder}", check=None)
+    assert done.returncode == 2 and "file is not a database" in done.stderr
+
+
+def test_study_page_and_report_start_without_torch():
+    modules = "study making store app pages analysis agreement report telling".split()
+    code = "import sys, " + ", ".join(f"llama_exp.human.{name}" for name in modules)
+    code += "; print(sorted({'torch', 'lightning', 'transformers', 'statsmodels', 'pandas'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,180 @@
+"""A study is drawn blind, fair and the same every time; evaluations that do not fit together are refused by name."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from llama_exp.human import study as design
+from llama_exp.human.making import make
+from llama_exp.human.store import Store
+from llama_exp.records import Prediction, Problem, write_json, write_records
+
+TOWNS = ("Rennes", "Turin", "Gdansk", "Porto", "Bergen", "Ghent", "Graz", "Malmo", "Brno", "Cork")
+HOSTILE = {
+    "ident1": "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">",
+    "ident2": "a\x1b[31mred\x07 \u202egnirts\u202c \x00 end",
+    "ident3": '=HYPERLINK("http://example.org","click")',
+}
+
+
+def predictions(items: int, wording: str, **changed: str) -> list[Prediction]:
+    """Questions about towns, four to a group; `wording` makes the replies of one model."""
+    made = []
+    for n in range(items):
+        town, year = TOWNS[n % 10], str(1400 + 7 * n)
+        prompt = f"Context: The town hall of {town} {n} was built in {year} by masons.\n\nQuestion: When was it built?"
+        reply = changed.get(f"ident{n}", wording.format(year=year, n=n))
+        made.append(Prediction(f"ident{n}", prompt, (year, f"in {year}"), reply, f"article{n // 4}"))
+    return made
+
+
+def evaluation(folder: Path, made: list[Prediction]) -> Path:
+    """An evaluation folder as evaluate.py leaves it, as far as a study reads it."""
+    write_records(folder / "predictions.jsonl", made)
+    write_json(folder / "results.json", {"metrics": ["squad"], "scores": {"squad/f1": 50.0}})
+    return folder
+
+
+def two(tmp_path: Path, items: int = 24) -> dict[str, str]:
+    """The words of a study of a tuned and an untuned model."""
+    tuned = evaluation(tmp_path / "Tuned7", predictions(items, "{year}", **HOSTILE))
+    untuned = evaluation(tmp_path / "Untuned7", predictions(items, "I think that it was a long time ago, case {n}."))
+    return {"study": str(tmp_path / "study"), "zebra_tuned": str(tuned), "zebra_plain": str(untuned)}
+
+
+def test_all_raters_judge_the_same_items_each_in_their_own_order_and_the_sides_are_balanced(tmp_path):
+    _, study = make({**two(tmp_path, 40), "items": "30", "raters": "3", "repeats": "0.2", "controls": "0.1"})
+    judged = [[t for t in queue if t.kind == "judged"] for queue in study.queues]
+    assert len(study.items) == 30 and study.available == 40
+    assert all({t.item for t in one} == set(study.items) for one in judged)
+    assert len({tuple(t.item for t in one) for one in judged}) == 3
+    for queue, one in zip(study.queues, judged, strict=True):
+        assert Counter(t.left for t in one) == {"zebra_tuned": 15, "zebra_plain": 15}
+        assert Counter(t.kind for t in queue) == {"judged": 30, "repeat": 6, "control": 3}
+
+
+def test_a_repeat_comes_later_with_its_sides_swapped_and_a_control_has_one_right_answer(tmp_path):
+    _, study = make({**two(tmp_path), "repeats": "0.3", "controls": "0.2"})
+    for queue in study.queues:
+        place = {t.item: n for n, t in enumerate(queue) if t.kind == "judged"}
+        for n, trial in enumerate(queue):
+            if trial.kind == "repeat":
+                first = queue[place[trial.item]]
+                assert n - place[trial.item] >= design.GAP and (trial.left, trial.right) == (first.right, first.left)
+    assert len(study.controls) == 5
+    for item in study.controls.values():
+        assert item.replies["right"] == item.references[0]
+        assert item.replies["wrong"] not in item.references and item.replies["wrong"] not in item.prompt
+
+
+def test_controls_are_drawn_from_items_that_are_not_judged_while_there_are_some(tmp_path):
+    _, study = make({**two(tmp_path), "items": "16", "controls": "0.3"})
+    assert len(study.controls) == 5 and not study.controls.keys() & study.items.keys()
+
+
+def test_the_same_words_give_the_same_study_and_more_raters_join_without_touching_the_others(tmp_path):
+    words = two(tmp_path)
+    _, first = make(dict(words))
+    links = Store(tmp_path / "study").raters()
+    _, again = make({**words, "raters": "4"})
+    assert again.queues[:2] == first.queues and len(again.queues) == 4
+    assert Store(tmp_path / "study").raters()[:2] == links
+    assert len(make({**words, "raters": "1"})[1].queues) == 4, "nobody is sent away"
+    assert design.read(tmp_path / "study") == make(dict(words))[1]
+
+
+def test_another_study_in_the_same_folder_is_refused_by_what_differs(tmp_path):
+    words = two(tmp_path)
+    make(dict(words))
+    with pytest.raises(Problem, match="differs in seed, question"):
+        make({**words, "seed": "3", "question": "Which is shorter?"})
+    evaluation(tmp_path / "Tuned7", predictions(24, "now {year}"))
+    with pytest.raises(Problem, match="the evaluations were made again"):
+        make(dict(words))
+
+
+def test_answers_that_are_word_for_word_the_same_are_not_asked_about(tmp_path):
+    words = two(tmp_path)
+    evaluation(tmp_path / "Untuned7", predictions(24, "something else", ident5="  1435 \n", ident6="1442"))
+    _, study = make(words)
+    asked = {t.item for t in study.queues[0] if t.kind == "judged"}
+    assert set(study.items) - asked == {"ident5", "ident6"}
+
+
+def test_three_conditions_give_three_pairs_and_scales_give_one_answer_a_page(tmp_path):
+    words = {**two(tmp_path), "human": "reference", "items": "8", "controls": "0", "repeats": "0"}
+    _, study = make(dict(words))
+    pairs = [("zebra_tuned", "zebra_plain"), ("zebra_tuned", "human"), ("zebra_plain", "human")]
+    assert study.pairs == pairs
+    assert {t.pair for t in study.queues[0]} <= {tuple(sorted(pair)) for pair in pairs}
+    assert all(item.replies["human"] == item.references[0] for item in study.items.values())
+    _, study = make({**words, "study": str(tmp_path / "scales"), "mode": "scales", "controls": "0.1"})
+    assert Counter(t.kind for t in study.queues[0]) == {"judged": 24, "control": 3}
+    assert all(t.right == "" for t in study.queues[0])
+    assert {len(study.texts(t)) for t in study.queues[0]} == {1}
+
+
+def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_path):
+    words = two(tmp_path)
+    evaluation(tmp_path / "Untuned7", predictions(26, "x")[3:])
+    with pytest.raises(Problem) as caught:
+        make(words)
+    told = str(caught.value)
+    assert (
+        "only zebra_tuned has 3 items (ident0, ident1, ident2)" in told
+        and "only zebra_plain has 2 items (ident24, ident25)" in told
+    )
+    other = [
+        Prediction(p.id, p.prompt + " Say it shortly.", p.references, p.reply, p.group) for p in predictions(24, "x")
+    ]
+    evaluation(tmp_path / "Untuned7", other)
+    with pytest.raises(
+        Problem, match=r"were asked differently in 24 items \(ident0, ident1, ident10, ident11, ident12, …\)"
+    ):
+        make(two(tmp_path) | {"zebra_plain": str(evaluation(tmp_path / "third", other))})
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"itms": "50"}, "itms=50: wanted a finished evaluation"),
+        ({"items": "many"}, "items=many"),
+        ({"items": "0"}, "items=0: wanted at least 1"),
+        ({"repeats": "1.5"}, "repeats=1.5: wanted a share from 0 to 1"),
+        ({"mode": "rank"}, "mode=rank"),
+        ({"zebra_plain": "reference", "zebra_tuned": "reference"}, "at least one of them an evaluation"),
+        ({"zebra_plain": "nowhere"}, "zebra_plain=nowhere: wanted a finished evaluation, with predictions.jsonl"),
+        ({"mode": "scales", "control_scale": "wit"}, "wanted one of fluency, faithfulness, helpfulness"),
+    ],
+)
+def test_bad_words_are_told(tmp_path, changed, told):
+    with pytest.raises(Problem) as caught:
+        make({**two(tmp_path), **changed})
+    assert told in str(caught.value)
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_evaluation_that_is_not_finished_and_one_that_is_named_twice_are_refused(tmp_path):
+    words = two(tmp_path)
+    (tmp_path / "Tuned7" / "results.json").unlink()
+    with pytest.raises(Problem, match="with results.json in it; finish it"):
+        make(dict(words))
+    with pytest.raises(Problem, match="the same evaluation"):
+        make({**two(tmp_path), "zebra_tuned": str(tmp_path / "Untuned7")})
+
+
+def test_the_command_says_what_was_made_and_what_to_type_next(tmp_path, command):
+    words = two(tmp_path)
+    done = command("llama_exp.human.study", *(f"{key}={value}" for key, value in words.items()), "raters=2")
+    assert (
+        "24 of 24 items, zebra_tuned against zebra_plain; 2 raters, 30 pages each: 24 judged, 3 repeats, 3 controls"
+        in done.stdout
+    )
+    assert f"python -m llama_exp.human.app study={words['study']}" in done.stdout
+    assert command("llama_exp.human.study", "study=x", "oops", check=None).returncode == 2
+    kept = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert kept["items"]["ident1"]["replies"]["zebra_tuned"] == HOSTILE["ident1"], (
+        "stored as it came; made harmless where shown"
+    )
