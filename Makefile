@@ -9,7 +9,7 @@ quickstart: $(VENV)/.installed   ## a small sweep on this machine: trained, eval
 	$(BIN)/python train.py experiment=quickstart
 
 test: $(VENV)/.tested            ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.tested            ## ruff
 	$(BIN)/ruff check .

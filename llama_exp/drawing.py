@@ -49,6 +49,7 @@ def _save(figure, buffer, **how) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks: boxes, no noise
         figure.savefig(buffer, **how)
+    figure.set_layout_engine("none")  # laid out once: the second file has the same places, in half the time
 
 
 def svg(figure, number: int, label: str) -> str:

@@ -1,12 +1,25 @@
-"""What a reader may conclude: the answer and how far to trust it, and a sentence or two under each figure.
+"""What a reader may conclude: the answer first, then who shares the first place, at what cost, and how sure that is.
 
-Intervals that overlap are called too close to call. That is careful: a comparison item by item can tell apart what two
-overlapping intervals leave open; the other way round it does not happen for two of the same kind.
+Settings are compared item by item where their items are on disk (standing.py). Where they are not, intervals that
+overlap are called too close to call. That is careful: a comparison item by item can tell apart what two overlapping
+intervals leave open.
 """
 
-from llama_exp.results import Curve, Run
+from llama_exp.costs import Prices, axis, cheapest_tied, priced
+from llama_exp.results import Run
 from llama_exp.settings import LOWER_IS_BETTER, USABLE, Comparison, Panel, Setting, overlap
-from llama_exp.words import duration, every, joined, number, plural, rival, size_of, who, with_span
+from llama_exp.words import (
+    cell,
+    duration,
+    joined,
+    money,
+    number,
+    plural,
+    rival,
+    sure,
+    who,
+    with_span,
+)
 
 MEANINGS = {
     "squad/f1": "words shared with the right answer, in percent",
@@ -16,11 +29,9 @@ MEANINGS = {
     "loss": "surprise per token at the right answer; lower is better",
     "perplexity": "e to the loss; lower is better",
 }
-STAGE_WORDS = {"import": "Starting up", "load": "Loading the model", "data": "Preparing data", "train": "Training",
-               "save": "Saving", "evaluate": "Evaluation"}  # fmt: skip
 
 
-def answer(c: Comparison) -> list[str]:
+def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008  frozen
     """The finding first, then how far to trust it."""
     best = c.best()
     if not best:
@@ -32,15 +43,124 @@ def answer(c: Comparison) -> list[str]:
     if not tuned:
         nothing = f"Nothing fine-tuned has been evaluated on {c.dataset} yet."
         return [f"The untuned model scores {c.metric} {score}. {nothing}"]
-    over = f", the mean of {seeds} seeds," if seeds > 1 else ""
+    over = f", the mean of {seeds} runs," if seeds > 1 else ""
     first = f"Best so far: {c.metric} {score}{over} with {who(panel, setting, c)}"
     if setting.rank == 0:
         first = f"Best so far is the untuned model: {c.metric} {score}. No fine-tuned run is better"
     elif baseline and baseline.mean(c.metric) is not None:
-        first += f"; the untuned model scores {number(c.metric, baseline.mean(c.metric))}"
+        first += f"; the untuned model scores {with_span(c.metric, baseline)}"
     else:
         first += "; the untuned model has not been evaluated"
-    return [first + ".", *_trust(c, setting), *_loss_instead(c, setting)]
+    said = _place(c, setting) if c.standing else _by_intervals(c, setting)
+    return [first + ".", *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
+            *_overlapping(c, setting), *_loss_instead(c, setting)]  # fmt: skip
+
+
+def _place(c: Comparison, best: Setting) -> list[str]:
+    """What shares the first place, what is worse, and how small a difference could have been seen."""
+    from llama_exp.statistics.words import describe_detectable
+
+    standing, rivals = c.standing, c.rivals()
+    items = f"{next(iter(standing.against.values()))[0].items:,} items"
+    worse = [(p, s) for p, s in c.settings() if s.key in standing.worse]
+    others = cell(*worse[0], c) if len(worse) == 1 else f"{'the other' if rivals else 'all'} {len(worse)} others"
+    others = others.replace("other 1 others", "other").replace("the other", "the") if rivals else others
+    if rivals:
+        names = joined(f"{rival(p, s, c)} ({with_span(c.metric, s)})" for p, s in rivals)
+        said = [f"Too close to call: on the same {items} it cannot be told from {names}."]
+        said[0] += f" It is better than {others}." if worse else " Nothing here is shown to be worse."
+    else:
+        said = [f"On the same {items} it is better than {others}, by more than chance explains."]
+    if standing.runs == 1 and len(c.settings()) > 2:
+        said.append("Some of these comparisons rest on a single run each: another training seed could change them.")
+    if c.unpaired:
+        said.append(c.unpaired)
+    if standing.detectable is None:
+        return [*said, "Every setting gave every group of items the same score."]
+    return [*said, describe_detectable(standing.detectable)]
+
+
+def _by_intervals(c: Comparison, setting: Setting) -> list[str]:
+    """The same from the intervals alone."""
+    rivals, others = c.rivals(), len(c.settings()) - 1
+    said = [c.unpaired] if c.unpaired else []
+    if rivals is None:
+        said.append("No interval is stored with these scores, so small differences may be chance.")
+    elif rivals:
+        names = joined(f"{rival(p, s, c)} ({number(c.metric, s.mean(c.metric))})" for p, s in _sorted(rivals, c))
+        said.append(f"Too close to call: its interval overlaps {'that' if len(rivals) == 1 else 'those'} of {names}. "
+                    "These results do not say which of them is better.")  # fmt: skip
+    elif others:
+        said.append(f"Its interval lies clear of {'the other setting' if others == 1 else f'all {others} others'}'s.")
+    return said
+
+
+def _cheapest(c: Comparison, prices: Prices) -> list[str]:
+    """The cheapest setting that cannot be told from the best; silent where the best is the cheapest itself."""
+    best, found = c.best(), cheapest_tied(c, prices)
+    if not found or found[1].key == best[1].key:
+        return []
+    panel, setting, spent = found
+    if setting.rank == 0:
+        return ["The cheapest of these is the untuned model, which needs no training."]
+    whole = next(x for _, s, x in priced(c, prices) if s.key == best[1].key)
+    if axis(c, prices) == "money":
+        said = f"{money(spent, prices.currency)} instead of {money(whole, prices.currency)}"
+    else:
+        said = f"{duration(spent)} of training instead of {duration(whole)}"
+    return [f"The cheapest of these: {cell(panel, setting, c)}, {said}."]
+
+
+def _more_data(c: Comparison, panel: Panel, setting: Setting) -> list[str]:
+    from llama_exp.statistics.words import describe_gain
+
+    curve = panel.curves.get(setting.rank)
+    if not curve:
+        return []
+    if curve.trusted:
+        return [f"At rank {setting.rank}: {_lower(describe_gain(curve, 10.0))}"]
+    why = curve.refusal or ("the scores do not follow a law of diminishing returns" if curve.misfit else
+                            "the smaller sizes did not predict the largest one")  # fmt: skip
+    return [f"What more data would buy cannot be told: {why}."]
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _noise(c: Comparison, setting: Setting) -> list[str]:
+    """What the interval holds, and how much each part is."""
+    interval = setting.interval(c.metric)
+    if not interval or not setting.rank:
+        return []
+    if setting.seeds() == 1:
+        return [
+            "Its interval: test set only; one training seed. Another seed could move the score by an unknown amount."
+        ]
+    scores = setting.scores(c.metric)
+    ends = f"Its {setting.seeds()} runs lie between {number(c.metric, min(scores))} and {number(c.metric, max(scores))}"
+    if not interval.shares:
+        return [f"{ends}; the interval counts the test items alone."]
+    shares = joined(f"{_source(name)} {100 * share:.0f} %" for name, share in interval.shares)
+    return [f"{ends}. What makes the mean uncertain (shares of the variance, rough with few runs): {shares}."]
+
+
+def _source(name: str) -> str:
+    return {"test set": "the test items", "training": "the training seed",
+            "sampling": "the examples drawn",
+            "training and sampling": "the examples drawn and the training seed together"}.get(name, name)  # fmt: skip
+
+
+def _overlapping(c: Comparison, setting: Setting) -> list[str]:
+    """The score on test items that nothing in training resembles, where it was stored."""
+    clean = setting.clean(c.metric)
+    if clean is None:
+        return []
+    value, interval, items = clean
+    some = f" ({items:,} of {c.items:,})" if items is not None and c.items else ""
+    return [
+        f"On the test items that nothing in training overlaps with{some} it scores {sure(value, interval, c.metric)}."
+    ]
 
 
 def _loss_instead(c: Comparison, best: Setting) -> list[str]:
@@ -53,78 +173,13 @@ def _loss_instead(c: Comparison, best: Setting) -> list[str]:
     a, b = setting.interval("loss"), best.interval("loss")
     if setting.mean("loss") >= untuned or (a and b and overlap(a, b)):
         return []
-    return [f"The loss did improve: from {untuned:.3f} to {setting.mean('loss'):.3f} with {who(panel, setting, c)}."]
-
-
-def _trust(c: Comparison, setting: Setting) -> list[str]:
-    rivals, others = c.rivals(), len(c.settings()) - 1
-    said = []
-    if rivals is None:
-        said.append("No interval is stored with these scores, so small differences may be chance.")
-    elif rivals:
-        names = joined(f"{rival(p, s, c)} ({number(c.metric, s.mean(c.metric))})" for p, s in _sorted(rivals, c))
-        said.append(f"Too close to call: its interval overlaps {'that' if len(rivals) == 1 else 'those'} of {names}. "
-                    "These results do not say which of them is better.")  # fmt: skip
-        tuned = [(p, s) for p, s in rivals if s.rank and s.examples]
-        least = min(tuned, key=lambda ps: (ps[1].examples, ps[1].rank), default=None)
-        if least and len(rivals) > 1 and least[1].examples < (setting.examples or 0):
-            said.append(f"The one with the least data among them: {rival(*least, c)}, {with_span(c.metric, least[1])}.")
-    elif others:
-        other = "the other setting's" if others == 1 else f"all {others} others'"
-        said.append(f"Its interval lies clear of {other}.")
-    if setting.rank and setting.seeds() == 1:
-        said.append("It was trained with one seed: another seed could move it, and its interval does not count that.")
-    elif setting.rank and setting.seeds() > 1:
-        seeds = setting.scores(c.metric)
-        low, high = number(c.metric, min(seeds)), number(c.metric, max(seeds))
-        seeds = f"Its {setting.seeds()} seeds lie between {low} and {high}"
-        said.append(f"{seeds}; the interval counts the test items alone.")
-    return said
+    return [
+        f"The loss did improve: from {with_span('loss', best)} to {with_span('loss', setting)} with {who(panel, setting, c)}."
+    ]
 
 
 def _sorted(pairs: list[tuple[Panel, Setting]], c: Comparison) -> list[tuple[Panel, Setting]]:
     return sorted(pairs, key=lambda pair: pair[1].mean(c.metric), reverse=c.metric not in LOWER_IS_BETTER)
-
-
-def caption(panel: Panel, c: Comparison) -> str:
-    """What a panel of scores shows: first what more data did, then what rank did."""
-    placed = [s for s in panel.settings if s.examples and s.mean(c.metric) is not None]
-    if not placed:
-        return "Only the untuned model has been scored here."
-    said = _data_effect(panel, placed, c) + _rank_effect(placed, c)
-    return " ".join(said) or f"One setting so far: {size_of(placed[0])} at rank {placed[0].rank}."
-
-
-def _data_effect(panel: Panel, placed: list[Setting], c: Comparison) -> list[str]:
-    lines = [[s for s in placed if s.rank == r] for r in panel.ranks()]
-    best = c.best()
-    lines = sorted((x for x in lines if len(x) > 1), key=lambda x: (bool(best) and best[1] not in x, -len(x)))
-    if not lines:
-        return []
-    first, last = min(lines[0], key=lambda s: s.examples), max(lines[0], key=lambda s: s.examples)
-    a, b = first.mean(c.metric), last.mean(c.metric)
-    better = (b < a) if c.metric in LOWER_IS_BETTER else (b > a)
-    left, right = first.interval(c.metric), last.interval(c.metric)
-    close = bool(left and right and overlap(left, right))
-    verdict = "more data helped" if better else "more data did not help"
-    verdict = "a difference that chance could make" if close else verdict
-    return [f"From {first.examples:,} to {size_of(last)}, rank {last.rank} goes from {number(c.metric, a)} "
-            f"to {number(c.metric, b)}: {verdict}."]  # fmt: skip
-
-
-def _rank_effect(placed: list[Setting], c: Comparison) -> list[str]:
-    by_size = {n: [s for s in placed if s.examples == n] for n in {s.examples for s in placed}}
-    wide = max((n for n, group in by_size.items() if len(group) > 1), default=None)
-    if wide is None:
-        return []
-    group = sorted(by_size[wide], key=lambda s: s.mean(c.metric), reverse=c.metric not in LOWER_IS_BETTER)
-    top, bottom = group[0], group[-1]
-    start = f"With {wide:,} examples, rank {top.rank} is ahead ({number(c.metric, top.mean(c.metric))}) and rank " \
-            f"{bottom.rank} last ({number(c.metric, bottom.mean(c.metric))})"  # fmt: skip
-    a, b = top.interval(c.metric), bottom.interval(c.metric)
-    if a and b:
-        start += ", too close to call" if overlap(a, b) else ", further apart than chance on the test items explains"
-    return [start + "."]
 
 
 def test_words(c: Comparison) -> str:
@@ -141,9 +196,7 @@ def test_words(c: Comparison) -> str:
     if not stored:
         return words + " No interval is stored with them."
     kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "method not named"
-    notes = joined(dict.fromkeys(i.note for i in stored if i.note))
-    words += f" The range in brackets is a 95 % interval ({kinds}{'; ' + notes if notes else ''}): " \
-             "where the score would likely lie on other items of this kind."  # fmt: skip
+    words += f" ± is half of a 95 % interval ({kinds}): where the score would likely lie on other items of this kind."
     missing = len(intervals) - len(stored)
     return words + (f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else "")
 
@@ -162,29 +215,3 @@ def pending(runs: list[Run]) -> list[tuple[Run, str]]:
         elif run.rank is None:
             found.append((run, "its rank is not stored"))
     return found
-
-
-def time_caption(bars: list[tuple[str, dict[str, float]]], shown: int) -> str:
-    """Which stage took the most of the whole, and what that leaves to save."""
-    totals: dict[str, float] = {}
-    for _, stages in bars:
-        for stage, seconds in stages.items():
-            totals[stage] = totals.get(stage, 0) + seconds
-    whole_time = sum(totals.values())
-    most = max(totals, key=totals.get)
-    share = f"{totals[most] / whole_time:.0%} of {duration(whole_time)} in all bars together"
-    said = f"{STAGE_WORDS.get(most, most)} took the most: {share}. A bar is the mean over its seeds."
-    return said + (f" The {shown} longest of {len(bars)} are shown." if len(bars) > shown else "")
-
-
-def losses_caption(curves: dict[str, Curve]) -> str:
-    """How many runs ended with a worse validation loss than they once had, by more than 2 % of it."""
-    measured = {name: [y for _, y in curve.validation] for name, curve in curves.items() if len(curve.validation) > 1}
-    rises = {name: losses[-1] - min(losses) for name, losses in measured.items() if losses[-1] > 1.02 * min(losses)}
-    if not measured:
-        return "No validation loss was measured."
-    if not rises:
-        return f"In {every(len(measured), 'run')} the validation loss ended at its best or within 2 % of it."
-    worst = max(rises, key=rises.get)
-    return (f"In {len(rises)} of {plural(len(measured), 'run')} the validation loss rose again before the end, "
-            f"most in {worst}: from {min(measured[worst]):.2f} to {measured[worst][-1]:.2f}.")  # fmt: skip

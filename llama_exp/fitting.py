@@ -71,7 +71,9 @@ def build_loggers(config: Config, folder: Path) -> list:
                   "group": f"{config.dataset.name}-{config.model.name}", "config": flat(config),
                   "offline": not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline"}  # fmt: skip
     try:
-        return [instantiate({**extra, **config.logger})]
+        logger = instantiate({**extra, **config.logger}, _convert_="all")
+        _ = logger.experiment  # starts it: what is wrong shows here, not in the middle of a fit
+        return [logger]
     except Exception as error:
         print(
             f"The logger {config.logger['_target_']} could not start ({error}); metrics.csv is written all the same.",

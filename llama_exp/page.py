@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp import findings, words
+from llama_exp.costs import Prices
 from llama_exp.results import Run, Unread, clean, part
-from llama_exp.settings import AXES, Comparison, Panel, Setting
+from llama_exp.score_tables import Table, columns, cost_table, cost_words, curve_table, scores_table
+from llama_exp.settings import AXES, Comparison, Panel
 
 LOSSES_WORDS = (
     "Pale lines are the loss on the training batches, strong lines with dots the loss on validation examples, which "
@@ -20,21 +22,6 @@ LOSSES_WORDS = (
     "by heart: more steps or more rank would not help there, more data might."
 )
 PAGE_COLOURS = ("--ink", "--muted", "--grid", "--paper")  # set in page.html itself
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    name: str
-    kind: str = ""  # "number", "code" (to be typed), "run" (its name), or a text
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A cell is a string, or a pair of a value and its range. `best` is the row to mark."""
-
-    columns: tuple[Column, ...]
-    rows: list[tuple]
-    best: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,48 +38,10 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Pictures:
     scores: dict[int, list[Picture]] = field(default_factory=dict)  # place of the comparison -> its panels
+    costs: dict[int, Picture] = field(default_factory=dict)
     losses: list[Picture] = field(default_factory=list)
     time: Picture | None = None
     files: tuple[str, ...] = ()
-
-
-def columns(*names: str) -> tuple[Column, ...]:
-    """A name's last letter tells the kind: # a number, ` to be typed, / the name of a run."""
-    return tuple(Column(n.rstrip("#`/"), {"#": "number", "`": "code", "/": "run"}.get(n[-1], "")) for n in names)
-
-
-def scores_table(c: Comparison, wide: bool = True) -> Table:
-    """A row per setting; the untuned model first, then by rank and size. `wide`: every metric, not three."""
-    pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
-    metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
-    metrics = metrics if wide else metrics[:2] + tuple(m for m in metrics[2:] if m == "loss")
-    named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds() > 1 for _, s in pairs)
-    family = {m.split("/")[0] for m in metrics if "/" in m}
-    short = (m.removeprefix(f"{min(family)}/") if len(family) == 1 else m for m in metrics)
-    heads = ["setting"] * named + ["examples#", "rank#"] + ["seeds#"] * seeded + [f"{m}#" for m in short]
-    heads += ["trainable#", "tokens#", "time#", "memory#"] + ["run/"] * wide
-    rows = [_row(p, s, c, metrics, named, seeded, wide) for p, s in pairs]
-    best = c.best()
-    return Table(columns(*heads), rows, next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None))
-
-
-def _order(panel: Panel, setting: Setting, c: Comparison) -> tuple:
-    return setting.rank > 0, words.panel_name(panel, c), setting.rank, setting.examples or 0
-
-
-def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: bool, seeded: bool, wide: bool) -> tuple:
-    size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + words.whole(s.examples)
-    name = words.panel_name(p, c) if s.rank else f"model {p.model}"
-    row = [name] * named + [size, str(s.rank)] + [str(s.seeds())] * seeded
-    for metric in metrics:
-        interval = s.interval(metric)
-        row.append((words.number(metric, s.mean(metric)), f"({words.span(metric, interval)})" if interval else ""))
-    runs = [one.run for one in s.scored]
-    row += [words.short(_mean(_field(one, "trainable_parameters") for one in s.scored)),
-            words.short(_mean(r.summary.get("tokens") for r in runs)),
-            words.duration(_mean(sum(words.seconds_of(r).values()) or None for r in runs)),
-            words.memory(max(_amount(_field(one, "peak_memory_bytes")) or 0 for one in s.scored))]  # fmt: skip
-    return tuple(row + [words.joined((r.name for r in runs), 2)] * wide)
 
 
 def pending_table(pending: list[tuple[Run, str]], commands: dict[Path, str]) -> Table:
@@ -168,10 +117,21 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run]) -> tuple[str, ...]
     settings = [s for s in panel.settings if s.mean(c.metric) is not None]
     banded = [s for s in settings if s.interval(c.metric)]
     how = "Vertical bars" + (" and the grey band" if panel.baseline and panel.baseline.interval(c.metric) else "")
-    how += ": where the score would likely lie with other test items."
+    runs_too = any(s.known.get(c.metric) and s.known[c.metric].shares for s in settings)
+    how += f": where the score would likely lie with other test items{' and other training runs' if runs_too else ''}."
     notes = [how if banded else "No intervals are stored."]
+    if banded and not runs_too:
+        notes[0] += " They hold the test set only; one training seed." if all(s.seeds() == 1 for s in settings) else ""
     if any(s.seeds() > 1 for s in settings):
-        notes[0] += " Lines join the means over seeds; small open dots are single seeds."
+        notes[0] += " Marks are means over runs; small open dots are single runs."
+    if c.standing and c.standing.worse:
+        notes.append(
+            "Filled marks share the first place: they cannot be told from the best. Open ones are shown to be worse."
+        )
+    if any(curve.trusted for curve in panel.curves.values()):
+        notes.append(
+            "Smooth lines are fitted learning curves with their 95 % bands; dashed, they lie beyond what was tried."
+        )
     if not panel.baseline:
         named = " ".join(shlex.quote(f"{k}={v}") for k, v in (("dataset", c.dataset), ("model", panel.model)))
         command = f"python evaluate.py {named} lora.r=0"
@@ -190,7 +150,7 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run]) -> tuple[str, ...]
 
 
 def render(folder: str, compared: list[Comparison], runs: list[Run], unread: list[Unread], pictures: Pictures,
-           pending: list[tuple[Run, str]], commands: dict[Path, str]) -> str:  # fmt: skip
+           pending: list[tuple[Run, str]], commands: dict[Path, str], prices: Prices) -> str:  # fmt: skip
     """The whole page as one string."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -199,9 +159,12 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
 
     sections = []
     for i, c in enumerate(compared):
-        sections.append({"title": words.title(c), "test": words.split_of(c), "answer": findings.answer(c),
+        sections.append({"title": words.title(c), "test": words.split_of(c), "answer": findings.answer(c, prices),
                          "words": findings.test_words(c), "figures": pictures.scores.get(i, []),
-                         "table": scores_table(c), "best_of": sum(s.rank > 0 for _, s in c.settings())})  # fmt: skip
+                         "table": scores_table(c), "curves": curve_table(c, prices),
+                         "cost": pictures.costs.get(i), "costs": cost_table(c, prices),
+                         "cost_words": cost_words(c, prices),
+                         "best_of": sum(s.rank > 0 for _, s in c.settings())})  # fmt: skip
     differing, same = differing_tables(runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -225,17 +188,8 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
     )
 
 
-def _field(one, key: str) -> Any:
-    return one.run.summary.get(key) if one.run.summary.get(key) is not None else one.evaluation.details.get(key)
-
-
 def _amount(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
-
-def _mean(values: Iterable[Any]) -> float | None:
-    numbers = [v for v in map(_amount, values) if v is not None]
-    return sum(numbers) / len(numbers) if numbers else None
 
 
 def _pairs(value: Any) -> str:

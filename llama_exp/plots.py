@@ -1,4 +1,4 @@
-"""The report's pictures: scores against sample size, losses, and where the time went.
+"""The report's pictures of scores: against sample size, with the fitted learning curves, and against cost.
 
 Each function returns a matplotlib Figure, which `drawing` turns into a file. Matplotlib is imported inside, so that the
 table does not wait for it.
@@ -7,14 +7,12 @@ table does not wait for it.
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from llama_exp.drawing import INK, MARKERS, MUTED, PAPER, RANKS, STAGES, styled
-from llama_exp.results import Curve, Run
-from llama_exp.settings import LOWER_IS_BETTER, Comparison, Family, Panel, Setting, families
-from llama_exp.words import duration, key_value, panel_name, seconds_of
+from llama_exp.drawing import INK, MARKERS, MUTED, PAPER, RANKS, styled
+from llama_exp.results import Run
+from llama_exp.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
+from llama_exp.words import panel_name
 
-STAGE_NAMES = {"import": "start-up", "load": "model", "data": "data", "train": "training", "save": "saving",
-               "evaluate": "evaluation"}  # fmt: skip
-ACROSS, ROWS, BARS, POINTS = 8, 8, 40, 160
+AHEAD = 4  # curves are drawn to so many times the largest size: as far as their coverage was measured
 
 
 def colours(runs: Iterable[Run]) -> dict[int, int]:
@@ -33,30 +31,61 @@ def scores(panel: Panel, comparison: Comparison, place: dict[int, int]):
     settings = [s for s in panel.settings if s.examples and s.mean(metric) is not None]
     sizes = sorted({s.examples for s in settings})
     ranks = sorted({s.rank for s in settings})
-    labels = []
-    step = _sideways(sizes, len(ranks))
+    labels, step = [], _sideways(sizes, len(ranks))
+    reach = 0
     for i, rank in enumerate(ranks):
         line = sorted((s for s in settings if s.rank == rank), key=lambda s: s.examples)
-        colour, marker = RANKS[place[rank]], MARKERS[place[rank]]
-        x = [s.examples * step ** (i - (len(ranks) - 1) / 2) for s in line]  # side by side, so that whiskers show
-        y = [s.mean(metric) for s in line]
-        axes.plot(x, y, color=colour, marker=marker, markersize=6.5, linewidth=2, zorder=4)
-        for at, setting in zip(x, line, strict=True):
-            _uncertainty(axes, at, setting, metric, colour)
-        labels.append((y[-1], f"rank {rank}", colour))
+        shift = step ** (i - (len(ranks) - 1) / 2)  # side by side, so that whiskers show
+        curve = panel.curves.get(rank)
+        fitted = bool(curve and curve.trusted)
+        end = _points(axes, line, comparison, place[rank], shift, joined=not fitted)
+        if fitted:
+            end, reach = _learning_curve(axes, curve, RANKS[place[rank]], shift), max(reach, curve.sizes[-1] * AHEAD)
+        labels.append((end, f"rank {rank}", RANKS[place[rank]]))
     if panel.baseline and panel.baseline.mean(metric) is not None:
         level, interval = panel.baseline.mean(metric), panel.baseline.interval(metric)
         if interval:
             axes.axhspan(interval.low, interval.high, color=MUTED, alpha=0.16, linewidth=0, zorder=1)
         axes.axhline(level, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, zorder=2)
         labels.append((level, "untuned model", MUTED))
-    _size_axis(axes, sizes, {s.examples for s in settings if s.whole})
-    axes.set_ylim(_score_limits(comparison))
+    _size_axis(axes, sizes, {s.examples for s in settings if s.whole}, reach)
+    axes.set_ylim(score_limits(comparison))
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
     axes.set_title(f"{metric}, {better} is better" + (f" — {name}" if name else ""), pad=12)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _margin_labels(axes, labels)
     return figure
+
+
+def _points(axes, line: list[Setting], c: Comparison, place: int, shift: float, joined: bool) -> float:
+    """A rank's settings: filled where they share the first place, open where they are shown to be worse."""
+    colour, x = RANKS[place], [s.examples * shift for s in line]
+    y = [s.mean(c.metric) for s in line]
+    if joined:
+        axes.plot(x, y, color=colour, linewidth=2, zorder=4)
+    worse = set(c.standing.worse) if c.standing else set()
+    for at, height, setting in zip(x, y, line, strict=True):
+        _uncertainty(axes, at, setting, c.metric, colour)
+        axes.plot([at], [height], color=colour, marker=MARKERS[place], markersize=7, markeredgewidth=1.6, zorder=5,
+                  linestyle="none", markerfacecolor=PAPER if setting.key in worse else colour)  # fmt: skip
+    return y[-1]
+
+
+def _learning_curve(axes, curve, colour: str, shift: float) -> float:
+    """The fitted law with its band, dashed beyond the largest size; returns where it ends."""
+    first, last = curve.sizes[0], curve.sizes[-1]
+    sizes = [first * (last * AHEAD / first) ** (i / 60) for i in range(61)]
+    sizes = sorted({*sizes, float(last)})
+    bands = curve.predict_many(sizes)
+    x = [size * shift for size in sizes]
+    axes.fill_between(
+        x, [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.13, linewidth=0, zorder=1
+    )
+    seen = sizes.index(float(last)) + 1
+    axes.plot(x[:seen], [b.estimate for b in bands[:seen]], color=colour, linewidth=2, zorder=3)
+    axes.plot(x[seen - 1 :], [b.estimate for b in bands[seen - 1 :]], color=colour, linewidth=1.4, linestyle=(0, (2, 2)),
+              zorder=3)  # fmt: skip
+    return bands[-1].estimate
 
 
 def _sideways(sizes: Sequence[int], ranks: int) -> float:
@@ -66,12 +95,15 @@ def _sideways(sizes: Sequence[int], ranks: int) -> float:
     return min(wanted, nearest ** (0.7 / max(ranks, 1)))
 
 
-def _score_limits(comparison: Comparison) -> tuple[float, float]:
+def score_limits(comparison: Comparison) -> tuple[float, float]:
     """The same for all panels of a comparison, so that heights can be compared; from 0 unless that hides everything."""
     metric, ends = comparison.metric, []
     for _, setting in comparison.settings():
         interval = setting.interval(metric)
         ends += setting.scores(metric) + ([interval.low, interval.high] if interval else [])
+    for panel in comparison.panels:  # a curve may go on past the points, but must not press them flat
+        for curve in panel.curves.values():
+            ends += [curve.predict(curve.sizes[-1] * AHEAD).estimate] if curve.trusted else []
     low, high = min(ends), max(ends)
     near = metric in LOWER_IS_BETTER or (low > 0.45 * high and len(comparison.settings()) > 1)
     room = 0.06 * ((high - low if near else high) or 1)
@@ -87,8 +119,8 @@ def _uncertainty(axes, x: float, setting: Setting, metric: str, colour: str) -> 
                   markeredgecolor=colour, markeredgewidth=0.9, zorder=3.5)  # fmt: skip
 
 
-def _size_axis(axes, sizes: Sequence[int], whole: set[int]) -> None:
-    """A log axis whose ticks are the sizes that were tried, as far as they can be read side by side."""
+def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0) -> None:
+    """A log axis whose ticks are the sizes that were tried, as far as they can be read side by side; and `reach`."""
     axes.set_xscale("log")
     if not sizes:
         axes.set_xticks([])
@@ -98,10 +130,12 @@ def _size_axis(axes, sizes: Sequence[int], whole: set[int]) -> None:
     for size in reversed(sizes[:-1]):
         if shown[-1] / size > (sizes[-1] / sizes[0]) ** 0.07:
             shown.append(size)
-    axes.set_xticks(shown, [f"{s:,}" + ("\n(all)" if s in whole else "") for s in shown])
+    named = {s: f"{s:,}" + ("\n(all)" if s in whole else "") for s in shown}
+    named |= {reach: f"{reach:,}\n(not tried)"} if reach > sizes[-1] else {}
+    axes.set_xticks(list(named), list(named.values()))
     axes.set_xticks([], minor=True)
     room = max((sizes[-1] / sizes[0]) ** 0.06, 1.15) if len(sizes) > 1 else 3
-    axes.set_xlim(sizes[0] / room, sizes[-1] * room)
+    axes.set_xlim(sizes[0] / room, max(sizes[-1], reach) * room)
     axes.set_xlabel("training examples (log scale: equal steps multiply)")
 
 
@@ -132,120 +166,61 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 @styled
-def losses(family: Family, curves: dict, place: dict[int, int]) -> list:
-    """Small multiples: a tile per size and rank; pale = training, strong = validation; every seed has its own lines."""
+def costs(
+    points: Sequence[tuple[Panel, Setting, float]], front: set, comparison: Comparison, place: dict[int, int], unit: str
+):
+    """Score against what training cost; the line joins what nothing cheaper equals. `points`: (panel, setting, cost)."""
     from matplotlib.figure import Figure
 
-    tiles: dict[tuple, list[Curve]] = {}
-    for run in sorted(family.runs, key=lambda r: (r.rank, r.examples or 0)):
-        curve = curves.get(run.folder)
-        if curve and (curve.train or curve.validation):
-            tiles.setdefault((run.rank, run.examples), []).append(curve)
-    if not tiles:
-        return []
-    sizes, ranks = (sorted({key[i] or 0 for key in tiles}) for i in (1, 0))
-    limits = _loss_limits([c for group in tiles.values() for c in group])
-    across = min(len(sizes), ACROSS)
-    spots = list(tiles)
-    if len(sizes) <= ACROSS:  # a row per rank, a column per size; what was not run leaves a hole
-        spots = [(rank, size or None) for rank in ranks for size in sizes]
-    figures = []
-    for start in range(0, len(spots), across * ROWS):
-        shown = spots[start : start + across * ROWS]
-        down, wide = -(-len(shown) // across), 1.75 if across < 6 else 1.5
-        figure = Figure(figsize=(max(wide * across, 3.6), 1.5 * down + 0.75), layout="constrained")
-        grid = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-        for axes in grid:
-            axes.set_visible(False)
-        for axes, spot in zip(grid, shown, strict=False):
-            if spot in tiles:
-                axes.set_visible(True)
-                _tile(axes, tiles[spot], RANKS[place[spot[0]]])
-                axes.set_title(setting_name(*spot), fontsize=8 if across < 6 else 7)
-                axes.set_ylim(limits)
-        figure.supxlabel("optimizer step", fontsize=9, color=MUTED)
-        figure.supylabel("loss (lower is better)", fontsize=9, color=MUTED)
-        figures.append(figure)
-    return figures
-
-
-def _tile(axes, curves: list[Curve], colour: str) -> None:
-    for curve in curves:
-        x, y = thinned(curve.train)
-        axes.plot(x, y, color=colour, alpha=0.4, linewidth=1)
-        x, y = thinned(curve.validation)
-        axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3.2)
-    axes.tick_params(labelsize=8)
-    axes.locator_params(axis="x", nbins=3, integer=True)
-    axes.set_xlim(left=0)
-
-
-def _loss_limits(curves: list[Curve]) -> tuple[float, float]:
-    """All of validation and nearly all of training: a first spike must not press the rest flat."""
-    train = sorted(y for c in curves for y in thinned(c.train)[1])
-    points = [y for c in curves for _, y in c.validation] + train[: max(1, round(0.98 * len(train)))]
-    low, high = min(points), max(points)
-    return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
-
-
-def thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """At most POINTS points, each the mean of its stretch: enough for a tile an inch wide."""
-    width = -(-len(points) // POINTS) or 1
-    groups = [points[i : i + width] for i in range(0, len(points), width)]
-    return [sum(x for x, _ in g) / len(g) for g in groups], [sum(y for _, y in g) / len(g) for g in groups]
-
-
-def bars(runs: Iterable[Run]) -> list[tuple[str, dict[str, float]]]:
-    """(name, seconds by stage) of every setting, the mean over its seeds, longest first."""
-    groups: dict[str, list[dict[str, float]]] = {}
-    runs = list(runs)
-    found = families(runs)
-    named = [(r, setting_name(r.rank, r.examples), family_name(f, found)) for f in found for r in f.runs]
-    named += [(r, "untuned", f"{r.dataset} {r.model}" if len(found) > 1 else "") for r in runs if r.rank == 0]
-    for run, name, family in named:
-        seconds = seconds_of(run)
-        if sum(seconds.values()) > 0:
-            groups.setdefault(name + (f", {family}" if family else ""), []).append(seconds)
-    means = {n: {s: sum(g.get(s, 0) for g in group) / len(group) for s in STAGES} for n, group in groups.items()}
-    return sorted(means.items(), key=lambda bar: -sum(bar[1].values()))
-
-
-def setting_name(rank: int, examples: int | None) -> str:
-    return f"{'unknown' if examples is None else format(examples, ',')} examples, rank {rank}"
-
-
-def family_name(family: Family, among: list[Family]) -> str:
-    """What sets a family apart from the others: dataset and model where there are several, and its training keys."""
-    said = [family.dataset] if len({f.dataset for f in among}) > 1 else []
-    said += [family.model] if len({f.model for f in among}) > 1 else []
-    return ", ".join(said + [key_value(k, v) for k, v in family.keys.items()])
-
-
-@styled
-def time_spent(shown: list[tuple[str, dict[str, float]]]):
-    """A bar per setting, a colour per stage."""
-    from matplotlib.figure import Figure
-
-    shown = shown[:BARS]
-    figure = Figure(figsize=(6.8, 0.25 * len(shown) + 1.1), layout="constrained")
+    metric = comparison.metric
+    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
     axes = figure.subplots()
-    longest = max(sum(stages.values()) for _, stages in shown)
-    unit, size = ("hours", 3600) if longest > 7200 else ("minutes", 60) if longest > 180 else ("seconds", 1)
-    left = [0.0] * len(shown)
-    for stage, colour in STAGES.items():
-        width = [stages[stage] / size for _, stages in shown]
-        if sum(width):
-            axes.barh(range(len(shown)), width, left=left, color=colour, height=0.72, label=STAGE_NAMES[stage])
-            left = [a + b for a, b in zip(left, width, strict=True)]
-    for i, (_, stages) in enumerate(shown):
-        total = duration(sum(stages.values()))
-        axes.text(left[i] + 0.008 * longest / size, i, total, va="center", fontsize=8.5, color=MUTED)
-    axes.set_yticks(range(len(shown)), [name[:44] for name, _ in shown])
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(0, 1.14 * longest / size)
-    axes.grid(axis="y", visible=False)
-    axes.grid(axis="x", visible=True)
-    axes.set_xlabel(unit)
-    figure.legend(loc="outside upper left", ncols=len(STAGES), frameon=False, fontsize=9, handlelength=1)
+    trained = sorted((one for one in points if one[1].rank and one[2] > 0), key=lambda one: one[2])
+    size, unit = _unit([x for *_, x in trained], unit)
+    worse = set(comparison.standing.worse) if comparison.standing else set()
+    steps = [(x / size, s.mean(metric)) for _, s, x in trained if s.key in front]
+    axes.plot(*zip(*steps, strict=True), color=MUTED, linewidth=1.4, zorder=2, drawstyle="steps-post", gid="front")
+    for _, setting, x in trained:
+        colour, marker = RANKS[place[setting.rank]], MARKERS[place[setting.rank]]
+        interval = setting.interval(metric)
+        if interval:
+            axes.vlines(x / size, interval.low, interval.high, color=colour, linewidth=1.2, alpha=0.55, zorder=3)
+        axes.plot([x / size], [setting.mean(metric)], color=colour, marker=marker, markersize=7, markeredgewidth=1.6,
+                  markerfacecolor=PAPER if setting.key in worse else colour, zorder=4)  # fmt: skip
+        if setting.key in front:
+            axes.annotate(f"{setting.examples:,}", (x / size, setting.mean(metric)), xytext=(-5, 6), ha="right",
+                          textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
+    for rank in sorted({s.rank for _, s, _ in trained}):
+        axes.plot([], [], color=RANKS[place[rank]], marker=MARKERS[place[rank]], linestyle="none", label=f"rank {rank}")
+    untuned = [s for _, s, _ in points if not s.rank]
+    if untuned:
+        axes.axhline(
+            untuned[0].mean(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, label="untuned model, free"
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    _cost_ticks(axes, [x / size for *_, x in trained])
+    axes.set_xlabel(f"{unit} (log scale: equal steps multiply)")
+    axes.set_ylim(score_limits(comparison))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_title(f"{metric}, {'lower' if metric in LOWER_IS_BETTER else 'higher'} is better", pad=12)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.6)
     return figure
+
+
+def _unit(values: Sequence[float], unit: str) -> tuple[float, str]:
+    """Seconds in the unit that people would use for the dearest; money as it is."""
+    if unit != "seconds":
+        return 1.0, unit
+    dearest = max(values)
+    size, name = (3600, "hours") if dearest > 7200 else (60, "minutes") if dearest > 180 else (1, "seconds")
+    return size, f"{name} of training"
+
+
+def _cost_ticks(axes, values: Sequence[float]) -> None:
+    """1, 2, 5, 10 ... as far as the costs go."""
+    low, high = min(values) / 1.35, max(values) * 1.35
+    ticks = [lead * 10.0**power for power in range(-6, 9) for lead in (1, 2, 5)]
+    axes.set_xticks([t for t in ticks if low <= t <= high])
+    axes.set_xlim(low, high)

@@ -1,16 +1,16 @@
 """What the runs say: a table, a page and pictures from the results on disk.
 
     python -m llama_exp.report             # outputs/report/index.html, *.png, runs.csv
-    python -m llama_exp.report FOLDER --metric squad/exact_match
+    python -m llama_exp.report FOLDER --metric squad/exact_match --settings conf/report.yaml
 
 The table is printed at once; the pictures follow. Nothing here needs a model, a GPU or the network.
 """
 
 import argparse
-import csv
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,21 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from llama_exp import findings, words
-from llama_exp.page import Picture, Pictures, panel_notes, render, scores_table
+from llama_exp import captions, costs, findings, items, words
+from llama_exp.costs import Prices
+from llama_exp.families import families
+from llama_exp.page import Picture, Pictures, panel_notes, render
 from llama_exp.records import Problem, written_whole
-from llama_exp.results import Run, Unread, clean, collect, read_curve
-from llama_exp.settings import Comparison, comparisons, families
+from llama_exp.results import Evaluation, Run, Unread, clean, collect, read_curve
+from llama_exp.score_tables import scores_table
+from llama_exp.settings import Comparison, comparisons
+from llama_exp.spreadsheet import FORMULA as FORMULA
+from llama_exp.spreadsheet import write_csv
 
-FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
 
-
-def report(folder: Path, metric: str | None = None, console: Console | None = None) -> Path:
+def report(
+    folder: Path, metric: str | None = None, console: Console | None = None, prices: Prices | None = None
+) -> Path:
     """Print the table and write `folder`/report/. Returns the page's path; Problem where there is nothing to report."""
     console = console or _console()
     runs, unread = collect(folder)
@@ -38,16 +43,17 @@ def report(folder: Path, metric: str | None = None, console: Console | None = No
     if metric and not any(c.metric == metric for c in compared):
         known = sorted({m for c in compared for m in c.metrics})
         raise Problem(f"No evaluation has the metric {clean(metric)}. Known: {', '.join(known) or 'none yet'}.")
+    home, prices = folder / "report", prices or costs.load()
+    compared = weighed(compared, home / "items")
     pending = findings.pending(runs)
-    print_tables(console, compared)
+    print_tables(console, compared, prices)
     commands = {run.folder: command(run) for run, _ in pending}
     _print_pending(console, pending, commands)
-    home = folder / "report"
     try:
         write_csv(home / "runs.csv", runs)
-        pictures, unread_curves = draw(home, compared, runs)
+        pictures, unread_curves = draw(home, compared, runs, prices)
         unread = unread + unread_curves
-        page = render(clean(folder), compared, runs, unread, pictures, pending, commands)
+        page = render(clean(folder), compared, runs, unread, pictures, pending, commands, prices)
         with written_whole(home / "index.html") as file:
             file.write(page)
     except OSError as error:
@@ -58,7 +64,29 @@ def report(folder: Path, metric: str | None = None, console: Console | None = No
     return home / "index.html"
 
 
-def print_tables(console: Console, compared: list[Comparison]) -> None:
+def weighed(compared: list[Comparison], cache: Path) -> list[Comparison]:
+    """The comparisons with what their items tell. Predictions are read once; what was read is kept in `cache`."""
+    if not any(c.settings() for c in compared):
+        return compared
+    from llama_exp.worth import weigh  # scipy: a second
+
+    read = cache_of_this_report(cache)
+    return [weigh(c, read) for c in compared]
+
+
+def cache_of_this_report(folder: Path) -> Callable[[Evaluation], items.Items | str]:
+    """`items.read` that reads nothing twice: an untuned model stands in several comparisons."""
+    known: dict[Path, items.Items | str] = {}
+
+    def read(evaluation: Evaluation) -> items.Items | str:
+        if evaluation.folder not in known:
+            known[evaluation.folder] = items.read(evaluation, folder)
+        return known[evaluation.folder]
+
+    return read
+
+
+def print_tables(console: Console, compared: list[Comparison], prices: Prices = Prices()) -> None:  # noqa: B008  frozen
     """The finding, then a row per setting; as `report` prints it."""
     for c in compared:
         numbers = scores_table(c, wide=False)
@@ -68,19 +96,13 @@ def print_tables(console: Console, compared: list[Comparison]) -> None:
         for column in numbers.columns:
             table.add_column(Text(column.name), justify="right" if column.kind else "left", no_wrap=bool(column.kind))
         for i, row in enumerate(numbers.rows):
-            table.add_row(*_cells(row), style="bold green" if i == numbers.best else "")
+            table.add_row(
+                *map(Text, row), style="bold green" if i == numbers.best else "green" if i in numbers.tied else ""
+            )
         console.print(table)
-        for line in findings.answer(c):
+        for line in findings.answer(c, prices):
             _say(console, line)
         console.print()
-
-
-def _cells(row: tuple) -> list[Text]:
-    """The first score with its range; the ranges of the others are on the page."""
-    scores = [i for i, cell in enumerate(row) if not isinstance(cell, str)]
-    said = [cell if isinstance(cell, str) else " ".join(filter(None, cell[: 2 if i in scores[:1] else 1]))
-            for i, cell in enumerate(row)]  # fmt: skip
-    return [Text(text) for text in said]
 
 
 def _print_pending(
@@ -106,12 +128,17 @@ def command(run: Run) -> str:
     spoken = ("dataset.", "model.", "lora.", "seed", "data_seed") if evaluates else ("",)
     for key, value in sorted(run.identity.items()):
         known = key in ("dataset.name", "model.name", "sample", "lora.r")
-        if not known and key.startswith(spoken) and (theirs is None or theirs.get(key, "") != value):
+        if not known and key.startswith(spoken) and (theirs is None or _cleaned(theirs.get(key, "")) != value):
             if theirs is None and key not in ("seed", "data_seed"):
                 continue  # without the defaults, only what is sure to matter
             said[key if theirs is None or key in theirs else f"+{key}"] = value
     overrides = [shlex.quote(f"{k}={_override(v)}") for k, v in said.items()]
     return " ".join(["python", "evaluate.py" if evaluates else "train.py", *overrides])
+
+
+def _cleaned(value: Any) -> Any:
+    """As a stored value comes back: a template's line ends are spaces by then."""
+    return clean(value) if isinstance(value, str) else value
 
 
 @cache
@@ -137,46 +164,9 @@ def _override(value: Any) -> str:
     return text
 
 
-def write_csv(path: Path, runs: list[Run]) -> None:
-    """A row per run and evaluation, with everything that was measured; strings cannot become formulas."""
-    rows = [_csv_row(run, e) for run in runs for e in run.evaluations or (None,)]
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    with written_whole(path) as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writerow({name: harmless(name) for name in names})
-        writer.writerows({k: harmless(v) for k, v in row.items()} for row in rows)
-
-
-def harmless(value: Any) -> Any:
-    """A string that would start a formula gets an apostrophe in front; numbers stay numbers."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    text = clean(value)
-    return f"'{text}" if text.lstrip(" '\"").startswith(tuple(FORMULA)) else text
-
-
-def _csv_row(run: Run, evaluation) -> dict[str, Any]:
-    details = evaluation.details if evaluation else {}
-    row = {"run": run.name, "status": run.status, "reason": run.reason, "dataset": run.dataset, "model": run.model,
-           "rank": run.rank, "sample": run.sample, "examples": run.examples, "seed": run.seed,
-           "data_seed": run.data_seed}  # fmt: skip
-    if evaluation:
-        row |= {"evaluated_on": evaluation.dataset, "split": evaluation.split, "items": evaluation.items,
-                "groups": evaluation.groups}  # fmt: skip
-        for name, score in evaluation.scores.items():
-            interval = evaluation.intervals.get(name)
-            row |= {name: score} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})
-    for key in ("trainable_parameters", "steps", "epochs", "tokens", "label_tokens", "tokens_per_second", "mfu",
-                "peak_memory_bytes", "device", "quantisation", "commit", "started", "finished"):  # fmt: skip
-        row[key] = run.summary.get(key, details.get(key) if key != "tokens" else None)
-    row |= {f"seconds_{k}": v for k, v in words.seconds_of(run).items()}
-    row |= {"evaluation_seconds": details.get("seconds"), "evaluation_tokens": details.get("tokens")}
-    return row | {f"config.{k}": v for k, v in run.identity.items()}
-
-
-def draw(home: Path, compared: list[Comparison], runs: list[Run]) -> tuple[Pictures, list[Unread]]:
+def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices) -> tuple[Pictures, list[Unread]]:
     """All figures, as PNG files in `home` and as SVG for the page."""
-    from llama_exp import drawing, plots
+    from llama_exp import drawing, plots, training_plots
 
     files: dict[str, None] = {}
     place = plots.colours(runs)
@@ -191,32 +181,39 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run]) -> tuple[Pictu
         return Picture(drawing.svg(figure, len(files), label), **kept)
 
     drawn: dict[int, list[Picture]] = {}
+    spent: dict[int, Picture] = {}
     for i, c in enumerate(compared):
         for panel in c.panels:
             if c.best() and panel.settings:
-                name, caption = words.panel_name(panel, c), findings.caption(panel, c)
+                name, caption = words.panel_name(panel, c), captions.caption(panel, c)
                 drawn.setdefault(i, []).append(picture(
                     f"score-{words.title(c)}-{c.metric}-{name}", plots.scores(panel, c, place), caption, name=name,
                     caption=caption, notes=panel_notes(panel, c, runs)))  # fmt: skip
+        if sum(s.rank > 0 for _, s, _ in costs.priced(c, prices)) > 1:
+            caption = captions.cost_caption(c, prices)
+            front = {s.key for _, s, _ in costs.front(c, prices)}
+            unit = prices.currency if costs.axis(c, prices) == "money" else "seconds"
+            spent[i] = picture(f"cost-{words.title(c)}-{c.metric}", plots.costs(costs.priced(c, prices), front, c, place, unit),
+                               caption, caption=caption, notes=captions.cost_notes(c))  # fmt: skip
     curves, unread = {}, []
     for run in runs:
         curves[run.folder], problems = read_curve(run)
         unread += problems
     losses, groups = [], families(runs)
     for family in groups:
-        name = plots.family_name(family, groups)
+        name = training_plots.family_name(family, groups)
         stem = f"loss-{name}" if name else f"loss-{family.dataset}-{family.model}"
-        caption = findings.losses_caption({r.name: curves[r.folder] for r in family.runs})
+        caption = captions.losses_caption({r.name: curves[r.folder] for r in family.runs})
         losses += [picture(stem, figure, caption, name=name, caption=caption, width=figure.get_figwidth() * 5)
-                   for figure in plots.losses(family, curves, place)]  # fmt: skip
-    time, spent = None, plots.bars(runs)
-    if spent:
-        caption = findings.time_caption(spent, plots.BARS)
-        time = picture("seconds", plots.time_spent(spent), caption, caption=caption)
+                   for figure in training_plots.losses(family, curves, place)]  # fmt: skip
+    time, bars = None, training_plots.bars(runs)
+    if bars:
+        caption = captions.time_caption(bars, training_plots.BARS)
+        time = picture("seconds", training_plots.time_spent(bars), caption, caption=caption)
     for old in home.glob("*.png"):
-        if old.name not in files and re.match(r"(score-|loss-|seconds)", old.name):
+        if old.name not in files and re.match(r"(score-|cost-|loss-|seconds)", old.name):
             old.unlink()
-    return Pictures(drawn, losses, time, tuple(files)), unread
+    return Pictures(drawn, spent, losses, time, tuple(files)), unread
 
 
 def _nothing(folder: Path, unread: list[Unread]) -> str:
@@ -241,9 +238,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m llama_exp.report", description="Table, page and pictures from results.")
     parser.add_argument("folder", nargs="?", default="outputs", type=Path, help="where the runs are (default: outputs)")
     parser.add_argument("--metric", help="the score to draw (default: the dataset's own)")
+    parser.add_argument(
+        "--settings", type=Path, default=costs.SETTINGS, help="prices and targets (default: conf/report.yaml)"
+    )
     asked = parser.parse_args(arguments)
     try:
-        report(asked.folder, asked.metric)
+        report(asked.folder, asked.metric, prices=costs.load(asked.settings))
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 1

@@ -26,10 +26,22 @@ BIDI = {chr(c) for c in (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(
 
 @dataclass(frozen=True, slots=True)
 class Interval:
+    """A 95 % interval. `shares`: of its variance, what came from the test set, from training, from sampling."""
+
     low: float
     high: float
     method: str = ""
     note: str = ""
+    shares: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """The scores on some of the test items alone."""
+
+    items: int | None
+    scores: dict[str, float]
+    intervals: dict[str, Interval]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ class Evaluation:
     intervals: dict[str, Interval]
     undefined: tuple[str, ...] = ()  # metrics that were stored without a number
     details: dict[str, Any] = field(default_factory=dict)  # the rest of the file
+    clean: Subset | None = None  # on the items that nothing in training overlaps with
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +221,14 @@ def _evaluation(path: Path) -> Evaluation:
         intervals=dict(_intervals(intervals if isinstance(intervals, dict) else {})),
         undefined=tuple(k for k, v in scores.items() if v is None),
         details=values,
+        clean=_subset(part(values, "clean")),
     )
+
+
+def _subset(values: dict[str, Any]) -> Subset | None:
+    scores = {k: _number(v) for k, v in part(values, "scores").items()}
+    scores = {k: v for k, v in scores.items() if v is not None}
+    return Subset(_whole(values.get("items")), scores, dict(_intervals(part(values, "intervals")))) if scores else None
 
 
 def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, Interval]]:

@@ -9,9 +9,14 @@ stay in one panel, where it is said in words.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llama_exp.results import Evaluation, Interval, Run, item_ids, part
+
+if TYPE_CHECKING:
+    from llama_exp.standing import Standing
+    from llama_exp.statistics import Curve
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
 # Keys that change which items are held out or how they are asked; and whatever begins with "dataset.cleaning.".
@@ -37,6 +42,12 @@ class Setting:
     examples: int | None
     scored: tuple[Scored, ...]
     whole: bool = False  # `examples` is all there is
+    known: dict[str, Interval] = field(default_factory=dict)  # from the items of all seeds (worth.py)
+
+    @property
+    def key(self) -> Path:
+        """One name for this setting: where the first of its evaluations lies."""
+        return self.scored[0].evaluation.folder
 
     def seeds(self) -> int:
         return len({(s.run.seed, s.run.data_seed) for s in self.scored})
@@ -49,16 +60,32 @@ class Setting:
         return sum(scores) / len(scores) if scores else None
 
     def interval(self, metric: str) -> Interval | None:
-        """The stored test-set interval. Over several seeds: the mean of their ends around the mean score.
+        """The interval of the mean over seeds, with all their noises where it is known; else the stored one.
 
-        All seeds answer the same items, so their test-set errors move together and the mean of the half-widths is no
-        narrower than the mean score's own. It still says nothing about the noise of training: the seeds' points do.
+        Over several seeds the stored one is the mean of their ends around the mean score. All seeds answer the same
+        items, so their test-set errors move together and the mean of the half-widths is no narrower than the mean
+        score's own. It says nothing about the noise of training.
         """
+        if metric in self.known:
+            return self.known[metric]
         found = [s.evaluation.intervals.get(metric) for s in self.scored if metric in s.evaluation.scores]
         if not found or None in found:
             return None
         low, high = (sum(getattr(i, end) for i in found) / len(found) for end in ("low", "high"))
-        return Interval(low, high, found[0].method, found[0].note)
+        note = found[0].note if self.seeds() < 2 else "test set only; the spread between seeds is not in it"
+        return Interval(low, high, found[0].method, note)
+
+    def clean(self, metric: str) -> tuple[float, Interval | None, int | None] | None:
+        """(mean, interval, items) on the test items that training does not overlap with, where all runs stored it."""
+        found = [s.evaluation.clean for s in self.scored if metric in s.evaluation.scores]
+        if not found or any(one is None or metric not in one.scores for one in found):
+            return None
+        value = sum(one.scores[metric] for one in found) / len(found)
+        intervals = [one.intervals.get(metric) for one in found]
+        if None in intervals:
+            return value, None, found[0].items
+        low, high = (sum(getattr(i, end) for i in intervals) / len(found) for end in ("low", "high"))
+        return value, Interval(low, high, intervals[0].method, intervals[0].note), found[0].items
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +95,7 @@ class Panel:
     follows_rank: dict[str, dict[int, Any]]  # keys that differ between the lines: key -> rank -> value
     settings: tuple[Setting, ...]
     baseline: Setting | None
+    curves: "dict[int, Curve]" = field(default_factory=dict)  # rank -> what more data bought (worth.py)
 
     def ranks(self) -> list[int]:
         return sorted({s.rank for s in self.settings})
@@ -84,6 +112,8 @@ class Comparison:
     metrics: tuple[str, ...]
     panels: tuple[Panel, ...]
     keys: dict[str, Any] = field(default_factory=dict)  # what sets this test apart from others of the same dataset
+    standing: "Standing | None" = None  # who shares the first place, item by item (worth.py)
+    unpaired: str = ""  # why there is none, or for which settings
 
     def settings(self) -> list[tuple[Panel, Setting]]:
         """Everything that has the figure's metric, each untuned model once."""
@@ -91,18 +121,27 @@ class Comparison:
         untuned = {p.baseline.scored[0].run.folder: (p, p.baseline) for p in self.panels if p.baseline}
         return pairs + [(p, s) for p, s in untuned.values() if s.mean(self.metric) is not None]
 
-    def best(self) -> tuple[Panel, Setting] | None:
-        """The best mean; of equal ones the cheaper: untuned, then less data, then the lower rank."""
+    def ranked(self) -> list[tuple[Panel, Setting]]:
+        """Best mean first; of equal ones the cheaper: untuned, then less data, then the lower rank."""
         sign = -1 if self.metric in LOWER_IS_BETTER else 1
 
         def merit(pair: tuple[Panel, Setting]) -> tuple:
             return sign * pair[1].mean(self.metric), pair[1].rank == 0, -(pair[1].examples or 0), -pair[1].rank
 
-        return max(self.settings(), key=merit, default=None)
+        return sorted(self.settings(), key=merit, reverse=True)
+
+    def best(self) -> tuple[Panel, Setting] | None:
+        return next(iter(self.ranked()), None)
 
     def rivals(self) -> list[tuple[Panel, Setting]] | None:
-        """What the best cannot be told from, by overlapping intervals; None where there is no interval to go by."""
+        """What the best cannot be told from: item by item where that could be compared, else by overlapping intervals.
+
+        None where there is neither.
+        """
         best = self.best()
+        if best and self.standing and self.standing.best == best[1].key:
+            tied = {key: place for place, key in enumerate(self.standing.tied)}
+            return sorted((ps for ps in self.settings() if ps[1].key in tied), key=lambda ps: tied[ps[1].key])
         mine = best and best[1].interval(self.metric)
         if not mine:
             return None
@@ -191,7 +230,7 @@ def _metrics(scored: list[Scored]) -> tuple[str, ...]:
 
 
 def _panels(model: str, members: list[Scored], untuned: list[Scored]) -> list[Panel]:
-    facets, following = _differing([s.run for s in members])
+    facets, following = differing([s.run for s in members])
 
     def facet(one: Scored) -> str:
         return str([one.run.identity.get(k) for k in facets])
@@ -212,7 +251,7 @@ def _panels(model: str, members: list[Scored], untuned: list[Scored]) -> list[Pa
     return panels
 
 
-def _differing(runs: list[Run]) -> tuple[list[str], list[str]]:
+def differing(runs: list[Run]) -> tuple[list[str], list[str]]:
     """Identity keys whose values differ between runs: those that split panels, and those that only follow the rank."""
     facets, following = [], []
     for key in sorted({k for r in runs for k in r.identity} - AXES):
@@ -235,27 +274,3 @@ def _whole(run: Run) -> bool:
 def _same_model(untuned: Run, tuned: Run) -> bool:
     shared = [k for k in untuned.identity if k.startswith("model.") and k in tuned.identity]
     return all(untuned.identity[k] == tuned.identity[k] for k in shared)
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Runs that differ in size, rank and seeds alone, evaluated or not."""
-
-    dataset: str
-    model: str
-    keys: dict[str, Any]
-    runs: tuple[Run, ...]
-
-
-def families(runs: Iterable[Run]) -> list[Family]:
-    """Fine-tuning runs by what they have in common: dataset, model and training keys."""
-    tuned = sorted((r for r in runs if r.rank), key=lambda r: (r.dataset, r.model))
-    found = []
-    for (dataset, model), group in groupby(tuned, key=lambda r: (r.dataset, r.model)):
-        group = list(group)
-        facets, _ = _differing(group)
-        by_keys: dict[str, list[Run]] = {}
-        for run in group:
-            by_keys.setdefault(str([run.identity.get(k) for k in facets]), []).append(run)
-        found += [Family(dataset, model, {k: g[0].identity.get(k) for k in facets}, tuple(g)) for g in by_keys.values()]
-    return found

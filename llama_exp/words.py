@@ -23,8 +23,18 @@ def span(metric: str, interval: Interval | None) -> str:
 
 
 def with_span(metric: str, setting: Setting) -> str:
-    interval = setting.interval(metric)
-    return number(metric, setting.mean(metric)) + (f" ({span(metric, interval)})" if interval else "")
+    return sure(setting.mean(metric), setting.interval(metric), metric)
+
+
+def sure(value: float | None, interval: Interval | None, metric: str = "") -> str:
+    """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the two sides differ; without an interval the number alone."""
+    from llama_exp.statistics.words import plus_minus
+
+    if value is None or interval is None:
+        return number(metric, value)
+    if interval.high - interval.low < 1e-9:
+        return f"{number(metric, value)} ± 0"
+    return plus_minus(value, interval.low, interval.high)
 
 
 def whole(value: float | None) -> str:
@@ -54,6 +64,20 @@ def memory(size: float | None) -> str:
     if not size:
         return "–"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def energy(joules: float | None) -> str:
+    """In watt-hours; what was not measured is unknown, never 0."""
+    if joules is None:
+        return "unknown"
+    hours = joules / 3600
+    return f"{hours / 1000:.2f} kWh" if hours >= 1000 else f"{hours:.0f} Wh" if hours >= 10 else f"{hours:.2g} Wh"
+
+
+def money(amount: float | None, currency: str) -> str:
+    if amount is None:
+        return "unknown"
+    return f"{amount:,.2f} {currency}" if amount >= 0.1 or amount == 0 else f"{amount:.2g} {currency}"
 
 
 def plural(count: int, noun: str) -> str:
@@ -109,6 +133,14 @@ def who(panel: Panel, setting: Setting, comparison: Comparison) -> str:
 def rival(panel: Panel, setting: Setting, comparison: Comparison) -> str:
     """As `who`, rank first, for a list; its panel is named only where it is not the best's own."""
     name = panel_name(panel, comparison) if panel is not comparison.best()[0] else ""
+    if setting.rank == 0:
+        return who(panel, setting, comparison)
+    return f"rank {setting.rank} on {size_of(setting)}" + (f" with {name}" if name else "")
+
+
+def cell(panel: Panel, setting: Setting, comparison: Comparison) -> str:
+    """A setting in the fewest words that tell it from the others: `rank 8 on 1,000 examples`."""
+    name = panel_name(panel, comparison)
     if setting.rank == 0:
         return who(panel, setting, comparison)
     return f"rank {setting.rank} on {size_of(setting)}" + (f" with {name}" if name else "")

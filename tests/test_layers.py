@@ -13,7 +13,8 @@ PACKAGE = ROOT / "llama_exp"
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
 LIGHT = """records config runs cli sweep evaluation report plots page results settings words findings drawing metrics.squad
     metrics.decision statistics data data.synthetic tiny
-    tables hub uploading model_card metrics.bertscore metrics.rouge human.study human.app human.pages human.report""".split()
+    tables hub uploading model_card metrics.bertscore metrics.rouge human.study human.app human.pages human.report
+    items standing worth costs captions score_tables spreadsheet families training_plots""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

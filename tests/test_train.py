@@ -193,7 +193,7 @@ def test_a_sample_beyond_what_there_is_becomes_the_cell_of_all(tmp_path, command
         (["model=llama2_7b"], "needs a GPU"),
         (["model=tiny", "dataset.path=./nowhere"], "nowhere"),
         (["model=tiny", "model.path=./nowhere", "dataset.source=synthetic"], "model.path=./nowhere"),
-        (["model=tiny", "dataset.source=synthetic", "dataset.template={contxt}"], "{context}"),
+        (["model=tiny", "dataset.source=synthetic", "dataset.template='{contxt}'"], "{context}"),
         (["model=tiny"], "dataset.path="),  # the hub is not reachable from here
     ],
 )
@@ -296,7 +296,5 @@ def test_the_ways_to_train_all_run(words, tmp_path, command):
 def test_the_first_losses_are_pinned(tmp_path, command):
     """One seeded run on CPU. A change here means that the numbers of earlier runs can no longer be compared."""
     command("train.py", *small(), f"outputs={tmp_path}/o")
-    assert [round(float(loss), 3) for loss in losses(only_run(tmp_path / "o")).values()] == PINNED
-
-
-PINNED = [0.0, 0.0, 0.0, 0.0]
+    found = [float(loss) for loss in losses(only_run(tmp_path / "o")).values()]
+    assert found == pytest.approx([8.578, 4.682, 5.562, 4.394], abs=0.01)

@@ -108,3 +108,9 @@ def as_rows(found, columns: tuple[str, ...], where: str) -> Rows:
             raise Problem(f"{where} ({split}): wanted the columns {', '.join(columns)}; missing {', '.join(missing)}; "
                           f"there are {', '.join(table.column_names)}.")  # fmt: skip
     return {split: table.select_columns(list(columns)).to_list() for split, table in found.items()}
+
+
+def fingerprint(path: str | None) -> tuple:
+    """Names, sizes and times of the files below a path: what tells that a source was changed."""
+    found = [Path(path), *sorted(Path(path).rglob("*"))] if path else []
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in found if file.is_file())

@@ -5,6 +5,7 @@
 A dataset declares itself on it: which columns it needs, which upstream split is held out, and `read(row)`.
 """
 
+import copy
 import dataclasses
 from collections import Counter
 from string import Formatter
@@ -20,6 +21,8 @@ from llama_exp.data.splitting import carve, shuffled
 from llama_exp.records import Example, Problem, Tokens
 
 HELD_OUT_FIRST = ("test", "validation", "train")  # who keeps a duplicate or a group that lies on two sides
+
+_last_read: dict[tuple, tuple[dict[str, list[Example]], dict[str, Any]]] = {}
 
 
 def text(value: Any) -> str:
@@ -89,14 +92,25 @@ class ExampleDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self._ready:
             return
-        examples = self._read(self._rows())
-        self._split(examples)
+        examples = self._by_split()
         self.available = shuffled(examples["train"], self.data_seed)
         self.train = self.available[: self.sample]
         self.validation, self.test = examples["validation"], examples["test"]
         self.counts["examples"] = {split: len(getattr(self, split)) for split in ("train", "validation", "test")}
         self.counts["sample"] = {"asked": self.sample, "available": len(self.available), "used": len(self.train)}
         self._ready = True
+
+    def _by_split(self) -> dict[str, list[Example]]:
+        """All Examples by split. The cells of a sweep share them: only the last source read is kept in memory."""
+        source = (type(self), repr(self.dataset), loading.fingerprint(self.dataset.path))
+        if source not in _last_read:
+            examples = self._read(self._rows())
+            self._split(examples)
+            _last_read.clear()
+            _last_read[source] = examples, self.counts
+        examples, counts = _last_read[source]
+        self.counts = copy.deepcopy(counts)
+        return examples
 
     def held_out(self, split: str, count: int | None = None) -> list[Example]:
         """`count` Examples of validation or test, drawn by `eval_seed` alone; None = all, in their order."""

@@ -1,0 +1,219 @@
+"""What the report makes of items: intervals over runs, shared first places, curves, cost. In memory, no processes."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from llama_exp import costs, findings, items, score_tables
+from llama_exp.captions import cost_caption, curve_words, target_of
+from llama_exp.records import Problem
+from llama_exp.results import collect
+from llama_exp.settings import comparisons
+from llama_exp.standing import Contender, standing
+from llama_exp.statistics.variance import RunSums
+from llama_exp.worth import weigh
+from tests.test_report import write_grid, write_run
+
+F1 = "squad/f1"
+
+
+def weighed(outputs, cache=None):
+    (comparison,) = comparisons(collect(outputs)[0])
+    return weigh(comparison, lambda evaluation: items.read(evaluation, cache))
+
+
+def at(comparison, rank, examples):
+    return next(s for _, s in comparison.settings() if (s.rank, s.examples) == (rank, examples))
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """4 sizes x 2 ranks x 3 data seeds."""
+    outputs = tmp_path_factory.mktemp("grid")
+    write_grid(outputs, samples=(100, 300, 1000, 3000), seeds=3)
+    return outputs
+
+
+def test_the_interval_of_several_runs_holds_more_than_the_test_set_and_says_how_much(grid):
+    interval = at(weighed(grid), 8, 1000).interval(F1)
+    assert interval.note.startswith("test set and 3 data samples with one training seed each")
+    assert [name for name, _ in interval.shares] == ["test set", "training and sampling"]
+    assert sum(share for _, share in interval.shares) == pytest.approx(1)
+
+
+def test_runs_that_scatter_widen_the_interval(tmp_path):
+    for name, f1s in (("steady", (50.0, 50.0, 50.0)), ("wild", (35.0, 50.0, 65.0))):
+        for seed, f1 in enumerate(f1s):
+            write_run(tmp_path / name, f1=f1, data_seed=seed)
+    steady, wild = (weighed(tmp_path / name).best()[1].interval(F1) for name in ("steady", "wild"))
+    assert wild.high - wild.low > 2 * (steady.high - steady.low)
+    assert dict(wild.shares)["training and sampling"] > 0.7
+
+
+def test_one_run_says_test_set_only_one_training_seed(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    c = weighed(tmp_path)
+    assert c.best()[1].interval(F1).note == "test set only; one training seed"
+    assert "Its interval: test set only; one training seed." in " ".join(findings.answer(c))
+
+
+def test_the_best_and_what_cannot_be_told_from_it_are_named_and_the_rest_is_worse(grid):
+    c = weighed(grid)
+    best, tied = c.best()[1], [(s.rank, s.examples) for _, s in c.rivals()]
+    assert (best.rank, best.examples) == (8, 3000) and tied == [(16, 3000), (16, 1000)]
+    assert len(c.standing.worse) == 6 and 4 < c.standing.detectable < 10
+    said = " ".join(findings.answer(c))
+    assert "cannot be told from rank 16 on 3,000 examples (60.0 ± 5.5) and rank 16 on 1,000 examples" in said
+    assert "It is better than the 6 others." in said and "smallest true difference" in said
+    table = score_tables.scores_table(c)
+    assert len(table.tied) == 2 and sum("cannot be told apart" in cell for row in table.rows for cell in row) == 2
+
+
+def test_pairing_tells_apart_what_overlapping_intervals_leave_open(tmp_path):
+    write_run(tmp_path, sample=100, f1=50.0, half=6.0)
+    write_run(tmp_path, sample=1000, f1=59.0, half=6.0)
+    c = weighed(tmp_path)
+    assert c.rivals() == [] and len(replace(c, standing=None).rivals()) == 1
+
+
+def test_settings_with_other_items_are_not_paired_and_the_ids_are_named(tmp_path):
+    write_run(tmp_path, sample=100, f1=50.0)
+    write_run(tmp_path, sample=300, f1=50.0)
+    other = write_run(tmp_path, sample=1000, f1=40.0)
+    path = next(other.rglob("predictions.jsonl"))
+    path.write_text(path.read_text().replace('"id": "q7"', '"id": "z7"'))
+    c = weighed(tmp_path)
+    assert len(c.standing.against) == 1 and c.standing.refused[0][0] == at(c, 16, 1000).key
+    assert "answered different items" in c.unpaired and "(q7)" in c.unpaired and "(z7)" in c.unpaired
+    assert c.unpaired in findings.answer(c)
+    assert "not compared" in [cell for row in score_tables.scores_table(c).rows for cell in row]
+
+
+def test_predictions_that_do_not_give_the_stored_score_are_not_used(tmp_path):
+    home = write_run(tmp_path, f1=50.0)
+    path = next(home.rglob("predictions.jsonl"))
+    path.write_text(path.read_text().replace('"reply": "no"', '"reply": "yes"', 30))
+    (run,), _ = collect(tmp_path)
+    assert items.read(run.evaluations[0]) == (
+        "predictions.jsonl gives squad/exact_match 60 where results.json says 50: not the same answers")  # fmt: skip
+
+
+def test_items_are_kept_for_the_next_report_and_read_anew_when_the_file_changes(tmp_path):
+    home = write_run(tmp_path / "outputs", f1=50.0)
+    (run,), _ = collect(tmp_path / "outputs")
+    first = items.read(run.evaluations[0], tmp_path / "kept")
+    (kept,) = (tmp_path / "kept").glob("*.json")
+    assert items.read(run.evaluations[0], tmp_path / "kept") == first
+    kept.write_text("half a fi")
+    assert items.read(run.evaluations[0], tmp_path / "kept") == first
+    path = next(home.rglob("predictions.jsonl"))
+    path.write_text(path.read_text() + "{broken\n")
+    assert "cannot be read" in items.read(run.evaluations[0], tmp_path / "kept")
+
+
+def test_a_metric_that_needs_a_model_falls_back_to_what_is_stored_and_says_so(tmp_path):
+    for sample, f1 in ((100, 50.0), (1000, 60.0)):
+        write_run(tmp_path, sample=sample, f1=f1)
+    for path in tmp_path.rglob("results.json"):
+        values = json.loads(path.read_text())
+        values["scores"] = {"bertscore/f1": values["scores"][F1]}
+        values["intervals"] = {"bertscore/f1": values["intervals"][F1]}
+        path.write_text(json.dumps(values))
+    c = weighed(tmp_path)
+    assert c.standing is None and c.rivals() == []
+    assert c.unpaired == "Not compared item by item: bertscore/f1 is not kept item by item."
+
+
+def test_curves_say_what_more_data_buys_and_are_checked_against_their_largest_size(grid):
+    c = weighed(grid)
+    curve = c.panels[0].curves[16]
+    assert curve.trusted and curve.check.size == 3000 and curve.check.agrees
+    said = " ".join(curve_words(curve, target_of(c, costs.Prices())))
+    for part in ("Ten times the data buys +", "n for 70:", "Fitted without n = 3,000, the curve predicts"):
+        assert part in said
+    assert target_of(c, costs.Prices(targets={F1: 65.0})) == 65.0
+    assert "At rank 8: ten times the data buys +" in " ".join(findings.answer(c))
+
+
+def test_three_sizes_are_refused_in_words(tmp_path):
+    write_grid(tmp_path, ranks=(8,), seeds=3)
+    said = " ".join(findings.answer(weighed(tmp_path)))
+    assert "What more data would buy cannot be told: 3 distinct sizes (100, 300, 1,000)" in said
+    assert "at least 4 sizes are needed" in said
+
+
+PARETO = [([(1, 10), (2, 20), (3, 15), (4, 30)], False, [0, 1, 3]), ([(1, 5.0), (2, 4.0), (3, 4.5)], True, [0, 1]),
+          ([(1, 10), (1, 12), (2, 12)], False, [1]), ([], False, [])]  # fmt: skip
+
+
+@pytest.mark.parametrize("points, lower, front", PARETO)
+def test_the_front_holds_what_nothing_cheaper_equals(points, lower, front):
+    assert costs.pareto(points, lower) == front
+
+
+def test_the_cheapest_that_is_tied_with_the_best_is_said(grid):
+    c = weighed(grid)
+    _, cheapest, spent = costs.cheapest_tied(c, costs.Prices())
+    assert (cheapest.rank, cheapest.examples) == (16, 1000) and spent == pytest.approx(39.3, abs=0.1)
+    assert (
+        "The cheapest of these: rank 16 on 1,000 examples, 39 s of training instead of 1 min 46 s."
+        in findings.answer(c)
+    )
+    assert "rank 16 on 1,000 examples (39 s, 55.9)" in cost_caption(c, costs.Prices())
+
+
+def test_money_and_energy_are_unknown_until_they_are_known(tmp_path):
+    gpu = {"device": "NVIDIA H100", "energy_joules": 720_000, "world_size": 2, "seconds": {"train": 1800}}
+    write_run(tmp_path / "gpu", f1=50.0, summary=gpu)
+    write_run(tmp_path / "cpu", f1=50.0)
+    price = costs.Prices(price_per_gpu_hour=3.0)
+    row = score_tables.cost_table(weighed(tmp_path / "gpu"), price).rows[0]
+    assert row[-2:] == ("200 Wh", "3.00 EUR")
+    assert score_tables.cost_table(weighed(tmp_path / "gpu"), costs.Prices()).rows[0][-1] == "unknown"
+    assert score_tables.cost_table(weighed(tmp_path / "cpu"), price).rows[0][-2:] == ("unknown", "unknown")
+
+
+def test_wrong_prices_are_one_message(tmp_path):
+    path = tmp_path / "report.yaml"
+    path.write_text("price_per_gpu_hour: two\npriec: 1\n")
+    with pytest.raises(Problem, match=r"unknown: priec(.|\n)*wanted a number or null, got 'two'"):
+        costs.load(path)
+    assert costs.load() == costs.Prices()
+
+
+def test_the_score_on_clean_items_stands_beside_the_full_one(tmp_path):
+    clean = {"items": 280, "scores": {F1: 48.0}, "intervals": {F1: {"low": 44.0, "high": 52.0}}}
+    write_run(tmp_path, f1=50.0, evaluation={"clean": clean})
+    c = weighed(tmp_path)
+    said = "On the test items that nothing in training overlaps with (280 of 300) it scores 48.0 ± 4.0."
+    assert said in findings.answer(c)
+    table = score_tables.scores_table(c)
+    assert "f1, clean items" in [column.name for column in table.columns] and "48.0 ± 4.0" in table.rows[0]
+
+
+def test_equal_recipes_are_seldom_told_apart_and_a_worse_one_is():
+    """8 equal recipes x 3 runs whose scatter differs fourfold; at full size 1 to 7 of 100 such grids name a worse one."""
+    rng, weights, alarms, found = np.random.default_rng(0), np.full(40, 5.0), 0, 0
+    for _ in range(100):
+        hard, runs = rng.normal(50, 8, 40), tuple((seed, 0) for seed in range(3))
+        grid = []
+        for recipe, scatter in enumerate(np.linspace(4, 1, 8)):
+            luck, noise = rng.normal(0, scatter, (3, 1)), rng.normal(0, 12, (3, 40))
+            grid.append(Contender(recipe, RunSums((hard + luck + noise) * weights, weights, 200), runs))
+        alarms += bool(standing(sorted(grid, key=lambda one: -one.table.means.mean())).worse)
+        bad = grid[-1].table.sums - 15 * weights
+        grid[-1] = replace(grid[-1], table=RunSums(bad, weights, 200))
+        found += 7 in standing(sorted(grid, key=lambda one: -one.table.means.mean())).worse
+    assert alarms <= 12 and found >= 65
+
+
+def test_the_untuned_model_is_compared_without_luck_of_its_own(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, f1=50.0 + random.Random(seed).gauss(0, 2), data_seed=seed)
+    write_run(tmp_path, r=0, f1=20.0)
+    c = weighed(tmp_path)
+    ((difference, p),) = c.standing.against.values()
+    assert p < 0.01 and 25 < difference.difference < 35 and c.standing.worse
