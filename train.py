@@ -24,6 +24,10 @@ def train(config: Config) -> dict[str, str]:
     if config.evaluate:
         metrics.check(config.dataset.metrics, metric_settings(config))
     folder = runs.folder_of(config)
+    if config.preflight:
+        from llama_exp.preflight import preflight
+
+        return preflight(config, folder)
     if config.lora.r == 0:
         return untuned(config, folder)
     runs.check_owner(folder, config)
@@ -33,6 +37,7 @@ def train(config: Config) -> dict[str, str]:
 
     clock = runs.Clock()
     with clock("import"):
+        from llama_exp import leaks
         from llama_exp.data import DATASETS
         from llama_exp.finetune import Finetune
         from llama_exp.fitting import build_trainer, fit, summarise
@@ -52,12 +57,14 @@ def train(config: Config) -> dict[str, str]:
     with clock("load"):
         base = load_base(config.model, target_device(config.trainer))
     runs.write_config(folder, config)
+    with clock("data"):
+        leaks.check(config, data, folder)
     model = attach_lora(base, config.lora, config.seed, config.model.gradient_checkpointing)
     try:
         module = Finetune(model, config.optimizer, steps, config.seed)
         trainer = build_trainer(config, folder, data, base)
         with clock("train"):
-            outcome = fit(trainer, module, data, folder)
+            outcome = fit(trainer, module, data, folder, config)
         said = summarise(folder, config, trainer, module, data, outcome, clock)
         if config.evaluate and trainer.is_global_zero:
             from evaluate import evaluate_model

@@ -51,7 +51,7 @@ class Curves(L.Callback):
     def on_train_start(self, trainer, module) -> None:
         """After a resume, rows beyond the checkpoint are dropped: those steps are run again."""
         self.began = self.last_time = time.perf_counter()
-        self.last_step = trainer.global_step
+        self.last_step = self.began_at = trainer.global_step
         self.tokens = self.plan.seen(trainer.global_step, self.plan.lengths)
         if not trainer.is_global_zero:
             return
@@ -87,9 +87,8 @@ class Curves(L.Callback):
         if loss is not None:
             self._write(trainer, trainer.global_step, validation_loss=float(loss))
             if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
-                left = (
-                    self.training_seconds / max(trainer.global_step, 1) * (self.plan.total_steps - trainer.global_step)
-                )
+                pace = (time.perf_counter() - self.began) / max(trainer.global_step - self.began_at, 1)
+                left = pace * (self.plan.total_steps - trainer.global_step)
                 print(f"  step {trainer.global_step}/{self.plan.total_steps}  loss {module.step_loss:.3f}  validation loss "
                       f"{float(loss):.3f}  about {left:.0f} s left", flush=True)  # fmt: skip
         self.last_time = time.perf_counter()  # validation is no part of a step's time

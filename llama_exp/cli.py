@@ -23,6 +23,7 @@ REMARKS = (
     ".*The number of training batches.*",
     ".*module.* in eval mode.*",
     ".*Trying to infer the `batch_size`.*",
+    ".*your dataloader is not resumable.*",  # the sampler goes on where it was (StepSampler.start)
     ".*sync_dist=True.*",  # Finetune sums over ranks itself
 )
 # Lines of Hydra's messages that are about Hydra.
@@ -50,6 +51,8 @@ def run(main: Callable[[], None]) -> None:
     # Threads that spin while they wait are 25 times slower on a busy machine; that sleep at once, a third slower on an
     # idle one. A short spin costs a sixth on either.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    if typed := _mistyped(sys.argv[1:]):
+        _stop(typed, 2)
     try:
         main()
     except Problem as problem:
@@ -66,6 +69,21 @@ def run(main: Callable[[], None]) -> None:
     from llama_exp import sweep
 
     sys.exit(1 if sweep.failures else 0)
+
+
+def _mistyped(words: list[str]) -> str | None:
+    """What Hydra's own parser would answer in its own terms."""
+    options = [word for word in words if word.startswith("--") and "=" not in word]
+    if "--cfg" in words and {"-m", "--multirun"} & set(words):
+        return "--cfg shows one cell: leave out -m."
+    if foreign := [
+        word for word in options if word[2:].split(".")[0] in ("sample", "seed", "dataset", "model", "lora")
+    ]:
+        value = words[words.index(foreign[0]) + 1 :][:1] or ["VALUE"]
+        return f"{foreign[0]}: keys are typed without dashes: {foreign[0][2:]}={value[0]}"
+    if "=" in words:
+        return "Write key=value, with no spaces around =."
+    return None
 
 
 def one_job(function: Callable) -> Callable:

@@ -7,11 +7,14 @@ A *cell* is one fine-tuned adapter. Its identity is every key that can change it
 identity, so evaluation finds training without timestamps and a repeated command finds its own earlier work.
 """
 
+import atexit
 import copy
 import dataclasses
 import functools
 import hashlib
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -151,6 +154,8 @@ class Config:
     early_stopping: int | None  # stop after so many validations without a better loss; null = never
     checkpoint_every: int  # optimizer steps between checkpoints
 
+    preflight: bool  # train.py: show what would be learnt, how long it takes and whether it fits; train nothing
+    audit: bool  # look for held-out items in the training set before training
     evaluate: bool  # train.py: evaluate right after training, with the base already in memory
     split: Split
     eval_sample: int | None
@@ -166,7 +171,8 @@ class Config:
 
 # Keys that cannot change the weights that training leaves behind. Everything else is identity.
 NOT_IDENTITY = {
-    "bertscore", "logger", "micro_batch", "validations", "validation_sample", "checkpoint_every", "evaluate", "split", "eval_sample",
+    "bertscore", "logger", "micro_batch", "validations", "validation_sample", "checkpoint_every", "preflight", "audit",
+    "evaluate", "split", "eval_sample",
     "eval_seed", "eval_batch", "trained_on", "predictions", "outputs", "out", "dataset.metrics", "dataset.licence",
     "model.licence", "model.gradient_checkpointing", "model.needs_gpu", "dataset.hub", "trainer.accelerator",
     "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "trainer.profiler",
@@ -180,6 +186,19 @@ SPOKEN = ("dataset.name", "dataset.task", "dataset.source", "dataset.path", "mod
 def register() -> None:
     """Make the types known to Hydra under the name `schema`, which conf/config.yaml lists first."""
     ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
+
+
+def _sweep_folder(outputs: str, preflight: bool) -> str:
+    """Where Hydra keeps a sweep's own words. A pre-flight writes nothing into `outputs`."""
+    return _passing_folder() if preflight else str(Path(outputs, ".multirun"))
+
+
+@functools.lru_cache
+def _passing_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="llama_exp-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def resolve(cfg: DictConfig) -> Config:

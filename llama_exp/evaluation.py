@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import runs
+from llama_exp import leaks, runs
 from llama_exp.config import Config, default_config, flat, identity, spoken
 from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
@@ -136,6 +136,7 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
         "scores": scored.values,
         "intervals": {name: dataclasses.asdict(of) for name, of in scored.intervals.items()},
         "facts": scored.facts,
+        "clean": clean_part(predictions, leaks.clean_items(run, asked, trained, predictions), asked),
         **how_scored(asked),
         "items": len(predictions),
         "groups": len({prediction.group for prediction in predictions}),
@@ -160,6 +161,20 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
     }  # fmt: skip
     write_json(folder / "results.json", results)
     return results
+
+
+def clean_part(
+    predictions: Sequence[Prediction], clean: Sequence[Prediction] | None, asked: Config
+) -> dict[str, Any] | None:
+    """The scores on the items that nothing in training overlaps with; without scores where these are all items, or none.
+
+    None where it is not known which they are.
+    """
+    if clean is None or not 0 < len(clean) < len(predictions):
+        return None if clean is None else {"items": len(clean)}
+    scored = score(clean, asked)
+    intervals = {name: dataclasses.asdict(of) for name, of in scored.intervals.items()}
+    return {"items": len(clean), "scores": scored.values, "intervals": intervals}
 
 
 def how_scored(asked: Config) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 import lightning as L
 import torch
 
-from llama_exp import runs
+from llama_exp import leaks, loss_page, runs
 from llama_exp.callbacks import Curves, KeepBest, WholeCheckpoints, checkpoints, peak_memory
 from llama_exp.config import Config, flat, identity
+from llama_exp.energy import Energy
 from llama_exp.model import compute_dtype, save_lora, scale, trainable_parameters
 from llama_exp.records import Problem
 
@@ -51,7 +52,8 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
         max_epochs=1, max_steps=plan.total_steps, num_sanity_val_steps=0, use_distributed_sampler=False,
         limit_val_batches=1.0 if interval else 0, check_val_every_n_epoch=None,
         default_root_dir=folder, logger=build_loggers(config, folder), plugins=[WholeCheckpoints()],
-        callbacks=[curves, KeepBest(folder, config.early_stopping), checkpoints(folder, config.checkpoint_every)],
+        callbacks=[curves, KeepBest(folder, config.early_stopping), Energy(),
+                   checkpoints(folder, config.checkpoint_every)],
     )  # fmt: skip
     trainer.accumulate_grad_batches = plan.accumulation(config.micro_batch or config.batch, trainer.world_size)
     trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
@@ -82,8 +84,11 @@ def build_loggers(config: Config, folder: Path) -> list:
         return []
 
 
-def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path) -> Outcome:
-    """Train to the planned number of steps, from the last checkpoint if there is one. Loggers always end, with a status."""
+def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, config: Config) -> Outcome:
+    """Train to the planned number of steps, from the last checkpoint if there is one.
+
+    Loggers always end, with a status. A fit that breaks leaves its reason in summary.json, and its curves, behind.
+    """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if torch.cuda.is_available():
@@ -99,17 +104,62 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path) -> Ou
     code = 1
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         code = 0
+    except (KeyboardInterrupt, SystemExit):  # Lightning exits after Ctrl-C or SIGTERM, and would be the last to speak
+        leave_behind(folder, config, trainer, data, started, "interrupted", "stopped by Ctrl-C or SIGTERM")
+        raise KeyboardInterrupt from None
     except OSError as error:
         raise Problem(
             f"Writing to {folder} failed: {error.strerror or error}. Free some space and type the same command again."
         ) from error
+    except Exception as error:
+        reason = str(error) if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
+        leave_behind(folder, config, trainer, data, started, "failed", reason)
+        raise
     finally:
         _finish_loggers(trainer, code)
     best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
     return Outcome("stopped early" if best.stopped else "finished", 0, started)
+
+
+def leave_behind(
+    folder: Path, config: Config, trainer: L.Trainer, data, started: str, status: str, reason: str
+) -> None:
+    """What a broken fit came to: how far, why it ended, and its curves. Never hides the error that broke it."""
+    if not trainer.is_global_zero:
+        return
+    step = trainer.global_step
+    with contextlib.suppress(Exception):
+        runs.write_summary(folder, {
+            "run": f"{folder.parent.name}/{folder.name}",
+            "status": status,
+            "reason": reason[:2000],
+            "identity": identity(config),
+            "counts": counts(data),
+            "audit": leaks.summary(folder),
+            "steps": step,
+            "planned_steps": data.plan.total_steps,
+            "tokens": data.plan.seen(step, data.plan.lengths),
+            "energy_joules": energy(trainer),
+            "world_size": trainer.world_size,
+            **runs.provenance(),
+            "started": started,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        })  # fmt: skip
+    draw_losses(folder, f"{status.capitalize()} after step {step:,} of {data.plan.total_steps:,}: {reason}")
+
+
+def draw_losses(folder: Path, ended: str) -> None:
+    """losses.png and losses.html. A picture that cannot be drawn is said; it never costs a run."""
+    try:
+        if words := loss_page.write(folder, ended):
+            print(f"{words} See {folder}/losses.html", flush=True)
+    except Exception as error:
+        print(f"The loss curves could not be drawn ({error}); metrics.csv holds them.", flush=True)
+
+
+def energy(trainer: L.Trainer) -> float | None:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, Energy)).spent
 
 
 def _finish_loggers(trainer: L.Trainer, code: int) -> None:
@@ -146,12 +196,14 @@ def summarise(
     validation = [float(row["validation_loss"]) for row in rows if row["validation_loss"]]
     speed = tokens / max(curves.training_seconds, 1e-9)
     parameters = sum(runs.real_size(p) for p in module.model.parameters())
+    joules = energy(trainer)
     summary = {
         "run": f"{folder.parent.name}/{folder.name}",
         "status": outcome.status,
         "reason": None,
         "identity": identity(config),
         "counts": counts(data),
+        "audit": leaks.summary(folder),
         "lora": {"r": config.lora.r, "alpha": config.lora.alpha, "scaling": config.lora.scaling.value,
                  "scale": scale(config.lora), "targets": config.lora.targets.value},
         "trainable_parameters": trainable_parameters(module.model),
@@ -166,6 +218,7 @@ def summarise(
         "mfu": runs.utilisation(4 * parameters * speed, device),
         "seconds": {"import": 0.0, "load": 0.0, "data": 0.0, "save": 0.0, "evaluate": 0.0, **clock.seconds},
         "peak_memory_bytes": peak_memory(device),
+        "energy_joules": joules,
         "loss": {"train": train_loss[-1] if train_loss else None, "validation": validation[-1] if validation else None,
                  "best_validation": min(validation, default=None)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -182,6 +235,7 @@ def summarise(
     held_out = f", validation loss {validation[-1]:.3f}" if validation else ""
     said = f"{outcome.status}: {step} steps in {clock.seconds['train']:.0f} s, loss {train_loss[-1]:.3f}{held_out}"
     print(f"{folder}: {said}", flush=True)
+    draw_losses(folder, f"{said[:1].upper()}{said[1:]}.")
     return said
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from llama_exp.config import SPOKEN, Config, default_config, flat, identity, run_folder
+from llama_exp.config import CONF, SPOKEN, Config, default_config, flat, identity, run_folder
 from llama_exp.records import Problem, write_json, written_whole
 
 FINISHED = ("finished", "stopped early")
@@ -105,8 +105,12 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
 
 def load_config(folder: Path) -> Config:
-    schema = OmegaConf.structured(Config)
-    return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.load(Path(folder) / "config.yaml")))
+    """The run's config. A key that did not exist yet when the run was made has today's default."""
+    schema, stored = OmegaConf.structured(Config), OmegaConf.load(Path(folder) / "config.yaml")
+    if newer := [key for key in schema if key not in stored]:
+        usual = OmegaConf.structured(default_config({"dataset": stored.dataset.name, "model": stored.model.name}))
+        stored = OmegaConf.merge({key: usual[key] for key in newer}, stored)
+    return OmegaConf.to_object(OmegaConf.merge(schema, stored))
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -128,19 +132,23 @@ def find(config: Config) -> Path:
     """The finished run that this config speaks of, by dataset, model, LoRA, sample and seeds.
 
     The run named by exactly this config comes first; else the one run that agrees in all that a reader says, whatever
-    its training keys were. Several such runs are a Problem that says how to tell them apart.
+    its training keys were. Several such runs are a Problem that says how to tell them apart. With `trained_on` only runs
+    of that dataset count, wherever their rows came from.
     """
-    own = folder_of(config)
-    if finished(own):
-        return own
     dataset = config.trained_on or config.dataset.name
+    if dataset not in (known := sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))):
+        raise Problem(f"trained_on={dataset}: no such dataset; known: {', '.join(known)}.")
+    own = folder_of(config)
+    if not config.trained_on and finished(own):
+        return own
     near = [run for run in _runs(Path(config.outputs) / dataset) if _means(config, dataset, run)]
     if len(near) == 1:
         return near[0]
     if near:
         names = "\n".join(f"  out={run}" for run in near)
         raise Problem(f"{len(near)} runs answer to these words; add the keys they differ in, or choose one:\n{names}")
-    raise Problem(f"No adapter at {own}/adapter. Train it first: {training_command(config)}")
+    place = Path(config.outputs, dataset) if config.trained_on else own / "adapter"
+    raise Problem(f"No adapter at {place.absolute()}. Train it first: {training_command(config)}")
 
 
 def _runs(parent: Path) -> list[Path]:
@@ -167,7 +175,7 @@ def training_command(config: Config) -> str:
     words = [f"dataset={config.trained_on or config.dataset.name}", f"model={config.model.name}"]
     if config.dataset.path and not config.trained_on:
         words.append(f"dataset.path={config.dataset.path}")
-    if config.dataset.source.value != "hub" and not config.trained_on:
+    if config.dataset.source.value != "hub":
         words.append(f"dataset.source={config.dataset.source.value}")
     words += [f"sample={'null' if config.sample is None else config.sample}", f"lora.r={config.lora.r}"]
     words += [f"{key}={value}" for key, value in (("seed", config.seed), ("data_seed", config.data_seed)) if value]

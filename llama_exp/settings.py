@@ -154,7 +154,10 @@ def overlap(a: Interval, b: Interval) -> bool:
 
 
 def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparison]:
-    """All scores that may be set side by side, test splits first. `metric` is drawn; default: the dataset's own."""
+    """All scores that may be set side by side: test splits first, then the largest.
+
+    `metric` is drawn; default: the dataset's own.
+    """
     scored = [Scored(r, e) for r in runs if r.status in USABLE and r.rank is not None for e in r.evaluations]
     untuned = [s for s in scored if s.run.rank == 0]
     by_test: dict[tuple, list[Scored]] = {}
@@ -173,7 +176,17 @@ def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparis
         like = [dict(t[-1]) for t, _, _ in found if t[:3] == test[:3]]
         apart = {k: v for k, v in test[-1] if any(other.get(k) != v for other in like)}
         made.append(_comparison(test, members, mine, metric, apart))
-    made.sort(key=lambda c: (c.dataset, c.split != "test", c.trained_on != c.dataset, c.trained_on, str(c.keys)))
+    cells = {id(c): sum(len(p.settings) for p in c.panels) for c in made}
+    made.sort(
+        key=lambda c: (
+            c.dataset,
+            c.split != "test",
+            c.trained_on != c.dataset,
+            c.trained_on,
+            -cells[id(c)],
+            str(c.keys),
+        )
+    )
     return made
 
 

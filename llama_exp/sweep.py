@@ -31,6 +31,10 @@ class Summary(Callback):
         self.cells.append((list(job_return.overrides or []), done["said"] if isinstance(done, dict) else str(done)))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.get("preflight"):
+            from llama_exp.preflight import sum_up
+
+            return sum_up()
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text

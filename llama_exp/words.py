@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from llama_exp.results import Interval, Run, part
+from llama_exp.results import Interval, Run, clean, part
 from llama_exp.settings import Comparison, Panel, Setting
 
 
@@ -111,11 +111,28 @@ def panel_name(panel: Panel, comparison: Comparison) -> str:
 
 
 def title(comparison: Comparison) -> str:
-    """squad, test split; with the training set where it is another one."""
+    """squad (rows made by rule); with the training set where it is another one."""
     name = comparison.dataset if comparison.trained_on == comparison.dataset else (
         f"{comparison.dataset} after training on {comparison.trained_on}")  # fmt: skip
-    extra = ", ".join(key_value(k, v) for k, v in comparison.keys.items())
+    told = {
+        k: v for k, v in comparison.keys.items() if v is not None and k.rpartition(".")[2] not in ("source", "path")
+    }
+    extra = ", ".join(
+        [source_of(comparison)] * bool(source_of(comparison)) + [key_value(k, v) for k, v in told.items()]
+    )
     return name + (f" ({extra})" if extra else "")
+
+
+def source_of(comparison: Comparison) -> str:
+    """Where the questions came from, if not from the hub: a made-up set must not be taken for the real one."""
+    scored = [
+        s for p in comparison.panels for setting in [*p.settings, *filter(None, [p.baseline])] for s in setting.scored
+    ]
+    asked = scored[0].evaluation.details.get("evaluation") if scored else None
+    asked = asked if isinstance(asked, dict) else {}
+    if asked.get("dataset.path"):
+        return f"rows from {clean(str(asked['dataset.path'])).rstrip('/').rpartition('/')[2]}"
+    return "rows made by rule" if asked.get("dataset.source") == "synthetic" else ""
 
 
 def split_of(comparison: Comparison) -> str:

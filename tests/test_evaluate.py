@@ -92,7 +92,14 @@ def test_a_killed_evaluation_continues_and_answers_each_question_once(tmp_path, 
 
 
 def test_transfer_is_evaluated_below_the_run_it_was_trained_in(tmp_path, command):
+    """Also where the same words name a run of the evaluated dataset: that would pass its score off as transfer."""
     outputs = f"outputs={tmp_path}/o"
+    command("train.py", *small(), outputs)
+    missing = command("evaluate.py", *small(), "trained_on=medical", outputs, check=None)
+    assert missing.returncode == 2 and "python train.py dataset=medical" in missing.stderr
+    assert "dataset.source=synthetic" in missing.stderr
+    typo = command("evaluate.py", *small(), "trained_on=medicall", outputs, check=None)
+    assert typo.returncode == 2 and "known: guanaco, medical" in typo.stderr
     command("train.py", *small(dataset="medical"), outputs)
     done = command("evaluate.py", *small(), "trained_on=medical", outputs)
     assert "f1" in done.stdout

@@ -230,8 +230,8 @@ def test_the_page_is_one_file_that_fetches_nothing(sweep):
     assert page.tags.count("svg") == 4
     assert {"script", "img", "link", "iframe", "object"}.isdisjoint(page.tags)
     links = [value for tag, name, value in page.attributes if name in ("href", "src") and not value.startswith("#")]
-    assert sorted(links) == ["cost-squad-squad-f1.png", "loss-squad-tiny.png", "runs.csv",
-                             "score-squad-squad-f1.png", "seconds.png"]  # fmt: skip
+    assert sorted(links) == ["cost-squad-rows-made-by-rule-squad-f1.png", "loss-squad-tiny.png", "runs.csv",
+                             "score-squad-rows-made-by-rule-squad-f1.png", "seconds.png"]  # fmt: skip
     assert all((home / link).is_file() for link in links)
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids)) > 10

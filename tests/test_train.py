@@ -167,7 +167,9 @@ def test_a_sweep_goes_on_after_a_failing_cell_and_says_which_failed(tmp_path, co
         "optimizer.lr=1e+30  FAILED: The loss became nan at step 2" in " ".join(done.stdout.replace("│", " ").split())
         or "FAILED" in done.stdout
     )
-    assert len(list((tmp_path / "o").glob("squad/*/summary.json"))) == 1
+    summaries = [json.loads(path.read_text()) for path in (tmp_path / "o").glob("squad/*/summary.json")]
+    assert sorted(summary["status"] for summary in summaries) == ["failed", "finished"]
+    assert any("The loss became nan at step 2" in (summary["reason"] or "") for summary in summaries)
     assert not (ROOT / "multirun.yaml").exists()
 
 
@@ -188,6 +190,11 @@ def test_a_sample_beyond_what_there_is_becomes_the_cell_of_all(tmp_path, command
         (["dataset=squadd"], "Could not find 'dataset/squadd'"),
         (["optimzer.lr=1", "smaple=3"], "No key 'smaple'. Did you mean sample"),
         (["sample=many"], "'many'"),
+        (["sweep=seedz"], "Could not find 'sweep/seedz'"),
+        (["experiment=quikstart"], "Could not find 'experiment/quikstart'"),
+        (["--sample", "50"], "sample=50"),
+        (["sample", "=", "60"], "no spaces around ="),
+        (["-m", "sample=1,2", "--cfg", "job"], "leave out -m"),
         (["batch=0", "lora.r=-1"], "lora.r=-1: wanted 0 or more."),
         (["logger=null"], "logger=none"),
         (["model=llama2_7b"], "needs a GPU"),

@@ -1,0 +1,142 @@
+"""Does this run's training set hold what the run is measured on? Said before training, stored beside the run.
+
+audit.json    what was found, and by id which held-out items are clean: evaluation scores those apart
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_exp.config import NOT_IDENTITY, Config, flat
+from llama_exp.records import Example, Prediction, write_json
+
+if TYPE_CHECKING:
+    from llama_exp.data.audit import Audit, Row
+
+SPLITS = ("validation", "test")
+KEPT = 8  # audits in memory: the ranks of a sweep learn the same Examples
+
+_known: dict[str, "Audit"] = {}
+
+
+def check(config: Config, data, folder: Path | None = None) -> dict[str, Any] | None:
+    """Compare `data.train` with what this config measures on; print it, and store it where a folder is given.
+
+    Only the validation sample and the evaluation's Examples are compared, because the time goes with their number.
+    None where `audit=false`, and in the processes that do not speak.
+    """
+    if not config.audit or os.environ.get("LOCAL_RANK", "0") != "0":
+        return None
+    held_out = measured_on(config, data)
+    train, asked = rows(data.train), rows(example for split in held_out.values() for example in split)
+    content = _content(train, asked)
+    found = _stored(folder)
+    if found.get("content") != content:
+        found = {"content": content, **_plain(_audited(content, train, asked), held_out)}
+        if folder:
+            write_json(folder / "audit.json", found)
+    print(describe(found), flush=True)
+    return found
+
+
+def measured_on(config: Config, data) -> dict[str, list[Example]]:
+    """The Examples of validation, and of the split that is evaluated. Both samples of one split nest."""
+    held_out = {"validation": data.held_out("validation", config.validation_sample)}
+    evaluated = data.held_out(config.split.value, config.eval_sample)
+    held_out[config.split.value] = max(evaluated, held_out.get(config.split.value, []), key=len)
+    return held_out
+
+
+def rows(examples: Iterable[Example]) -> list["Row"]:
+    """What is compared. A turn is compared with its history: "Thanks!" alone would be in every training set."""
+    return [(e.id, e.group, " ".join([*(turn.text for turn in e.history), e.prompt]), e.response) for e in examples]
+
+
+def describe(found: dict[str, Any]) -> str:
+    """`Overlap with training: 0 of 200 validation, 3 of 300 test items (exact 1, near 2).`"""
+    parts = [f"{len(found[split]['overlapping']):,} of {len(found[split]['overlapping']) + len(found[split]['clean']):,} "
+             f"{split}" for split in SPLITS if split in found]  # fmt: skip
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in found["kinds"].items() if count)
+    said = f"Overlap with training: {', '.join(parts)} items" + (f" ({kinds})." if kinds else ".")
+    if found["examples"]:
+        first = found["examples"][0]
+        said += f" For example {first['held_out']} is like {first['train']} of training ({first['kind']})."
+    if found["repeated_train"]:
+        said += f"\n{found['repeated_train']:,} training Examples repeat an earlier one."
+    return said
+
+
+def summary(folder: Path) -> dict[str, Any] | None:
+    """What audit.json says, counts instead of ids; None where there was no audit."""
+    found = _stored(folder)
+    if not found:
+        return None
+    for split in SPLITS:
+        if split in found:
+            found[split] = {kind: len(ids) for kind, ids in found[split].items()}
+    del found["content"]
+    return found
+
+
+def clean_items(
+    run: Path, asked: Config, trained: Config, predictions: Sequence[Prediction]
+) -> list[Prediction] | None:
+    """The predictions on items that nothing in the run's training set overlaps with.
+
+    None where that is not known of every item: no audit, other data than the run's, or items that it did not compare.
+    """
+    found = _stored(run)
+    if not found or _data_of(asked) != _data_of(trained):
+        return None
+    clean = {i for split in SPLITS for i in found.get(split, {}).get("clean", ())}
+    known = clean.union(*(found.get(split, {}).get("overlapping", ()) for split in SPLITS))
+    if not {prediction.id for prediction in predictions} <= known:
+        return None
+    return [prediction for prediction in predictions if prediction.id in clean]
+
+
+def _data_of(config: Config) -> dict[str, Any]:
+    return {k: v for k, v in flat(config).items() if k.startswith("dataset.") and k not in NOT_IDENTITY}
+
+
+def _audited(content: str, train: list["Row"], asked: list["Row"]) -> "Audit":
+    from llama_exp.data.audit import audit
+
+    if content not in _known:
+        if len(_known) >= KEPT:
+            _known.pop(next(iter(_known)))
+        _known[content] = audit(train, asked)
+    return _known[content]
+
+
+def _plain(found: "Audit", held_out: dict[str, list[Example]]) -> dict[str, Any]:
+    clean = set(found.clean)
+    return {
+        "train_items": found.train_items,
+        "kinds": dict(found.counts),
+        "examples": [{"kind": kind, "held_out": mine, "train": theirs} for kind, mine, theirs in found.examples],
+        "repeated_train": found.repeated_train,
+        "repeated_held_out": found.repeated_held_out,
+        **{split: {"clean": [e.id for e in of_split if e.id in clean],
+                   "overlapping": [e.id for e in of_split if e.id not in clean]} for split, of_split in held_out.items()},
+    }  # fmt: skip
+
+
+def _content(*sides: Sequence["Row"]) -> str:
+    digest = hashlib.sha256()
+    for side in sides:
+        for row in side:
+            digest.update(repr(row).encode("utf-8", "surrogatepass"))
+        digest.update(b"|")
+    return digest.hexdigest()[:32]
+
+
+def _stored(folder: Path | None) -> dict[str, Any]:
+    """audit.json, or nothing where there is none that can be read."""
+    try:
+        return json.loads((folder / "audit.json").read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return {}

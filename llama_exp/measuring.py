@@ -1,0 +1,194 @@
+"""Three real steps on the longest rows: how much memory a cell takes, and how long its micro-batches.
+
+The base and the adapter are the real ones; the gradients and the adapter are thrown away.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from llama_exp.config import Config
+from llama_exp.data.packing import Batch, Plan, pack, packed
+from llama_exp.finetune import Finetune, neftune
+from llama_exp.model import compute_dtype, response_nll
+from llama_exp.records import Problem, Tokens
+from llama_exp.words import memory as in_words
+
+STEPS = 3
+LOOKED_AT = 300  # steps of a plan whose padding is counted; the rest is like them
+SHORTER = "model.gradient_checkpointing=true (slower), or a smaller max_length"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a micro-batch of so many tokens (padding included) takes on one device.
+
+    memory    at_rest + per_token · tokens, in bytes: base, adapter and optimizer; then what a step adds
+    seconds   fixed + each · tokens: forward, backward and update
+    forward   seconds a token of validation
+    room      bytes this process may take in all
+    """
+
+    tokens: int
+    at_rest: float
+    per_token: float
+    fixed: float
+    each: float
+    forward: float
+    room: float
+
+    def memory(self, tokens: int) -> float:
+        return self.at_rest + self.per_token * tokens
+
+
+def longest(tokens: Sequence[Tokens], share: int) -> Batch:
+    """The heaviest micro-batch that a run could draw: its `share` longest Examples."""
+    return packed(sorted(tokens, key=lambda item: -len(item.input_ids))[:share])
+
+
+def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], share: int) -> Measured:
+    """Time the longest micro-batch of `share` Examples. Raises Problem where it does not fit, and says what would.
+
+    One row goes first: what it takes foretells the whole, so that a CPU's kernel need not kill this process to say no.
+    """
+    device = next(model.parameters()).device
+    optimizer = Finetune(model, config.optimizer, STEPS, config.seed).configure_optimizers()["optimizer"]
+    room = available(device)
+    one, whole = longest(tokens, 1).to(device), longest(tokens, share).to(device)
+    few, many = one.input_ids.numel(), whole.input_ids.numel()
+    try:
+        step(model, one, optimizer, config)  # makes the optimizer's state, and the GPU's choice of kernels
+        rest, peak, short = _peak(device, lambda: step(model, one, optimizer, config))
+    except torch.OutOfMemoryError:
+        raise Problem(_too_much("the longest Example alone needs more", room, SHORTER)) from None
+    row, expected = peak - rest, rest + (peak - rest) * many / few
+    refusal = Problem(_too_much(
+        f"{share} of the longest Examples at once need about {in_words(expected)}", room, smaller(config, share, room, rest, row)
+    ))  # fmt: skip
+    if expected > room and device.type == "cpu":
+        raise refusal
+    try:
+        rest, peak, seconds = _peak(device, lambda: median(step(model, whole, optimizer, config) for _ in range(STEPS)))
+        forward = _forward(model, whole) / many
+    except torch.OutOfMemoryError:
+        raise refusal from None
+    each = (seconds - short) / (many - few) if many > few and seconds > short else seconds / many
+    return Measured(many, rest, max(peak - rest, 0) / many, max(seconds - each * many, 0), each, forward, room)
+
+
+def smaller(config: Config, share: int, room: float, rest: float, row: float) -> str:
+    """What to type instead: the largest micro_batch that would fit, if there is one."""
+    fitting = [n for n in range(1, share) if config.batch % n == 0 and rest + row * n < 0.9 * room]
+    return f"micro_batch={max(fitting)} (the same steps, in smaller parts)" if fitting else SHORTER
+
+
+def _too_much(what: str, room: float, advice: str) -> str:
+    return f"Does not fit: {what}; there are {in_words(room)}. Type {advice}."
+
+
+def step(model: torch.nn.Module, batch: Batch, optimizer, config: Config) -> float:
+    """Seconds of forward, backward and update, as in training."""
+    began = _now(batch)
+    with _precision(batch), neftune(model, batch, config.optimizer.neftune):
+        nll, _ = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+    nll.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return _now(batch) - began
+
+
+@torch.no_grad()
+def _forward(model: torch.nn.Module, batch: Batch) -> float:
+    began = _now(batch)
+    with _precision(batch):
+        response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+    return _now(batch) - began
+
+
+def _now(batch: Batch) -> float:
+    if batch.input_ids.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _precision(batch: Batch):
+    dtype = compute_dtype(batch.input_ids.device)
+    return torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def padded(plan: Plan, tokens: Sequence[Tokens], share: int, world: int) -> tuple[float, int]:
+    """(tokens with padding, micro-batches) of the whole run on one of `world` ranks."""
+    places = range(0, plan.total_steps, -(-plan.total_steps // LOOKED_AT))
+    width = 0
+    for number in places:
+        mine = [tokens[place] for place in plan.step(number)[::world]]
+        for start in range(0, len(mine), share):
+            lines = pack(mine[start : start + share])
+            width += len(lines) * max(sum(len(item.input_ids) for item in line) for line in lines)
+    return width * plan.total_steps / len(places), plan.total_steps * plan.accumulation(share, world)
+
+
+def available(device: torch.device) -> float:
+    """Bytes that this process may take in all: what is free, and what it holds."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    import psutil
+
+    return min(psutil.virtual_memory().available, free_in_container()) + psutil.Process().memory_info().rss
+
+
+def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes left under the container's own limit (cgroup 2, then 1), which the machine's free memory does not show."""
+    for names in (("memory.max", "memory.current", "memory.stat"),
+                  ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")):  # fmt: skip
+        try:
+            limit, used, stat = ((root / name).read_text(encoding="ascii") for name in names)
+            cached = next(int(line.split()[1]) for line in stat.splitlines() if "inactive_file" in line.split()[0])
+            return int(limit) - int(used) + cached  # files that were read lately give way
+        except (OSError, ValueError, StopIteration):  # no such cgroup, or "max": no limit
+            continue
+    return math.inf
+
+
+def _peak(device: torch.device, work) -> tuple[float, float, float]:
+    """(bytes before, bytes at the peak, what `work` returned)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = work()
+        return before, torch.cuda.max_memory_allocated(device), result
+    before = _resident("VmRSS")
+    _forget_peak()
+    result = work()
+    return before, max(_resident("VmHWM"), before), result
+
+
+def _forget_peak() -> None:
+    """Start the process's high-water mark anew (Linux); elsewhere it stays that of the whole process."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def _resident(name: str) -> float:
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+    except (OSError, StopIteration):
+        import psutil
+
+        return psutil.Process().memory_info().rss
+
+
+def key_of(config: Config, device: torch.device, share: int) -> tuple:
+    """Cells with the same key differ in nothing that a token costs."""
+    model, lora = config.model, config.lora
+    return (model.path, model.revision, model.quantisation, model.gradient_checkpointing, str(device), lora.r, lora.targets,
+            lora.dropout > 0, config.optimizer.name, config.optimizer.neftune > 0, share)  # fmt: skip

@@ -1,0 +1,230 @@
+"""Before training: what a cell would learn, what it would take, whether it fits; and what its test set has in common."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from llama_exp import leaks, loss_page
+from llama_exp.inspection import decoded, visible, whole_turns
+from llama_exp.records import Problem, Tokens
+from tests.conftest import ROOT, small
+
+BOS, EOS = 1, 2
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A cell that was trained and evaluated on data with planted overlaps: (outputs, words, what was printed)."""
+    folder = tmp_path_factory.mktemp("leaky") / "data"
+    folder.mkdir()
+    for name, rows in planted().items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outputs = folder.parent / "outputs"
+    words = [w for w in small(sample="16", eval_sample="null") if not w.startswith(("dataset.source", "dataset.rows"))]
+    words += [f"dataset.path={folder}", "dataset.validation=0.2", f"outputs={outputs}"]
+    done = subprocess.run([sys.executable, "train.py", *words, "evaluate=true", "dataset.max_new_tokens=8"], cwd=ROOT,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return outputs, [*words, "dataset.max_new_tokens=8"], done.stdout
+
+
+def planted() -> dict[str, list[dict]]:
+    """20 training questions; 6 test questions of other articles, two of which are training's in capitals."""
+
+    def row(number: int, title: str, shout: bool = False) -> dict:
+        context = f"The gate of town number {number} was built by mason number {number} from stone of quarry {number}."
+        question = f"Who built the gate of town number {number}?"
+        if shout:
+            context, question = context.upper(), question.upper()
+        return {"id": f"{title}{number}", "title": title, "context": context, "question": question,
+                "answers": {"text": [f"mason number {number}"], "answer_start": [0]}}  # fmt: skip
+
+    return {"train": [row(i, f"train{i}") for i in range(20)],
+            "validation": [row(i, "test", shout=i < 2) for i in (0, 1, 30, 31, 32, 33)]}  # fmt: skip
+
+
+def test_one_cell_is_shown_and_nothing_is_written(command, tmp_path):
+    done = command("train.py", *small(sample="8"), "preflight=true", f"outputs={tmp_path}/o")
+    assert "8 asked for, 8 sampled, 8 reach training; 0 dropped" in done.stdout
+    assert "one BOS and one EOS in each of 8 turns" in done.stdout
+    assert "Question:" in done.stdout and "</s>]]" in done.stdout and "[/INST][[" in done.stdout
+    assert "Overlap with training: 0 of 4 validation, 0 of 6 test items." in done.stdout
+    assert "tokens/s on the longest rows" in done.stdout
+    assert "8 Examples, 2 steps," in done.stdout and "GiB, about" in done.stdout
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_sweep_ends_in_a_table_with_a_row_a_cell_and_their_sum(trained, command, tmp_path):
+    outputs, words, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}
+    words = [word for word in words if not word.startswith(("lora.r", "sample", "seed"))]
+    done = command("train.py", "-m", *words, "sample=16", "lora.r=0,2", "seed=0,1,2", "preflight=true")  # fmt: skip
+    assert "6 cells before training" in done.stdout
+    rows = {" ".join(line.split("│")[1].split()): line for line in done.stdout.splitlines() if line.startswith("│")}
+    assert rows["lora.r=0 seed=1"].rstrip(" │").endswith("untuned: nothing to train")
+    assert rows["lora.r=2 seed=0"].rstrip(" │").endswith("already trained")
+    assert rows["lora.r=2 seed=1"].rstrip(" │").endswith("measured")
+    assert rows["lora.r=2 seed=2"].rstrip(" │").endswith("derived"), "a seed costs what another does"
+    assert "2 cells to train: about" in done.stdout
+    assert done.stdout.count("Examples: ") == 1, "cells with the same data show it once"
+    assert before == {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}, "nothing is written"
+
+
+def test_overlap_is_said_before_training_stored_and_the_clean_items_are_scored_apart(trained):
+    outputs, _, said = trained
+    [run] = [path.parent for path in outputs.glob("squad/*/summary.json")]
+    assert "2 of 6 test items" in said and said.index("Overlap with training") < said.index("validation loss")
+    audit = json.loads((run / "audit.json").read_text())
+    assert sorted(audit["test"]["clean"]) == ["test30", "test31", "test32", "test33"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["audit"]["test"] == {"clean": 4, "overlapping": 2}
+    assert summary["audit"]["kinds"]["normalised"] >= 2
+    assert "energy_joules" in summary
+    [results] = run.glob("eval/*/results.json")
+    results = json.loads(results.read_text())
+    assert results["items"] == 6 and results["clean"]["items"] == 4
+    assert set(results["clean"]["scores"]) == set(results["scores"])
+    assert results["clean"]["scores"]["loss"] != results["scores"]["loss"]
+
+
+def test_the_losses_are_drawn_at_the_end_of_a_run(trained):
+    outputs, _, said = trained
+    [page] = outputs.glob("squad/*/losses.html")
+    assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    text = page.read_text()
+    assert "<svg" in text and "Validation " in text and "<script" not in text
+    assert f"See {page}" in said
+
+
+def test_an_interrupted_run_leaves_its_reason_and_its_curves_and_goes_on(tmp_path):
+    import signal
+    import time
+
+    words = small(**{"trainer.max_epochs": "20", "checkpoint_every": "2", "validations": "40"})
+    process = subprocess.Popen([sys.executable, "train.py", *words, f"outputs={tmp_path}/o"], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        files = list((tmp_path / "o").glob("squad/*/metrics.csv"))
+        if files and len(files[0].read_text().splitlines()) > 8:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "The same command continues" in said
+    [run] = (tmp_path / "o").glob("squad/*")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and "Ctrl-C" in summary["reason"]
+    assert 4 <= summary["steps"] < summary["planned_steps"] == 80
+    assert f"Interrupted after step {summary['steps']} of 80" in (run / "losses.html").read_text()
+    assert (run / "losses.png").is_file() and (run / "checkpoints/last.ckpt").is_file()
+
+
+def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, monkeypatch):
+    import torch
+
+    from llama_exp import measuring
+    from llama_exp.config import default_config
+    from llama_exp.model import attach_lora, detach_lora, load_base
+
+    config = default_config({"dataset": "squad", "model": "tiny"})
+    config.model.path, config.lora.r, config.batch = str(llama), 2, 64
+    tokens = [Tokens(str(i), [1] * 400 + [2], [-100] * 400 + [2]) for i in range(64)]
+    ran = []
+    monkeypatch.setattr(measuring, "available", lambda device: 3 * 2**30)
+    peaks = iter([(2**30, 2**30 + 2**27, 0.1)])  # a row takes 128 MiB: 64 rows would need 9 GiB
+    monkeypatch.setattr(measuring, "_peak", lambda device, work: ran.append(work) or next(peaks))
+    model = attach_lora(load_base(config.model, torch.device("cpu")), config.lora, 0)
+    try:
+        with pytest.raises(Problem, match=r"64 of the longest Examples at once need about 9.0 GiB; there are 3.0 GiB"):
+            measuring.measure(model, config, tokens, 64)
+        peaks = iter([(2**30, 2**30 + 2**27, 0.1)])
+        with pytest.raises(Problem, match=r"Type micro_batch=8 \(the same steps"):
+            measuring.measure(model, config, tokens, 64)
+    finally:
+        detach_lora(model)
+    assert len(ran) == 2, "64 rows at once were never tried"
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({"memory.max": "1000", "memory.current": "400", "memory.stat": "anon 1\ninactive_file 50\n"}, 650),
+        ({"memory.max": "max\n", "memory.current": "400", "memory.stat": "inactive_file 50\n"}, float("inf")),
+        ({"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "100",
+          "memory/memory.stat": "total_inactive_file 7\n"}, 907),
+        ({}, float("inf")),
+    ],
+)  # fmt: skip
+def test_a_containers_own_limit_counts(files, free, tmp_path):
+    from llama_exp.measuring import free_in_container
+
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_in_container(tmp_path) == free
+
+
+@pytest.mark.parametrize(
+    ("ids", "learnt", "good"),
+    [
+        ([BOS, 7, 8, 9, EOS], 2, True),
+        ([BOS, 7, 8, EOS, BOS, 7, 9, EOS], 2, True),
+        ([BOS, BOS, 7, 9, EOS], 2, False),
+        ([BOS, 7, 9, EOS, EOS], 1, False),
+        ([7, 9, EOS], 2, False),
+        ([BOS, 7, 9], 1, False),
+        ([BOS, 7, EOS, 9, EOS], 1, False),
+        ([BOS, 7, EOS, BOS, 9, EOS], 5, False),
+    ],
+    ids=["one turn", "two turns", "BOS twice", "EOS twice", "no BOS", "no EOS", "EOS without a turn", "an EOS too many learnt"],
+)  # fmt: skip
+def test_one_bos_and_one_eos_a_turn(ids, learnt, good):
+    item = Tokens("x", ids, [-100] * (len(ids) - learnt) + ids[len(ids) - learnt :])
+    assert whole_turns(item, BOS, EOS) is good
+
+
+def test_the_mask_can_be_read_with_colour_and_without(tokenizer):
+    prompt, reply = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("[INST] Who? [/INST]", "Me"))
+    item = Tokens("x", [BOS, *prompt, *reply, EOS], [-100] * (len(prompt) + 1) + [*reply, EOS])
+    text = decoded(item, tokenizer)
+    assert text.plain.startswith("<s>") and text.plain.endswith("[[Me</s>]]")
+    assert [str(span.style) for span in text.spans] == ["dim", "bold green"]
+
+
+def test_data_cannot_steer_the_terminal():
+    assert visible("a\x1b[2Jb\u202ec\n") == "a\ufffd[2Jb\ufffdc\n"
+
+
+@pytest.mark.parametrize(
+    ("validation", "said"),
+    [
+        ([], "measured less than twice"),
+        ([(1, 3.0), (2, 2.0), (3, 2.5)], "turns up: best at step 2 (2.000), 2.500 at the end"),
+        ([(1, 3.0), (2, 2.5), (3, 2.0)], "has not flattened: from step 2 to 3 it still fell from 2.500 to 2.000"),
+        ([(10, 3.0), (20, 2.01), (30, 2.0)], "has flattened at 2.000: since step 20"),
+        ([(10, 3.0), (20, 2.0), (30, 2.01)], "has flattened at 2.010"),
+    ],
+)
+def test_the_note_says_whether_more_steps_would_help(validation, said):
+    assert said in loss_page.note(validation)
+
+
+def test_a_name_with_markup_is_shown_as_text(tmp_path):
+    folder = tmp_path / "<script>alert(1)"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text("step,loss,validation_loss\n1,2.0,\n2,1.5,\n3,1.")
+    assert loss_page.write(folder, "failed: <b>") == loss_page.note([])
+    text = (folder / "losses.html").read_text()
+    assert "<script" not in text and "failed: &lt;b&gt;" in text
+
+
+def test_a_turn_is_compared_with_its_history():
+    from llama_exp.records import Example, Turn
+
+    asked = Example(
+        "h", "Thanks!", "You are welcome.", (), "g", history=(Turn("user", "Hi"), Turn("assistant", "Hello"))
+    )
+    assert leaks.rows([asked]) == [("h", "g", "Hi Hello Thanks!", "You are welcome.")]
