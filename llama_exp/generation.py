@@ -1,5 +1,7 @@
-"""Prompts in, replies out, batched; and how likely the model finds the responses of held-out people."""
+"""Prompts in, replies out, batched or as they come; and how likely the model finds the responses of held-out people."""
 
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,13 +32,9 @@ def generate(
     Greedy unless `sampling` (do_sample, temperature, top_p …) says otherwise. Prompts of like length share a batch, so
     little is padded, and the largest batch comes first: a machine that is too small says so at once.
     """
-    from transformers import GenerationConfig
-
     device = next(model.parameters()).device
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.unk_token_id or 0)
-    settings = GenerationConfig(**{"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad,
-                                   "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id,
-                                   "use_cache": True, **sampling})  # fmt: skip
+    settings = _settings(tokenizer, max_new_tokens, sampling)
+    pad = settings.pad_token_id
     llama = causal_lm(model)
     llama.eval()
     order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
@@ -50,6 +48,89 @@ def generate(
             mask[row, width - len(prompts[place]) :] = 1
         out = llama.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
         yield [_reply(tokenizer, place, row[width:].tolist()) for place, row in zip(places, out, strict=True)]
+
+
+def _settings(tokenizer, max_new_tokens: int, sampling: dict):
+    from transformers import GenerationConfig
+
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.unk_token_id or 0)
+    return GenerationConfig(**{"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad,
+                               "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id,
+                               "use_cache": True, **sampling})  # fmt: skip
+
+
+def stream(
+    model: nn.Module, tokenizer, prompt: Sequence[int], *, max_new_tokens: int, **sampling
+) -> Iterator[str | Reply]:
+    """Reply to one prompt as it comes: pieces of text, and at last the Reply, whose text is the pieces joined.
+
+    The same words as `generate` of this prompt alone. Closing the iterator stops the model at its next token.
+    """
+    device = next(model.parameters()).device
+    settings = _settings(tokenizer, max_new_tokens, sampling)
+    llama = causal_lm(model)
+    llama.eval()
+    pieces = Pieces(tokenizer)
+
+    def work() -> None:
+        try:
+            ids = torch.tensor([list(prompt)], device=device)
+            with torch.inference_mode():
+                llama.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings,
+                               streamer=pieces)  # fmt: skip
+        except _Stopped:
+            pass
+        except BaseException as error:  # out of memory, or a bug: told where the reply is read
+            pieces.ready.put(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while not isinstance(piece := pieces.ready.get(), Reply):
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+        yield piece
+    finally:
+        pieces.stopped = True
+        worker.join()  # the caller may change the model as soon as this is over
+
+
+class _Stopped(Exception):
+    """Nobody reads on."""
+
+
+class Pieces:
+    """A streamer for transformers' `generate`: ids in, pieces of text out, in `ready`.
+
+    Half a character and trailing blanks wait for what follows, so that the pieces joined are the stripped reply.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.ready, self.stopped = tokenizer, queue.Queue(), False
+        self.ids: list[int] | None = None  # None until the prompt has come by
+        self.sent = ""
+
+    def put(self, ids: torch.Tensor) -> None:
+        if self.stopped:
+            raise _Stopped
+        if self.ids is None:
+            self.ids = []
+            return
+        self.ids += ids.flatten().tolist()
+        text = _reply(self.tokenizer, 0, self.ids).text
+        if not text.endswith("\ufffd"):
+            self._send(text)
+
+    def end(self) -> None:
+        reply = _reply(self.tokenizer, 0, self.ids or [])
+        self._send(reply.text)
+        self.ready.put(reply)
+
+    def _send(self, text: str) -> None:
+        if len(text) > len(self.sent) and text.startswith(self.sent):
+            self.ready.put(text[len(self.sent) :])
+            self.sent = text
 
 
 def _reply(tokenizer, place: int, ids: list[int]) -> Reply:

@@ -177,6 +177,9 @@ def training_command(config: Config) -> str:
         words.append(f"dataset.path={config.dataset.path}")
     if config.dataset.source.value != "hub":
         words.append(f"dataset.source={config.dataset.source.value}")
+    usual = default_config({"dataset": config.dataset.name}).dataset.task
+    if config.dataset.task != usual and not config.trained_on:
+        words.append(f"dataset.task={config.dataset.task}")
     words += [f"sample={'null' if config.sample is None else config.sample}", f"lora.r={config.lora.r}"]
     words += [f"{key}={value}" for key, value in (("seed", config.seed), ("data_seed", config.data_seed)) if value]
     if config.outputs != "outputs":

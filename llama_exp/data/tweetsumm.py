@@ -1,15 +1,19 @@
-"""TweetSumm: a conversation between a customer and a company's agents on Twitter -> its summary."""
+"""TweetSumm: a conversation between a customer and a company's agents on Twitter -> its summary, or its turns."""
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from llama_exp.data import loading
+from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_turn
 from llama_exp.data.module import ExampleDataModule, text
 from llama_exp.records import Example
 
-SPEAKERS = (("user utterance", "Customer"), ("system response", "Agent"))
+SPEAKERS = (("user utterance", CLIENT), ("system response", AGENT))
+NAMES = {CLIENT: "Customer", AGENT: "Agent"}  # in a dialogue to sum up
+TURNS = {"turns": SIDES, "agent_turns": (AGENT,), "client_turns": (CLIENT,)}  # task -> whose turns are learnt
 BREAK = re.compile(r"\s*\n\s*")
 
 
@@ -24,14 +28,22 @@ class TweetSummDataModule(ExampleDataModule):
     Quirks: the info is a string of JSON on the hub and an object on disk, where a file is one object keyed by the new
     dialog id; a "turn" is often several tweets run together. A summary is two sentences, the customer's side and the
     agent's; there are one to five summaries. All are references, and the first is the response to learn.
+
+    task=summary (the default): the dialogue, in the template's words -> its summary.
+    task=turns, agent_turns, client_turns: what was said before -> what the agent or the client says next. Each side sees
+    the conversation from its own side (dialogue.py) and is told who it is; the template is not used. Several tweets of
+    one side in a row are one turn; what an agent says before the client is dropped.
     """
 
     columns = ("new dialog id", "original dialog id", "original dialog info", "log")
     fields = ("dialogue",)
-    tasks = ("summary",)
+    tasks = ("summary", *TURNS)
     splits = {"train": "train", "validation": "validation", "test": "test"}
 
     def read(self, row: dict) -> list[Example]:
+        return self.summary(row) if self.dataset.task == "summary" else self.turns(row)
+
+    def summary(self, row: dict) -> list[Example]:
         references = summaries(row["original dialog info"])
         dialogue = "\n".join(self.lines(row["log"]))
         if not references:
@@ -41,11 +53,33 @@ class TweetSummDataModule(ExampleDataModule):
         name, group = text(row["new dialog id"]), text(row["original dialog id"])
         return [Example(name, self.fill(dialogue=dialogue), references[0], references, group, context=dialogue)]
 
+    def turns(self, row: dict) -> list[Example]:
+        said = joined(self.spoken(row["log"]))
+        if said and said[0][0].speaker == AGENT:
+            self.drop("an agent's words before the client's")
+            said = said[1:]
+        if not said:
+            return self.drop("no conversation")
+        name, group = text(row["new dialog id"]), text(row["original dialog id"])
+        return [self.turn(f"{name}-{place}", [before for before, _ in said[:place]], *said[place], group)
+                for place in range(len(said)) if said[place][0].speaker in TURNS[self.dataset.task]]  # fmt: skip
+
+    def turn(self, name: str, before: list[Said], said: Said, written: str, group: str) -> Example:
+        system = self.dataset.system or SYSTEM[said.speaker]
+        return next_turn(name, before, said.speaker, system, said.text, written, group)
+
     def lines(self, log: Any) -> list[str]:
         """["Customer: where is my parcel??", "Agent: Sorry!"]: a line a turn, cleaned."""
-        said = ((speaker, self.clean(text(turn.get(key)), agent=speaker == "Agent"))
-                for turn in unpacked(log) or () for key, speaker in SPEAKERS)  # fmt: skip
-        return [f"{speaker}: {BREAK.sub(' ', words.strip())}" for speaker, words in said if words.strip()]
+        return [f"{NAMES[said.speaker]}: {said.text}" for said, _ in self.spoken(log)]
+
+    def spoken(self, log: Any) -> Iterator[tuple[Said, str]]:
+        """Who said what, cleaned and on one line, and as it was written; what cleaning leaves empty is left out."""
+        for turn in unpacked(log) or ():
+            for key, speaker in SPEAKERS:
+                written = text(turn.get(key))
+                words = self.clean(written, agent=speaker == AGENT).strip()
+                if words:
+                    yield Said(speaker, BREAK.sub(" ", words)), written
 
     def rows_on_disk(self) -> loading.Rows:
         """Rows from DialogStudio's own files (train.json, val.json, test.json); else what `load_dataset` reads."""
@@ -58,6 +92,17 @@ class TweetSummDataModule(ExampleDataModule):
                      if (place / f"{name}.json").exists()}  # fmt: skip
         rows = {split: keyed_rows(path) for split, path in files.items() if path.suffix == ".json"}
         return rows if rows and all(rows.values()) else super().rows_on_disk()
+
+
+def joined(spoken: Iterator[tuple[Said, str]]) -> list[tuple[Said, str]]:
+    """Turns that alternate: what one side says in a row is one turn, a line each."""
+    turns: list[tuple[Said, str]] = []
+    for said, written in spoken:
+        if turns and turns[-1][0].speaker == said.speaker:
+            before, raw = turns.pop()
+            said, written = Said(said.speaker, f"{before.text}\n{said.text}"), f"{raw}\n{written}"
+        turns.append((said, written))
+    return turns
 
 
 def summaries(info: Any) -> tuple[str, ...]:

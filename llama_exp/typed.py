@@ -1,0 +1,84 @@
+"""Words and texts between a person and a command: taken from argv before Hydra parses, shown with nothing hidden.
+
+Hydra's grammar gives quotes, commas, `!`, `?`, `=`, braces and newlines a meaning; what somebody writes to a model has
+none of it. So a command's own words never reach Hydra: all that follows the first "=" is the text.
+"""
+
+import dataclasses
+import math
+import types
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args
+
+from llama_exp.records import Problem
+from llama_exp.results import BIDI
+
+Words = TypeVar("Words")
+
+
+def split(words: Sequence[str], kind: type[Words]) -> tuple[Words, list[str]]:
+    """A command's own words as `kind` (a dataclass with defaults), typed; and the rest, which is Hydra's."""
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+    mine: dict[str, Any] = {}
+    rest = []
+    for word in words:
+        key, said, value = word.partition("=")
+        if key in kinds and said:
+            mine[key] = _typed(key, sound(value), kinds[key])
+        else:
+            rest.append(word)
+    return kind(**mine), rest
+
+
+def _typed(key: str, value: str, kind: Any) -> Any:
+    """`value` as a bool, int, float or str; "null" is None where that may be."""
+    if isinstance(kind, types.UnionType):  # int | None
+        if value in ("null", "") and str not in get_args(kind):
+            return None
+        kind = get_args(kind)[0]
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise Problem(f"{key}={value}: wanted true or false.")
+        return value.lower() == "true"
+    if kind in (int, float):
+        try:
+            number = kind(value)
+        except ValueError:
+            raise Problem(f"{key}={value}: wanted a {'whole ' if kind is int else ''}number.") from None
+        if number < 0 or not math.isfinite(number):
+            raise Problem(f"{key}={value}: wanted 0 or more.")
+        return number
+    return value
+
+
+def check_sampling(temperature: float, top_p: float) -> dict[str, Any]:
+    """What `generate` is given; temperature 0 is greedy, as in evaluation."""
+    if not 0 < top_p <= 1:
+        raise Problem(f"top_p={top_p:g}: wanted more than 0 and at most 1.")
+    if not temperature:
+        return {}
+    return {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+
+
+def sound(text: str) -> str:
+    """Text that can be encoded: bytes that were no UTF-8, and halves of characters, stand as U+FFFD."""
+    text = text.encode("utf-8", "surrogateescape" if _escaped(text) else "surrogatepass").decode("utf-8", "replace")
+    return text
+
+
+def _escaped(text: str) -> bool:
+    """Whether all surrogates are those that Python makes of stray bytes in argv and on standard input."""
+    return all(0xDC80 <= ord(c) <= 0xDCFF for c in text if "\ud800" <= c <= "\udfff")
+
+
+def visible(text: str) -> str:
+    """Text in which nothing acts or hides: a control character, or one that turns the direction, stands as [U+001B].
+
+    A reply with an escape sequence could otherwise recolour a terminal, move its cursor or write its clipboard.
+    """
+    return "".join(c if c in "\n\t" or not _hidden(c) else f"[U+{ord(c):04X}]" for c in text.replace("\r\n", "\n"))
+
+
+def _hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in BIDI

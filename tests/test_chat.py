@@ -1,0 +1,58 @@
+"""Chat and simulation through their commands, on one small run that learnt to speak."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, small
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("speaker") / "outputs"
+    words = [
+        *small(dataset="tweetsumm", **{"dataset.task": "turns", "dataset.max_new_tokens": "24"}),
+        f"outputs={outputs}",
+    ]
+    done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return words, outputs
+
+
+@pytest.mark.parametrize("prompt", ['Where\'s my "order", please?', "a=b, c=d!", "two\nlines {x} ${y} [1]"])
+def test_any_prompt_survives_the_command_line(speaker, prompt, command):
+    words, _ = speaker
+    piped = subprocess.run([sys.executable, "-m", "llama_exp.chat", *words], cwd=ROOT, capture_output=True, text=True,
+                           input=json.dumps({"prompt": prompt}) + "\n", env=os.environ)  # fmt: skip
+    assert piped.returncode == 0, piped.stderr
+    [answer] = [json.loads(line) for line in piped.stdout.splitlines() if line.startswith("{")]
+    done = command("llama_exp.chat", *words, f"prompt={prompt}")
+    assert answer["reply"] and answer["reply"].split()[:3] == done.stdout.split()[:3], "greedy: the same both ways"
+
+
+def test_an_untrained_run_names_the_command_that_trains_it(speaker, command):
+    words, _ = speaker
+    done = command("llama_exp.chat", *words, "lora.r=5", "prompt=hello", check=None)
+    assert done.returncode == 2
+    assert "python train.py dataset=tweetsumm" in done.stderr and "dataset.task=turns" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_speakers_hold_conversations_and_say_why_they_end(speaker, command):
+    words, outputs = speaker
+    simulate = [*words, "conversations=3", "turns=4"]
+    command("llama_exp.simulation", *simulate)
+    [path] = outputs.glob("tweetsumm/*/simulation/*/conversations.jsonl")
+    first = path.read_text()
+    held = [json.loads(line) for line in first.splitlines()]
+    assert len(held) == 3
+    for conversation in held:
+        assert conversation["ending"]
+        assert 1 <= len(conversation["turns"]) <= 4
+    page = path.with_suffix(".html").read_text()
+    assert "<script" not in page
+    command("llama_exp.simulation", *simulate)
+    assert path.read_text() == first, "typed again, it has nothing left to do"
