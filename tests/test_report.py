@@ -362,7 +362,7 @@ def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
     write_run(tmp_path, sample=100, f1=20.0, dataset="guanaco")
     write_run(tmp_path, sample=100, f1=44.0, name="hub", **{"dataset.source": "hub"})
     write_run(tmp_path, r=0, f1=5.0)
-    squad_hub, squad, transfer = comparisons(collect(tmp_path)[0])
+    squad, squad_hub, transfer = comparisons(collect(tmp_path)[0])  # the largest first
     assert squad.keys == {"dataset.source": "synthetic"} and squad_hub.keys == {"dataset.source": "hub"}
     assert (transfer.trained_on, transfer.dataset) == ("guanaco", "squad")
     named = [(p.model, p.keys, len(p.settings)) for p in squad.panels]

@@ -86,6 +86,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(128)  # before the links are said: a rater who is quick waits instead of being refused
     except OSError as error:
         raise Problem(f"Cannot listen on {host}, port {port}: {error.strerror}. Another port: port={port + 1}, or "
                       f"port=0 for any that is free.") from None  # fmt: skip
