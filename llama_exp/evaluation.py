@@ -57,7 +57,7 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     limit = asked.max_length - asked.dataset.max_new_tokens
     prompts, shortened = encode_prompts(left, tokenizer, limit)
     encoded, _ = encode_all(left, tokenizer, asked.max_length, asked.dataset.max_new_tokens)
-    measured = likelihood(model, encoded, rows=max(1, asked.eval_batch // 4))
+    measured = likelihood(model, encoded)
     tokens = sum(map(len, prompts)) + sum(len(item.input_ids) for item in encoded)
     with open(path, "a", encoding="utf-8") as file:
         for replies in generate(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from llama_exp.data.packing import row_loader
-from llama_exp.model import causal_lm, response_nll
+from llama_exp.data.packing import collate, in_parts
+from llama_exp.llama.forward import response_nll
+from llama_exp.model import causal_lm
 from llama_exp.records import Tokens
 
 
@@ -141,27 +142,14 @@ def _reply(tokenizer, place: int, ids: list[int]) -> Reply:
 
 
 @torch.inference_mode()
-def likelihood(model: nn.Module, tokens: Sequence[Tokens], rows: int) -> dict[str, tuple[float, int]]:
-    """{id: (summed negative log-likelihood of the response and its EOS in nats, its tokens)}, packed, `rows` at a time."""
+def likelihood(model: nn.Module, tokens: Sequence[Tokens], size: int = 4096) -> dict[str, tuple[float, int]]:
+    """{id: (summed negative log-likelihood of the response and its EOS in nats, its tokens)}, `size` tokens at a time."""
     model.eval()
     device = next(model.parameters()).device
     found: dict[str, tuple[float, int]] = {}
-    if not tokens:
-        return found
-    loader = row_loader(tokens, rows)
-    for lines, batch in zip(loader.dataset, loader, strict=True):
-        batch = batch.to(device)
-        nll, places = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
-        width = batch.input_ids.shape[1]
-        owner = torch.empty(len(lines) * width, dtype=torch.long)
-        items = []
-        for row, inside in enumerate(lines):
-            end = row * width
-            for item in inside:
-                owner[end : end + len(item.input_ids)] = len(items)
-                end += len(item.input_ids)
-                items.append(item)
-        sums = torch.zeros(len(items), dtype=torch.float64)
-        sums.index_add_(0, owner[places.cpu()], nll.double().cpu())
-        found.update({item.id: (float(total), item.label_tokens) for item, total in zip(items, sums, strict=True)})
+    ordered = sorted(tokens, key=lambda item: (-len(item.input_ids), item.id))
+    for part in in_parts(ordered, size):
+        nll, _ = response_nll(model, collate(part).to(device))
+        sums = [piece.sum().item() for piece in nll.double().cpu().split([item.label_tokens for item in part])]
+        found.update({item.id: (total, item.label_tokens) for item, total in zip(part, sums, strict=True)})
     return found

@@ -90,7 +90,7 @@ def _answers(model, tokenizer, trained: Config, asked: Config, examples: list[Ex
 
     longest = trained.dataset.max_new_tokens
     encoded, _ = encode_all(examples, tokenizer, trained.max_length, longest)
-    measured = likelihood(model, encoded, rows=max(1, asked.eval_batch // 4)).values()
+    measured = likelihood(model, encoded).values()
     if not measured:
         raise Problem("No held-out Example fits max_length: the merged model cannot be compared with the adapter.")
     prompts, _ = encode_prompts(examples, tokenizer, trained.max_length - longest)

@@ -236,20 +236,3 @@ def trainable_parameters(model: nn.Module) -> int:
 def causal_lm(model: nn.Module) -> nn.Module:
     """The LlamaForCausalLM inside, adapter layers in place, whether or not PEFT is wrapped around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def response_nll(model: nn.Module, input_ids, labels, position_ids) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood of each labelled token, in nats, float32.
-
-    input_ids, labels, position_ids (B, T) -> nll (N,) and where (N,): the flat place in the batch of each labelled token.
-    Only hidden states that predict a label meet the output layer: a tenth of the work for SQuAD, where nearly all tokens
-    are prompt. `use_cache=False` and no attention mask are what keeps packed Examples apart.
-    """
-    llama = causal_lm(model)
-    hidden = llama.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-    targets = labels[:, 1:].reshape(-1)
-    places = (targets != -100).nonzero().squeeze(1)
-    rows, width = labels.shape
-    chosen = hidden[:, :-1].reshape(rows * (width - 1), -1)[places]
-    nll = nn.functional.cross_entropy(llama.lm_head(chosen).float(), targets[places], reduction="none")
-    return nll, places // (width - 1) * width + places % (width - 1) + 1
