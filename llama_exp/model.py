@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llama_exp.config import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
+from llama_exp.llama.products import lay_side_by_side
 from llama_exp.records import Problem
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -97,6 +98,8 @@ def _read_base(model: ModelConfig, device: torch.device) -> nn.Module:
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
     keep_float32_on_cpu(base)
+    for decoder in base.model.layers:
+        lay_side_by_side(decoder)
     return base
 
 

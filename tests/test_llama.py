@@ -13,7 +13,7 @@ from llama_exp.llama import forward
 from llama_exp.llama.attention import Segments, attend
 from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
 from llama_exp.llama.forward import response_nll, token_nll
-from llama_exp.llama.products import dropped
+from llama_exp.llama.products import Projection, dropped
 from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base
 
 
@@ -137,10 +137,10 @@ def test_the_written_out_gradients_are_autograds():
     assert torch.allclose(rms_norm_backward(grad.float(), x.float(), weight.float(), rstd).double(), expected, atol=1e-5)
 
     up = torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
-    expected = torch.autograd.grad(F.silu(x) * up, (x, up), grad)
-    found = gated_backward(grad.float(), x.float(), up.float())
-    assert torch.allclose(gated(x, up), F.silu(x) * up)
-    assert all(torch.allclose(mine.double(), right, atol=1e-5) for mine, right in zip(found, expected, strict=True))
+    expected = torch.cat(torch.autograd.grad(F.silu(x) * up, (x, up), grad), -1)
+    both = torch.cat([x, up], -1).detach()
+    assert torch.allclose(gated(both), F.silu(x) * up)
+    assert torch.allclose(gated_backward(grad.float(), both.float()).double(), expected, atol=1e-5)
 
 
 def test_turning_back_is_the_gradient_of_turning():
@@ -186,3 +186,17 @@ def test_no_token_is_computed_that_is_not_an_examples(adapted, monkeypatch):  # 
     embed.remove()
     assert [shape[:2] for shape in seen["embedded"]] == [(1, sum(len(item.input_ids) for item in tokens))]
     assert seen["last"][-1] == sum(item.label_tokens for item in tokens) < seen["last"][0]
+
+
+def test_plain_weights_of_gate_and_up_are_one_matrix_without_a_copy(llama):
+    base = load_base(base_config(llama, Quantisation.nf4_dequantised), CPU)
+    mlp = base.model.layers[0].mlp
+    whole = Projection(mlp.gate_proj, mlp.up_proj).weight(torch.float32)
+    assert whole.data_ptr() == mlp.gate_proj.weight.data_ptr()
+    assert torch.equal(whole, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
+    kept = mlp.up_proj.weight.data
+    mlp.up_proj.weight.data = kept + 1  # what a merge may do: no stale copy is used
+    try:
+        assert torch.equal(Projection(mlp.gate_proj, mlp.up_proj).weight(torch.float32)[-1], kept[-1] + 1)
+    finally:
+        mlp.up_proj.weight.data = kept

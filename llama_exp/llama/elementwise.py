@@ -21,7 +21,8 @@ def liger():
 
     return SimpleNamespace(
         norm=rms_norm.rms_norm_forward, norm_backward=rms_norm.rms_norm_backward, rotate=rope.rope_forward,
-        gate=swiglu.swiglu_forward, gate_backward=swiglu.swiglu_backward, settings=rms_norm.calculate_settings,
+        gate=swiglu.swiglu_fused_gate_up_forward, gate_backward=swiglu.swiglu_fused_gate_up_backward,
+        settings=rms_norm.calculate_settings,
     )  # fmt: skip
 
 
@@ -66,19 +67,20 @@ def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
 
 
-def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) · up."""
-    if kernels := fused(gate):
-        return kernels.gate(gate, up)[2]
+def gated(gate_up: torch.Tensor) -> torch.Tensor:
+    """(N, 2 f), gate and up side by side -> silu(gate) · up (N, f)."""
+    if kernels := fused(gate_up):
+        return kernels.gate(gate_up)[1]
+    gate, up = gate_up.chunk(2, -1)
     return F.silu(gate) * up
 
 
-def gated_backward(grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients to gate and up. May overwrite both."""
-    if kernels := fused(gate):
-        return kernels.gate_backward(gate, up, grad)
+def gated_backward(grad: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+    """grad (N, f) -> the gradient to gate and up (N, 2 f). May overwrite gate_up."""
+    if kernels := fused(grad):
+        return kernels.gate_backward(gate_up, grad, in_place=True)
+    gate, up = gate_up.chunk(2, -1)
     wide = gate.float()
     sigmoid = torch.sigmoid(wide)
-    silu = (wide * sigmoid).to(gate.dtype)
     slope = (sigmoid * (1 + wide * (1 - sigmoid))).to(gate.dtype)
-    return grad * up * slope, grad * silu
+    return torch.cat([grad * up * slope, grad * (wide * sigmoid).to(gate.dtype)], -1)

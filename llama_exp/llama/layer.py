@@ -1,6 +1,6 @@
 """One decoder layer around its attention, forward and backward by hand.
 
-    x -> norm -> q, k, v -> rotate     | attention |     o + x -> norm -> gate, up -> silu · -> down + 
+    x -> norm -> q, k, v -> rotate     | attention |     o + x -> norm -> gate, up -> silu · -> down +
          `Before`                                         `After`
 
 Kept for the gradient, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's result 8 K, the
@@ -14,7 +14,7 @@ import torch
 from torch.autograd import Function
 
 from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
-from llama_exp.llama.products import Projection, lowered, multiply, multiply_backward, parameters, projection
+from llama_exp.llama.products import Projection, lowered, multiply, multiply_backward, parameters
 
 
 class Layer:
@@ -22,10 +22,10 @@ class Layer:
 
     def __init__(self, decoder):
         attention, mlp = decoder.self_attn, decoder.mlp
-        self.qkv = [projection(m) for m in (attention.q_proj, attention.k_proj, attention.v_proj)]
-        self.o = [projection(attention.o_proj)]
-        self.gate_up = [projection(mlp.gate_proj), projection(mlp.up_proj)]
-        self.down = [projection(mlp.down_proj)]
+        self.qkv = [Projection(attention.q_proj), Projection(attention.k_proj), Projection(attention.v_proj)]
+        self.o = [Projection(attention.o_proj)]
+        self.gate_up = [Projection(mlp.gate_proj, mlp.up_proj)]
+        self.down = [Projection(mlp.down_proj)]
         self.head = attention.head_dim
         self.norms = decoder.input_layernorm, decoder.post_attention_layernorm
 
@@ -83,11 +83,11 @@ class After(Function):
 
     @staticmethod
     def forward(ctx, mixed, x, layer: Layer, seed: int, *_):
-        middle, rstd, gate, up, low_o, low_gate = _up_to_the_gate(layer, mixed, x, seed)
-        product = gated(gate, up)
+        middle, rstd, gate_up, low_o, low_gate = _up_to_the_gate(layer, mixed, x, seed)
+        product = gated(gate_up)
         (y,), low_down = multiply(product, layer.down, seed + 3, onto=middle)
         ctx.layer, ctx.seed = layer, seed
-        ctx.save_for_backward(mixed, middle, rstd, gate, up, low_o, low_gate, low_down)
+        ctx.save_for_backward(mixed, middle, rstd, gate_up, low_o, low_gate, low_down)
         return y
 
     @staticmethod
@@ -99,22 +99,22 @@ class After(Function):
 def _up_to_the_gate(layer: Layer, mixed, x, seed: int):
     (middle,), low_o = multiply(mixed, layer.o, seed + 1, onto=x)
     normed, rstd = layer.norm(1, middle)
-    (gate, up), low_gate = multiply(normed, layer.gate_up, seed + 2)
-    return middle, rstd, gate, up, low_o, low_gate
+    (gate_up,), low_gate = multiply(normed, layer.gate_up, seed + 2)
+    return middle, rstd, gate_up, low_o, low_gate
 
 
-def _after_backward(layer: Layer, dy, mixed, middle, rstd, gate, up, low_o, low_gate, low_down, seed: int):
+def _after_backward(layer: Layer, dy, mixed, middle, rstd, gate_up, low_o, low_gate, low_down, seed: int):
     """Gradients to attention's result and to the layer's input, then those of the adapters of o, gate, up and down."""
-    product = gated(gate, up)
+    product = gated(gate_up)
     if low_down is None:
         low_down = lowered(product, layer.down, seed + 3)
     dproduct, of_down = multiply_backward([dy], product, low_down, layer.down, seed + 3)
     del product
-    dgate, dup = gated_backward(dproduct, gate, up)
+    dgate_up = gated_backward(dproduct, gate_up)
     del dproduct
     normed, _ = layer.norm(1, middle)
-    dnormed, of_gate = multiply_backward([dgate, dup], normed, low_gate, layer.gate_up, seed + 2)
-    del dgate, dup, normed
+    dnormed, of_gate = multiply_backward([dgate_up], normed, low_gate, layer.gate_up, seed + 2)
+    del dgate_up, normed
     dmiddle = layer.norm_backward(1, dnormed, middle, rstd).add_(dy)
     dmixed, of_o = multiply_backward([dmiddle], mixed, low_o, layer.o, seed + 1)
     return dmixed, dmiddle, [*of_o, *of_gate, *of_down]
