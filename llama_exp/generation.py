@@ -1,5 +1,12 @@
-"""Prompts in, replies out, batched or as they come; and how likely the model finds the responses of held-out people."""
+"""Prompts in, replies out; and how likely the model finds the responses of held-out people.
 
+answers      greedy replies and likelihoods of held-out Examples, from one pass over what their prompts share
+generate     transformers' own, batched: also by drawing
+stream       one reply as it comes
+likelihood   of given responses alone
+"""
+
+import dataclasses
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -8,20 +15,52 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from llama_exp import memory
 from llama_exp.data.packing import collate, in_parts
+from llama_exp.llama.answering import Asked, answer, batches
 from llama_exp.llama.forward import response_nll
+from llama_exp.llama.products import held
 from llama_exp.model import causal_lm
 from llama_exp.records import Tokens
+
+AT_ONCE = 256  # prompts, where neither the config nor the memory says less
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """place: which prompt; finished: whether it ended by EOS before the limit; tokens: how many were generated."""
+    """place: which prompt; finished: whether it ended by EOS before the limit; tokens: how many were generated;
+    nll: summed over the response that it was measured on, in nats."""
 
     place: int
     text: str
     finished: bool
     tokens: int
+    nll: float | None = None
+
+
+def answers(
+    model: nn.Module, tokenizer, prompts: Sequence[Sequence[int]], measured: Sequence[Tokens | None], *,
+    max_new_tokens: int, batch: int | None = None,
+) -> Iterator[list[Reply]]:  # fmt: skip
+    """Reply greedily to each prompt (ids from BOS to `[/INST]`); yields a batch of replies at a time, longest prompts first.
+
+    The same replies as `generate`'s, and as `likelihood`'s the likelihood of each prompt's response in `measured` (None:
+    there is none, or it does not fit). batch: prompts at once; None = as many as the memory holds.
+    """
+    llama = causal_lm(model)
+    llama.eval()
+    asked = []
+    for place, (prompt, tokens) in enumerate(zip(prompts, measured, strict=True)):
+        response = () if tokens is None else tuple(tokens.input_ids[len(prompt) :])
+        if tokens is not None and tokens.input_ids[: len(prompt)] != list(prompt):
+            raise ValueError(f"{tokens.id} was measured on another prompt than it is asked")
+        asked.append(Asked(place, tuple(prompt), response))
+    weight = next(llama.parameters())
+    with held(llama, weight.is_cuda and memory.room_to_hold(llama)):
+        room = memory.cache_tokens(llama)
+        for some in batches(asked, max_new_tokens, batch or AT_ONCE, room):
+            found = answer(llama, some, new=max_new_tokens, eos=tokenizer.eos_token_id)
+            yield [dataclasses.replace(_reply(tokenizer, one.place, one.ids), nll=one.nll) for one in found]
 
 
 @torch.inference_mode()

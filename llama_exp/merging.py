@@ -15,6 +15,7 @@ from typing import Any
 from llama_exp.config import Config, Quantisation
 from llama_exp.records import Example, Problem
 
+AT_ONCE = 32  # prompts, where eval_batch does not say
 ANSWER = 32  # tokens of an answer that are compared: any rounding parts two long answers sooner or later
 SHARD = "2GB"  # a broken upload begins again at a shard
 
@@ -95,7 +96,9 @@ def _answers(model, tokenizer, trained: Config, asked: Config, examples: list[Ex
         raise Problem("No held-out Example fits max_length: the merged model cannot be compared with the adapter.")
     prompts, _ = encode_prompts(examples, tokenizer, trained.max_length - longest)
     answers = [""] * len(examples)
-    for replies in generate(model, tokenizer, prompts, max_new_tokens=min(ANSWER, longest), batch=asked.eval_batch):
+    for replies in generate(
+        model, tokenizer, prompts, max_new_tokens=min(ANSWER, longest), batch=asked.eval_batch or AT_ONCE
+    ):
         for reply in replies:
             answers[reply.place] = reply.text
     return sum(nll for nll, _ in measured) / sum(tokens for _, tokens in measured), answers

@@ -5,7 +5,7 @@
     python -m llama_exp.simulation dataset=tweetsumm lora.r=8 client=script:lines.txt      with a fixed client
     python -m llama_exp.simulation dataset=tweetsumm lora.r=8 client=untuned against=untuned
 
-Its own words, beside those of conf/ (dataset.task is `turns` unless another is typed; eval_batch talk at a time):
+Its own words, beside those of conf/ (dataset.task is `turns` unless another is typed; eval_batch, else 32, talk at a time):
 
     client=tuned         who speaks for the client: tuned, untuned, script:FILE (a turn a line) or another run's folder
     agent=tuned          the same for the agent
@@ -43,6 +43,8 @@ from llama_exp.conversations import Conversation
 from llama_exp.data.dialogue import SIDES
 from llama_exp.records import Problem, line, write_json, write_records
 from llama_exp.statistics import holm, interval, paired
+
+AT_ONCE = 32  # conversations, where eval_batch does not say: what a random draw gives depends on it
 
 register()
 
@@ -128,13 +130,14 @@ def folder_name(config: Config, words: Words, parts: dict, beginnings: list) -> 
 def hold(folder: Path, config: Config, words: Words, parts: dict, beginnings: list) -> list[Conversation]:
     """All conversations, in the openings' order; those that are on disk are not held again.
 
-    `eval_batch` talk at a time, from opening to end, and are written when all of them are over: what a random draw gives
+    `eval_batch`, else 32, talk at a time, from opening to end, and are written when all of them are over: what a random draw gives
     depends on who shares the batch, so a batch that a kill broke off is held again as a whole, with the same outcome.
     """
     path = folder / "conversations.jsonl"
     wanted = {opening.id for opening in beginnings}
     done = {found.id: found for found in conversations.read(path) if found.id in wanted}
-    batches = [beginnings[start : start + config.eval_batch] for start in range(0, len(beginnings), config.eval_batch)]
+    at_once = config.eval_batch or AT_ONCE
+    batches = [beginnings[start : start + at_once] for start in range(0, len(beginnings), at_once)]
     left = [batch for batch in batches if any(opening.id not in done for opening in batch)]
     for opening in (opening for batch in left for opening in batch):
         done.pop(opening.id, None)
@@ -169,7 +172,7 @@ def write_results(folder: Path, config: Config, words: Words, parts: dict, found
         "name": folder.name, "scores": scores, "intervals": intervals, "endings": conversations.endings(found),
         "conversations": len(found), "groups": len(set(groups.values())), "parts": who, "words": asdict(words),
         "dataset": config.dataset.name, "source": config.dataset.source.value, "split": config.split.value,
-        "eval_batch": config.eval_batch, "written": time.strftime("%Y-%m-%d"), **runs.provenance(),
+        "eval_batch": config.eval_batch or AT_ONCE, "written": time.strftime("%Y-%m-%d"), **runs.provenance(),
     }  # fmt: skip
     write_json(folder / "simulation.json", results)
     return results

@@ -77,7 +77,9 @@ def test_packed_examples_stay_apart_in_transformers_own_forward_pass_too(adapted
     try:
         batch = collate(items())
         logits = llama(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits[0]
-        nll = torch.nn.functional.cross_entropy(logits[batch.predicting], batch.labels[0, batch.predicting + 1], reduction="none")
+        nll = torch.nn.functional.cross_entropy(
+            logits[batch.predicting], batch.labels[0, batch.predicting + 1], reduction="none"
+        )
         assert torch.allclose(nll, response_nll(adapted, batch)[0], atol=2e-5)
     finally:
         llama.set_attn_implementation(before)

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from .test_finetune import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
 from torch.nn import functional as F
 
 from llama_exp.config import Quantisation, Targets
@@ -13,8 +12,10 @@ from llama_exp.llama import forward
 from llama_exp.llama.attention import Segments, attend
 from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
 from llama_exp.llama.forward import response_nll, token_nll
-from llama_exp.llama.products import Projection, dropped
+from llama_exp.llama.products import Projection, dropped, held
 from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base
+
+from .test_finetune import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
 
 
 def theirs(model, tokens) -> list[torch.Tensor]:
@@ -134,7 +135,9 @@ def test_the_written_out_gradients_are_autograds():
     reference = torch.nn.functional.rms_norm(x, (8,), weight, 1e-5)
     assert torch.allclose(normed.double(), reference, atol=1e-6)
     [expected] = torch.autograd.grad(reference, x, grad)
-    assert torch.allclose(rms_norm_backward(grad.float(), x.float(), weight.float(), rstd).double(), expected, atol=1e-5)
+    assert torch.allclose(
+        rms_norm_backward(grad.float(), x.float(), weight.float(), rstd).double(), expected, atol=1e-5
+    )
 
     up = torch.randn(5, 8, dtype=torch.float64, requires_grad=True)
     expected = torch.cat(torch.autograd.grad(F.silu(x) * up, (x, up), grad), -1)
@@ -146,7 +149,11 @@ def test_the_written_out_gradients_are_autograds():
 def test_turning_back_is_the_gradient_of_turning():
     torch.manual_seed(0)
     angle = torch.rand(5, 4).repeat(1, 2)
-    q, k, grad = torch.randn(5, 3, 8, requires_grad=True), torch.randn(5, 1, 8, requires_grad=True), torch.randn(5, 3, 8)
+    q, k, grad = (
+        torch.randn(5, 3, 8, requires_grad=True),
+        torch.randn(5, 1, 8, requires_grad=True),
+        torch.randn(5, 3, 8),
+    )
     turned, _ = rotate(q, k, angle.cos(), angle.sin())
     assert torch.allclose(turned.norm(dim=-1), q.norm(dim=-1), atol=1e-5)
     [expected] = torch.autograd.grad(turned, q, grad)
@@ -200,3 +207,19 @@ def test_plain_weights_of_gate_and_up_are_one_matrix_without_a_copy(llama):
         assert torch.equal(Projection(mlp.gate_proj, mlp.up_proj).weight(torch.float32)[-1], kept[-1] + 1)
     finally:
         mlp.up_proj.weight.data = kept
+
+
+def test_held_weights_are_the_same_numbers(adapted):  # noqa: F811
+    batch = collate(items())
+    with torch.no_grad():
+        made_anew, _ = response_nll(adapted, batch)
+        with held(causal_lm(adapted)):
+            kept, _ = response_nll(adapted, batch)
+    assert torch.equal(made_anew, kept)
+
+
+def test_an_empty_share_of_a_step_has_no_loss_and_gives_gradients_of_nothing(adapted):  # noqa: F811
+    nll, places = response_nll(adapted, collate([]))
+    assert len(nll) == len(places) == 0
+    found = gradients(adapted, nll.sum())
+    assert found and all(float(g.abs().sum()) == 0 for g in found.values())

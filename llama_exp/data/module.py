@@ -16,7 +16,7 @@ from lightning import LightningDataModule
 from llama_exp.config import Config, DatasetConfig, Source
 from llama_exp.data import loading
 from llama_exp.data.cleaning import Cleaner
-from llama_exp.data.packing import Plan, StepSampler, whole_loader, step_loader
+from llama_exp.data.packing import Plan, StepSampler, step_loader, whole_loader
 from llama_exp.data.splitting import carve, shuffled
 from llama_exp.records import Example, Problem, Tokens
 

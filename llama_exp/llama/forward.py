@@ -1,6 +1,7 @@
 """All layers over Examples laid end to end, and how likely each labelled token is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -14,12 +15,12 @@ from llama_exp.model import causal_lm
 CHUNK = 2048  # labelled tokens that meet the output layer at once: 32,000 logits each
 
 
-def hidden_states(
-    llama: nn.Module, input_ids: torch.Tensor, position_ids: torch.Tensor, see: Callable, places: torch.Tensor | None = None
-) -> torch.Tensor:
+def hidden_states(llama: nn.Module, input_ids: torch.Tensor, position_ids: torch.Tensor, see: Callable,
+                  places: torch.Tensor | None = None, layers: Sequence[Layer] | None = None) -> torch.Tensor:  # fmt: skip
     """input_ids, position_ids (N,) -> the last hidden states, normed, (N, d) or those of `places` (len(places), d).
 
     see(number of the layer, q, k, v) -> (N, heads, D): attention, which decides who sees whom.
+    layers: as `Layer`s, where the same are run many times.
     """
     inner = llama.model
     x = inner.embed_tokens(input_ids[None])
@@ -27,8 +28,7 @@ def hidden_states(
     x, cos, sin = x[0], cos[0], sin[0]
     recompute = llama.is_gradient_checkpointing and llama.training
     last = len(inner.layers) - 1
-    for number, decoder in enumerate(inner.layers):
-        layer = Layer(decoder)
+    for number, layer in enumerate(layers or map(Layer, inner.layers)):
         # drawn on the CPU: a draw on the GPU would wait for it
         seed = int(torch.randint(2**40, ())) if layer.dropout() else 0
         x = layer.run(x, cos, sin, _numbered(see, number), places if number == last else None, seed, recompute)
@@ -48,9 +48,14 @@ def response_nll(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Te
     llama = causal_lm(model)
     labels = batch.labels[0]
     places = batch.predicting
+    if not len(places):  # an empty share of a step: run all the same, so that every rank has a gradient (of 0) to give
+        nothing, _ = response_nll(model, replace(batch, predicting=places.new_zeros(1)))
+        return nothing[:0], places
     segments = Segments.of(batch.lengths, labels.device)
-    hidden = hidden_states(llama, batch.input_ids[0], batch.position_ids[0], lambda _, q, k, v: attend(q, k, v, segments), places)
-    return token_nll(hidden, llama.lm_head.weight, labels[places + 1]), places + 1
+    hidden = hidden_states(
+        llama, batch.input_ids[0], batch.position_ids[0], lambda _, q, k, v: attend(q, k, v, segments), places
+    )
+    return token_nll(hidden, llama.lm_head.weight, labels[places + 1].clamp(min=0)), places + 1
 
 
 def token_nll(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

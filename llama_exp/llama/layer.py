@@ -42,7 +42,9 @@ class Layer:
     def every(self) -> list[Projection]:
         return [*self.qkv, *self.o, *self.gate_up, *self.down]
 
-    def run(self, x, cos, sin, attend: Callable, places: torch.Tensor | None, seed: int, recompute: bool) -> torch.Tensor:
+    def run(
+        self, x, cos, sin, attend: Callable, places: torch.Tensor | None, seed: int, recompute: bool
+    ) -> torch.Tensor:
         """x (N, d) -> (N, d), or (len(places), d): what only those tokens need is computed for them alone."""
         if recompute and places is None and torch.is_grad_enabled():
             return Recomputed.apply(x, cos, sin, self, attend, seed, *parameters(self.every()))

@@ -11,7 +11,7 @@ makes them. gate and up are one Projection, their weights side by side. W is deq
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -34,7 +34,7 @@ class Part:
 class Projection:
     """Linear layers, as they stand in the model with PEFT's LoRA around them or without, their results side by side."""
 
-    __slots__ = ("parts", "tuned", "scale", "dropout", "rank", "bias")
+    __slots__ = ("bias", "dropout", "parts", "rank", "scale", "tuned")
 
     def __init__(self, *modules: nn.Module):
         self.parts = [_part(module) for module in modules]
@@ -66,7 +66,9 @@ class Projection:
         if len(self.parts) == 1:
             return self.tuned[0].b.to(dtype)
         blocks = [
-            part.b if part.a is not None else part.layer.weight.new_zeros(part.layer.out_features, 0, dtype=torch.float32)
+            part.b
+            if part.a is not None
+            else part.layer.weight.new_zeros(part.layer.out_features, 0, dtype=torch.float32)
             for part in self.parts
         ]
         return torch.block_diag(*blocks).to(dtype)
@@ -133,14 +135,19 @@ def _in_one_piece(layers: Sequence[nn.Module]) -> torch.Tensor | None:
 
 
 @contextlib.contextmanager
-def held(projections: Iterator[Projection], dtype: torch.dtype):
+def held(llama: nn.Module, wanted: bool = True):
     """Keep the dequantised weights (the very values that are otherwise made anew for each product) meanwhile."""
     layers = []
     try:
-        for projection in projections:
-            weight = projection.weight(dtype)
-            layers.append(projection.parts[0].layer)
-            layers[-1].held = weight
+        for decoder in llama.model.layers if wanted else ():
+            attention, mlp = decoder.self_attn, decoder.mlp
+            for modules in ((attention.q_proj,), (attention.k_proj,), (attention.v_proj,), (attention.o_proj,),
+                            (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)):  # fmt: skip
+                projection = Projection(*modules)
+                first = projection.parts[0].layer
+                if getattr(first.weight, "quant_state", None) is not None:
+                    first.held = projection.weight(first.weight.quant_state.dtype)
+                    layers.append(first)
         yield
     finally:
         for layer in layers:
