@@ -2,8 +2,7 @@
 
     examples=8 length=2048   what a step holds: as many Examples of that length, every token a label
     squad=FILE.parquet       instead: steps of `examples` real SQuAD rows, answers as labels
-    micro_batch=N recompute=true|false   instead of what llama_exp would choose
-    memory=8                 GiB the step may use in all
+    micro_batch=N recompute=true hold=true   as llama_exp/memory.py chooses by what the card has free
     steps=12 profile=true peft=true (the same through transformers' and PEFT's own modules)
 
 Prints one line of JSON. Needs a GPU; random weights will do.
@@ -21,7 +20,8 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     from llama_exp.config import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
     from llama_exp.data.packing import Batch, collate
     from llama_exp.llama.forward import response_nll
-    from llama_exp.model import attach_lora, load_base, load_tokenizer
+    from llama_exp.llama.products import held
+    from llama_exp.model import attach_lora, detach_lora, load_base, load_tokenizer
     from llama_exp.records import Tokens
 
     examples, length, steps = int(words.get("examples", 8)), int(words.get("length", 2048)), int(words.get("steps", 12))
@@ -66,15 +66,13 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
 
     losses: list[float] = []
     rest = torch.cuda.memory_allocated()
-    times = [step(rounds[n % len(rounds)]) for n in range(steps)]
+    torch.cuda.reset_peak_memory_stats()
+    with held(base, bool(words.get("hold"))):
+        times = [step(rounds[n % len(rounds)]) for n in range(steps)]
+        if words.get("profile"):
+            profiled(lambda: step(rounds[0]))
     tokens = [sum(len(item.input_ids) for item in rounds[n % len(rounds)]) for n in range(steps)]
     speeds = [count / seconds for count, seconds in zip(tokens[4:], times[4:], strict=True)]
-    if words.get("profile"):
-        from torch.profiler import ProfilerActivity, profile
-
-        with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-            step(rounds[0])
-        print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=28, max_name_column_width=70))
     parameters = 6.607e9
     speed = statistics.median(speeds)
     print(json.dumps({
@@ -84,6 +82,17 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2), "loss": [round(x, 5) for x in losses[:3] + losses[-1:]],
         "device": torch.cuda.get_device_name(), "torch": torch.__version__,
     }), flush=True)  # fmt: skip
+    detach_lora(model)
+
+
+def profiled(work) -> None:
+    """The kernels of one step, the longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        work()
+    for kernel in sorted(seen.key_averages(), key=lambda kernel: -kernel.self_device_time_total)[:32]:
+        print(f"{kernel.self_device_time_total / 1e3:9.2f} ms {kernel.count:6d} x {kernel.key[:100]}")
 
 
 def squad_tokens(path: str, tokenizer, count: int):
