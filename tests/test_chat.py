@@ -7,19 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, small
-
-
-@pytest.fixture(scope="module")
-def speaker(tmp_path_factory):
-    outputs = tmp_path_factory.mktemp("speaker") / "outputs"
-    words = [
-        *small(dataset="tweetsumm", **{"dataset.task": "turns", "dataset.max_new_tokens": "24"}),
-        f"outputs={outputs}",
-    ]
-    done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return words, outputs
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("prompt", ['Where\'s my "order", please?', "a=b, c=d!", "two\nlines {x} ${y} [1]"])
