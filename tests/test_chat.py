@@ -1,4 +1,4 @@
-"""Chat and simulation through their commands, on one small run that learnt to speak."""
+"""Chat through its command, on one small run that learnt to speak."""
 
 import json
 import os
@@ -27,20 +27,3 @@ def test_an_untrained_run_names_the_command_that_trains_it(speaker, command):
     assert done.returncode == 2
     assert "python train.py dataset=tweetsumm" in done.stderr and "dataset.task=turns" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_two_speakers_hold_conversations_and_say_why_they_end(speaker, command):
-    words, outputs = speaker
-    simulate = [*words, "conversations=3", "turns=4"]
-    command("llama_exp.simulation", *simulate)
-    [path] = outputs.glob("tweetsumm/*/simulation/*/conversations.jsonl")
-    first = path.read_text()
-    held = [json.loads(line) for line in first.splitlines()]
-    assert len(held) == 3
-    for conversation in held:
-        assert conversation["ending"]
-        assert 1 <= len(conversation["turns"]) <= 4
-    page = path.with_suffix(".html").read_text()
-    assert "<script" not in page
-    command("llama_exp.simulation", *simulate)
-    assert path.read_text() == first, "typed again, it has nothing left to do"
