@@ -101,7 +101,7 @@ def test_two_simulations_over_the_same_openings_are_compared(simulate, browse, t
         assert f"{name}: " in done.stdout and told["differences"][name]["p_adjusted"] <= 1
     for folder in (first, second):
         results = json.loads((folder / "simulation.json").read_text())
-        assert all(0 <= results["intervals"][name]["low"] for name in results["scores"])
+        assert all(results["intervals"][name]["low"] >= 0 for name in results["scores"])
 
     page = browse((first / "comparison.html").as_uri())
     assert page.locator("h1").inner_text() == "Two simulations over the same openings"
