@@ -26,6 +26,8 @@ MEANINGS = {
     "squad/exact_match": "answers equal to a right one, in percent",
     "squad/precision": "share of the reply's words that are right, in percent",
     "squad/recall": "share of the right answer's words that are in the reply, in percent",
+    "bertscore/f1": "how well the reply's words and the reference's match in meaning, to an encoder",
+    "rouge/rougeL": "the longest sequence of words that reply and reference share, in percent of their length",
     "loss": "surprise per token at the right answer; lower is better",
     "perplexity": "e to the loss; lower is better",
 }
@@ -193,6 +195,10 @@ def test_words(c: Comparison) -> str:
     words = f"Scores are on {split} of {c.dataset}: {items}{groups}, never seen in training."
     if c.metric in MEANINGS:
         words += f" {c.metric} is {MEANINGS[c.metric]}."
+    if any(key.startswith("bertscore.") for key in c.keys):
+        words += (" Other scores of this dataset stand apart because their BERTScore was made with another encoder, layer or "
+                  "scale: such numbers cannot be compared. To bring them together type the same bertscore.model and "
+                  "bertscore.layer to evaluate.py, which scores the stored replies anew.")  # fmt: skip
     if not stored:
         return words + " No interval is stored with them."
     kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "method not named"
