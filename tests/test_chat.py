@@ -27,3 +27,17 @@ def test_an_untrained_run_names_the_command_that_trains_it(speaker, command):
     assert done.returncode == 2
     assert "python train.py dataset=tweetsumm" in done.stderr and "dataset.task=turns" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_pipeline_from_a_runs_folder_says_what_the_command_says(speaker, command):
+    import llama_exp.chat
+
+    words, outputs = speaker
+    [run] = outputs.glob("tweetsumm/tiny-16-r2*")
+    pipe = llama_exp.chat.pipeline(run)
+    told = pipe("Where is my parcel?")[0]["generated_text"]
+    assert told.strip() == command("llama_exp.chat", *words, "prompt=Where is my parcel?").stdout.strip()
+    chat = [{"role": "user", "content": "Where is my parcel?"}, {"role": "assistant", "content": told},
+            {"role": "user", "content": "And when?"}]  # fmt: skip
+    assert isinstance(pipe(chat)[0]["generated_text"], str) and pipe.tokenizer.bos_token_id == 1
+    assert len(pipe(["One?", "Two?"], batch_size=2, max_new_tokens=5)) == 2
