@@ -52,10 +52,19 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     elif baseline and baseline.mean(c.metric) is not None:
         first += f"; the untuned model scores {with_span(c.metric, baseline)}"
     else:
-        first += "; the untuned model has not been evaluated"
+        first += "; the untuned model has not been evaluated" + " with this BERTScore" * bool(_apart(c))
     said = _place(c, setting) if c.standing else _by_intervals(c, setting)
     return [first + ".", *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
-            *_overlapping(c, setting), *_loss_instead(c, setting)]  # fmt: skip
+            *_overlapping(c, setting), *_loss_instead(c, setting), *_apart(c)]  # fmt: skip
+
+
+def _apart(c: Comparison) -> list[str]:
+    """That other scores stand apart from these because of how their BERTScore was made."""
+    if not any(key.startswith("bertscore.") for key in c.keys):
+        return []
+    return ["Other scores of this dataset stand apart: their BERTScore was made with another encoder, layer or scale, and such "
+            "numbers cannot be compared. To bring them together type the same bertscore.model and bertscore.layer to "
+            "evaluate.py, which scores the stored replies anew."]  # fmt: skip
 
 
 def _place(c: Comparison, best: Setting) -> list[str]:
@@ -195,10 +204,6 @@ def test_words(c: Comparison) -> str:
     words = f"Scores are on {split} of {c.dataset}: {items}{groups}, never seen in training."
     if c.metric in MEANINGS:
         words += f" {c.metric} is {MEANINGS[c.metric]}."
-    if any(key.startswith("bertscore.") for key in c.keys):
-        words += (" Other scores of this dataset stand apart because their BERTScore was made with another encoder, layer or "
-                  "scale: such numbers cannot be compared. To bring them together type the same bertscore.model and "
-                  "bertscore.layer to evaluate.py, which scores the stored replies anew.")  # fmt: skip
     if not stored:
         return words + " No interval is stored with them."
     kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "method not named"
