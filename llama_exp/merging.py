@@ -53,7 +53,7 @@ def merge(adapter: Path, trained: Config, asked: Config, folder: Path) -> None:
         source = models.resolve_path(trained.model.path)
         AutoTokenizer.from_pretrained(source, revision=trained.model.revision).save_pretrained(folder)
     finally:
-        models._loaded.clear()  # the base that is kept in memory is no longer the base
+        models.forget_base()  # what was merged into is no longer the base
 
 
 def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: int) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
     published = models.load_tokenizer(as_published)
     _check_ids(tokenizer, published, examples)
     loss_merged, theirs = _answers(models.load_base(as_published, device), published, trained, asked, examples)
-    models._loaded.clear()
+    models.forget_base()
     equal = sum(a == b for a, b in zip(mine, theirs, strict=True)) / len(examples)
     return {"items": len(examples), "loss_adapter": loss_adapter, "loss_merged": loss_merged, "equal_answers": equal}
 

@@ -71,12 +71,17 @@ def load_base(model: ModelConfig, device: torch.device) -> nn.Module:
     """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
     key = (model.path, model.revision, model.quantisation, str(device))
     if key not in _loaded:
-        _loaded.clear()  # two bases would not fit beside each other on most cards
+        forget_base()  # two bases would not fit beside each other on most cards
         base = _read_base(model, device)
         base.requires_grad_(False)
         base.config.use_cache = True
         _loaded[key] = base.eval()
     return _loaded[key]
+
+
+def forget_base() -> None:
+    """Let go of the base in memory: it was changed for good, or whoever has it keeps it as its own."""
+    _loaded.clear()
 
 
 def _read_base(model: ModelConfig, device: torch.device) -> nn.Module:

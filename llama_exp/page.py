@@ -150,8 +150,9 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run]) -> tuple[str, ...]
 
 
 def render(folder: str, compared: list[Comparison], runs: list[Run], unread: list[Unread], pictures: Pictures,
-           pending: list[tuple[Run, str]], commands: dict[Path, str], prices: Prices) -> str:  # fmt: skip
-    """The whole page as one string."""
+           pending: list[tuple[Run, str]], commands: dict[Path, str], prices: Prices,
+           studies: list[tuple[str, list[str], str]]) -> str:  # fmt: skip
+    """The whole page as one string. `studies`: (name, what people found, link to its page)."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -174,6 +175,7 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
         runs=len(runs),
         pending=pending,
         pending_table=pending_table(pending, commands),
+        studies=studies,
         losses=pictures.losses,
         losses_words=LOSSES_WORDS,
         time=pictures.time,

@@ -123,7 +123,7 @@ def folder_name(config: Config, words: Words, parts: dict, beginnings: list) -> 
     begun = [[opening.id, opening.text] for opening in beginnings]
     about = {key: value for key, value in flat(config).items() if key in ("eval_batch", "model.path", "max_length")}
     text = json.dumps([asked, who, begun, about], sort_keys=True)
-    heads = [Path(part.named.removeprefix("script:")).stem for part in parts.values()]
+    heads = [Path(part.named.removeprefix("script:")).stem[:40] for part in parts.values()]
     return "-".join([*heads, str(len(beginnings)), hashlib.sha256(text.encode()).hexdigest()[:6]])
 
 
@@ -165,7 +165,9 @@ def write_results(folder: Path, config: Config, words: Words, parts: dict, found
     for name in dict.fromkeys(name for conversation in found for name in conversation.scores):
         items = {c.id: c.scores[name] for c in found if name in c.scores}
         scores[name] = sum(items.values()) / len(items)
-        intervals[name] = asdict(interval(list(items.values()), [groups[key] for key in items]))
+        bounds = (0.0, 1.0) if name in conversations.SHARES else (0.0, float(words.turns)) if name == "turns" else None
+        found_here = interval(list(items.values()), [groups[key] for key in items], bounds=bounds)
+        intervals[name] = asdict(found_here) | {"low": found_here.low and max(found_here.low, 0.0)}
     who = {side: {"named": part.named, "run": part.run and f"{part.run.parent.name}/{part.run.name}", "system": part.system,
                   "model": None if part.script is not None else part.config.model.name} for side, part in parts.items()}  # fmt: skip
     results = {
@@ -187,7 +189,7 @@ def said(results: dict[str, Any]) -> str:
 
 def compared(one: tuple, other: tuple) -> str:
     """Paired differences over the same openings, Holm-adjusted over the scores; written, and as lines for a person."""
-    from llama_exp.simulation_page import write_page
+    from llama_exp.simulation_page import p_text, write_page
 
     folder, results, found = one
     _, results_too, found_too = other
@@ -202,7 +204,7 @@ def compared(one: tuple, other: tuple) -> str:
     both = {"first": results["name"], "second": results_too["name"], "differences": told}
     write_json(folder / "comparison.json", both)
     write_page(folder / "comparison.html", [(results, found), (results_too, found_too)], told)
-    lines = [f"  {name}: {difference}, p {adjusted[name]:.2g}" for name, difference in differences.items()]
+    lines = [f"  {name}: {difference}, p {p_text(adjusted[name])}" for name, difference in differences.items()]
     return "\n".join(
         [f"{folder / 'comparison.html'}: {results['name']} minus {results_too['name']}, the same openings:", *lines]
     )
