@@ -74,7 +74,7 @@ def choose(base: nn.Module, config: Config, plan) -> Choice:
 def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, whole: float) -> Choice:
     """`choose`, from the numbers alone: `room` bytes for activations."""
     asked = config.model.gradient_checkpointing
-    sizes = [config.micro_batch] if config.micro_batch else _halves(share)
+    sizes = [config.micro_batch] if config.micro_batch else _parts(share)
     heaviest = {size: most_tokens(plan, size, world) for size in sizes}
     said = f"{whole / 2**30:.1f} GiB"
     if asked is not True:
@@ -104,13 +104,9 @@ def world_size(config: Config) -> int:
     return int(devices) if str(devices).isdigit() and int(devices) > 0 else max(1, torch.cuda.device_count())
 
 
-def _halves(share: int) -> list[int]:
-    """share, a half of it, a quarter … 1: all that divide a step into equally many parts at most."""
-    parts, sizes = 1, []
-    while not sizes or sizes[-1] > 1:
-        sizes.append(-(-share // parts))
-        parts *= 2
-    return sizes
+def _parts(share: int) -> list[int]:
+    """How many Examples go at once where a step is cut into 1, 2, 3 … parts, largest first."""
+    return sorted({-(-share // parts) for parts in range(1, share + 1)}, reverse=True)
 
 
 def most_tokens(plan, micro_batch: int, world: int = 1) -> int:

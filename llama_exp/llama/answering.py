@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from llama_exp.llama.attention import Segments, attend
 from llama_exp.llama.forward import hidden_states, token_nll
-from llama_exp.llama.layer import Layer
+from llama_exp.llama.layer import layers_of
 
 CHECKED_EVERY = 4  # steps between looks at whether all replies have ended: a look waits for the GPU
 
@@ -97,7 +97,7 @@ def _cut(family: Family, count: int) -> Iterator[Family]:
 @torch.inference_mode()
 def answer(llama: nn.Module, batch: Sequence[Family], *, new: int, eos: int) -> list[Answered]:
     """Reply greedily to every prompt of a batch, with at most `new` tokens each."""
-    layers = [Layer(decoder) for decoder in llama.model.layers]
+    layers = layers_of(llama)
     asked = [one for family in batch for one in family.members]
     cache, first, nll = _read(llama, layers, batch, asked, new)
     replies = _grow(llama, layers, cache, first, [len(one.prompt) for one in asked], new, eos)

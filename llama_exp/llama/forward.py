@@ -9,7 +9,7 @@ from torch.autograd import Function
 
 from llama_exp.data.packing import Batch
 from llama_exp.llama.attention import Segments, attend
-from llama_exp.llama.layer import Layer
+from llama_exp.llama.layer import Layer, layers_of
 from llama_exp.model import causal_lm
 
 CHUNK = 2048  # labelled tokens that meet the output layer at once: 32,000 logits each
@@ -20,7 +20,7 @@ def hidden_states(llama: nn.Module, input_ids: torch.Tensor, position_ids: torch
     """input_ids, position_ids (N,) -> the last hidden states, normed, (N, d) or those of `places` (len(places), d).
 
     see(number of the layer, q, k, v) -> (N, heads, D): attention, which decides who sees whom.
-    layers: as `Layer`s, where the same are run many times.
+    layers: prepared once, where the same are run many times.
     """
     inner = llama.model
     x = inner.embed_tokens(input_ids[None])
@@ -28,9 +28,9 @@ def hidden_states(llama: nn.Module, input_ids: torch.Tensor, position_ids: torch
     x, cos, sin = x[0], cos[0], sin[0]
     recompute = llama.is_gradient_checkpointing and llama.training
     last = len(inner.layers) - 1
-    for number, layer in enumerate(layers or map(Layer, inner.layers)):
+    for number, layer in enumerate(layers or layers_of(llama)):
         # drawn on the CPU: a draw on the GPU would wait for it
-        seed = int(torch.randint(2**40, ())) if layer.dropout() else 0
+        seed = int(torch.randint(2**40, ())) if layer.dropout else 0
         x = layer.run(x, cos, sin, _numbered(see, number), places if number == last else None, seed, recompute)
     return inner.norm(x)
 

@@ -14,7 +14,16 @@ import torch
 from torch.autograd import Function
 
 from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
-from llama_exp.llama.products import Projection, lowered, multiply, multiply_backward, parameters
+from llama_exp.llama.products import Group, Projection, adapt, lowered, multiply, multiply_backward
+
+
+def layers_of(llama) -> list["Layer"]:
+    """All decoder layers of a LlamaForCausalLM, their adapters prepared together."""
+    layers = [Layer(decoder) for decoder in llama.model.layers]
+    dtype = llama.model.embed_tokens.weight.dtype
+    for name in ("qkv", "o", "gate_up", "down"):
+        adapt([getattr(layer, name) for layer in layers], dtype)
+    return layers
 
 
 class Layer:
@@ -22,10 +31,10 @@ class Layer:
 
     def __init__(self, decoder):
         attention, mlp = decoder.self_attn, decoder.mlp
-        self.qkv = [Projection(attention.q_proj), Projection(attention.k_proj), Projection(attention.v_proj)]
-        self.o = [Projection(attention.o_proj)]
-        self.gate_up = [Projection(mlp.gate_proj, mlp.up_proj)]
-        self.down = [Projection(mlp.down_proj)]
+        self.qkv = Group(Projection(attention.q_proj), Projection(attention.k_proj), Projection(attention.v_proj))
+        self.o = Group(Projection(attention.o_proj))
+        self.gate_up = Group(Projection(mlp.gate_proj, mlp.up_proj))
+        self.down = Group(Projection(mlp.down_proj))
         self.head = attention.head_dim
         self.norms = decoder.input_layernorm, decoder.post_attention_layernorm
 
@@ -36,23 +45,24 @@ class Layer:
     def norm_backward(self, which: int, grad, x, rstd) -> torch.Tensor:
         return rms_norm_backward(grad, x, self.norms[which].weight, rstd)
 
-    def dropout(self) -> bool:
-        return any(p.dropout for p in self.every())
+    @property
+    def dropout(self) -> float:
+        return max(group.dropout for group in (self.qkv, self.o, self.gate_up, self.down))
 
-    def every(self) -> list[Projection]:
-        return [*self.qkv, *self.o, *self.gate_up, *self.down]
+    def after(self) -> list[torch.Tensor | None]:
+        return [*self.o.tensors(), *self.gate_up.tensors(), *self.down.tensors()]
 
     def run(
         self, x, cos, sin, attend: Callable, places: torch.Tensor | None, seed: int, recompute: bool
     ) -> torch.Tensor:
         """x (N, d) -> (N, d), or (len(places), d): what only those tokens need is computed for them alone."""
         if recompute and places is None and torch.is_grad_enabled():
-            return Recomputed.apply(x, cos, sin, self, attend, seed, *parameters(self.every()))
-        q, k, v = Before.apply(x, cos, sin, self, seed, *parameters(self.qkv))
+            return Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after())
+        q, k, v = Before.apply(x, cos, sin, self, seed, *self.qkv.tensors())
         mixed = attend(q, k, v).flatten(1)
         if places is not None:
             mixed, x = mixed[places], x[places]
-        return After.apply(mixed, x, self, seed, *parameters([*self.o, *self.gate_up, *self.down]))
+        return After.apply(mixed, x, self, seed, *self.after())
 
 
 class Before(Function):
@@ -126,8 +136,8 @@ class Recomputed(Function):
     """The whole layer, of which only its input is kept."""
 
     @staticmethod
-    def forward(ctx, x, cos, sin, layer: Layer, attend: Callable, seed: int, *loras):
-        ctx.layer, ctx.attend, ctx.seed, ctx.loras = layer, attend, seed, loras
+    def forward(ctx, x, cos, sin, layer: Layer, attend: Callable, seed: int, *_):
+        ctx.layer, ctx.attend, ctx.seed = layer, attend, seed
         ctx.save_for_backward(x, cos, sin)
         q, k, v = Before.apply(x, cos, sin, layer, seed)
         return After.apply(attend(q, k, v).flatten(1), x, layer, seed)
@@ -136,17 +146,18 @@ class Recomputed(Function):
     def backward(ctx, dy):
         x, cos, sin = ctx.saved_tensors
         layer, seed = ctx.layer, ctx.seed
-        of_qkv = parameters(layer.qkv)
+        own = [None if t is None else t.detach().requires_grad_() for t in layer.qkv.tensors()]
         x = x.detach().requires_grad_(ctx.needs_input_grad[0])
         with torch.enable_grad():
-            q, k, v = Before.apply(x, cos, sin, layer, seed, *of_qkv)
+            q, k, v = Before.apply(x, cos, sin, layer, seed, *own)
             mixed = ctx.attend(q, k, v).flatten(1)
         kept = mixed.detach()
         parts = _up_to_the_gate(layer, kept, x.detach(), seed)
         dmixed, dx, grads = _after_backward(layer, dy, kept, *parts, None, seed)
         del parts
-        wanted = [*([x] if x.requires_grad else []), *of_qkv]
+        wanted = [t for t in (x if x.requires_grad else None, *own) if t is not None]
         found = list(torch.autograd.grad(mixed, wanted, dmixed)) if wanted else []
         if x.requires_grad:
             dx = found.pop(0).add_(dx)
+        found = [None if t is None else found.pop(0) for t in own]
         return dx, None, None, None, None, None, *found, *grads
