@@ -34,12 +34,13 @@ def evaluate(config: Config) -> dict[str, str]:
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
 
     from llama_exp.data import DATASETS
-    from llama_exp.model import detach_lora, load_base, load_lora, load_tokenizer, target_device
+    from llama_exp.model import asked_dtype, detach_lora, load_base, load_lora, load_tokenizer, target_device
 
     tokenizer = load_tokenizer(trained.model)
     data = DATASETS[asked.dataset.name].of(asked, tokenizer)
     data.setup()
-    base = load_base(trained.model, target_device(asked.trainer))
+    device = target_device(asked.trainer)
+    base = load_base(trained.model, device, asked_dtype(asked.trainer, device))
     model = load_lora(base, run / "adapter") if trained.lora.r else base
     try:
         return evaluate_model(asked, trained, run, model, tokenizer, data)

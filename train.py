@@ -43,7 +43,7 @@ def train(config: Config) -> dict[str, str]:
         from llama_exp.fitting import build_trainer, fit, summarise
         from llama_exp.llama.products import held
         from llama_exp.memory import choose
-        from llama_exp.model import attach_lora, detach_lora, load_base, load_tokenizer, target_device
+        from llama_exp.model import asked_dtype, attach_lora, detach_lora, load_base, load_tokenizer, target_device
     with clock("data"):
         tokenizer = load_tokenizer(config.model)
         data = DATASETS[config.dataset.name].of(config, tokenizer)
@@ -57,7 +57,8 @@ def train(config: Config) -> dict[str, str]:
     with clock("data"):
         steps = data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
     with clock("load"):
-        base = load_base(config.model, target_device(config.trainer))
+        device = target_device(config.trainer)
+        base = load_base(config.model, device, asked_dtype(config.trainer, device))
     runs.write_config(folder, config)
     with clock("data"):
         leaks.check(config, data, folder)

@@ -67,12 +67,18 @@ def load_tokenizer(model: ModelConfig):
     return tokenizer
 
 
-def load_base(model: ModelConfig, device: torch.device) -> nn.Module:
+def asked_dtype(trainer: dict, device: torch.device) -> torch.dtype:
+    """What the base computes in: float32 where `trainer.precision` says so (32-true), else what suits the device."""
+    return torch.float32 if str(trainer.get("precision", "")).startswith("32") else compute_dtype(device)
+
+
+def load_base(model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
-    key = (model.path, model.revision, model.quantisation, str(device))
+    dtype = dtype or compute_dtype(device)
+    key = (model.path, model.revision, model.quantisation, str(device), dtype)
     if key not in _loaded:
         forget_base()  # two bases would not fit beside each other on most cards
-        base = _read_base(model, device)
+        base = _read_base(model, device, dtype)
         base.requires_grad_(False)
         base.config.use_cache = True
         _loaded[key] = base.eval()
@@ -84,14 +90,13 @@ def forget_base() -> None:
     _loaded.clear()
 
 
-def _read_base(model: ModelConfig, device: torch.device) -> nn.Module:
+def _read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
     if Path(model.path).is_dir():  # a bar is for downloads
         disable_progress_bar()
 
-    dtype = compute_dtype(device)
     options = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": "sdpa", "use_safetensors": True}
     if model.quantisation is not Quantisation.none:
         options["quantization_config"] = BitsAndBytesConfig(

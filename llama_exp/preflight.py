@@ -140,10 +140,10 @@ def estimate(config: Config, folder: Path, data) -> Cell:
 def loaded(config: Config, device):
     import torch
 
-    from llama_exp.model import load_base
+    from llama_exp.model import asked_dtype, load_base
 
     try:
-        return load_base(config.model, device)
+        return load_base(config.model, device, asked_dtype(config.trainer, device))
     except torch.OutOfMemoryError as error:
         raise Problem(
             f"Does not fit: loading model={config.model.name} needs more memory than is free here."

@@ -126,6 +126,7 @@ class Texts:
         return [first[text] for text in self.distinct]
 
 
+@lru_cache(maxsize=2**17)  # the cells of a sweep are measured on the same items
 def normalise(text: str) -> str:
     """Lower case, no accents, no punctuation, single spaces: `Où est-ce ?` -> `ou est ce`."""
     if not text.isascii():
@@ -134,6 +135,7 @@ def normalise(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.casefold()))
 
 
+@lru_cache(maxsize=2**17)
 def runs(text: str, length: int) -> np.ndarray:
     """Sorted distinct 64-bit hashes of the text's runs of `length` words; a shorter text is one run.
 
@@ -233,8 +235,12 @@ def _ngram(train: list[np.ndarray], held_out: list[np.ndarray], share: float) ->
 def _near(train: list[np.ndarray], held_out: list[np.ndarray], jaccard: float, permutations: int) -> dict[int, int]:
     """MinHash proposes, the sets themselves decide, so that no estimate is reported as a duplicate.
 
-    The index is asked for a little less than `jaccard`, because it misses pairs just at its threshold.
+    The index is asked for a little less than `jaccard`, because it misses pairs just at its threshold. It is asked only
+    about texts that could be: at least `jaccard` of a near duplicate's runs stand somewhere in train.
     """
+    wanted = _mostly_known(train, held_out, jaccard)
+    if not wanted:
+        return {}
     index = MinHashLSH(threshold=max(jaccard - 0.1, 0.1), num_perm=permutations)
     blank = MinHash(num_perm=permutations, seed=1, hashfunc=_low)
     with index.insertion_session() as session:
@@ -242,14 +248,23 @@ def _near(train: list[np.ndarray], held_out: list[np.ndarray], jaccard: float, p
             if len(text):
                 session.insert(place, _signature(text, blank))
     found = {}
-    for place, text in enumerate(held_out):
-        if not len(text):
-            continue
+    for place in wanted:
+        text = held_out[place]
         candidates = index.query(_signature(text, blank))
         best = max(((_jaccard(text, train[other]), -other) for other in candidates), default=None)
         if best is not None and best[0] >= jaccard:
             found[place] = -best[1]
     return found
+
+
+def _mostly_known(train: list[np.ndarray], held_out: list[np.ndarray], share: float) -> list[int]:
+    """Places of the held-out texts of whose runs at least `share` stand somewhere in train."""
+    sizes = np.array([len(text) for text in held_out])
+    if not sizes.sum() or not any(map(len, train)):
+        return []
+    inside = np.isin(np.concatenate(held_out), np.unique(np.concatenate(train)))
+    known = np.bincount(np.repeat(np.arange(len(held_out)), sizes), weights=inside, minlength=len(held_out))
+    return [int(place) for place in ((sizes > 0) & (known >= share * sizes)).nonzero()[0]]
 
 
 def _low(run: int) -> int:

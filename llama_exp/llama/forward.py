@@ -26,7 +26,7 @@ def hidden_states(llama: nn.Module, input_ids: torch.Tensor, position_ids: torch
     x = inner.embed_tokens(input_ids[None])
     cos, sin = inner.rotary_emb(x, position_ids[None])
     x, cos, sin = x[0], cos[0], sin[0]
-    recompute = llama.is_gradient_checkpointing and llama.training
+    recompute = inner.layers[0].gradient_checkpointing and llama.training  # the property of the model asks every module
     last = len(inner.layers) - 1
     for number, layer in enumerate(layers or layers_of(llama)):
         # drawn on the CPU: a draw on the GPU would wait for it
