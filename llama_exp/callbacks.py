@@ -8,10 +8,9 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from llama_exp.model import save_lora
 from llama_exp.records import written_whole
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
@@ -26,10 +25,42 @@ class WholeCheckpoints(TorchCheckpointIO):
         os.replace(aside, path)
 
 
-def checkpoints(folder: Path, every: int) -> ModelCheckpoint:
-    """`checkpoints/last.ckpt`, every so many optimizer steps: adapter, optimizer, schedule and position, not the base."""
-    return ModelCheckpoint(dirpath=folder / "checkpoints", filename="last", every_n_train_steps=every, save_top_k=1,
-                           enable_version_counter=False, save_on_train_epoch_end=False)  # fmt: skip
+class Checkpoints(Checkpoint):
+    """`checkpoints/last.ckpt`, every so many optimizer steps: adapter, optimizer, schedule and position, not the base.
+
+    Only at the end of a step, and after the validation that is due there (every `interval` steps; None: never): Lightning
+    does not repeat it, so a checkpoint written before it would forget what came of it.
+    """
+
+    def __init__(self, folder: Path, every: int, interval: int | None):
+        self.path, self.every, self.interval = folder / "checkpoints" / "last.ckpt", every, interval
+        self.last_step = 0
+
+    def on_load_checkpoint(self, trainer, module, checkpoint) -> None:
+        """Say the position in micro-batches of today's size: how steps are cut may change between the two processes."""
+        loops = checkpoint["loops"]["fit_loop"]
+        learnt = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        for counter in ("total", "current"):  # one epoch, in Lightning's eyes, is the whole run
+            at = loops["epoch_loop.batch_progress"][counter]
+            open_ = at["processed"] - at["completed"]
+            at.update(ready=learnt, started=learnt, processed=learnt, completed=learnt - open_)
+
+    def on_train_start(self, trainer, module) -> None:
+        self.last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.last_step:  # in the middle of a step
+            return
+        self.last_step = trainer.global_step
+        if not self.interval or self.last_step % self.interval:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer, module) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer) -> None:
+        if trainer.global_step % self.every == 0:
+            trainer.save_checkpoint(self.path)
 
 
 class Curves(L.Callback):
@@ -111,17 +142,28 @@ class Curves(L.Callback):
 
 
 class KeepBest(L.Callback):
-    """Keeps the adapter with the lowest validation loss, and stops after `patience` validations without a better one."""
+    """Keeps the adapter with the lowest validation loss, and stops after `patience` validations without a better one.
 
-    def __init__(self, folder: Path, patience: int | None):
-        self.folder, self.patience = folder / "checkpoints" / "best", patience
-        self.best, self.waited, self.stopped = math.inf, 0, False
+    It is kept in memory and in the checkpoint, so that the two never speak of different steps.
+    """
+
+    def __init__(self, patience: int | None):
+        self.patience = patience
+        self.best, self.waited = math.inf, 0
+        self.adapter: dict[str, torch.Tensor] = {}
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.patience) and self.waited >= self.patience
 
     def state_dict(self) -> dict:
-        return {"best": self.best, "waited": self.waited}
+        return {"best": self.best, "waited": self.waited, "adapter": self.adapter}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best, self.waited = state["best"], state["waited"]
+        self.best, self.waited, self.adapter = state["best"], state["waited"], state["adapter"]
+
+    def on_train_start(self, trainer, module) -> None:
+        trainer.should_stop = self.stopped  # it had, and was killed before it could say so
 
     def on_validation_end(self, trainer, module) -> None:
         loss = trainer.callback_metrics.get("validation_loss")
@@ -129,12 +171,23 @@ class KeepBest(L.Callback):
             return
         if float(loss) < self.best:
             self.best, self.waited = float(loss), 0
-            if self.patience and trainer.is_global_zero:
-                save_lora(module.model, self.folder)
+            if self.patience:
+                self.adapter = {name: value.detach().cpu().clone() for name, value in _learnt(module)}
             return
         self.waited += 1
-        if self.patience and self.waited >= self.patience:
-            self.stopped = trainer.should_stop = True
+        if self.stopped:
+            trainer.should_stop = True
+
+    @torch.no_grad()
+    def restore(self, module) -> None:
+        """Put the best adapter back into the model: it is what is saved, and what is evaluated."""
+        for name, value in _learnt(module):
+            if name in self.adapter:
+                value.copy_(self.adapter[name])
+
+
+def _learnt(module) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, value) for name, value in module.named_parameters() if value.requires_grad]
 
 
 def peak_memory(device: torch.device) -> int:

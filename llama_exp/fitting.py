@@ -14,7 +14,7 @@ import lightning as L
 import torch
 
 from llama_exp import leaks, loss_page, runs
-from llama_exp.callbacks import Curves, KeepBest, WholeCheckpoints, checkpoints, peak_memory
+from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints, peak_memory
 from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
 from llama_exp.model import causal_lm, compute_dtype, save_lora, scale, trainable_parameters
@@ -23,10 +23,9 @@ from llama_exp.records import Problem
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a fit ended: "finished", "stopped early"; seconds it took, and from which step it went on (0: the start)."""
+    """How a fit ended: "finished" or "stopped early"; and when this process began it."""
 
     status: str
-    resumed_from: int
     started: str
 
 
@@ -52,8 +51,8 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
         max_epochs=1, max_steps=plan.total_steps, num_sanity_val_steps=0, use_distributed_sampler=False,
         limit_val_batches=1.0 if interval else 0, check_val_every_n_epoch=None,
         default_root_dir=folder, logger=build_loggers(config, folder), plugins=[WholeCheckpoints()],
-        callbacks=[curves, KeepBest(folder, config.early_stopping), Energy(),
-                   checkpoints(folder, config.checkpoint_every)],
+        callbacks=[curves, KeepBest(config.early_stopping), Energy(),
+                   Checkpoints(folder, config.checkpoint_every, interval)],
     )  # fmt: skip
     trainer.accumulate_grad_batches = plan.accumulation(data.micro_batch, trainer.world_size)
     trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
@@ -95,7 +94,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
         torch.cuda.reset_peak_memory_stats()
     if not checkpoint.is_file():
         checkpoint = None
-        for stale in ("eval", "adapter", "summary.json"):  # of a run that this one replaces
+        for stale in ("eval", "adapter", "simulation", "summary.json"):  # of a run that this one replaces
             with contextlib.suppress(NotADirectoryError):
                 shutil.rmtree(folder / stale, ignore_errors=True)
         (folder / "summary.json").unlink(missing_ok=True)
@@ -119,7 +118,14 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
     finally:
         _finish_loggers(trainer, code)
     best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
-    return Outcome("stopped early" if best.stopped else "finished", 0, started)
+    if trainer.global_step < data.plan.total_steps and not best.stopped:
+        reason = f"ended after {trainer.global_step} of {data.plan.total_steps} planned steps"
+        leave_behind(folder, config, trainer, data, started, "interrupted", reason)
+        raise Problem(
+            f"{folder}: the run {reason} (a limit among the trainer's keys?). The same command without it goes on."
+        )
+    best.restore(module)
+    return Outcome("stopped early" if best.stopped else "finished", started)
 
 
 def leave_behind(
@@ -178,15 +184,10 @@ def summarise(
 ) -> str:
     """Save the adapter, then summary.json; the checkpoints go. Returns one line of what came of it."""
     curves = next(c for c in trainer.callbacks if isinstance(c, Curves))
-    best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
     if not trainer.is_global_zero:
         return outcome.status
     with clock("save"):
-        if config.early_stopping and best.folder.is_dir():
-            shutil.rmtree(folder / "adapter", ignore_errors=True)
-            os.replace(best.folder, folder / "adapter")
-        else:
-            save_lora(module.model, folder / "adapter")
+        save_lora(module.model, folder / "adapter")
     step = trainer.global_step
     plan = data.plan
     tokens = plan.seen(step, plan.lengths)
