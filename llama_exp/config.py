@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import math
 import re
 import shutil
 import tempfile
@@ -175,10 +176,12 @@ NOT_IDENTITY = {
     "bertscore", "logger", "micro_batch", "memory", "validations", "validation_sample", "checkpoint_every", "preflight", "audit",
     "evaluate", "split", "eval_sample",
     "eval_seed", "eval_batch", "trained_on", "predictions", "outputs", "out", "dataset.metrics", "dataset.licence",
-    "model.licence", "model.gradient_checkpointing", "model.needs_gpu", "dataset.hub", "trainer.accelerator",
+    "model.licence", "model.gradient_checkpointing", "model.needs_gpu", "trainer.accelerator",
     "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "trainer.profiler",
     "trainer.log_every_n_steps", "trainer.enable_model_summary", "trainer.use_distributed_sampler",
 }  # fmt: skip
+# … but these do where validation decides when to stop, and which adapter is kept.
+IDENTITY_WHERE_STOPPED = {"validations", "validation_sample", "eval_seed"}
 # What a reader (evaluate, chat, hub …) must say to mean a run; it takes the rest from the run itself.
 SPOKEN = ("dataset.name", "dataset.task", "dataset.source", "dataset.path", "model.name", "model.path", "lora", "sample",
           "data_seed", "seed")  # fmt: skip
@@ -246,9 +249,29 @@ def _problems(c: Config):
     for key, share in {"dataset.validation": c.dataset.validation, "dataset.test": c.dataset.test}.items():
         if not 0 <= share < 0.5:
             yield f"{key}={share}: wanted a share from 0 to below 0.5."
-    if not c.optimizer.lr > 0:
-        yield f"optimizer.lr={c.optimizer.lr}: wanted a number above 0."
-    if not (c.max_tokens or c.trainer.get("max_epochs") or (c.trainer.get("max_steps") or -1) > 0):
+    for key, value in {
+        "optimizer.lr": c.optimizer.lr,
+        "lora.alpha": c.lora.alpha,
+        "lora.ratio": c.lora.ratio,
+    }.items():
+        if not 0 < value < math.inf:
+            yield f"{key}={value}: wanted a number above 0."
+    for key, value in {"optimizer.weight_decay": c.optimizer.weight_decay, "optimizer.neftune": c.optimizer.neftune}.items():
+        if not 0 <= value < math.inf:
+            yield f"{key}={value}: wanted 0 or more."
+    if not 0 <= c.lora.dropout < 1:
+        yield f"lora.dropout={c.lora.dropout}: wanted a share from 0 to below 1."
+    if not 0 <= c.optimizer.warmup <= 1:
+        yield f"optimizer.warmup={c.optimizer.warmup}: wanted a share of all steps, from 0 to 1."
+    if len(c.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in c.optimizer.betas):
+        yield f"optimizer.betas={c.optimizer.betas}: wanted two numbers from 0 to below 1, like [0.9, 0.999]."
+    if c.early_stopping and not c.validations:
+        yield f"early_stopping={c.early_stopping} counts validations, and validations=0 makes none."
+    budgets = {f"trainer.{key}": c.trainer.get(key) for key in ("max_epochs", "max_steps")}
+    strange = {key: value for key, value in budgets.items() if not isinstance(value, int | None)}
+    for key, value in strange.items():
+        yield f"{key}={value}: wanted a whole number; null or -1 for no such budget."
+    if not strange and not any((budget or -1) > 0 for budget in [c.max_tokens, *budgets.values()]):
         yield "No budget: give trainer.max_epochs, trainer.max_steps or max_tokens."
 
 
@@ -269,7 +292,8 @@ def flat(config: Config) -> dict[str, Any]:
 
 def identity(config: Config, everything: bool = False) -> dict[str, Any]:
     """The leaves that decide the weights. Rank 0 trains nothing: only the model is left of it, unless `everything`."""
-    leaves = {k: v for k, v in flat(config).items() if k not in NOT_IDENTITY and k.split(".")[0] not in NOT_IDENTITY}
+    not_mine = NOT_IDENTITY - IDENTITY_WHERE_STOPPED if config.early_stopping else NOT_IDENTITY
+    leaves = {k: v for k, v in flat(config).items() if k not in not_mine and k.split(".")[0] not in not_mine}
     if config.lora.r == 0 and not everything:
         kept = ("dataset.name", "model.", "lora.r")
         return {k: v for k, v in leaves.items() if k.startswith(kept)}
@@ -284,14 +308,14 @@ def run_folder(config: Config, defaults: Config) -> Path:
     """
     if config.out:
         return Path(config.out)
-    mine, theirs = identity(config), identity(defaults)
+    mine, theirs = flat(config), flat(defaults)
     head = [config.model.name]
     if config.lora.r:
         head += ["all" if config.sample is None else str(config.sample), f"r{config.lora.r}", f"seed{config.seed}"]
     else:
         head += ["r0"]
     said = {"dataset.name", "model.name", "sample", "lora.r", "seed"}
-    keys = mine.keys() | theirs.keys() if config.lora.r else mine.keys()
+    keys = identity(config).keys() | (identity(defaults).keys() if config.lora.r else set())
     differ = sorted(k for k in keys if mine.get(k) != theirs.get(k) and k not in said)
     return Path(config.outputs, config.dataset.name, "-".join(head + [spoken(k, mine.get(k)) for k in differ]))
 

@@ -59,6 +59,54 @@ def test_several_problems_come_in_one_message():
     assert len(str(caught.value).split("\n")) == 4
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.max_epochs=-1", "No budget"),
+        ("trainer.max_epochs=many", "trainer.max_epochs=many: wanted a whole number"),
+        ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]: wanted two numbers"),
+        ("optimizer.betas=[0.9,1.0]", "optimizer.betas=[0.9, 1.0]: wanted two numbers"),
+        ("lora.dropout=1.5", "lora.dropout=1.5: wanted a share from 0 to below 1"),
+        ("lora.dropout=1", "lora.dropout=1.0: wanted a share from 0 to below 1"),
+        ("lora.alpha=0", "lora.alpha=0.0: wanted a number above 0"),
+        ("lora.ratio=-2", "lora.ratio=-2.0: wanted a number above 0"),
+        ("optimizer.lr=nan", "optimizer.lr=nan: wanted a number above 0"),
+        ("optimizer.warmup=3", "optimizer.warmup=3.0: wanted a share of all steps"),
+        ("optimizer.weight_decay=-0.1", "optimizer.weight_decay=-0.1: wanted 0 or more"),
+        ("optimizer.neftune=-5", "optimizer.neftune=-5.0: wanted 0 or more"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_before_anything_starts(override, said):
+    with pytest.raises(Problem) as caught:
+        composed("model=tiny", override)
+    assert said in str(caught.value)
+
+
+def test_early_stopping_without_a_validation_is_refused():
+    with pytest.raises(Problem, match="validations=0 makes none"):
+        composed("model=tiny", "early_stopping=2", "validations=0")
+
+
+def test_a_budget_of_another_kind_is_enough():
+    assert composed("model=tiny", "trainer.max_epochs=-1", "max_tokens=100").max_tokens == 100
+    assert composed("model=tiny", "trainer.max_epochs=null", "trainer.max_steps=5").trainer["max_steps"] == 5
+
+
+def test_how_validation_is_measured_is_identity_only_where_it_decides_when_to_stop():
+    deciding = {"validations": 3, "validation_sample": 5, "eval_seed": 1}
+    words = [f"{key}={value}" for key, value in deciding.items()]
+    assert not deciding.keys() & identity(composed("model=tiny", *words)).keys()
+    assert name(*words) == name()
+    stopping = identity(composed("model=tiny", "early_stopping=2", *words))
+    assert {key: stopping[key] for key in deciding} == deciding
+    assert name("early_stopping=2") == name() + "-early_stopping2"
+    assert name("early_stopping=2", "eval_seed=1") == name() + "-early_stopping2-eval_seed1"
+
+
+def test_the_repository_that_was_read_is_identity():
+    assert name("dataset.hub=someone/squad") != name()
+
+
 def name(*overrides: str) -> str:
     return folder_of(composed("model=tiny", *overrides)).name
 
