@@ -24,7 +24,7 @@ def evaluate(config: Config) -> dict[str, str]:
     """Find the run that the words mean, let it answer the held-out Examples, score the answers."""
     if config.predictions:
         return evaluate_file(config)
-    run = runs.find(config) if config.lora.r else runs.folder_of(config)
+    run = runs.find(config) if config.lora.r else runs.untuned_folder(config)
     trained = runs.load_config(run) if config.lora.r else config
     asked = as_asked(config, trained)
     folder = run / "eval" / cell.folder_name(asked, trained)
@@ -58,9 +58,11 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
         print(
             f"  eval_sample={asked.eval_sample}: there are {len(examples)} held-out Examples; all are used.", flush=True
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
-    results = cell.write_results(folder, asked, trained, run, predictions, cost)
+    with runs.alone(folder):
+        if (folder / "results.json").is_file():  # by another process, since this one looked
+            return again(folder, asked, trained, run)
+        predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
+        results = cell.write_results(folder, asked, trained, run, predictions, cost)
     print(f"{folder}: {cell.said(results)}", flush=True)
     return {"said": cell.said(results), "run": str(run)}
 

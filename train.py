@@ -6,6 +6,7 @@
 Every key stands in conf/; --help lists the choices, --cfg job prints what a command would do.
 """
 
+import contextlib
 import dataclasses
 
 import hydra
@@ -20,6 +21,11 @@ register()
 
 def train(config: Config) -> dict[str, str]:
     """Fine-tune an adapter, save it and say what came of it: {"said": …, "run": folder}."""
+    with contextlib.ExitStack() as held:  # the folder, from the first file to the last
+        return _train(config, held)
+
+
+def _train(config: Config, held: contextlib.ExitStack) -> dict[str, str]:
     runs.check_hardware(config)
     if config.evaluate:
         metrics.check(config.dataset.metrics, metric_settings(config))
@@ -32,6 +38,8 @@ def train(config: Config) -> dict[str, str]:
         return untuned(config, folder)
     runs.check_owner(folder, config)
     if runs.finished(folder):
+        if config.dataset.path:
+            check_source(config, folder)
         print(f"{folder}: already finished", flush=True)
         return evaluated(config, {"said": "already finished", "run": str(folder)})
 
@@ -59,6 +67,9 @@ def train(config: Config) -> dict[str, str]:
     with clock("load"):
         device = target_device(config.trainer)
         base = load_base(config.model, device, asked_dtype(config.trainer, device))
+    held.enter_context(runs.alone(folder))
+    if runs.finished(folder):  # by another process, since this one looked
+        return evaluated(config, {"said": "already finished", "run": str(folder)})
     runs.write_config(folder, config)
     with clock("data"):
         leaks.check(config, data, folder)
@@ -80,6 +91,15 @@ def train(config: Config) -> dict[str, str]:
         return {"said": said, "run": str(folder)}
     finally:
         detach_lora(model)
+
+
+def check_source(config: Config, folder) -> None:
+    """Stop where the files that a finished run learnt from are no longer the same: their path alone does not tell."""
+    from llama_exp.data import DATASETS
+
+    data = DATASETS[config.dataset.name].of(config)
+    data.setup()
+    data.check_content(runs.read_summary(folder).get("content"))
 
 
 def untuned(config: Config, folder) -> dict[str, str]:

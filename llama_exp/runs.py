@@ -11,12 +11,14 @@ outputs/squad/tiny-300-r16-seed0/
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import OmegaConf
 
@@ -24,6 +26,8 @@ from llama_exp.config import CONF, SPOKEN, Config, default_config, flat, identit
 from llama_exp.records import Problem, write_json, written_whole
 
 FINISHED = ("finished", "stopped early")
+LOCK = ".lock"  # who holds it works in the folder
+UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 
 
 class Clock:
@@ -67,18 +71,77 @@ def check_owner(folder: Path, config: Config) -> None:
     """Stop where the folder belongs to something else, and say which keys differ from the config it holds."""
     held = read_config(folder)
     if held is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
             raise Problem(f"{folder} holds files but no config.yaml: not a run's folder. Choose another: out=FOLDER.")
         return
-    mine = identity(config)
-    theirs = {key: held.get(key) for key in mine}
-    differ = [f"  {key}: {theirs[key]} there, {mine[key]} asked for" for key in mine if theirs[key] != mine[key]]
+    mine = flat(config)
+    keys = sorted(identity(config).keys() | identity(load_config(folder)).keys())
+    differ = [f"  {key}: {held.get(key)} there, {mine.get(key)} asked for" for key in keys if held.get(key) != mine.get(key)]
     if differ:
         raise Problem(
             f"{folder} holds a run with another config:\n"
             + "\n".join(differ)
             + "\nChoose another folder (out=FOLDER) or delete it."
         )
+
+
+def untuned_folder(config: Config) -> Path:
+    """Where the untuned model's evaluations lie: never below an adapter's, whatever `out` says."""
+    folder = folder_of(config)
+    if read_config(folder) is not None:
+        raise Problem(
+            f"{folder} holds a trained run, and lora.r=0 means the untuned model. Leave out=… away, or name another folder."
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process while the block runs; a Problem where another process holds it.
+
+    The system lets go of the lock when the process ends, however it ends. Of the processes of one run
+    (DistributedDataParallel) the first holds it for all. A file that cannot be written is a Problem too.
+    """
+    if any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+        yield
+        return
+    path = Path(folder) / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            file.close()
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise Problem(
+            f"Cannot write to {folder}: {error.strerror or error}. Free some space or choose another place: outputs=FOLDER."
+        ) from error
+
+
+def _locked(path: Path) -> IO:
+    """The open file at `path`, locked. Who held it before has removed it: then the new one of that name is tried."""
+    import fcntl  # not on Windows, where a report can be made all the same
+
+    while True:
+        file = open(path, "a")  # noqa: SIM115 (its being open is the lock)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise Problem(
+                f"Another process works in {path.parent}. Wait for it, or stop it, and type the same command again."
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise  # a file system without locks: go on without
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()
 
 
 def write_config(folder: Path, config: Config) -> None:

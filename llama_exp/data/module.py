@@ -7,6 +7,8 @@ A dataset declares itself on it: which columns it needs, which upstream split is
 
 import copy
 import dataclasses
+import functools
+import hashlib
 from collections import Counter
 from string import Formatter
 from typing import Any
@@ -244,6 +246,26 @@ class ExampleDataModule(LightningDataModule):
             self._encoded[split] = tokens
             self.counts.setdefault("encoded", {})[split] = counts
         return self._encoded[split]
+
+    @functools.cached_property
+    def content(self) -> str:
+        """A hash of what is learnt and what validation is measured on: tells that a source was changed behind its name."""
+        digest = hashlib.sha256()
+        for example in [*self.train, *self.held_out("validation", self.validation_sample)]:
+            digest.update(repr(example).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:32]
+
+    def state_dict(self) -> dict[str, str]:
+        return {"content": self.content}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        self.check_content(state["content"])
+
+    def check_content(self, before: str | None) -> None:
+        """Stop where the Examples are not those of `before` (None: not known)."""
+        if before not in (None, self.content):
+            raise Problem(f"{self.dataset.name}: the Examples are not those that this run began with: its source was changed. "
+                          "Choose another folder (out=FOLDER), or delete the run's.")  # fmt: skip
 
     @classmethod
     def of(cls, config: Config, tokenizer=None) -> "ExampleDataModule":
