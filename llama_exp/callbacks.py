@@ -1,8 +1,10 @@
 """What happens beside the training loop: curves on disk, checkpoints, the best adapter so far."""
 
+import contextlib
 import csv
 import math
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -69,7 +71,7 @@ class Curves(L.Callback):
     def __init__(self, folder: Path, plan):
         self.path, self.plan = folder / "metrics.csv", plan
         self.tokens = 0  # useful ones (no padding) seen so far
-        self.seconds, self.training_seconds, self.last_step = 0.0, 0.0, 0
+        self.seconds, self.training_seconds, self.last_step = 0.0, 0.0, 0  # seconds: of the processes before this one
         self.began = self.last_time = time.perf_counter()
         self.quiet: set[str] = set()
 
@@ -190,10 +192,23 @@ def _learnt(module) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, value) for name, value in module.named_parameters() if value.requires_grad]
 
 
+def forget_peak(device: torch.device) -> None:
+    """Start `peak_memory` anew: each cell of a sweep, and each evaluation, has its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # not Linux: the whole process's
+            file.write("5")
+
+
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak: the GPU allocator's, or the process's resident set on CPU."""
+    """Bytes at the peak since `forget_peak`: the GPU allocator's, or the process's resident set on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,11 +1,13 @@
 """One evaluation of one cell: its folder, the replies, the scores. `evaluate.py` is the recipe that uses it.
 
 eval/squad-test-300/predictions.jsonl    a line a reply, written as they come: a killed evaluation continues
+eval/squad-test-300/cost.json            what the answers have cost so far, those before a kill included
 eval/squad-test-300/scores.jsonl         every item's scores, for tables and comparisons
 eval/squad-test-300/results.json         scores, config, cost; written last and whole
 """
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -19,6 +21,8 @@ from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
 from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
 from llama_exp.tables import SCORES, write_items
+
+COST = ("seconds", "tokens", "peak_memory_bytes")
 
 
 def folder_name(asked: Config, trained: Config) -> str:
@@ -39,18 +43,22 @@ def folder_name(asked: Config, trained: Config) -> str:
 def answer(folder: Path, asked: Config, examples: Sequence[Example], model, tokenizer) -> tuple[list[Prediction], dict]:
     """Reply to every Example that `predictions.jsonl` does not hold yet, and measure how likely its response is.
 
-    Returns all Predictions in the Examples' order, and the cost of this call: {"seconds", "tokens", "peak_memory_bytes"}.
+    Returns all Predictions in the Examples' order, and what they cost: {"seconds", "tokens", "peak_memory_bytes"}, all None
+    where that is not known of those that an earlier process made.
     """
-    from llama_exp.callbacks import peak_memory
+    from llama_exp.callbacks import forget_peak, peak_memory
     from llama_exp.data.encoding import encode_all, encode_prompts
     from llama_exp.generation import answers
 
     started = time.perf_counter()
+    device = next(model.parameters()).device
+    forget_peak(device)
     path = folder / "predictions.jsonl"
     done = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
     wanted = {example.id for example in examples}
     done = {key: prediction for key, prediction in done.items() if key in wanted}
     write_records(path, done.values())  # without the line that a kill cut short
+    before = cost_so_far(folder) if done else {key: 0 for key in COST}
     left = [example for example in examples if example.id not in done]
     if done and left:
         print(f"  continuing: {len(done)} of {len(examples)} are answered", flush=True)
@@ -72,16 +80,27 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
                 tokens += len(prompts[reply.place]) + count + reply.tokens
                 file.write(line(done[example.id]))
             file.flush()
+            write_json(folder / "cost.json", total(before, time.perf_counter() - started, tokens, peak_memory(device)))
             print(
                 f"\r  answered {len(done)}/{len(examples)}", end="\n" if len(done) == len(examples) else "", flush=True
             )
-    device = next(model.parameters()).device
-    cost = {
-        "seconds": round(time.perf_counter() - started, 3),
-        "tokens": tokens,
-        "peak_memory_bytes": peak_memory(device),
-    }
+    cost = total(before, time.perf_counter() - started, tokens, peak_memory(device))
     return [done[example.id] for example in examples], cost
+
+
+def cost_so_far(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "cost.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return dict.fromkeys(COST)
+
+
+def total(before: dict[str, Any], seconds: float, tokens: int, peak: int) -> dict[str, Any]:
+    """The cost of earlier processes and of this one; unknown where the former is."""
+    if any(before.get(key) is None for key in COST):
+        return dict.fromkeys(COST)
+    now = (round(before["seconds"] + seconds, 3), before["tokens"] + tokens, max(before["peak_memory_bytes"], peak))
+    return dict(zip(COST, now, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +222,6 @@ def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[
 
     As in the official script a missing answer scores 0. Raises Problem for a file of another shape.
     """
-    import json
-
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

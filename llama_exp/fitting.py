@@ -14,7 +14,7 @@ import lightning as L
 import torch
 
 from llama_exp import leaks, loss_page, runs
-from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints, peak_memory
+from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints, forget_peak, peak_memory
 from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
 from llama_exp.model import causal_lm, compute_dtype, save_lora, scale, trainable_parameters
@@ -90,8 +90,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak(next(module.parameters()).device)
     if not checkpoint.is_file():
         checkpoint = None
         for stale in ("eval", "adapter", "simulation", "summary.json"):  # of a run that this one replaces
@@ -188,6 +187,7 @@ def summarise(
         return outcome.status
     with clock("save"):
         save_lora(module.model, folder / "adapter")
+    seconds = {**clock.seconds, "train": round(curves.seconds + clock.seconds["train"], 3)}
     step = trainer.global_step
     plan = data.plan
     tokens = plan.seen(step, plan.lengths)
@@ -203,6 +203,7 @@ def summarise(
         "status": outcome.status,
         "reason": None,
         "identity": identity(config),
+        "content": data.content,
         "counts": counts(data),
         "audit": leaks.summary(folder),
         "lora": {"r": config.lora.r, "alpha": config.lora.alpha, "scaling": config.lora.scaling.value,
@@ -217,7 +218,7 @@ def summarise(
         "tokens_per_second": speed,
         "flops_per_token": 4 * parameters,  # forward, and backward to the inputs only: the base is frozen
         "mfu": runs.utilisation(4 * parameters * speed, device),
-        "seconds": {"import": 0.0, "load": 0.0, "data": 0.0, "save": 0.0, "evaluate": 0.0, **clock.seconds},
+        "seconds": seconds,
         "peak_memory_bytes": peak_memory(device),
         "energy_joules": joules,
         "loss": {"train": train_loss[-1] if train_loss else None, "validation": validation[-1] if validation else None,
@@ -235,7 +236,7 @@ def summarise(
     runs.write_summary(folder, summary)
     runs.discard_checkpoints(folder)
     held_out = f", validation loss {validation[-1]:.3f}" if validation else ""
-    said = f"{outcome.status}: {step} steps in {clock.seconds['train']:.0f} s, loss {train_loss[-1]:.3f}{held_out}"
+    said = f"{outcome.status}: {step} steps in {seconds['train']:.0f} s, loss {train_loss[-1]:.3f}{held_out}"
     print(f"{folder}: {said}", flush=True)
     draw_losses(folder, f"{said[:1].upper()}{said[1:]}.")
     return said

@@ -102,7 +102,7 @@ def test_an_interrupted_run_leaves_its_reason_and_its_curves_and_goes_on(tmp_pat
     import signal
     import time
 
-    words = small(**{"trainer.max_epochs": "20", "checkpoint_every": "2", "validations": "40"})
+    words = small(**{"trainer.max_epochs": "2000", "checkpoint_every": "2", "validations": "4000"})
     process = subprocess.Popen([sys.executable, "train.py", *words, f"outputs={tmp_path}/o"], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     deadline = time.monotonic() + 120
@@ -117,8 +117,8 @@ def test_an_interrupted_run_leaves_its_reason_and_its_curves_and_goes_on(tmp_pat
     [run] = (tmp_path / "o").glob("squad/*")
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "interrupted" and "Ctrl-C" in summary["reason"]
-    assert 4 <= summary["steps"] < summary["planned_steps"] == 80
-    assert f"Interrupted after step {summary['steps']} of 80" in (run / "losses.html").read_text()
+    assert 4 <= summary["steps"] < summary["planned_steps"] == 8000
+    assert f"Interrupted after step {summary['steps']:,} of 8,000" in (run / "losses.html").read_text()
     assert (run / "losses.png").is_file() and (run / "checkpoints/last.ckpt").is_file()
 
 

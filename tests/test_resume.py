@@ -143,3 +143,143 @@ def test_early_stopping_keeps_the_same_adapter_after_a_kill_while_it_was_saved(s
     assert not list((tmp_path / "o").glob("squad/*/summary.json")), "the kill came too late to show anything"
     command("train.py", *words)
     assert adapter(tmp_path / "o") == adapter(stopped)
+
+
+def test_a_continued_run_counts_the_seconds_of_the_process_before(tmp_path, command):
+    """4 steps of at least half a second before the checkpoint, 8 quick ones after it."""
+    words = [*small(**LONG), "checkpoint_every=4", f"outputs={tmp_path}/o"]
+    killed(*words, *killed_at(5, pause=0.5))
+    command("train.py", *words)
+    assert 2 < summary(tmp_path / "o")["seconds"]["train"]
+    assert float(rows(tmp_path / "o")[-1]["seconds"]) < summary(tmp_path / "o")["seconds"]["train"]
+
+
+def test_the_peak_memory_of_a_cell_is_its_own(tmp_path):
+    """What the process held before training, and training before evaluation, is not counted: 4 GB, and then none."""
+    words = [*small(**{"trainer": "cpu"}), "evaluate=true", f"outputs={tmp_path}/o"]
+    code = "import sys, runpy; big = b'x' * 4_000_000_000; del big; runpy.run_path('train.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [results] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
+    peaks = [summary(tmp_path / "o")["peak_memory_bytes"], json.loads(results.read_text())["peak_memory_bytes"]]
+    assert all(1e8 < peak < 3e9 for peak in peaks), peaks
+
+
+def test_a_peak_is_forgotten_on_demand():
+    import torch
+
+    from llama_exp.callbacks import forget_peak, peak_memory
+
+    device = torch.device("cpu")
+    forget_peak(device)
+    before = peak_memory(device)
+    big = b"x" * 200_000_000
+    assert peak_memory(device) > before + 150_000_000
+    del big
+    forget_peak(device)
+    assert peak_memory(device) < before + 50_000_000
+
+
+def wait_for(there, process, seconds=200):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None and not there():
+        time.sleep(0.01)
+    assert process.poll() is None and there()
+
+
+@pytest.mark.parametrize("processes", [[], ["trainer=ddp", "trainer.max_epochs=3"]], ids=["one process", "two processes"])
+def test_two_trainings_of_one_cell_do_not_meet_and_a_killed_one_lets_go(processes, tmp_path, command):
+    words = [*small(**LONG), "checkpoint_every=1", f"outputs={tmp_path}/o", *processes]
+    first = started("train.py", *words, *killed_at(99, pause=30))
+    wait_for(lambda: list((tmp_path / "o").glob("squad/*/metrics.csv")), first)
+    second = command("train.py", *words, check=None)
+    assert second.returncode == 2 and "Another process works in" in second.stderr, second.stderr
+    first.kill()
+    first.communicate()
+    command("train.py", *words)
+    assert [step for step, _ in curve(tmp_path / "o")] == list(range(1, 13))
+    assert not (run_of(tmp_path / "o") / ".lock").exists()
+
+
+def test_two_evaluations_of_one_cell_do_not_meet_and_a_killed_ones_cost_is_added(tmp_path, command):
+    words = small(**{"lora.r": "0", "eval_sample": "40", "eval_batch": "2"})
+    words.append(f"outputs={tmp_path}/o")
+    first = started("evaluate.py", *words)
+    found = lambda: [p for p in (tmp_path / "o").glob("squad/*/eval/*/cost.json") if p.stat().st_size]  # noqa: E731
+    wait_for(found, first)
+    first.send_signal(signal.SIGSTOP)
+    second = command("evaluate.py", *words, check=None)
+    assert second.returncode == 2 and "Another process works in" in second.stderr, second.stderr
+    first.kill()
+    first.communicate()
+    [cost] = found()
+    spent = json.loads(cost.read_text())
+    assert spent["seconds"] > 0 and spent["tokens"] > 0
+    assert "continuing" in command("evaluate.py", *words).stdout
+    results = json.loads(cost.with_name("results.json").read_text())
+    lines = [json.loads(line)["id"] for line in cost.with_name("predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == len(set(lines)) == 40
+    assert results["seconds"] > spent["seconds"] and results["tokens"] > spent["tokens"]
+    assert results["peak_memory_bytes"] >= spent["peak_memory_bytes"]
+    assert not cost.with_name(".lock").exists()
+
+
+def test_an_evaluation_that_cannot_write_says_so(tmp_path, command):
+    """A limit on the size of files stands for a full disk; a file in the way for a folder that cannot be written."""
+    words = small(**{"lora.r": "0", "eval_sample": "40"})
+    limited = f"trap '' XFSZ; ulimit -f 4; exec {sys.executable} evaluate.py {' '.join(words)} outputs={tmp_path}/o"
+    full = subprocess.run(["bash", "-c", limited], cwd=ROOT, capture_output=True, text=True)
+    assert full.returncode == 2 and "Cannot write to" in full.stderr and "Traceback" not in full.stderr, full.stderr
+    (tmp_path / "file").write_text("not a folder")
+    blocked = command("evaluate.py", *words, f"outputs={tmp_path}/file/o", check=None)
+    assert blocked.returncode == 2 and "Cannot write to" in blocked.stderr and "Traceback" not in blocked.stderr
+
+
+def test_a_source_that_was_edited_is_another_run(tmp_path, command):
+    """The path is the same, the rows are not: neither continued nor taken for finished."""
+    from tests.test_preflight import planted
+
+    def write(more: str) -> None:
+        for name, of_split in planted().items():
+            given = [{**row, "question": row["question"] + more} for row in of_split]
+            (tmp_path / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+
+    (tmp_path / "data").mkdir()
+    write("")
+    words = [w for w in small() if not w.startswith(("dataset.source", "dataset.rows"))]
+    words += [f"dataset.path={tmp_path}/data", "dataset.validation=0.2", "checkpoint_every=1", f"outputs={tmp_path}/o"]
+    killed(*words, *killed_at(2))
+    write(" Say.")
+    done = command("train.py", *words, check=None)
+    assert done.returncode == 2 and "its source was changed" in done.stderr, done.stderr
+    write("")
+    assert "Continuing from" in command("train.py", *words).stdout
+    assert "already finished" in command("train.py", *words).stdout
+    write(" Say.")
+    done = command("train.py", *words, check=None)
+    assert done.returncode == 2 and "its source was changed" in done.stderr, done.stderr
+
+
+def test_a_new_start_clears_what_an_earlier_run_left(tmp_path, command):
+    words = [*small(sample="8"), f"outputs={tmp_path}/o"]
+    command("train.py", *words)
+    run = run_of(tmp_path / "o")
+    (run / "summary.json").unlink()
+    for name in ("simulation", "eval"):
+        (run / name).mkdir()
+        (run / name / "left.json").write_text("{}")
+    command("train.py", *words)
+    assert not (run / "simulation").exists() and not (run / "eval").exists()
+
+
+def test_keys_that_only_the_stored_run_has_make_it_another(stopped, command):
+    run = run_of(stopped)
+    done = command("train.py", *[w for w in small(**WORSE) if not w.startswith("early")], f"out={run}", check=None)
+    assert done.returncode == 2 and "early_stopping: 3 there, None asked for" in done.stderr, done.stderr
+    done = command("train.py", *small(**{**WORSE, "validations": "10"}), f"out={run}", check=None)
+    assert done.returncode == 2 and "validations: 20 there, 10 asked for" in done.stderr, done.stderr
+
+
+def test_the_untuned_model_is_not_answered_from_a_trained_run(stopped, command):
+    done = command("evaluate.py", *small(**{**WORSE, "lora.r": "0"}), f"out={run_of(stopped)}", check=None)
+    assert done.returncode == 2 and "lora.r=0 means the untuned model" in done.stderr, done.stderr

@@ -20,12 +20,13 @@ def encode_all(
     """Encode Examples for training; also return what it cost.
 
     The prompt gets at most `max_length - max_new_tokens` tokens, whatever the answer is; a response that does not fit
-    beside its prompt drops the Example. Counts: encoded, shortened, answers_lost (a reference that stood in the context
-    stands there no longer), dropped_response_too_long, tokens, label_tokens.
+    beside its prompt drops the Example, and so does an empty one. Counts: encoded, shortened, answers_lost (a reference
+    that stood in the context stands there no longer), dropped_response_too_long, dropped_no_response, tokens, label_tokens.
     """
     prompts, shortened = encode_prompts(examples, tokenizer, max_length - max_new_tokens)
     replies = _ids(tokenizer, [example.response.strip() for example in examples])
     eos = tokenizer.eos_token_id
+    empty = sum(not reply for reply in replies)
     kept = []
     for example, prompt, reply in zip(examples, prompts, replies, strict=True):
         response = reply + [eos]
@@ -35,7 +36,8 @@ def encode_all(
         "encoded": len(kept),
         "shortened": len(shortened),
         "answers_lost": sum(_answer_lost(examples[place], cut) for place, cut in shortened.items()),
-        "dropped_response_too_long": len(examples) - len(kept),
+        "dropped_response_too_long": len(examples) - len(kept) - empty,
+        "dropped_no_response": empty,
         "tokens": sum(len(tokens.input_ids) for tokens in kept),
         "label_tokens": sum(tokens.label_tokens for tokens in kept),
     }
