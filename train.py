@@ -21,11 +21,11 @@ register()
 
 def train(config: Config) -> dict[str, str]:
     """Fine-tune an adapter, save it and say what came of it: {"said": …, "run": folder}."""
-    with contextlib.ExitStack() as held:  # the folder, from the first file to the last
-        return _train(config, held)
+    with contextlib.ExitStack() as working:  # the folder, from the first file to the last
+        return _train(config, working)
 
 
-def _train(config: Config, held: contextlib.ExitStack) -> dict[str, str]:
+def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     runs.check_hardware(config)
     if config.evaluate:
         metrics.check(config.dataset.metrics, metric_settings(config))
@@ -67,7 +67,7 @@ def _train(config: Config, held: contextlib.ExitStack) -> dict[str, str]:
     with clock("load"):
         device = target_device(config.trainer)
         base = load_base(config.model, device, asked_dtype(config.trainer, device))
-    held.enter_context(runs.alone(folder))
+    working.enter_context(runs.alone(folder))
     if runs.finished(folder):  # by another process, since this one looked
         return evaluated(config, {"said": "already finished", "run": str(folder)})
     runs.write_config(folder, config)
