@@ -256,7 +256,10 @@ def _problems(c: Config):
     }.items():
         if not 0 < value < math.inf:
             yield f"{key}={value}: wanted a number above 0."
-    for key, value in {"optimizer.weight_decay": c.optimizer.weight_decay, "optimizer.neftune": c.optimizer.neftune}.items():
+    for key, value in {
+        "optimizer.weight_decay": c.optimizer.weight_decay,
+        "optimizer.neftune": c.optimizer.neftune,
+    }.items():
         if not 0 <= value < math.inf:
             yield f"{key}={value}: wanted 0 or more."
     if not 0 <= c.lora.dropout < 1:

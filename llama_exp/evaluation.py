@@ -58,7 +58,7 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     wanted = {example.id for example in examples}
     done = {key: prediction for key, prediction in done.items() if key in wanted}
     write_records(path, done.values())  # without the line that a kill cut short
-    before = cost_so_far(folder) if done else {key: 0 for key in COST}
+    before = cost_so_far(folder) if done else dict.fromkeys(COST, 0)
     left = [example for example in examples if example.id not in done]
     if done and left:
         print(f"  continuing: {len(done)} of {len(examples)} are answered", flush=True)

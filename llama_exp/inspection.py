@@ -18,7 +18,8 @@ def show_data(data, tokenizer, with_example: bool) -> None:
     print(data.describe())
     say(f"  {'all' if asked is None else format(asked, ',')} asked for, {data.counts['sample']['used']:,} sampled, "
         f"{counts['encoded']:,} reach training; {counts['dropped_response_too_long']:,} dropped (their response does not "
-        f"fit), {counts['dropped_no_response']:,} without a response, {counts['shortened']:,} prompts shortened ({counts['answers_lost']:,} lost the answer)")  # fmt: skip
+        f"fit), {counts['dropped_no_response']:,} without a response, {counts['shortened']:,} prompts shortened "
+        f"({counts['answers_lost']:,} lost the answer)")  # fmt: skip
     say(f"  an epoch has {words.plural(counts['tokens'], 'token')}, {counts['label_tokens']:,} of them to learn "
         f"({counts['label_tokens'] / max(counts['tokens'], 1):.1%})")  # fmt: skip
     wrong = [item.id for item in tokens if not whole_turns(item, tokenizer.bos_token_id, tokenizer.eos_token_id)]

@@ -27,7 +27,16 @@ from llama_exp.records import Problem, write_json, written_whole
 
 FINISHED = ("finished", "stopped early")
 LOCK = ".lock"  # who holds it works in the folder
-UNWRITABLE = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+UNWRITABLE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 class Clock:
@@ -76,7 +85,9 @@ def check_owner(folder: Path, config: Config) -> None:
         return
     mine = flat(config)
     keys = sorted(identity(config).keys() | identity(load_config(folder)).keys())
-    differ = [f"  {key}: {held.get(key)} there, {mine.get(key)} asked for" for key in keys if held.get(key) != mine.get(key)]
+    differ = [
+        f"  {key}: {held.get(key)} there, {mine.get(key)} asked for" for key in keys if held.get(key) != mine.get(key)
+    ]
     if differ:
         raise Problem(
             f"{folder} holds a run with another config:\n"

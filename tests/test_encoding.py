@@ -81,9 +81,11 @@ def test_answers_lost_to_shortening_are_counted(tokenizer):
 
 def test_a_response_that_does_not_fit_drops_the_example_and_is_counted(tokenizer):
     endless = dataclasses.replace(PLAIN, id="b", response="very " * 300)
-    kept, counts = encode_all([PLAIN, endless], tokenizer, 128, 32)
+    silent = dataclasses.replace(PLAIN, id="c", response=" ")
+    kept, counts = encode_all([PLAIN, endless, silent], tokenizer, 128, 32)
     assert [tokens.id for tokens in kept] == ["a"]
     assert counts["dropped_response_too_long"] == 1
+    assert counts["dropped_no_response"] == 1
     assert counts["encoded"] == 1
 
 
