@@ -165,7 +165,8 @@ class KeepBest(L.Callback):
         self.best, self.waited, self.adapter = state["best"], state["waited"], state["adapter"]
 
     def on_train_start(self, trainer, module) -> None:
-        trainer.should_stop = self.stopped  # it had, and was killed before it could say so
+        if self.stopped:  # it had, and was killed before it could say so
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer, module) -> None:
         loss = trainer.callback_metrics.get("validation_loss")

@@ -293,10 +293,15 @@ def flat(config: Config) -> dict[str, Any]:
     return dict(walk(config, ""))
 
 
+def deciding(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Those of a config's leaves that can change the weights."""
+    left_out = NOT_IDENTITY - IDENTITY_WHERE_STOPPED if leaves.get("early_stopping") else NOT_IDENTITY
+    return {k: v for k, v in leaves.items() if k not in left_out and k.split(".")[0] not in left_out}
+
+
 def identity(config: Config, everything: bool = False) -> dict[str, Any]:
     """The leaves that decide the weights. Rank 0 trains nothing: only the model is left of it, unless `everything`."""
-    not_mine = NOT_IDENTITY - IDENTITY_WHERE_STOPPED if config.early_stopping else NOT_IDENTITY
-    leaves = {k: v for k, v in flat(config).items() if k not in not_mine and k.split(".")[0] not in not_mine}
+    leaves = deciding(flat(config))
     if config.lora.r == 0 and not everything:
         kept = ("dataset.name", "model.", "lora.r")
         return {k: v for k, v in leaves.items() if k.startswith(kept)}

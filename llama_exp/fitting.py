@@ -121,7 +121,8 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
         reason = f"ended after {trainer.global_step} of {data.plan.total_steps} planned steps"
         leave_behind(folder, config, trainer, data, started, "interrupted", reason)
         raise Problem(
-            f"{folder}: the run {reason} (a limit among the trainer's keys?). The same command without it goes on."
+            f"{folder}: the run {reason}: a limit among the trainer's keys? How long a run is, trainer.max_epochs, "
+            "trainer.max_steps and max_tokens say."
         )
     best.restore(module)
     return Outcome("stopped early" if best.stopped else "finished", started)

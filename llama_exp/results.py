@@ -275,7 +275,7 @@ def _identity_of(config: Path) -> dict[str, Any]:
     """The identity of a run that has no summary yet, from its config.yaml."""
     import yaml
 
-    from llama_exp.config import NOT_IDENTITY
+    from llama_exp.config import deciding
 
     def walk(value, key):
         if isinstance(value, dict):
@@ -288,8 +288,7 @@ def _identity_of(config: Path) -> dict[str, Any]:
         stored = yaml.safe_load(config.read_text(encoding="utf-8", errors="replace"))
     except yaml.YAMLError as error:
         raise ValueError(_reason(error)) from None
-    leaves = walk(_cleaned(stored), "") if isinstance(stored, dict) else ()
-    return {k: v for k, v in leaves if k not in NOT_IDENTITY and k.split(".")[0] not in NOT_IDENTITY}
+    return deciding(dict(walk(_cleaned(stored), ""))) if isinstance(stored, dict) else {}
 
 
 def part(values: dict, *keys: str) -> dict[str, Any]:
