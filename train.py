@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 
 from llama_exp import cli, metrics, runs
 from llama_exp.config import Config, register, resolve
-from llama_exp.evaluation import metric_settings
 
 register()
 
@@ -22,6 +21,8 @@ def train(config: Config) -> dict[str, str]:
     """Fine-tune an adapter, save it and say what came of it: {"said": …, "run": folder}."""
     runs.check_hardware(config)
     if config.evaluate:
+        from llama_exp.evaluation import metric_settings
+
         metrics.check(config.dataset.metrics, metric_settings(config))
     folder = runs.folder_of(config)
     if config.preflight:

@@ -1,6 +1,6 @@
 """How a command ends: readable messages instead of tracebacks, and exit codes.
 
-0 = done, 1 = at least one cell of a sweep failed, 2 = the command itself was wrong and nothing was started.
+0 = done, 1 = at least one cell of a sweep failed, 2 = the command itself was wrong and nothing was started, 130 = Ctrl-C.
 """
 
 import difflib
@@ -36,7 +36,8 @@ def hush() -> None:
     for message in REMARKS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero",
-                 "lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero", "bitsandbytes"):  # fmt: skip
+                 "lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero", "bitsandbytes",
+                 "torch._subclasses.fake_tensor"):  # fmt: skip
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -57,8 +58,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except Problem as problem:
         _stop(str(problem), 2)
-    except KeyboardInterrupt:
-        _stop("Interrupted. The same command continues from the last checkpoint.", 130)
+    except KeyboardInterrupt as interrupt:
+        _stop("\n" + (str(interrupt) or "Interrupted. The same command goes on where this one stopped."), 130)
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -119,7 +120,8 @@ def one_job(function: Callable) -> Callable:
 
 
 def _stop(text: str, code: int) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
     sys.exit(code)
 
 

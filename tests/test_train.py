@@ -135,6 +135,34 @@ def test_a_killed_run_continues_and_its_losses_are_those_of_an_uninterrupted_one
     assert summary["steps"] == 12
 
 
+@pytest.mark.parametrize("checkpoint_every", [2, 50])
+def test_ctrl_c_in_a_sweep_is_one_clear_message_and_the_same_command_goes_on(checkpoint_every, tmp_path, command):
+    words = [w for w in small(**{"trainer.max_epochs": "6", "checkpoint_every": str(checkpoint_every)})
+             if not w.startswith("lora.r=")]  # fmt: skip
+    words = ["train.py", "-m", *words, "lora.r=1,2", f"outputs={tmp_path}/o"]
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        files = list((tmp_path / "o").glob("squad/*-r2-*/metrics.csv"))
+        if files and len(files[0].read_text().splitlines()) > 5:
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the whole group
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("Interrupted after step ") and " of 24. " in last
+    assert ("continues from the last checkpoint" if checkpoint_every == 2 else "starts it anew") in last
+    for noise in ("Traceback", "FakeTensor", "KeyboardInterrupt", "Error", "cells,"):
+        assert noise not in said, noise
+    again = command(*words)
+    assert "already finished" in again.stdout and "2 cells, 0 failed" in again.stdout
+    assert ("Continuing from" in again.stdout) == (checkpoint_every == 2)
+    summaries = [json.loads(path.read_text()) for path in (tmp_path / "o").glob("squad/*/summary.json")]
+    assert [summary["steps"] for summary in summaries] == [24, 24]
+
+
 def test_two_processes_learn_what_one_does(tmp_path, command):
     """Real gloo processes; 3 Examples a step, so that the ranks' shares differ in number and in label tokens."""
     words = small(batch="3")
