@@ -130,6 +130,14 @@ def collect(folder: Path) -> tuple[list[Run], list[Unread]]:
     return runs, unread
 
 
+def asked_of(evaluation: Evaluation) -> dict[str, Any]:
+    """{dotted key: value} of what an evaluation asked, as it stands in its file: to be typed again, not to be shown."""
+    try:
+        return part(json.loads((evaluation.folder / "results.json").read_text(encoding="utf-8")), "evaluation")
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
 def read_curve(run: Run) -> tuple[Curve, list[Unread]]:
     """The losses in metrics.csv. A last line cut short by a kill is left out, as in any row without a number."""
     path = run.folder / "metrics.csv"
@@ -273,9 +281,18 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
 
 def _identity_of(config: Path) -> dict[str, Any]:
     """The identity of a run that has no summary yet, from its config.yaml."""
-    import yaml
+    return _cleaned(identity_among(stored_leaves(config)))
 
+
+def identity_among(leaves: dict[str, Any]) -> dict[str, Any]:
     from llama_exp.config import NOT_IDENTITY
+
+    return {k: v for k, v in leaves.items() if k not in NOT_IDENTITY and k.split(".")[0] not in NOT_IDENTITY}
+
+
+def stored_leaves(config: Path) -> dict[str, Any]:
+    """{dotted key: value} of a config.yaml, as it stands there: not yet cleaned."""
+    import yaml
 
     def walk(value, key):
         if isinstance(value, dict):
@@ -288,8 +305,7 @@ def _identity_of(config: Path) -> dict[str, Any]:
         stored = yaml.safe_load(config.read_text(encoding="utf-8", errors="replace"))
     except yaml.YAMLError as error:
         raise ValueError(_reason(error)) from None
-    leaves = walk(_cleaned(stored), "") if isinstance(stored, dict) else ()
-    return {k: v for k, v in leaves if k not in NOT_IDENTITY and k.split(".")[0] not in NOT_IDENTITY}
+    return dict(walk(stored, "")) if isinstance(stored, dict) else {}
 
 
 def part(values: dict, *keys: str) -> dict[str, Any]:

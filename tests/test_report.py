@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -295,7 +296,10 @@ def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
     assert "Its interval: test set only; one training seed. Another seed could move the score" in one.stdout
     assert "The untuned model scores squad/f1 0.33 ± 0.30. Nothing fine-tuned has been evaluated" in untuned.stdout
     page = Page(tmp_path / "one" / "report" / "index.html")
-    assert "To add it: python evaluate.py dataset=squad model=tiny lora.r=0" in page.text
+    assert (
+        "To add it: python evaluate.py dataset=squad model=tiny lora.r=0 dataset.source=synthetic eval_sample=300"
+        in page.text
+    )
     assert "svg" in Page(tmp_path / "untuned" / "report" / "index.html").tags
 
 
@@ -427,18 +431,73 @@ def test_ids_are_read_from_whole_lines_only(tmp_path):
     assert item_ids(run.evaluations[0]) == {f"q{n}" for n in range(ITEMS)}
 
 
-def test_a_command_can_be_typed_back(tmp_path):
-    differing = {"dataset.path": "my data/it's, here", "lora.targets": "attention"}
-    write_run(tmp_path, status="failed", reason="x", seed=3, **differing)
-    (run,), _ = collect(tmp_path)
-    typed = reporting.command(run)
-    words = shlex.split(typed)
-    assert words[:6] == ["python", "train.py", "dataset=squad", "model=tiny", "sample=300", "lora.r=16"]
-    assert {"seed=3", "lora.targets=attention", "dataset.path='my data/it\\'s, here'"} <= set(words)
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def composed(words):
+    """The config that a printed command means, read by a shell and by Hydra."""
+    from hydra import compose, initialize_config_dir
 
-    parsed = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words[2:])}
-    assert parsed["dataset.path"] == "my data/it's, here" and parsed["seed"] == 3
+    from llama_exp.config import CONF, register, resolve
+
+    typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True).stdout
+    program, *overrides = typed.split("\0")[1:-1]
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return program, resolve(compose("config", overrides))
+
+
+ODD = [
+    ("model=tiny", "trainer.max_epochs=2", "dataset.path=data/squad", "eval_sample=50", "sample=60", "seed=3"),
+    ("model=tiny", "lora=attention", "lora.r=2", "optimizer.lr=5e-5", "optimizer.betas=[0.8,0.9]", "max_tokens=4000"),
+    ("model=tiny", "dataset=guanaco", "max_length=200", "+dataset.cleaning.urls=true", "trainer=cpu", "evaluate=true"),
+    ("experiment=quickstart", "sample=30", "data_seed=1", "+trainer.accumulate_grad_batches=1"),
+    ("model=llama2_7b", "dataset=medical", "model.revision='1e5'", "early_stopping=2", "lora.scaling=constant"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ODD)
+@pytest.mark.parametrize("status", ["interrupted", "finished"])
+def test_a_printed_command_means_that_very_cell(words, status, tmp_path, monkeypatch):
+    from llama_exp import runs
+    from llama_exp.config import flat, identity
+
+    monkeypatch.chdir(tmp_path)
+    _, config = composed(" ".join(["python", "train.py", *map(shlex.quote, words)]))
+    config.outputs = "my results"
+    config.dataset.template = "It's\n\tone: {context}\\'s \u202e${question} {message}"
+    folder = runs.folder_of(config)
+    runs.write_config(folder, config)
+    runs.write_summary(folder, {"status": status, "identity": identity(config)})
+    done = run_report(Path("my results").absolute(), PYTHONPATH=str(ROOT))
+    assert "\u202e" not in done.stdout and "\t" not in done.stdout
+    (typed,) = (line.strip() for line in done.stdout.splitlines() if line.strip().startswith("python "))
+    program, meant = composed(typed)
+    assert identity(meant) == identity(config)
+    assert runs.folder_of(meant) == folder.absolute()
+    if status == "finished":
+        assert program == "evaluate.py" and meant.eval_sample == config.eval_sample
+    else:
+        here = {"outputs", "out"}
+        assert program == "train.py"
+        assert {k: v for k, v in flat(meant).items() if k not in here} == {
+            k: v for k, v in flat(config).items() if k not in here
+        }
+
+
+def test_a_run_in_a_folder_of_its_own_is_named_by_it(tmp_path):
+    write_run(tmp_path, name="../mine/here", seed=3)
+    (run,), _ = collect(tmp_path / "mine")
+    assert f"out={tmp_path}/mine/here" in reporting.next_command(run, tmp_path / "mine", [])
+
+
+def test_what_is_not_evaluated_yet_is_evaluated_like_the_others_and_the_untuned_model_too(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    write_run(tmp_path, sample=1000)
+    assert run_report(tmp_path).returncode == 0
+    page = Page(tmp_path / "report" / "index.html").text
+    found = re.findall(r"python evaluate.py .*? outputs=\S+", page)
+    assert len(found) == 2
+    for _, meant in map(composed, found):
+        assert (meant.eval_sample, meant.eval_seed, meant.dataset.source.value) == (300, 0, "synthetic")
+        assert meant.outputs == str(tmp_path)
 
 
 def test_a_read_only_folder_is_a_message(tmp_path):
