@@ -70,7 +70,7 @@ def value(of: Any) -> str:
 def quoted(word: str) -> str:
     """A word for the shell. Control characters are spelt out, so that a command is one line and can be shown."""
     if not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in word):
-        return shlex.quote(word)
+        return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
     def spelt(c: str) -> str:
         if c in "\\'":
