@@ -151,7 +151,6 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
     from llama_exp import drawing, plots, training_plots
 
     files: dict[str, None] = {}
-    place = plots.colours(runs)
 
     def picture(file_name: str, figure, label: str, **kept) -> Picture:
         stem = re.sub(r"[^A-Za-z0-9._]+", "-", file_name)[:80].strip("-.")
@@ -169,13 +168,13 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
             if c.best() and panel.settings:
                 name, caption = words.panel_name(panel, c), captions.caption(panel, c)
                 drawn.setdefault(i, []).append(picture(
-                    f"score-{words.title(c)}-{c.metric}-{name}", plots.scores(panel, c, place), caption, name=name,
+                    f"score-{words.title(c)}-{c.metric}-{name}", plots.scores(panel, c), caption, name=name,
                     caption=caption, notes=panel_notes(panel, c, runs, home.parent)))  # fmt: skip
         if sum(s.rank > 0 for _, s, _ in costs.priced(c, prices)) > 1:
             caption = captions.cost_caption(c, prices)
             front = {s.key for _, s, _ in costs.front(c, prices)}
             unit = prices.currency if costs.axis(c, prices) == "money" else "seconds"
-            spent[i] = picture(f"cost-{words.title(c)}-{c.metric}", plots.costs(costs.priced(c, prices), front, c, place, unit),
+            spent[i] = picture(f"cost-{words.title(c)}-{c.metric}", plots.costs(costs.priced(c, prices), front, c, unit),
                                caption, caption=caption, notes=captions.cost_notes(c))  # fmt: skip
     curves, unread = {}, []
     for run in runs:
@@ -187,7 +186,7 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
         stem = f"loss-{name}" if name else f"loss-{family.dataset}-{family.model}"
         caption = captions.losses_caption({r.name: curves[r.folder] for r in family.runs})
         losses += [picture(stem, figure, caption, name=name, caption=caption, width=figure.get_figwidth() * 5)
-                   for figure in training_plots.losses(family, curves, place)]  # fmt: skip
+                   for figure in training_plots.losses(family, curves)]  # fmt: skip
     time, bars = None, training_plots.bars(runs)
     if bars:
         caption = captions.time_caption(bars, training_plots.BARS)

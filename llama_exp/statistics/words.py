@@ -21,12 +21,12 @@ def decimals(half_width: float) -> int:
 
 
 def plus_minus(estimate: float | None, low: float | None, high: float | None, sign: bool = False) -> str:
-    """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the sides differ by more than a quarter; `71.2 ± ?` unknown."""
+    """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the sides differ by more than a quarter; `71.2 (no interval)`."""
     plus = "+" if sign else ""
     if estimate is None:
         return "undefined"
     if low is None or high is None:
-        return f"{estimate:{plus}.4g} ± ?"
+        return f"{estimate:{plus}.4g} (no interval)"
     down, up = estimate - low, high - estimate
     places = decimals((high - low) / 2)
     if min(down, up) > 0 and max(down, up) <= 1.25 * min(down, up):
