@@ -198,7 +198,26 @@ def test_words(c: Comparison) -> str:
     kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "method not named"
     words += f" ± is half of a 95 % interval ({kinds}): where the score would likely lie on other items of this kind."
     missing = len(intervals) - len(stored)
-    return words + (f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else "")
+    words += f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else ""
+    return words + _audited(c)
+
+
+def _audited(c: Comparison) -> str:
+    """What is known of test items in the training sets."""
+    tuned = [one.evaluation for _, setting in c.settings() if setting.rank for one in setting.scored]
+    known = [e.clean.items / e.items for e in tuned if e.clean and e.clean.items is not None and e.items]
+    if not tuned:
+        return ""
+    if not known:
+        return " Whether the training sets hold test items is not known: there is no audit of them."
+    some = (
+        "" if len(known) == len(tuned) else f" of the {len(known)} of {len(tuned)} runs whose audit covers these items"
+    )
+    if min(known) == 1:
+        return f" The audit found no test item in the training sets{some}, nor one much like it."
+    if max(known) == 0:
+        return f" Every test item stands in the training sets{some}, or one much like it: these scores show memory."
+    return f" In the training sets{some} stands up to {1 - min(known):.1%} of the test items, or one much like it."
 
 
 def pending(runs: list[Run]) -> list[tuple[Run, str]]:

@@ -37,7 +37,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """The scores on some of the test items alone."""
+    """The scores on some of the test items alone; none where these are all of them, or none of them."""
 
     items: int | None
     scores: dict[str, float]
@@ -236,7 +236,8 @@ def _evaluation(path: Path) -> Evaluation:
 def _subset(values: dict[str, Any]) -> Subset | None:
     scores = {k: _number(v) for k, v in part(values, "scores").items()}
     scores = {k: v for k, v in scores.items() if v is not None}
-    return Subset(_whole(values.get("items")), scores, dict(_intervals(part(values, "intervals")))) if scores else None
+    items = _whole(values.get("items"))
+    return Subset(items, scores, dict(_intervals(part(values, "intervals")))) if scores or items is not None else None
 
 
 def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, Interval]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from llama_exp import report as reporting
+from llama_exp import words
 from llama_exp.results import clean, collect, item_ids
 from llama_exp.settings import comparisons
 from llama_exp.spreadsheet import harmless
@@ -377,6 +378,20 @@ def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
     text = Page(tmp_path / "report" / "index.html").text
     assert "lora.alpha differs between the lines: 16 at rank 8 and 32 at rank 16." in text
     assert "squad after training on guanaco" in text
+
+
+def test_titles_say_in_one_way_how_many_items_were_asked(tmp_path):
+    for name, asked in (("some", 300), ("every", None), ("other", 300)):
+        evaluation = {"dataset.name": "squad", "dataset.source": "synthetic", "split": "test", "eval_sample": asked,
+                      "eval_seed": 1 if name == "other" else 0}  # fmt: skip
+        home = write_run(tmp_path, name=name, f1=50.0, sample=len(name) * 100, evaluation={"evaluation": evaluation})
+        if asked is None:
+            path = next(home.rglob("results.json"))
+            path.write_text(path.read_text().replace('"items": 300', '"items": 400'))
+    found = [f"{words.title(c)}, {words.split_of(c)}" for c in comparisons(collect(tmp_path)[0])]
+    assert sorted(found) == ["squad (rows made by rule), test split, all 400 items",
+                             "squad (rows made by rule, eval_seed 0), test split, a sample of 300 items",
+                             "squad (rows made by rule, eval_seed 1), test split, a sample of 300 items"]  # fmt: skip
 
 
 def test_the_untuned_model_is_drawn_only_beside_the_items_that_it_answered(tmp_path):

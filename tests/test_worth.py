@@ -194,6 +194,26 @@ def test_the_score_on_clean_items_stands_beside_the_full_one(tmp_path):
     assert "f1, clean items" in [column.name for column in table.columns] and "48.0 ± 4.0" in table.rows[0]
 
 
+AUDITS = [(None, "Whether the training sets hold test items is not known"), ({"items": 300}, "The audit found no test item"),
+          ({"items": 0}, "Every test item stands in the training sets"),
+          ({"items": 280, "scores": {F1: 48.0}}, "stands up to 6.7% of the test items")]  # fmt: skip
+
+
+@pytest.mark.parametrize("clean, said", AUDITS)
+def test_what_the_audit_found_is_said_also_where_it_found_nothing(clean, said, tmp_path):
+    write_run(tmp_path, f1=50.0, evaluation={"clean": clean})
+    assert said in findings.test_words(weighed(tmp_path))
+
+
+def test_on_a_busy_machine_the_cost_says_that_the_clock_ran_for_all(tmp_path):
+    for sample, rate in ((100, 900.0), (300, 2100.0)):
+        write_run(tmp_path / "cpu", sample=sample, f1=50.0, summary={"tokens_per_second": rate})
+        write_run(tmp_path / "gpu", sample=sample, f1=50.0, summary={"device": "NVIDIA H100"})
+    said = score_tables.cost_words(weighed(tmp_path / "cpu"), costs.Prices())
+    assert "Times are by the clock" in said and "at 900 to 2,100 tokens a second" in said
+    assert "by the clock" not in score_tables.cost_words(weighed(tmp_path / "gpu"), costs.Prices())
+
+
 def test_equal_recipes_are_seldom_told_apart_and_a_worse_one_is():
     """8 equal recipes x 3 runs whose scatter differs fourfold; at full size 1 to 7 of 100 such grids name a worse one."""
     rng, weights, alarms, found = np.random.default_rng(0), np.full(40, 5.0), 0, 0
