@@ -142,7 +142,12 @@ def _noise(c: Comparison, setting: Setting) -> list[str]:
     if not interval.shares:
         return [f"{ends}; the interval counts the test items alone."]
     shares = joined(f"{_source(name)} {100 * share:.0f} %" for name, share in interval.shares)
-    return [f"{ends}. What makes the mean uncertain (shares of the variance, rough with few runs): {shares}."]
+    said = [f"{ends}. What makes the mean uncertain (shares of the variance, rough with few runs): {shares}."]
+    if interval.unseen:
+        from llama_exp.statistics.words import describe_unseen
+
+        said.append(describe_unseen(interval.unseen, setting.seeds()))
+    return said
 
 
 def _source(name: str) -> str:

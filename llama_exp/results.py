@@ -26,13 +26,17 @@ BIDI = {chr(c) for c in (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % interval. `shares`: of its variance, what came from the test set, from training, from sampling."""
+    """A 95 % interval. `shares`: of its variance, what came from the test set, from training, from sampling.
+
+    `unseen`: where the runs show no luck of their own, the standard error that it may have all the same.
+    """
 
     low: float
     high: float
     method: str = ""
     note: str = ""
     shares: tuple[tuple[str, float], ...] = ()
+    unseen: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
