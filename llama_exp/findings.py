@@ -104,11 +104,15 @@ def _cheapest(c: Comparison, prices: Prices) -> list[str]:
     if setting.rank == 0:
         return ["The cheapest of these is the untuned model, which needs no training."]
     whole = next(x for _, s, x in priced(c, prices) if s.key == best[1].key)
+    gap = c.standing.against.get(setting.key) if c.standing else None
+    worst = None if not gap or gap[0].low is None else -gap[0].low if c.metric in LOWER_IS_BETTER else gap[0].high
+    room = "" if worst is None else (
+        f" That it is as good is not shown: it may score up to {number(c.metric, worst)} worse.")  # fmt: skip
     if axis(c, prices) == "money":
         said = f"{money(spent, prices.currency)} instead of {money(whole, prices.currency)}"
     else:
         said = f"{duration(spent)} of training instead of {duration(whole)}"
-    return [f"The cheapest of these: {cell(panel, setting, c)}, {said}."]
+    return [f"The cheapest of these: {cell(panel, setting, c)}, {said}.{room}"]
 
 
 def _more_data(c: Comparison, panel: Panel, setting: Setting) -> list[str]:
@@ -200,8 +204,9 @@ def test_words(c: Comparison) -> str:
         words += f" {c.metric} is {MEANINGS[c.metric]}."
     if not stored:
         return words + " No interval is stored with them."
-    kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "method not named"
-    words += f" ± is half of a 95 % interval ({kinds}): where the score would likely lie on other items of this kind."
+    kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "not named"
+    words += (" ±, or a range in brackets, is a 95 % interval: where the score would likely lie on other items of this kind. "
+              f"Its method: {kinds}.")  # fmt: skip
     missing = len(intervals) - len(stored)
     words += f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else ""
     return words + _audited(c)

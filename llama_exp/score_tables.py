@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llama_exp import captions, costs, words
 from llama_exp.costs import Prices
-from llama_exp.results import Interval, Run
+from llama_exp.results import Interval
 from llama_exp.settings import Comparison, Panel, Setting
 
 
@@ -87,7 +87,10 @@ def placed(s: Setting, c: Comparison, wide: bool) -> str:
     if gap.low is None:
         return "cannot be told apart" if tied else "worse"
     size = words.sure(abs(gap.difference), _turned(gap))
-    return f"cannot be told apart: {words.sure(gap.difference, _turned(gap, False))}" if tied else f"worse by {size}"
+    if not tied:
+        return f"worse by {size}"
+    apart = "cannot be told apart" + (" among so many" if gap.low > 0 or gap.high < 0 else "")
+    return f"{apart}: {words.sure(gap.difference, _turned(gap, False))}"
 
 
 def _turned(gap, positive: bool = True) -> Interval:
@@ -130,27 +133,7 @@ def cost_words(c: Comparison, prices: Prices) -> str:
                  if prices.price_per_gpu_hour is None else " Money is unknown for runs without a GPU.")  # fmt: skip
     else:
         said += f" Money is GPU-hours times {words.money(prices.price_per_gpu_hour, prices.currency)}."
-    said += " Energy is unknown where it was not measured." if any(one.energy is None for one in spent) else ""
-    return said + _busy(c)
-
-
-def _busy(c: Comparison) -> str:
-    """What the clock also counts: whatever else the machine did."""
-    runs = [one.run for _, s in c.settings() if s.rank for one in s.scored]
-    speeds = [speed for speed in (_speed(run) for run in runs) if speed]
-    uneven = bool(speeds) and max(speeds) > 1.5 * min(speeds)
-    if not uneven and not any(run.summary.get("device") == "cpu" for run in runs):
-        return ""
-    said = " Times are by the clock: whatever else the machine did while a run trained is in them."
-    if uneven:
-        said += (f" These runs trained at {words.whole(min(speeds))} to {words.whole(max(speeds))} tokens a second: "
-                 "their tokens compare better than their times.")  # fmt: skip
-    return said
-
-
-def _speed(run: Run) -> float | None:
-    value = run.summary.get("tokens_per_second")
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
+    return said + (" Energy is unknown where it was not measured." if any(one.energy is None for one in spent) else "")
 
 
 def curve_table(c: Comparison, prices: Prices) -> Table | None:
