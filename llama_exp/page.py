@@ -43,8 +43,8 @@ class Pictures:
     files: tuple[str, ...] = ()
 
 
-def pending_table(pending: list[tuple[Run, str]], commands: dict[Path, str]) -> Table:
-    rows = [(run.name, why, commands.get(run.folder, "")) for run, why in pending]
+def pending_table(pending: list[tuple[Run, str]], typed: dict[Path, str]) -> Table:
+    rows = [(run.name, why, typed.get(run.folder, "")) for run, why in pending]
     return Table(columns("run/", "why", "to go on, type`"), rows)
 
 
@@ -158,7 +158,7 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
 
 
 def render(folder: str, compared: list[Comparison], runs: list[Run], unread: list[Unread], pictures: Pictures,
-           pending: list[tuple[Run, str]], commands: dict[Path, str], prices: Prices) -> str:  # fmt: skip
+           pending: list[tuple[Run, str]], typed: dict[Path, str], prices: Prices) -> str:  # fmt: skip
     """The whole page as one string."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -181,7 +181,7 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
         sections=sections,
         runs=len(runs),
         pending=pending,
-        pending_table=pending_table(pending, commands),
+        pending_table=pending_table(pending, typed),
         losses=pictures.losses,
         losses_words=LOSSES_WORDS,
         time=pictures.time,
