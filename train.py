@@ -42,6 +42,8 @@ def train(config: Config) -> dict[str, str]:
         from llama_exp.data import DATASETS
         from llama_exp.finetune import Finetune
         from llama_exp.fitting import build_trainer, fit, summarise
+        from llama_exp.llama.products import held
+        from llama_exp.memory import choose
         from llama_exp.model import attach_lora, detach_lora, load_base, load_tokenizer, target_device
     with clock("data"):
         tokenizer = load_tokenizer(config.model)
@@ -60,11 +62,15 @@ def train(config: Config) -> dict[str, str]:
     runs.write_config(folder, config)
     with clock("data"):
         leaks.check(config, data, folder)
-    model = attach_lora(base, config.lora, config.seed, config.model.gradient_checkpointing)
+    choice = choose(base, config, data.plan)
+    data.micro_batch = choice.micro_batch
+    if choice.why:
+        print(f"  memory: {choice.why}", flush=True)
+    model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
         module = Finetune(model, config.optimizer, steps, config.seed)
         trainer = build_trainer(config, folder, data, base)
-        with clock("train"):
+        with clock("train"), held(base, choice.hold):
             outcome = fit(trainer, module, data, folder, config)
         said = summarise(folder, config, trainer, module, data, outcome, clock)
         if config.evaluate and trainer.is_global_zero:

@@ -99,7 +99,7 @@ class ModelConfig:
     revision: str | None
     quantisation: Quantisation
     licence: str
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | None  # null = where the memory asks for it
     needs_gpu: bool  # stop early, with advice, where there is none
 
 
@@ -147,7 +147,8 @@ class Config:
     data_seed: int  # which Examples a sample holds
     max_length: int  # tokens of prompt and response together
     batch: int  # Examples a step
-    micro_batch: int | None  # Examples a forward pass; null = batch
+    micro_batch: int | None  # Examples a forward pass; null = as many as the memory holds
+    memory: float | None  # GiB of the GPU
     max_tokens: int | None  # budget in tokens seen; null = trainer.max_epochs or trainer.max_steps rules
     validations: int  # how often validation loss is measured during a run
     validation_sample: int | None  # Examples it is measured on; null = all
@@ -160,7 +161,7 @@ class Config:
     split: Split
     eval_sample: int | None
     eval_seed: int  # no sweep moves it
-    eval_batch: int  # prompts a generation batch
+    eval_batch: int | None  # prompts a generation batch; null = as many as the memory holds
     bertscore: BertScoreConfig  # read where dataset.metrics names it
     trained_on: str | None  # evaluate an adapter trained on this dataset
     predictions: str | None  # score this file instead of a model
@@ -171,7 +172,7 @@ class Config:
 
 # Keys that cannot change the weights that training leaves behind. Everything else is identity.
 NOT_IDENTITY = {
-    "bertscore", "logger", "micro_batch", "validations", "validation_sample", "checkpoint_every", "preflight", "audit",
+    "bertscore", "logger", "micro_batch", "memory", "validations", "validation_sample", "checkpoint_every", "preflight", "audit",
     "evaluate", "split", "eval_sample",
     "eval_seed", "eval_batch", "trained_on", "predictions", "outputs", "out", "dataset.metrics", "dataset.licence",
     "model.licence", "model.gradient_checkpointing", "model.needs_gpu", "dataset.hub", "trainer.accelerator",
@@ -221,7 +222,7 @@ def _settled(config: Config) -> Config:
 
 def _problems(c: Config):
     positive = {"batch": c.batch, "max_length": c.max_length, "eval_batch": c.eval_batch, "sample": c.sample,
-                "micro_batch": c.micro_batch, "eval_sample": c.eval_sample, "max_tokens": c.max_tokens,
+                "micro_batch": c.micro_batch, "eval_sample": c.eval_sample, "memory": c.memory, "max_tokens": c.max_tokens,
                 "checkpoint_every": c.checkpoint_every, "dataset.max_new_tokens": c.dataset.max_new_tokens,
                 "dataset.rows": c.dataset.rows, "early_stopping": c.early_stopping,
                 "validation_sample": c.validation_sample, "bertscore.batch": c.bertscore.batch,

@@ -20,9 +20,10 @@ ENDINGS = {
     CLOSING: "a farewell, or thanks that the agent answered",
     REPEAT: "a turn in words that were said before",
     SILENCE: "a side said nothing",
-    LIMIT: "the turn limit",
+    LIMIT: "as many turns as turns= allows",
     SCRIPT: "a script had no more lines",
 }
+SHARES = ("closing", "distinct_1", "distinct_2", "self_repetition")  # scores from 0 to 1
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 FAREWELL = re.compile(
     r"\b(?:good)?bye\b|\btake care\b|\bsee you\b|\bfarewell\b|\b(?:you are|you['’]?re|ur|most) (?:very )?welcome\b|"

@@ -44,7 +44,7 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     """
     from llama_exp.callbacks import peak_memory
     from llama_exp.data.encoding import encode_all, encode_prompts
-    from llama_exp.generation import generate, likelihood
+    from llama_exp.generation import answers
 
     started = time.perf_counter()
     path = folder / "predictions.jsonl"
@@ -58,18 +58,19 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     limit = asked.max_length - asked.dataset.max_new_tokens
     prompts, shortened = encode_prompts(left, tokenizer, limit)
     encoded, _ = encode_all(left, tokenizer, asked.max_length, asked.dataset.max_new_tokens)
-    measured = likelihood(model, encoded, rows=max(1, asked.eval_batch // 4))
-    tokens = sum(map(len, prompts)) + sum(len(item.input_ids) for item in encoded)
+    of_id = {item.id: item for item in encoded}
+    measured = [of_id.get(example.id) for example in left]
+    tokens = 0
     with open(path, "a", encoding="utf-8") as file:
-        for replies in generate(
-            model, tokenizer, prompts, max_new_tokens=asked.dataset.max_new_tokens, batch=asked.eval_batch
+        for replies in answers(
+            model, tokenizer, prompts, measured, max_new_tokens=asked.dataset.max_new_tokens, batch=asked.eval_batch
         ):
             for reply in replies:
                 example = left[reply.place]
-                nll, count = measured.get(example.id, (None, 0))
-                done[example.id] = Prediction(example.id, example.prompt, example.references, reply.text, example.group, nll,
-                                              count, reply.finished, reply.place in shortened, example.tags)  # fmt: skip
-                tokens += reply.tokens
+                count = measured[reply.place].label_tokens if measured[reply.place] else 0
+                done[example.id] = Prediction(example.id, example.prompt, example.references, reply.text, example.group,
+                                              reply.nll, count, reply.finished, reply.place in shortened, example.tags)  # fmt: skip
+                tokens += len(prompts[reply.place]) + count + reply.tokens
                 file.write(line(done[example.id]))
             file.flush()
             print(

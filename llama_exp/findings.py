@@ -26,6 +26,8 @@ MEANINGS = {
     "squad/exact_match": "answers equal to a right one, in percent",
     "squad/precision": "share of the reply's words that are right, in percent",
     "squad/recall": "share of the right answer's words that are in the reply, in percent",
+    "bertscore/f1": "how well the reply's words and the reference's match in meaning, to an encoder",
+    "rouge/rougeL": "the longest sequence of words that reply and reference share, in percent of their length",
     "loss": "surprise per token at the right answer; lower is better",
     "perplexity": "e to the loss; lower is better",
 }
@@ -50,10 +52,19 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     elif baseline and baseline.mean(c.metric) is not None:
         first += f"; the untuned model scores {with_span(c.metric, baseline)}"
     else:
-        first += "; the untuned model has not been evaluated"
+        first += "; the untuned model has not been evaluated" + " with this BERTScore" * bool(_apart(c))
     said = _place(c, setting) if c.standing else _by_intervals(c, setting)
     return [first + ".", *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
-            *_overlapping(c, setting), *_loss_instead(c, setting)]  # fmt: skip
+            *_overlapping(c, setting), *_loss_instead(c, setting), *_apart(c)]  # fmt: skip
+
+
+def _apart(c: Comparison) -> list[str]:
+    """That other scores stand apart from these because of how their BERTScore was made."""
+    if not any(key.startswith("bertscore.") for key in c.keys):
+        return []
+    return ["Other scores of this dataset stand apart: their BERTScore was made with another encoder, layer or scale, and such "
+            "numbers cannot be compared. To bring them together type the same bertscore.model and bertscore.layer to "
+            "evaluate.py, which scores the stored replies anew."]  # fmt: skip
 
 
 def _place(c: Comparison, best: Setting) -> list[str]:

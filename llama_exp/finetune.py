@@ -8,7 +8,7 @@ from torch import nn
 
 from llama_exp.config import OptimizerConfig, OptimizerName, Schedule
 from llama_exp.data.packing import Batch
-from llama_exp.model import response_nll
+from llama_exp.llama.forward import response_nll
 from llama_exp.records import Problem
 
 
@@ -37,7 +37,7 @@ class Finetune(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         with neftune(self.model, batch, self.optimizer_config.neftune):
-            nll, _ = response_nll(self.model, batch.input_ids, batch.labels, batch.position_ids)
+            nll, _ = response_nll(self.model, batch)
         total = nll.sum()
         self.window += torch.stack([total.detach(), torch.as_tensor(nll.numel(), device=total.device)]).to(self.window)
         return total * self.trainer.accumulate_grad_batches  # Lightning divides by it
@@ -67,7 +67,7 @@ class Finetune(L.LightningModule):
         self.held_out = torch.zeros(2, dtype=torch.float64)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        nll, _ = response_nll(self.model, batch.input_ids, batch.labels, batch.position_ids)
+        nll, _ = response_nll(self.model, batch)
         self.held_out += torch.tensor([nll.double().sum().item(), nll.numel()], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
@@ -128,9 +128,10 @@ class neftune:  # noqa: N801 (a context manager, read as a verb)
 
     def __enter__(self):
         if self.alpha:
-            lengths = example_lengths(self.batch.position_ids)
+            lengths = torch.tensor(self.batch.lengths)
+            lengths = lengths.repeat_interleave(lengths).to(self.batch.input_ids.device)
 
-            def add_noise(_layer, _inputs, embedded):  # embedded (B, T, d)
+            def add_noise(_layer, _inputs, embedded):  # embedded (1, T, d)
                 width = self.alpha / torch.sqrt(lengths.unsqueeze(-1) * embedded.shape[-1])
                 return embedded + torch.empty_like(embedded).uniform_(-1, 1) * width.to(embedded.dtype)
 
@@ -141,11 +142,3 @@ class neftune:  # noqa: N801 (a context manager, read as a verb)
     def __exit__(self, *_):
         if self.hook:
             self.hook.remove()
-
-
-def example_lengths(position_ids: torch.Tensor) -> torch.Tensor:
-    """(B, T) positions -> (B, T): how long the Example is that each token belongs to."""
-    starts = (position_ids == 0).long()
-    segment = starts.cumsum(1) - 1 + torch.arange(len(starts), device=starts.device).unsqueeze(1) * starts.shape[1]
-    counts = torch.bincount(segment.flatten(), minlength=int(segment.max()) + 1)
-    return counts[segment]

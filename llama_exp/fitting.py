@@ -17,7 +17,7 @@ from llama_exp import leaks, loss_page, runs
 from llama_exp.callbacks import Curves, KeepBest, WholeCheckpoints, checkpoints, peak_memory
 from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
-from llama_exp.model import compute_dtype, save_lora, scale, trainable_parameters
+from llama_exp.model import causal_lm, compute_dtype, save_lora, scale, trainable_parameters
 from llama_exp.records import Problem
 
 
@@ -55,7 +55,7 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
         callbacks=[curves, KeepBest(folder, config.early_stopping), Energy(),
                    checkpoints(folder, config.checkpoint_every)],
     )  # fmt: skip
-    trainer.accumulate_grad_batches = plan.accumulation(config.micro_batch or config.batch, trainer.world_size)
+    trainer.accumulate_grad_batches = plan.accumulation(data.micro_batch, trainer.world_size)
     trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
     return trainer
 
@@ -235,7 +235,8 @@ def summarise(
         "precision": str(trainer.precision),
         "quantisation": config.model.quantisation.value,
         "world_size": trainer.world_size,
-        "micro_batch": config.micro_batch or config.batch,
+        "micro_batch": data.micro_batch,
+        "gradient_checkpointing": causal_lm(module.model).is_gradient_checkpointing,
         **runs.provenance(),
         "started": outcome.started,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,5 +1,12 @@
-"""Prompts in, replies out, batched or as they come; and how likely the model finds the responses of held-out people."""
+"""Prompts in, replies out; and how likely the model finds the responses of held-out people.
 
+answers      greedy replies and likelihoods of held-out Examples, from one pass over what their prompts share
+generate     transformers' own, batched: also by drawing
+stream       one reply as it comes
+likelihood   of given responses alone
+"""
+
+import dataclasses
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -8,19 +15,52 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from llama_exp.data.packing import row_loader
-from llama_exp.model import causal_lm, response_nll
+from llama_exp import memory
+from llama_exp.data.packing import collate, in_parts
+from llama_exp.llama.answering import Asked, answer, batches
+from llama_exp.llama.forward import response_nll
+from llama_exp.llama.products import held
+from llama_exp.model import causal_lm
 from llama_exp.records import Tokens
+
+AT_ONCE = 256  # prompts, where neither the config nor the memory says less
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """place: which prompt; finished: whether it ended by EOS before the limit; tokens: how many were generated."""
+    """place: which prompt; finished: whether it ended by EOS before the limit; tokens: how many were generated;
+    nll: summed over the response that it was measured on, in nats."""
 
     place: int
     text: str
     finished: bool
     tokens: int
+    nll: float | None = None
+
+
+def answers(
+    model: nn.Module, tokenizer, prompts: Sequence[Sequence[int]], measured: Sequence[Tokens | None], *,
+    max_new_tokens: int, batch: int | None = None,
+) -> Iterator[list[Reply]]:  # fmt: skip
+    """Reply greedily to each prompt (ids from BOS to `[/INST]`); yields a batch of replies at a time, longest prompts first.
+
+    The same replies as `generate`'s, and as `likelihood`'s the likelihood of each prompt's response in `measured` (None:
+    there is none, or it does not fit). batch: prompts at once; None = as many as the memory holds.
+    """
+    llama = causal_lm(model)
+    llama.eval()
+    asked = []
+    for place, (prompt, tokens) in enumerate(zip(prompts, measured, strict=True)):
+        response = () if tokens is None else tuple(tokens.input_ids[len(prompt) :])
+        if tokens is not None and tokens.input_ids[: len(prompt)] != list(prompt):
+            raise ValueError(f"{tokens.id} was measured on another prompt than it is asked")
+        asked.append(Asked(place, tuple(prompt), response))
+    weight = next(llama.parameters())
+    with held(llama, weight.is_cuda and memory.room_to_hold(llama)):
+        room = memory.cache_tokens(llama)
+        for some in batches(asked, max_new_tokens, batch or AT_ONCE, room):
+            found = answer(llama, some, new=max_new_tokens, eos=tokenizer.eos_token_id)
+            yield [dataclasses.replace(_reply(tokenizer, one.place, one.ids), nll=one.nll) for one in found]
 
 
 @torch.inference_mode()
@@ -141,27 +181,14 @@ def _reply(tokenizer, place: int, ids: list[int]) -> Reply:
 
 
 @torch.inference_mode()
-def likelihood(model: nn.Module, tokens: Sequence[Tokens], rows: int) -> dict[str, tuple[float, int]]:
-    """{id: (summed negative log-likelihood of the response and its EOS in nats, its tokens)}, packed, `rows` at a time."""
+def likelihood(model: nn.Module, tokens: Sequence[Tokens], size: int = 4096) -> dict[str, tuple[float, int]]:
+    """{id: (summed negative log-likelihood of the response and its EOS in nats, its tokens)}, `size` tokens at a time."""
     model.eval()
     device = next(model.parameters()).device
     found: dict[str, tuple[float, int]] = {}
-    if not tokens:
-        return found
-    loader = row_loader(tokens, rows)
-    for lines, batch in zip(loader.dataset, loader, strict=True):
-        batch = batch.to(device)
-        nll, places = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
-        width = batch.input_ids.shape[1]
-        owner = torch.empty(len(lines) * width, dtype=torch.long)
-        items = []
-        for row, inside in enumerate(lines):
-            end = row * width
-            for item in inside:
-                owner[end : end + len(item.input_ids)] = len(items)
-                end += len(item.input_ids)
-                items.append(item)
-        sums = torch.zeros(len(items), dtype=torch.float64)
-        sums.index_add_(0, owner[places.cpu()], nll.double().cpu())
-        found.update({item.id: (float(total), item.label_tokens) for item, total in zip(items, sums, strict=True)})
+    ordered = sorted(tokens, key=lambda item: (-len(item.input_ids), item.id))
+    for part in in_parts(ordered, size):
+        nll, _ = response_nll(model, collate(part).to(device))
+        sums = [piece.sum().item() for piece in nll.double().cpu().split([item.label_tokens for item in part])]
+        found.update({item.id: (total, item.label_tokens) for item, total in zip(part, sums, strict=True)})
     return found

@@ -108,7 +108,7 @@ def publish(config: Config, words: Words) -> Path:
         prepare_adapter(run, trained, folder)
     if is_llama2(trained):
         write_notice(trained, folder)
-    write_card(folder / "README.md", run, trained, repo, comparison)
+    write_card(folder / "README.md", run, trained, repo, comparison, Path(config.outputs))
     check_secrets(folder, run, hub)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     total = sum(path.stat().st_size for path in files)

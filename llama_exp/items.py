@@ -1,9 +1,9 @@
-"""Scores item by item, from the predictions on disk: what intervals over seeds and paired comparisons are made of.
+"""Scores item by item, from what is on disk: what intervals over seeds and paired comparisons are made of.
 
-    eval/<name>/predictions.jsonl  ->  Items {score: one value per item}  ->  report/items/<name>.json, read next time
+    eval/<name>/predictions.jsonl, scores.jsonl  ->  Items {score: one value per item}  ->  report/items/<name>.json
 
-Only metrics that are computed in a moment are computed again here. BERTScore and its kind need a model: for them the
-stored scores must do, and the report says so. Nothing here imports torch or numpy.
+The scores are those that evaluate.py stored beside the predictions, BERTScore and ROUGE among them. An evaluation that
+has no scores.jsonl gets those that are computed in a moment. Nothing here imports torch.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from llama_exp.records import Prediction, Problem, read_predictions, written_who
 from llama_exp.results import Evaluation
 
 QUICK = ("squad", "decision")  # pure Python: tens of microseconds an item
-FORM = 1  # of the files in report/items; another number makes them anew
+FORM = 2  # of the files in report/items; another number makes them anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +35,38 @@ class Items:
 
 def read(evaluation: Evaluation, cache: Path | None = None) -> Items | str:
     """The items of an evaluation, or in words why there are none. With `cache`, kept there for the next report."""
-    path = evaluation.folder / "predictions.jsonl"
+    path, stored = evaluation.folder / "predictions.jsonl", evaluation.folder / "scores.jsonl"
     try:
-        facts = path.stat()
+        stamp = [FORM, *_version(path), *(_version(stored) if stored.is_file() else ()), *sorted(evaluation.scores)]
     except OSError:
         return "predictions.jsonl is not there"
-    families = sorted({name.split("/")[0] for name in evaluation.scores} & set(QUICK))
-    stamp = [FORM, facts.st_size, facts.st_mtime_ns, *families]
     kept = cache / f"{hashlib.sha256(str(evaluation.folder).encode()).hexdigest()[:20]}.json" if cache else None
     found = _kept(kept, stamp)
     if found is None:
         try:
-            found = score(read_predictions(path), families)
+            found = score(read_predictions(path), evaluation)
         except (Problem, OSError, ValueError, TypeError, AttributeError) as error:
-            return f"predictions.jsonl cannot be read ({str(error).splitlines()[0][:200]})"
+            return f"its answers cannot be read ({str(error).splitlines()[0][:200]})"
         _keep(kept, stamp, found)
     return _doubt(found, evaluation) or found
 
 
-def score(predictions: list[Prediction], families: list[str]) -> Items:
-    """Each prediction's scores, in the order of the file."""
-    from llama_exp.metrics import metric
+def _version(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
-    scores = {
-        name: tuple(map(float, values)) for family in families for name, values in metric(family)(predictions).items()
-    }
+
+def score(predictions: list[Prediction], evaluation: Evaluation) -> Items:
+    """Each prediction's scores, in the order of the file: as stored, else computed where that takes a moment."""
+    from llama_exp.metrics import metric
+    from llama_exp.tables import SCORES, read_items
+
+    if (evaluation.folder / SCORES).is_file():
+        found = read_items(evaluation.folder, predictions)
+    else:
+        quick = {name.split("/")[0] for name in evaluation.scores} & set(QUICK)
+        found = {name: values for family in sorted(quick) for name, values in metric(family)(predictions).items()}
+    scores = {name: tuple(map(float, values)) for name, values in found.items()}
     measured = bool(predictions) and all(p.nll is not None and p.tokens > 0 for p in predictions)
     return Items(
         tuple(p.id for p in predictions), tuple(p.group for p in predictions), scores,
@@ -69,7 +76,7 @@ def score(predictions: list[Prediction], families: list[str]) -> Items:
 
 
 def _doubt(items: Items, evaluation: Evaluation) -> str:
-    """Why these predictions are not those that results.json was made from; "" if they are."""
+    """Why these are not the answers that results.json was made from; "" if they are."""
     if not items.ids:
         return "predictions.jsonl is empty"
     if len(set(items.ids)) < len(items.ids):
@@ -80,9 +87,7 @@ def _doubt(items: Items, evaluation: Evaluation) -> str:
     for name, mean in means.items():
         stored = evaluation.scores.get(name)
         if stored is not None and not math.isclose(mean, stored, rel_tol=1e-6, abs_tol=1e-6):
-            return (
-                f"predictions.jsonl gives {name} {mean:.4g} where results.json says {stored:.4g}: not the same answers"
-            )
+            return f"item by item {name} is {mean:.4g} where results.json says {stored:.4g}: not the same answers"
     return ""
 
 

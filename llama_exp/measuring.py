@@ -3,30 +3,29 @@
 The base and the adapter are the real ones; the gradients and the adapter are thrown away.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import torch
 
 from llama_exp.config import Config
-from llama_exp.data.packing import Batch, Plan, pack, packed
+from llama_exp.data.packing import Batch, collate
 from llama_exp.finetune import Finetune, neftune
-from llama_exp.model import compute_dtype, response_nll
+from llama_exp.llama.forward import response_nll
+from llama_exp.memory import available
+from llama_exp.model import compute_dtype
 from llama_exp.records import Problem, Tokens
 from llama_exp.words import memory as in_words
 
 STEPS = 3
-LOOKED_AT = 300  # steps of a plan whose padding is counted; the rest is like them
 SHORTER = "model.gradient_checkpointing=true (slower), or a smaller max_length"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a micro-batch of so many tokens (padding included) takes on one device.
+    """What a micro-batch of so many tokens takes on one device.
 
     memory    at_rest + per_token · tokens, in bytes: base, adapter and optimizer; then what a step adds
     seconds   fixed + each · tokens: forward, backward and update
@@ -48,7 +47,7 @@ class Measured:
 
 def longest(tokens: Sequence[Tokens], share: int) -> Batch:
     """The heaviest micro-batch that a run could draw: its `share` longest Examples."""
-    return packed(sorted(tokens, key=lambda item: -len(item.input_ids))[:share])
+    return collate(sorted(tokens, key=lambda item: -len(item.input_ids))[:share])
 
 
 def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], share: int) -> Measured:
@@ -95,7 +94,7 @@ def step(model: torch.nn.Module, batch: Batch, optimizer, config: Config) -> flo
     """Seconds of forward, backward and update, as in training."""
     began = _now(batch)
     with _precision(batch), neftune(model, batch, config.optimizer.neftune):
-        nll, _ = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+        nll, _ = response_nll(model, batch)
     nll.sum().backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -106,7 +105,7 @@ def step(model: torch.nn.Module, batch: Batch, optimizer, config: Config) -> flo
 def _forward(model: torch.nn.Module, batch: Batch) -> float:
     began = _now(batch)
     with _precision(batch):
-        response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+        response_nll(model, batch)
     return _now(batch) - began
 
 
@@ -119,40 +118,6 @@ def _now(batch: Batch) -> float:
 def _precision(batch: Batch):
     dtype = compute_dtype(batch.input_ids.device)
     return torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype is not torch.float32)
-
-
-def padded(plan: Plan, tokens: Sequence[Tokens], share: int, world: int) -> tuple[float, int]:
-    """(tokens with padding, micro-batches) of the whole run on one of `world` ranks."""
-    places = range(0, plan.total_steps, -(-plan.total_steps // LOOKED_AT))
-    width = 0
-    for number in places:
-        mine = [tokens[place] for place in plan.step(number)[::world]]
-        for start in range(0, len(mine), share):
-            lines = pack(mine[start : start + share])
-            width += len(lines) * max(sum(len(item.input_ids) for item in line) for line in lines)
-    return width * plan.total_steps / len(places), plan.total_steps * plan.accumulation(share, world)
-
-
-def available(device: torch.device) -> float:
-    """Bytes that this process may take in all: what is free, and what it holds."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    import psutil
-
-    return min(psutil.virtual_memory().available, free_in_container()) + psutil.Process().memory_info().rss
-
-
-def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes left under the container's own limit (cgroup 2, then 1), which the machine's free memory does not show."""
-    for names in (("memory.max", "memory.current", "memory.stat"),
-                  ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")):  # fmt: skip
-        try:
-            limit, used, stat = ((root / name).read_text(encoding="ascii") for name in names)
-            cached = next(int(line.split()[1]) for line in stat.splitlines() if "inactive_file" in line.split()[0])
-            return int(limit) - int(used) + cached  # files that were read lately give way
-        except (OSError, ValueError, StopIteration):  # no such cgroup, or "max": no limit
-            continue
-    return math.inf
 
 
 def _peak(device: torch.device, work) -> tuple[float, float, float]:
@@ -187,8 +152,8 @@ def _resident(name: str) -> float:
         return psutil.Process().memory_info().rss
 
 
-def key_of(config: Config, device: torch.device, share: int) -> tuple:
+def key_of(config: Config, device: torch.device, share: int, recompute: bool) -> tuple:
     """Cells with the same key differ in nothing that a token costs."""
     model, lora = config.model, config.lora
-    return (model.path, model.revision, model.quantisation, model.gradient_checkpointing, str(device), lora.r, lora.targets,
+    return (model.path, model.revision, model.quantisation, recompute, str(device), lora.r, lora.targets,
             lora.dropout > 0, config.optimizer.name, config.optimizer.neftune > 0, share)  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 from llama_exp.config import Config, Quantisation
 from llama_exp.records import Example, Problem
 
+AT_ONCE = 32  # prompts, where eval_batch does not say
 ANSWER = 32  # tokens of an answer that are compared: any rounding parts two long answers sooner or later
 SHARD = "2GB"  # a broken upload begins again at a shard
 
@@ -52,7 +53,7 @@ def merge(adapter: Path, trained: Config, asked: Config, folder: Path) -> None:
         source = models.resolve_path(trained.model.path)
         AutoTokenizer.from_pretrained(source, revision=trained.model.revision).save_pretrained(folder)
     finally:
-        models._loaded.clear()  # the base that is kept in memory is no longer the base
+        models.forget_base()  # what was merged into is no longer the base
 
 
 def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: int) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
     published = models.load_tokenizer(as_published)
     _check_ids(tokenizer, published, examples)
     loss_merged, theirs = _answers(models.load_base(as_published, device), published, trained, asked, examples)
-    models._loaded.clear()
+    models.forget_base()
     equal = sum(a == b for a, b in zip(mine, theirs, strict=True)) / len(examples)
     return {"items": len(examples), "loss_adapter": loss_adapter, "loss_merged": loss_merged, "equal_answers": equal}
 
@@ -90,12 +91,14 @@ def _answers(model, tokenizer, trained: Config, asked: Config, examples: list[Ex
 
     longest = trained.dataset.max_new_tokens
     encoded, _ = encode_all(examples, tokenizer, trained.max_length, longest)
-    measured = likelihood(model, encoded, rows=max(1, asked.eval_batch // 4)).values()
+    measured = likelihood(model, encoded).values()
     if not measured:
         raise Problem("No held-out Example fits max_length: the merged model cannot be compared with the adapter.")
     prompts, _ = encode_prompts(examples, tokenizer, trained.max_length - longest)
     answers = [""] * len(examples)
-    for replies in generate(model, tokenizer, prompts, max_new_tokens=min(ANSWER, longest), batch=asked.eval_batch):
+    for replies in generate(
+        model, tokenizer, prompts, max_new_tokens=min(ANSWER, longest), batch=asked.eval_batch or AT_ONCE
+    ):
         for reply in replies:
             answers[reply.place] = reply.text
     return sum(nll for nll, _ in measured) / sum(tokens for _, tokens in measured), answers

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llama_exp.config import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
+from llama_exp.llama.products import lay_side_by_side
 from llama_exp.records import Problem
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -70,12 +71,17 @@ def load_base(model: ModelConfig, device: torch.device) -> nn.Module:
     """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
     key = (model.path, model.revision, model.quantisation, str(device))
     if key not in _loaded:
-        _loaded.clear()  # two bases would not fit beside each other on most cards
+        forget_base()  # two bases would not fit beside each other on most cards
         base = _read_base(model, device)
         base.requires_grad_(False)
         base.config.use_cache = True
         _loaded[key] = base.eval()
     return _loaded[key]
+
+
+def forget_base() -> None:
+    """Let go of the base in memory: it was changed for good, or whoever has it keeps it as its own."""
+    _loaded.clear()
 
 
 def _read_base(model: ModelConfig, device: torch.device) -> nn.Module:
@@ -97,6 +103,8 @@ def _read_base(model: ModelConfig, device: torch.device) -> nn.Module:
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
     keep_float32_on_cpu(base)
+    for decoder in base.model.layers:
+        lay_side_by_side(decoder)
     return base
 
 
@@ -236,20 +244,3 @@ def trainable_parameters(model: nn.Module) -> int:
 def causal_lm(model: nn.Module) -> nn.Module:
     """The LlamaForCausalLM inside, adapter layers in place, whether or not PEFT is wrapped around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def response_nll(model: nn.Module, input_ids, labels, position_ids) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood of each labelled token, in nats, float32.
-
-    input_ids, labels, position_ids (B, T) -> nll (N,) and where (N,): the flat place in the batch of each labelled token.
-    Only hidden states that predict a label meet the output layer: a tenth of the work for SQuAD, where nearly all tokens
-    are prompt. `use_cache=False` and no attention mask are what keeps packed Examples apart.
-    """
-    llama = causal_lm(model)
-    hidden = llama.model(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-    targets = labels[:, 1:].reshape(-1)
-    places = (targets != -100).nonzero().squeeze(1)
-    rows, width = labels.shape
-    chosen = hidden[:, :-1].reshape(rows * (width - 1), -1)[places]
-    nll = nn.functional.cross_entropy(llama.lm_head(chosen).float(), targets[places], reduction="none")
-    return nll, places // (width - 1) * width + places % (width - 1) + 1

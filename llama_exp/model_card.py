@@ -14,7 +14,8 @@ from llama_exp import runs
 from llama_exp.config import Config, Source
 from llama_exp.data.prompts import user_text
 from llama_exp.records import Problem, written_whole
-from llama_exp.results import clean
+from llama_exp.results import Evaluation, clean, collect
+from llama_exp.settings import comparisons
 from llama_exp.uploading import MARK
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
@@ -58,20 +59,25 @@ def write_notice(config: Config, folder: Path) -> None:
             shutil.copyfile(found, folder / name)
 
 
-def write_card(path: Path, run: Path, trained: Config, repo: str, comparison: dict[str, Any] | None) -> None:
-    """README.md: metadata for the hub, then the page. `comparison` is that of a merged model; None for an adapter."""
+def write_card(
+    path: Path, run: Path, trained: Config, repo: str, comparison: dict[str, Any] | None, outputs: Path
+) -> None:
+    """README.md: metadata for the hub, then the page. `comparison` is that of a merged model; None for an adapter.
+
+    `outputs` is where evaluations of the untuned model may lie.
+    """
     from huggingface_hub import ModelCard
     from jinja2 import ChainableUndefined, Environment
 
     summary = runs.read_summary(run) or {}
-    evaluations = read_evaluations(run)
+    evaluations, untuned = read_evaluations(run), untuned_beside(run, outputs)
     page = Environment(trim_blocks=True, lstrip_blocks=True, undefined=ChainableUndefined, keep_trailing_newline=True)
     text = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card_data=metadata(trained, repo, evaluations, merged=comparison is not None).to_yaml(),
         name=repo.split("/")[-1], repo=repo, c=trained, base=base_name(trained), on_hub=on_hub(trained), tiny=TINY,
         llama2=is_llama2(trained), synthetic=trained.dataset.source is Source.synthetic, comparison=comparison,
         data=data_name(trained), summary=summary, train=summary.get("counts", {}).get("train", {}),
-        seconds=summary.get("seconds", {}), evaluations=[table(e) for e in evaluations],
+        seconds=summary.get("seconds", {}), evaluations=[table(e, untuned.get(e["folder"])) for e in evaluations],
         prompt=repr(user_text("MESSAGE", trained.dataset.system)), keys=keys(summary),
         cleaning=sorted(name for name, on in trained.dataset.cleaning.items() if on),
     )  # fmt: skip
@@ -80,30 +86,50 @@ def write_card(path: Path, run: Path, trained: Config, repo: str, comparison: di
 
 
 def read_evaluations(run: Path) -> list[dict[str, Any]]:
-    """Every results.json of the run; test splits and its own dataset first."""
+    """Every results.json of the run, and its "folder"; test splits and its own dataset first."""
     found = []
     for path in sorted(run.glob("eval/*/results.json")):
         try:
             found.append(json.loads(path.read_text(encoding="utf-8")))
             found[-1]["scores"].items()
+            found[-1]["folder"] = path.parent
         except (OSError, ValueError, KeyError, AttributeError):
             raise Problem(f"{path} is not whole. Delete {path.parent} and evaluate again.") from None
     return sorted(found, key=lambda e: (e.get("split") != "test", e.get("dataset") != e.get("trained_on")))
 
 
-def table(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """What the page says of one evaluation."""
+def untuned_beside(run: Path, outputs: Path) -> dict[Path, Evaluation]:
+    """{folder of an evaluation of the run: what the untuned model scores on the same items}, where that is known."""
+    found = collect(run)[0] + [one for one in collect(outputs)[0] if one.rank == 0]
+    return {
+        one.evaluation.folder: panel.baseline.scored[0].evaluation
+        for comparison in comparisons(found) for panel in comparison.panels if panel.baseline
+        for setting in panel.settings for one in setting.scored
+    }  # fmt: skip
+
+
+def table(evaluation: dict[str, Any], untuned: Evaluation | None = None) -> dict[str, Any]:
+    """What the page says of one evaluation, beside the untuned model where that answered the same items."""
     intervals = evaluation.get("intervals", {})
     rows = []
     for name, value in evaluation["scores"].items():
         low, high = (intervals.get(name, {}).get(end) for end in ("low", "high"))
-        places = 4 if name in ("loss", "perplexity") else 1
-        span = "not known" if low is None or high is None else f"{low:.{places}f} to {high:.{places}f}"
-        rows.append((clean(name, 60), "not known" if value is None else f"{value:.{places}f}", span))
+        places = {"loss": 4, "perplexity": 2}.get(name, 1)
+        row = [clean(name, 60), "not known" if value is None else f"{value:.{places}f}", _span(low, high, places)]
+        if untuned:
+            base, ends = untuned.scores.get(name), untuned.intervals.get(name)
+            row += ["not known" if base is None else f"{base:.{places}f}",
+                    _span(ends and ends.low, ends and ends.high, places)]  # fmt: skip
+        rows.append(row)
     asked = evaluation.get("evaluation", {})
-    return {**evaluation, "rows": rows, "synthetic": asked.get("dataset.source") == Source.synthetic.value,
+    return {**evaluation, "rows": rows, "untuned": untuned is not None,
+            "synthetic": asked.get("dataset.source") == Source.synthetic.value,
             "facts": [f"{name}: " + ", ".join(f"{clean(k)} {clean(v)}" for k, v in facts.items())
                       for name, facts in evaluation.get("facts", {}).items() if facts]}  # fmt: skip
+
+
+def _span(low: float | None, high: float | None, places: int) -> str:
+    return "not known" if low is None or high is None else f"{low:.{places}f} to {high:.{places}f}"
 
 
 def data_name(config: Config) -> str:

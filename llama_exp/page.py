@@ -114,6 +114,7 @@ def _counted(values: Counter) -> str:
 def untuned_command(tuned: Scored, root: Path) -> str:
     """What lets the untuned model answer the same items in the same wording."""
     leaves = {k: v for k, v in tuned.run.identity.items() if k.startswith("model.")} | asked_of(tuned.evaluation)
+    leaves.pop("eval_batch", None)  # how fast, not what
     leaves |= {"dataset.name": tuned.evaluation.dataset, "model.name": tuned.run.model, "lora.r": 0}
     return commands.command(
         "evaluate.py", leaves, *([] if root == Path("outputs") else [f"outputs={commands.value(str(root))}"])
@@ -158,8 +159,9 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
 
 
 def render(folder: str, compared: list[Comparison], runs: list[Run], unread: list[Unread], pictures: Pictures,
-           pending: list[tuple[Run, str]], typed: dict[Path, str], prices: Prices) -> str:  # fmt: skip
-    """The whole page as one string."""
+           pending: list[tuple[Run, str]], typed: dict[Path, str], prices: Prices,
+           studies: list[tuple[str, list[str], str]]) -> str:  # fmt: skip
+    """The whole page as one string. `studies`: (name, what people found, link to its page)."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -182,6 +184,7 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
         runs=len(runs),
         pending=pending,
         pending_table=pending_table(pending, typed),
+        studies=studies,
         losses=pictures.losses,
         losses_words=LOSSES_WORDS,
         time=pictures.time,

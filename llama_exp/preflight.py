@@ -108,50 +108,62 @@ def prepared(config: Config):
 
 def estimate(config: Config, folder: Path, data) -> Cell:
     """Measure, or derive from a cell that differs in nothing that a token costs; then add up the plan."""
-    from llama_exp.measuring import key_of, longest, padded
+    from llama_exp import memory
+    from llama_exp.measuring import key_of, longest
     from llama_exp.model import target_device
 
     plan, tokens = data.plan, data.encoded("train")
-    device, world = target_device(config.trainer), world_size(config)
-    share = min(config.micro_batch or config.batch, -(-config.batch // world))
+    device, world = target_device(config.trainer), memory.world_size(config)
+    base = loaded(config, device)
+    choice = memory.choose(base, config, plan)
+    share = choice.micro_batch
     heaviest = longest(tokens, share).input_ids.numel()
-    key = key_of(config, device, share)
+    key = key_of(config, device, share, choice.recompute)
     found, how = _measured.get(key), "derived"
     if not found or not found.tokens / NEAR <= heaviest <= found.tokens * NEAR:
-        found = _measured[key] = measured(config, device, tokens, share)
+        found = _measured[key] = measured(config, base, tokens, choice)
         how = "measured"
     needed = found.memory(heaviest)
     if needed > found.room:
         raise Problem(f"Does not fit: a step would take about {words.memory(needed)}; there are "
                       f"{words.memory(found.room)}. Type a smaller micro_batch.")  # fmt: skip
-    width, micro_batches = padded(plan, tokens, share, world)
-    seconds = found.fixed * micro_batches + found.each * width + found.forward * validation_tokens(config, data) / world
+    micro_batches = plan.total_steps * plan.accumulation(share, world)
+    seen = plan.seen(plan.total_steps, plan.lengths)
+    seconds = (
+        found.fixed * micro_batches + (found.each * seen + found.forward * validation_tokens(config, data)) / world
+    )
     price = costs.load().price_per_gpu_hour
     money = None if price is None or device.type != "cuda" else price * world * seconds / 3600
-    seen = plan.seen(plan.total_steps, plan.lengths)
     return Cell(name(folder), how, len(data.train), plan.total_steps, seen, needed, found.room, seconds, money)
 
 
-def measured(config: Config, device, tokens: Sequence[Tokens], share: int):
+def loaded(config: Config, device):
     import torch
 
-    from llama_exp.measuring import measure
-    from llama_exp.model import attach_lora, detach_lora, load_base
+    from llama_exp.model import load_base
 
-    began = time.perf_counter()
     try:
-        base = load_base(config.model, device)
+        return load_base(config.model, device)
     except torch.OutOfMemoryError as error:
         raise Problem(
             f"Does not fit: loading model={config.model.name} needs more memory than is free here."
         ) from error
-    model = attach_lora(base, config.lora, config.seed, config.model.gradient_checkpointing)
+
+
+def measured(config: Config, base, tokens: Sequence[Tokens], choice):
+    from llama_exp.llama.products import held
+    from llama_exp.measuring import measure
+    from llama_exp.model import attach_lora, detach_lora
+
+    began = time.perf_counter()
+    model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
-        found = measure(model, config, tokens, share)
+        with held(base, choice.hold):
+            found = measure(model, config, tokens, choice.micro_batch)
     finally:
         detach_lora(model)
     speed = found.tokens / (found.fixed + found.each * found.tokens)
-    say(f"  measured in {words.duration(time.perf_counter() - began)}, loading included: {speed:,.0f} tokens/s on the "
+    say(f"  measured in {words.duration(time.perf_counter() - began)}: {speed:,.0f} tokens/s on the "
         f"longest rows ({found.tokens:,} tokens at once)")  # fmt: skip
     return found
 
@@ -162,18 +174,6 @@ def validation_tokens(config: Config, data) -> int:
         return 0
     times = data.plan.total_steps // max(1, data.plan.total_steps // config.validations)
     return times * sum(len(item.input_ids) for item in data.encoded("validation"))
-
-
-def world_size(config: Config) -> int:
-    """Processes that share a step: `trainer.devices` under a strategy for several, else one."""
-    devices = config.trainer.get("devices", 1)
-    if not str(config.trainer.get("strategy", "")).startswith("ddp"):
-        return 1
-    if isinstance(devices, list):
-        return len(devices)
-    import torch
-
-    return int(devices) if str(devices).isdigit() and int(devices) > 0 else max(1, torch.cuda.device_count())
 
 
 # -- how it is said ----------------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ The table is printed at once; the pictures follow. Nothing here needs a model, a
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -34,7 +36,6 @@ from llama_exp.results import (
 )
 from llama_exp.score_tables import scores_table
 from llama_exp.settings import Comparison, comparisons
-from llama_exp.spreadsheet import FORMULA as FORMULA
 from llama_exp.spreadsheet import write_csv
 
 EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decides which items are answered
@@ -61,16 +62,29 @@ def report(
     try:
         write_csv(home / "runs.csv", runs)
         pictures, unread_curves = draw(home, compared, runs, prices)
-        unread = unread + unread_curves
-        page = render(clean(folder), compared, runs, unread, pictures, pending, typed, prices)
+        studies, unread_studies = judged(folder, home)
+        unread = unread + unread_curves + unread_studies
+        page = render(clean(folder), compared, runs, unread, pictures, pending, typed, prices, studies)
         with written_whole(home / "index.html") as file:
             file.write(page)
     except OSError as error:
         raise Problem(f"Cannot write the report to {home}: {error.strerror or error}.") from None
+    for name, lines, _ in studies:
+        _say(console, f"People, in the study {name}: {lines[0]}")
     for one in unread:
         _say(console, f"Not read: {clean(one.path)} ({one.reason})", "yellow")
     _say(console, f"Report: {home / 'index.html'}")
     return home / "index.html"
+
+
+def judged(folder: Path, home: Path) -> tuple[list[tuple[str, list[str], str]], list[Unread]]:
+    """(name, findings, link from `home`) of every study in which people judged; and those that cannot be read."""
+    if next(folder.glob("**/study.json"), None) is None:
+        return [], []
+    from llama_exp.human.report import included  # statistics and the ratings' store
+
+    found, unread = included(folder)
+    return [(name, lines, quote(os.path.relpath(page, home))) for name, lines, page in found], unread
 
 
 def weighed(compared: list[Comparison], cache: Path) -> list[Comparison]:

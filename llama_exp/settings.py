@@ -23,6 +23,12 @@ AXES = {"sample", "lora.r", "seed", "data_seed"}
 TEST_KEYS = ("eval_sample", "eval_seed", "dataset.source", "dataset.path", "dataset.subset", "dataset.revision",
              "dataset.task", "dataset.rows", "dataset.test", "dataset.split_seed", "dataset.template",
              "dataset.system")  # fmt: skip
+ENCODER = (
+    "model",
+    "layer",
+    "rescaled",
+    "language",
+)  # facts of a BERTScore: numbers that differ in one are not comparable
 LOWER_IS_BETTER = {"loss", "perplexity"}
 FIRST = ("squad/f1", "bertscore/f1", "rouge/rougeL", "rouge/rougeLsum", "decision/accuracy", "pubmedqa/accuracy")
 USABLE = {"finished", "stopped early", "untuned"}
@@ -198,14 +204,16 @@ def _test(one: Scored) -> tuple:
 
 
 def _asked(one: Scored) -> dict[str, str]:
-    """How the items were chosen and asked: as stored with the evaluation, else what the run and the folder tell."""
+    """How the items were chosen and asked, as stored with the evaluation, else what the run and the folder tell; and with
+    which encoder BERTScore was made."""
     e = one.evaluation
-    stored = part(e.details, "evaluation")
+    stored, facts = part(e.details, "evaluation"), part(e.details, "facts", "bertscore")
+    encoder = {f"bertscore.{k}": str(facts[k]) for k in ENCODER if k in facts}
     if stored:
         kept = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
-        return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")}
+        return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")} | encoder
     known = one.run.identity if one.run.rank and e.trained_on == e.dataset else {}
-    return {"evaluation": e.name} | {k: str(known[k]) for k in TEST_KEYS if k in known}
+    return {"evaluation": e.name} | {k: str(known[k]) for k in TEST_KEYS if k in known} | encoder
 
 
 def _same_items(untuned: Scored, other: Scored) -> bool:

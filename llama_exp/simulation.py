@@ -5,7 +5,7 @@
     python -m llama_exp.simulation dataset=tweetsumm lora.r=8 client=script:lines.txt      with a fixed client
     python -m llama_exp.simulation dataset=tweetsumm lora.r=8 client=untuned against=untuned
 
-Its own words, beside those of conf/ (dataset.task is `turns` unless another is typed; eval_batch talk at a time):
+Its own words, beside those of conf/ (dataset.task is `turns` unless another is typed; eval_batch, else 32, talk at a time):
 
     client=tuned         who speaks for the client: tuned, untuned, script:FILE (a turn a line) or another run's folder
     agent=tuned          the same for the agent
@@ -43,6 +43,8 @@ from llama_exp.conversations import Conversation
 from llama_exp.data.dialogue import SIDES
 from llama_exp.records import Problem, line, write_json, write_records
 from llama_exp.statistics import holm, interval, paired
+
+AT_ONCE = 32  # conversations, where eval_batch does not say: what a random draw gives depends on it
 
 register()
 
@@ -121,20 +123,21 @@ def folder_name(config: Config, words: Words, parts: dict, beginnings: list) -> 
     begun = [[opening.id, opening.text] for opening in beginnings]
     about = {key: value for key, value in flat(config).items() if key in ("eval_batch", "model.path", "max_length")}
     text = json.dumps([asked, who, begun, about], sort_keys=True)
-    heads = [Path(part.named.removeprefix("script:")).stem for part in parts.values()]
+    heads = [Path(part.named.removeprefix("script:")).stem[:40] for part in parts.values()]
     return "-".join([*heads, str(len(beginnings)), hashlib.sha256(text.encode()).hexdigest()[:6]])
 
 
 def hold(folder: Path, config: Config, words: Words, parts: dict, beginnings: list) -> list[Conversation]:
     """All conversations, in the openings' order; those that are on disk are not held again.
 
-    `eval_batch` talk at a time, from opening to end, and are written when all of them are over: what a random draw gives
+    `eval_batch`, else 32, talk at a time, from opening to end, and are written when all of them are over: what a random draw gives
     depends on who shares the batch, so a batch that a kill broke off is held again as a whole, with the same outcome.
     """
     path = folder / "conversations.jsonl"
     wanted = {opening.id for opening in beginnings}
     done = {found.id: found for found in conversations.read(path) if found.id in wanted}
-    batches = [beginnings[start : start + config.eval_batch] for start in range(0, len(beginnings), config.eval_batch)]
+    at_once = config.eval_batch or AT_ONCE
+    batches = [beginnings[start : start + at_once] for start in range(0, len(beginnings), at_once)]
     left = [batch for batch in batches if any(opening.id not in done for opening in batch)]
     for opening in (opening for batch in left for opening in batch):
         done.pop(opening.id, None)
@@ -162,14 +165,16 @@ def write_results(folder: Path, config: Config, words: Words, parts: dict, found
     for name in dict.fromkeys(name for conversation in found for name in conversation.scores):
         items = {c.id: c.scores[name] for c in found if name in c.scores}
         scores[name] = sum(items.values()) / len(items)
-        intervals[name] = asdict(interval(list(items.values()), [groups[key] for key in items]))
+        bounds = (0.0, 1.0) if name in conversations.SHARES else (0.0, float(words.turns)) if name == "turns" else None
+        found_here = interval(list(items.values()), [groups[key] for key in items], bounds=bounds)
+        intervals[name] = asdict(found_here) | {"low": found_here.low and max(found_here.low, 0.0)}
     who = {side: {"named": part.named, "run": part.run and f"{part.run.parent.name}/{part.run.name}", "system": part.system,
                   "model": None if part.script is not None else part.config.model.name} for side, part in parts.items()}  # fmt: skip
     results = {
         "name": folder.name, "scores": scores, "intervals": intervals, "endings": conversations.endings(found),
         "conversations": len(found), "groups": len(set(groups.values())), "parts": who, "words": asdict(words),
         "dataset": config.dataset.name, "source": config.dataset.source.value, "split": config.split.value,
-        "eval_batch": config.eval_batch, "written": time.strftime("%Y-%m-%d"), **runs.provenance(),
+        "eval_batch": config.eval_batch or AT_ONCE, "written": time.strftime("%Y-%m-%d"), **runs.provenance(),
     }  # fmt: skip
     write_json(folder / "simulation.json", results)
     return results
@@ -184,7 +189,7 @@ def said(results: dict[str, Any]) -> str:
 
 def compared(one: tuple, other: tuple) -> str:
     """Paired differences over the same openings, Holm-adjusted over the scores; written, and as lines for a person."""
-    from llama_exp.simulation_page import write_page
+    from llama_exp.simulation_page import p_text, write_page
 
     folder, results, found = one
     _, results_too, found_too = other
@@ -199,7 +204,7 @@ def compared(one: tuple, other: tuple) -> str:
     both = {"first": results["name"], "second": results_too["name"], "differences": told}
     write_json(folder / "comparison.json", both)
     write_page(folder / "comparison.html", [(results, found), (results_too, found_too)], told)
-    lines = [f"  {name}: {difference}, p {adjusted[name]:.2g}" for name, difference in differences.items()]
+    lines = [f"  {name}: {difference}, p {p_text(adjusted[name])}" for name, difference in differences.items()]
     return "\n".join(
         [f"{folder / 'comparison.html'}: {results['name']} minus {results_too['name']}, the same openings:", *lines]
     )

@@ -54,10 +54,14 @@ def difference(differences: dict | None, name: str) -> str:
     found = (differences or {}).get(name)
     if found is None:
         return ""
-    told = f"{found['difference']:+.3g}"
+    told = f"{found['difference']:+.2f}"
     if found["low"] is not None:
-        told += f" ({found['low']:+.3g} to {found['high']:+.3g})"
-    return f"{told}, p {found['p_adjusted']:.2g}"
+        told += f" ({found['low']:+.2f} to {found['high']:+.2f})"
+    return f"{told}, p {p_text(found['p_adjusted'])}"
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def number(value: float) -> str:

@@ -106,7 +106,7 @@ class Stage:
             tokens, _ = encode_all(examples, self.voices.tokenizer, part.config.max_length,
                                    part.config.dataset.max_new_tokens)  # fmt: skip
             with self.voices.speaking(part.run) as model:
-                measured = likelihood(model, tokens, rows=max(1, self.config.eval_batch // 4))
+                measured = likelihood(model, tokens)
             for name, (nll, count) in measured.items():
                 before = found[owner[name]].get(side, (0.0, 0))
                 found[owner[name]][side] = before[0] + nll, before[1] + count

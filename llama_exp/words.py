@@ -100,6 +100,8 @@ def size_of(setting: Setting) -> str:
 
 def key_value(key: str, value: Any) -> str:
     leaf = key.rpartition(".")[2]
+    if key.startswith("bertscore."):
+        return f"BERTScore's {leaf} {value}"
     return f"{key if leaf in ('path', 'name', 'revision', 'test') else leaf} {'none' if value in (None, 'None') else value}"
 
 

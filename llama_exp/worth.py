@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llama_exp.items import Items
+from llama_exp.metrics import bounds as scale_of
 from llama_exp.results import Evaluation, Interval
 from llama_exp.settings import LOWER_IS_BETTER, Comparison, Panel, Scored, Setting
 from llama_exp.standing import Contender, standing
@@ -21,7 +22,6 @@ from llama_exp.statistics.comparisons import shared_ids
 from llama_exp.statistics.variance import RunSums, components_of
 from llama_exp.words import cell
 
-PERCENTS = (0.0, 100.0)
 Reader = Callable[[Evaluation], Items | str]
 
 
@@ -126,7 +126,7 @@ def _intervals(one: Answered, metrics: tuple[str, ...]) -> dict[str, Interval]:
 
 def _of_runs(one: Answered, metric: str) -> Interval | None:
     table, draws = one.table(metric), [data_seed for data_seed, _ in one.runs()]
-    bounds = None if metric in LOWER_IS_BETTER else PERCENTS
+    bounds = scale_of(metric)
     parts = components_of(table, draws, bounds=bounds)
     total = parts.total
     if total.low is None:
@@ -155,8 +155,7 @@ def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
                     for s in line for one in s.scored if metric in one.evaluation.scores]  # fmt: skip
             groups = None
         sizes, draws, scores = zip(*runs, strict=True)
-        bounds = None if metric in LOWER_IS_BETTER else PERCENTS
-        found[rank] = fit_curve(sizes, scores, groups, data_seeds=draws, bounds=bounds)
+        found[rank] = fit_curve(sizes, scores, groups, data_seeds=draws, bounds=scale_of(metric))
     return found
 
 

@@ -1,6 +1,7 @@
 """Shared by all tests: no network, no cache of the user's, one thread, and a small random Llama on disk."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ os.environ["WANDB_MODE"] = "offline"
 import pytest
 
 ROOT = Path(__file__).parent.parent
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,3 +75,49 @@ def small(**keys: str) -> list[str]:
              "batch": "4", "lora.r": "2", "trainer.max_epochs": "1", "validations": "2", "validation_sample": "4",
              "eval_sample": "6", **keys}  # fmt: skip
     return [f"{key}={value}" for key, value in words.items()]
+
+
+@pytest.fixture(scope="session")
+def speaker(tmp_path_factory):
+    """(words, outputs) of one small run that learnt to speak."""
+    outputs = tmp_path_factory.mktemp("speaker") / "outputs"
+    words = [
+        *small(dataset="tweetsumm", **{"dataset.task": "turns", "dataset.max_new_tokens": "24"}),
+        f"outputs={outputs}",
+    ]
+    done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return words, outputs
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browse(chromium):
+    """Open an address in a browser of its own. Whatever a page complains about fails the test."""
+    contexts, complaints = [], []
+
+    def open_page(address: str, quiet: bool = True, **how):
+        contexts.append(chromium.new_context(**{"viewport": {"width": 1200, "height": 800}, **how}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(15_000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
+        if quiet:
+            page.on("console", lambda message: complaints.append(message.text))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []

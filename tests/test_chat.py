@@ -1,4 +1,4 @@
-"""Chat and simulation through their commands, on one small run that learnt to speak."""
+"""Chat through its command, on one small run that learnt to speak."""
 
 import json
 import os
@@ -7,19 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, small
-
-
-@pytest.fixture(scope="module")
-def speaker(tmp_path_factory):
-    outputs = tmp_path_factory.mktemp("speaker") / "outputs"
-    words = [
-        *small(dataset="tweetsumm", **{"dataset.task": "turns", "dataset.max_new_tokens": "24"}),
-        f"outputs={outputs}",
-    ]
-    done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return words, outputs
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("prompt", ['Where\'s my "order", please?', "a=b, c=d!", "two\nlines {x} ${y} [1]"])
@@ -41,18 +29,15 @@ def test_an_untrained_run_names_the_command_that_trains_it(speaker, command):
     assert "Traceback" not in done.stderr
 
 
-def test_two_speakers_hold_conversations_and_say_why_they_end(speaker, command):
+def test_a_pipeline_from_a_runs_folder_says_what_the_command_says(speaker, command):
+    import llama_exp.chat
+
     words, outputs = speaker
-    simulate = [*words, "conversations=3", "turns=4"]
-    command("llama_exp.simulation", *simulate)
-    [path] = outputs.glob("tweetsumm/*/simulation/*/conversations.jsonl")
-    first = path.read_text()
-    held = [json.loads(line) for line in first.splitlines()]
-    assert len(held) == 3
-    for conversation in held:
-        assert conversation["ending"]
-        assert 1 <= len(conversation["turns"]) <= 4
-    page = path.with_suffix(".html").read_text()
-    assert "<script" not in page
-    command("llama_exp.simulation", *simulate)
-    assert path.read_text() == first, "typed again, it has nothing left to do"
+    [run] = outputs.glob("tweetsumm/tiny-16-r2*")
+    pipe = llama_exp.chat.pipeline(run)
+    told = pipe("Where is my parcel?")[0]["generated_text"]
+    assert told.strip() == command("llama_exp.chat", *words, "prompt=Where is my parcel?").stdout.strip()
+    chat = [{"role": "user", "content": "Where is my parcel?"}, {"role": "assistant", "content": told},
+            {"role": "user", "content": "And when?"}]  # fmt: skip
+    assert isinstance(pipe(chat)[0]["generated_text"], str) and pipe.tokenizer.bos_token_id == 1
+    assert len(pipe(["One?", "Two?"], batch_size=2, max_new_tokens=5)) == 2

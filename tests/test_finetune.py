@@ -16,9 +16,10 @@ from llama_exp.config import (
     Schedule,
     Targets,
 )
-from llama_exp.data.packing import Plan, StepSampler, collate, pack, step_loader
-from llama_exp.finetune import Finetune, example_lengths, neftune
-from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, response_nll, save_lora, scale
+from llama_exp.data.packing import Plan, StepSampler, collate, step_loader
+from llama_exp.finetune import Finetune, neftune
+from llama_exp.llama.forward import response_nll
+from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, save_lora, scale
 from llama_exp.records import Problem, Tokens
 
 LORA = LoraConfig(r=4, alpha=16, scaling=Scaling.fixed_alpha, ratio=2.0, dropout=0.0, targets=Targets.all)
@@ -53,49 +54,50 @@ def items(count: int = 8) -> list[Tokens]:
     return made
 
 
-def nll_of(model, rows) -> dict[str, list[float]]:
-    batch = collate(rows)
-    nll, places = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
-    width, found = batch.input_ids.shape[1], {}
-    for value, place in zip(nll.tolist(), places.tolist(), strict=True):
-        row, column = divmod(place, width)
-        for item in rows[row]:
-            if column < len(item.input_ids):
-                found.setdefault(item.id, []).append(value)
-                break
-            column -= len(item.input_ids)
-    return found
+def nll_of(model, tokens) -> dict[str, list[float]]:
+    nll, _ = response_nll(model, collate(tokens))
+    parts = nll.split([item.label_tokens for item in tokens])
+    return {item.id: part.tolist() for item, part in zip(tokens, parts, strict=True)}
+
+
+@torch.no_grad()
+def test_packed_examples_do_not_see_each_other(adapted):
+    packed = nll_of(adapted, items())
+    for item in items():
+        assert packed[item.id] == pytest.approx(nll_of(adapted, [item])[item.id], abs=2e-5)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @torch.no_grad()
-def test_packed_examples_do_not_see_each_other(adapted, implementation):
+def test_packed_examples_stay_apart_in_transformers_own_forward_pass_too(adapted, implementation):
+    """Whoever uses a Batch with a LightningModule of their own: restarted positions, no mask, no cache."""
     llama = causal_lm(adapted)
     before = llama.config._attn_implementation
     llama.set_attn_implementation(implementation)
     try:
-        packed = nll_of(adapted, pack(items(), 64))
-        assert len(pack(items(), 64)) < len(items())
-        for item in items():
-            assert packed[item.id] == pytest.approx(nll_of(adapted, [[item]])[item.id], abs=2e-5)
+        batch = collate(items())
+        logits = llama(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits[0]
+        nll = torch.nn.functional.cross_entropy(
+            logits[batch.predicting], batch.labels[0, batch.predicting + 1], reduction="none"
+        )
+        assert torch.allclose(nll, response_nll(adapted, batch)[0], atol=2e-5)
     finally:
         llama.set_attn_implementation(before)
 
 
 @torch.no_grad()
 def test_isolation_would_be_noticed_if_it_broke(adapted):
-    batch = collate(pack(items(), 64))
-    kept, _ = response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)
-    running_on = torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids)
-    leaked, _ = response_nll(adapted, batch.input_ids, batch.labels, running_on)
+    batch = collate(items())
+    kept, _ = response_nll(adapted, batch)
+    leaked, _ = response_nll(adapted, dataclasses.replace(batch, lengths=(sum(batch.lengths),)))
     assert (kept - leaked).abs().max() > 1e-2
 
 
 @torch.no_grad()
 def test_the_loss_is_the_models_own(adapted):
     [item] = items(1)
-    batch = collate([[item]])
-    nll, _ = response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)
+    batch = collate([item])
+    nll, _ = response_nll(adapted, batch)
     theirs = adapted(input_ids=batch.input_ids, labels=batch.labels).loss
     assert float(nll.mean()) == pytest.approx(float(theirs), rel=1e-5)
 
@@ -151,8 +153,8 @@ def test_the_gradient_is_that_of_the_mean_over_label_tokens(llama):
     model = attach_lora(base, LORA, seed=0)
     try:
         model.train()
-        batch = collate([[item] for item in tokens])
-        nll, _ = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+        batch = collate(tokens)
+        nll, _ = response_nll(model, batch)
         nll.mean().backward()
         plain = {f"model.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
         assert stepped.keys() == plain.keys()
@@ -164,18 +166,18 @@ def test_the_gradient_is_that_of_the_mean_over_label_tokens(llama):
 
 def test_gradients_reach_the_first_layer_also_after_an_evaluation(adapted):
     """bitsandbytes repacks 4-bit weights in evaluation mode on some CPUs, and the repacked product has no gradient."""
-    batch = collate([[item] for item in items(4)])
+    batch = collate(items(4))
 
     def gradients():
         adapted.train()
         adapted.zero_grad()
-        response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)[0].sum().backward()
+        response_nll(adapted, batch)[0].sum().backward()
         return {name: p.grad.clone() for name, p in adapted.named_parameters() if p.grad is not None}
 
     before = gradients()
     with torch.no_grad():
         adapted.eval()
-        response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)
+        response_nll(adapted, batch)
     after = gradients()
     assert any("layers.0." in name for name in before)
     assert before.keys() == after.keys()
@@ -207,14 +209,14 @@ def test_only_the_adapter_learns_and_is_in_a_checkpoint(adapted):
 
 def test_a_new_adapter_changes_nothing_and_the_same_seed_makes_the_same(llama):
     base = load_base(base_config(llama), CPU)
-    batch = collate([[item] for item in items(2)])
+    batch = collate(items(2))
     with torch.no_grad():
-        untouched, _ = response_nll(base, batch.input_ids, batch.labels, batch.position_ids)
+        untouched, _ = response_nll(base, batch)
     weights = []
     for seed in (0, 0, 1):
         model = attach_lora(base, LORA, seed)
         with torch.no_grad():
-            nll, _ = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+            nll, _ = response_nll(model, batch)
         assert torch.equal(nll, untouched)
         weights.append(next(p.detach().clone() for n, p in model.named_parameters() if "lora_A" in n))
         assert detach_lora(model) is base
@@ -252,11 +254,11 @@ def test_recomputing_activations_changes_no_gradient(llama):
 
 @torch.no_grad()
 def test_a_dequantised_base_holds_the_same_values(llama):
-    batch = collate([[item] for item in items(4)])
+    batch = collate(items(4))
     found = []
     for quantisation in (Quantisation.nf4, Quantisation.nf4_dequantised, Quantisation.none):
         base = load_base(base_config(llama, quantisation), CPU)
-        found.append(response_nll(base, batch.input_ids, batch.labels, batch.position_ids)[0])
+        found.append(response_nll(base, batch)[0])
     assert torch.allclose(found[0], found[1], atol=1e-5)
     assert not torch.allclose(found[0], found[2], atol=1e-3), "NF4 rounds; if nothing changed, nothing was quantised"
 
@@ -282,14 +284,14 @@ def test_the_effective_scale_is_the_one_recorded(llama, scaling, r, expected):
 
 
 def test_an_adapter_comes_back_from_disk_as_it_was(adapted, llama, tmp_path):
-    batch = collate([[item] for item in items(4)])
+    batch = collate(items(4))
     with torch.no_grad():
-        before, _ = response_nll(adapted, batch.input_ids, batch.labels, batch.position_ids)
+        before, _ = response_nll(adapted, batch)
     save_lora(adapted, tmp_path / "adapter")
     base = detach_lora(adapted)
     model = load_lora(base, tmp_path / "adapter")
     with torch.no_grad():
-        after, _ = response_nll(model, batch.input_ids, batch.labels, batch.position_ids)
+        after, _ = response_nll(model, batch)
     assert torch.equal(before, after)
     assert not list(tmp_path.glob(".*")), "nothing is left aside"
 
@@ -308,18 +310,14 @@ def test_an_adapter_of_another_base_is_refused_and_the_base_stays_usable(adapted
     detach_lora(attach_lora(other, LORA, 0))
 
 
-def test_noise_on_embeddings_is_scaled_by_the_examples_length_not_the_rows():
-    positions = torch.tensor([[0, 1, 2, 0, 1], [0, 1, 2, 3, 0]])
-    assert example_lengths(positions).tolist() == [[3, 3, 3, 2, 2], [4, 4, 4, 4, 1]]
-
-
-def test_noise_is_there_in_training_only_where_it_is_asked_for(adapted):
-    batch = collate(pack(items(), 64))
+def test_noise_is_scaled_by_the_examples_length_and_there_only_where_it_is_asked_for(adapted):
+    batch = collate(items())
     embed = causal_lm(adapted).get_input_embeddings()
     plain = embed(batch.input_ids)
     with neftune(adapted, batch, 5.0):
         noise = embed(batch.input_ids) - plain
-    bound = 5.0 / torch.sqrt(example_lengths(batch.position_ids) * plain.shape[-1]).unsqueeze(-1)
+    lengths = torch.tensor([len(item.input_ids) for item in items() for _ in item.input_ids])
+    bound = 5.0 / torch.sqrt(lengths * plain.shape[-1]).unsqueeze(-1)
     assert (noise.abs() <= bound).all()
     assert (noise.abs().amax(-1) > 0.8 * bound.squeeze(-1)).all()
     assert torch.equal(embed(batch.input_ids), plain)

@@ -16,7 +16,7 @@ import pytest
 
 from llama_exp import cli, hub, model_card, runs
 from llama_exp.config import default_config
-from llama_exp.records import Problem, write_json
+from llama_exp.records import Prediction, Problem, write_json, write_records
 
 TOKEN = "hf_" + "aVerySecretOne0123456789"
 WORDS = ("model=tiny", "dataset=squad", "sample=100", "lora.r=4")
@@ -224,7 +224,8 @@ def finished_run(outputs: Path, **changes) -> Path:
     )
     counts = {"asked": 100, "available": 900, "sampled": 100, "encoded": 97, "dropped_response_too_long": 3}
     write_json(run / "summary.json", {
-        "status": "finished", "identity": {"lora.r": 4, "dataset.path": f"{outputs}/rows.json"}, "counts": {"train": counts},
+        "status": "finished", "counts": {"train": counts},
+        "identity": {"lora.r": 4, "model.name": "tiny", "dataset.path": f"{outputs}/rows.json"},
         "commit": "abc123", "versions": {"torch": "2.13"}, "steps": 21, "seconds": {"train": 12.0}, "device": "cpu",
         "trainable_parameters": 1234, "loss": {"train": 0.5, "validation": 0.7},
     })  # fmt: skip
@@ -379,16 +380,54 @@ def test_llama_2_goes_with_its_notice_and_synthetic_rows_are_called_so(tmp_path)
     model_card.write_notice(config, tmp_path)
     notice = (tmp_path / "NOTICE").read_text(encoding="utf-8")
     assert "Llama 2 is licensed under the LLAMA 2 Community License" in notice
-    model_card.write_card(tmp_path / "README.md", run, config, "ann/it", None)
+    model_card.write_card(tmp_path / "README.md", run, config, "ann/it", None, tmp_path / "outputs")
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     for told in ("license: llama2", "base_model: NousResearch/Llama-2-7b-hf", "base_model_relation: adapter", "see NOTICE",
                  "non-commercial purposes only", "- Salesforce/dialogstudio"):  # fmt: skip
         assert told in card, told
     synthetic = dataclasses.replace(config.dataset, source=model_card.Source.synthetic)
-    model_card.write_card(tmp_path / "README.md", run, dataclasses.replace(config, dataset=synthetic), "ann/it", None)
+    model_card.write_card(
+        tmp_path / "README.md",
+        run,
+        dataclasses.replace(config, dataset=synthetic),
+        "ann/it",
+        None,
+        tmp_path / "outputs",
+    )
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "Synthetic rows: this model knows nothing of the real tweetsumm" in card
     assert "dialogstudio" not in card.split("## Training data")[0]
+
+
+def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered_the_same_items(tmp_path):
+    run, card = finished_run(tmp_path / "outputs"), tmp_path / "README.md"
+    asked = {"dataset": "squad", "split": "test", "items": 300, "groups": 12, "trained_on": None}
+    base = {**asked, "r": 0, "model": "tiny", "scores": {"squad/f1": 4.5, "loss": 3.25},
+            "intervals": {"squad/f1": {"low": 2.1, "high": 9.0}}}  # fmt: skip
+
+    def written(untuned: dict, ids: str) -> str:
+        """The card where the untuned model answered items of these ids."""
+        folder = tmp_path / "outputs" / "squad" / "tiny-r0" / "eval" / "squad-test-300"
+        for place, names in ((run / "eval" / "squad-test-300", "abc"), (folder, ids)):
+            write_records(place / "predictions.jsonl", [Prediction(name, "p", ("yes",), "no", "g") for name in names])
+        write_json(folder / "results.json", untuned)
+        model_card.write_card(card, run, runs.load_config(run), "ann/it", None, tmp_path / "outputs")
+        return card.read_text(encoding="utf-8")
+
+    assert "| squad/f1 | 71.2 | 66.1 to 75.9 | 4.5 | 2.1 to 9.0 |" in (beside := written(base, "abc"))
+    assert "| loss | 0.6100 | not known | 3.2500 | not known |" in beside
+    assert (
+        "| score | value | 95 % interval | untuned model | 95 % interval |\n|---|---:|---|---:|---|\n| squad/f1"
+        in beside
+    )
+    assert "the same base without the adapter, asked the same items" in beside
+    others = {
+        "split": {**base, "split": "validation"},
+        "data": {**base, "dataset": "guanaco"},
+        "model": {**base, "model": "x"},
+    }
+    for told in (written(base, "abd"), *(written(other, "abc") for other in others.values())):
+        assert "| squad/f1 | 71.2 | 66.1 to 75.9 |\n" in told and "untuned" not in told
 
 
 def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish, server, tmp_path):

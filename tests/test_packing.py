@@ -1,9 +1,9 @@
-"""How Examples lie in rows, and which make a step: a pure function, whatever the packing, the micro-batch or the ranks."""
+"""How Examples lie end to end, and which make a step: a pure function, whatever the packing, the micro-batch or the ranks."""
 
 import pytest
 import torch
 
-from llama_exp.data.packing import Plan, StepSampler, collate, order, pack, row_loader
+from llama_exp.data.packing import Plan, StepSampler, collate, in_parts, order, whole_loader
 from llama_exp.records import Problem, Tokens
 
 
@@ -11,31 +11,28 @@ def tokens(*lengths: int) -> list[Tokens]:
     return [Tokens(str(n), [5 + n] * size, [-100] * (size - 2) + [5 + n] * 2) for n, size in enumerate(lengths)]
 
 
-def test_packing_loses_and_repeats_nothing():
-    items = tokens(*(3 + n * 7 % 50 for n in range(200)))
-    rows = pack(items, 64)
-    assert sorted(item.id for row in rows for item in row) == sorted(item.id for item in items)
-    assert max(sum(len(item.input_ids) for item in row) for row in rows) <= 64
-    total = sum(len(item.input_ids) for item in items)
-    assert len(rows) <= total / 64 * 11 / 9 + 1
-
-
-def test_rows_are_no_longer_than_the_longest_example():
-    assert {sum(len(item.input_ids) for item in row) <= 40 for row in pack(tokens(40, 10, 30, 20, 20))} == {True}
-    assert len(pack(tokens(40, 10, 30, 20, 20))) == 3
-
-
-def test_an_example_longer_than_a_row_is_an_error():
-    with pytest.raises(ValueError, match="65 tokens"):
-        pack(tokens(65), 64)
-
-
-def test_positions_restart_at_each_example_and_padding_learns_nothing():
-    batch = collate([tokens(3, 2), tokens(4)])
-    assert batch.input_ids.tolist() == [[5, 5, 5, 6, 6], [5, 5, 5, 5, 0]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 0]]
-    assert batch.labels.tolist() == [[-100, 5, 5, 6, 6], [-100, -100, 5, 5, -100]]
+def test_examples_lie_end_to_end_and_positions_restart():
+    batch = collate(tokens(3, 2, 4))
+    assert batch.input_ids.tolist() == [[5, 5, 5, 6, 6, 7, 7, 7, 7]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3]]
+    assert batch.labels.tolist() == [[-100, 5, 5, 6, 6, -100, -100, 7, 7]]
+    assert batch.lengths == (3, 2, 4)
     assert not hasattr(batch, "attention_mask")
+
+
+def test_the_places_that_predict_a_label_are_known_before_the_gpu_is_asked():
+    items = tokens(3, 5, 4)
+    batch = collate(items)
+    assert batch.labels[0, batch.predicting + 1].tolist() == [5, 5, 6, 6, 7, 7]
+    assert len(batch.predicting) == sum(item.label_tokens for item in items)
+
+
+def test_parts_hold_every_example_once_and_no_more_than_their_size():
+    items = tokens(*(3 + n * 7 % 50 for n in range(200)), 90)
+    parts = list(in_parts(items, 64))
+    assert [item for part in parts for item in part] == items
+    assert all(len(part) == 1 or sum(len(item.input_ids) for item in part) <= 64 for part in parts)
+    assert [len(item.input_ids) for item in parts[-1]] == [90], "one that is longer goes alone"
 
 
 def test_a_step_is_always_the_same_examples_whatever_the_micro_batch_or_the_ranks():
@@ -91,7 +88,7 @@ def test_the_first_budget_to_be_spent_ends_the_run(budget, steps):
     assert Plan(tokens(*[4] * 22), batch=8, seed=0, **budget).total_steps == steps
 
 
-def test_tokens_seen_are_counted_without_padding():
+def test_tokens_seen_are_those_of_the_examples():
     plan = Plan(tokens(*range(2, 24)), batch=8, seed=0, max_epochs=2)
     by_hand = [sum(plan.lengths[place] for place in plan.step(number)) for number in range(6)]
     assert [plan.seen(n, plan.lengths) for n in range(7)] == [sum(by_hand[:n]) for n in range(7)]
@@ -106,12 +103,12 @@ def test_nothing_to_train_on_is_a_problem():
 def test_validation_sees_every_example_once_on_any_number_of_ranks():
     items = tokens(*(3 + n * 5 % 30 for n in range(40)))
     for world in (1, 2, 3):
-        batches = [batch for rank in range(world) for batch in row_loader(items, 4, rank, world)]
+        batches = [batch for rank in range(world) for batch in whole_loader(items, 64, rank, world)]
         learned = sum(int((batch.labels != -100).sum()) for batch in batches)
         assert learned == sum(item.label_tokens for item in items)
 
 
 def test_an_empty_share_is_a_row_without_a_label():
-    [batch] = list(row_loader(tokens(4), 4, rank=1, world_size=2))
+    [batch] = list(whole_loader(tokens(4), 64, rank=1, world_size=2))
     assert int((batch.labels != -100).sum()) == 0
     assert batch.input_ids.dtype == torch.long

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, 
     ],
 )  # fmt: skip
 def test_a_containers_own_limit_counts(files, free, tmp_path):
-    from llama_exp.measuring import free_in_container
+    from llama_exp.memory import free_in_container
 
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

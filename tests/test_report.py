@@ -11,6 +11,7 @@ import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -544,3 +545,96 @@ def test_pictures_of_an_earlier_report_do_not_stay(tmp_path):
     (home / "mine.png").write_bytes(b"")
     assert run_report(tmp_path).returncode == 0
     assert not (home / "score-old.png").exists() and (home / "mine.png").exists()
+
+
+def write_encoder(home: Path, model: str, layer: int = 6, rescaled: bool = False, f1: float = 50.0) -> None:
+    """Add a BERTScore with its facts to a run's evaluation, as evaluate.py stores them."""
+    [path] = home.glob("eval/*/results.json")
+    results = json.loads(path.read_text())
+    results["scores"]["bertscore/f1"] = f1
+    results["facts"] = {
+        "bertscore": {"model": model, "layer": layer, "rescaled": rescaled, "language": "en", "replies_cut": layer}
+    }
+    path.write_text(json.dumps(results))
+
+
+def test_scores_of_two_encoders_are_never_compared_and_the_page_says_why(tmp_path):
+    alike = [write_run(tmp_path, sample=sample, f1=50.0) for sample in (100, 300)]
+    others = [write_run(tmp_path, sample=sample, r=8, f1=50.0) for sample in (100, 300, 1000)]
+    for home in alike:
+        write_encoder(home, "roberta-large", 17, True)
+    for home, facts in zip(
+        others, (("minilm",), ("roberta-large", 16, True), ("roberta-large", 17, False)), strict=True
+    ):
+        write_encoder(home, *facts, f1=90.0)
+    untuned = write_run(tmp_path, r=0, f1=5.0)
+    write_encoder(untuned, "minilm", f1=10.0)
+    found = comparisons(collect(tmp_path)[0], "bertscore/f1")
+    assert sorted(len(c.panels[0].settings) for c in found) == [1, 1, 1, 2]
+    [with_untuned] = [c for c in found if c.panels[0].baseline]
+    assert with_untuned.panels[0].settings[0].scored[0].run.folder == others[0]
+    done = run_report(tmp_path, "--metric", "bertscore/f1")
+    assert done.returncode == 0 and "BERTScore's model minilm" in done.stdout
+    text = Page(tmp_path / "report" / "index.html").text
+    assert "BERTScore's layer 16" in text and "BERTScore's rescaled False" in text
+    for told in (text, done.stdout):
+        assert "stand apart: their BERTScore was made with another encoder, layer or scale" in told
+        assert "the untuned model has not been evaluated with this BERTScore." in told
+
+
+def test_one_encoder_alone_needs_no_words(tmp_path):
+    for sample in (100, 300):
+        write_encoder(write_run(tmp_path, sample=sample, f1=50.0), "minilm", f1=sample / 10)
+    assert run_report(tmp_path, "--metric", "bertscore/f1").returncode == 0
+    text = Page(tmp_path / "report" / "index.html").text
+    assert "stand apart" not in text and "BERTScore's" not in text
+
+
+def test_what_people_prefer_is_on_the_page_and_a_broken_study_stops_nothing(tmp_path):
+    from llama_exp.human.making import make
+    from llama_exp.human.store import Store
+    from llama_exp.records import Rating
+    from tests.test_human_study import evaluation, predictions
+
+    outputs = tmp_path / "outputs"
+    write_run(outputs, f1=50.0)
+    assert run_report(outputs).returncode == 0
+    assert "What people prefer" not in Page(outputs / "report" / "index.html").text
+    tuned, plain = (
+        evaluation(tmp_path / n, predictions(24, wording)) for n, wording in (("a", "{year}"), ("b", "no {n}"))
+    )
+    name = "first #1 <script>alert(1)</script>".replace("/", "-")
+    folder, study = make({"study": str(outputs / "human" / name), "tuned": str(tuned), "plain": str(plain),
+                          "items": "16", "raters": "2", "repeats": "0", "controls": "0"})  # fmt: skip
+    for rater, queue in enumerate(study.queues, 1):
+        for place, trial in enumerate(queue, 1):
+            verdict = "left" if trial.left == "tuned" else "right"
+            Store(folder).save(rater, place, Rating(str(rater), str(place), verdict), done=True)
+    (outputs / "human" / "broken").mkdir()
+    (outputs / "human" / "broken" / "study.json").write_text("{")
+    done = run_report(outputs)
+    assert done.returncode == 0, done.stderr
+    assert f"People, in the study {name}: tuned is preferred to plain 100 %" in done.stdout
+    assert "Not read: " in done.stdout and "broken/study.json: not a study" in done.stdout
+    page = Page(outputs / "report" / "index.html")
+    assert "tuned is preferred to plain 100 %" in page.text and "What people prefer" in page.text
+    assert "script" not in page.tags
+    [link] = [value for tag, key, value in page.attributes if tag == "a" and "human" in value]
+    assert (outputs / "report" / unquote(link)).resolve() == (folder / "report" / "index.html").resolve()
+
+
+def test_real_evaluations_are_compared_item_by_item_on_bertscore_and_rouge(speaker, command):
+    words, outputs = speaker
+    words = [*words, "eval_sample=12", "bertscore.model=minilm"]
+    command("evaluate.py", "-m", *words, "lora.r=0,2")
+    paths = [next(outputs.glob(f"tweetsumm/{name}/eval/*12*/scores.jsonl")) for name in ("tiny-16-r2*", "tiny-r0*")]
+    tuned, untuned = ([json.loads(line) for line in path.read_text().splitlines()] for path in paths)
+    assert len(tuned) == len(untuned) == 12
+    for metric in ("bertscore/f1", "rouge/rougeL"):
+        done = command("llama_exp.report", str(outputs), "--metric", metric)
+        assert "Not compared item by item" not in done.stdout
+        assert "n the same 12 items" in done.stdout and "the untuned model" in done.stdout
+        gap = sum(a[metric] - b[metric] for a, b in zip(tuned, untuned, strict=True)) / 12
+        text = Page(outputs / "report" / "index.html").text
+        shown = re.search(r"(?:worse by|cannot be told apart:) ([\d.]+)", text).group(1)
+        assert float(shown) == round(abs(gap), len(shown.partition(".")[2]))

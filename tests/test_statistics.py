@@ -166,6 +166,16 @@ def test_clustering_widens_the_interval_and_bounds_keep_it_inside():
     assert 0 < near.low < near.estimate < near.high < 1
 
 
+@pytest.mark.parametrize("groups", [8, 20, 300])
+def test_a_mean_nearer_to_a_bound_than_half_an_item_lies_in_its_interval(groups):
+    low, high = (
+        interval([0.0] * (groups - 1) + [0.05], bounds=(0, 1)),
+        interval([1.0] * (groups - 1) + [0.95], bounds=(0, 1)),
+    )
+    assert 0 < low.low < low.estimate < low.high < 0.1
+    assert (high.low, high.high) == pytest.approx((1 - low.high, 1 - low.low))
+
+
 def test_perplexity_is_the_exponential_of_the_token_weighted_mean():
     tokens = RNG.integers(5, 50, len(IDS))
     nll = tokens * RNG.normal(1.6, 0.3, len(IDS))

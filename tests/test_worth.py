@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llama_exp import costs, findings, items, score_tables
+from llama_exp import costs, findings, items, score_tables, tables
 from llama_exp.captions import cost_caption, cost_notes, curve_words, target_of
-from llama_exp.records import Problem
+from llama_exp.records import Problem, read_predictions
 from llama_exp.results import collect
 from llama_exp.settings import comparisons
 from llama_exp.standing import Contender, standing
@@ -98,7 +98,7 @@ def test_predictions_that_do_not_give_the_stored_score_are_not_used(tmp_path):
     path.write_text(path.read_text().replace('"reply": "no"', '"reply": "yes"', 30))
     (run,), _ = collect(tmp_path)
     assert items.read(run.evaluations[0]) == (
-        "predictions.jsonl gives squad/exact_match 60 where results.json says 50: not the same answers")  # fmt: skip
+        "item by item squad/exact_match is 60 where results.json says 50: not the same answers")  # fmt: skip
 
 
 def test_items_are_kept_for_the_next_report_and_read_anew_when_the_file_changes(tmp_path):
@@ -237,3 +237,44 @@ def test_the_untuned_model_is_compared_without_luck_of_its_own(tmp_path):
     c = weighed(tmp_path)
     ((difference, p),) = c.standing.against.values()
     assert p < 0.01 and 25 < difference.difference < 35 and c.standing.worse
+
+
+def test_a_metric_that_needs_a_model_is_compared_by_the_scores_that_were_stored(tmp_path):
+    """BERTScore's items, some below 0, are read from scores.jsonl; the predictions alone do not hold them."""
+    rng, hard = random.Random(0), [random.Random(n).gauss(0, 20) for n in range(300)]
+    values = {}
+    for sample, level in ((100, 5.0), (1000, 8.0)):
+        home = write_run(tmp_path, sample=sample, f1=50.0)
+        [folder] = home.glob("eval/*")
+        made = read_predictions(folder / "predictions.jsonl")
+        values[sample] = [level + hard[n] + rng.gauss(0, 2) for n in range(300)]
+        results = json.loads((folder / "results.json").read_text())
+        results["scores"] = {"bertscore/f1": float(np.mean(values[sample])), "loss": 1.0}
+        (folder / "results.json").write_text(json.dumps(results))
+        if sample == 100:
+            (comparison,) = comparisons(collect(tmp_path)[0])
+            (one,) = (s.evaluation for _, setting in comparison.settings() for s in setting.scored)
+            assert not items.read(one, tmp_path / "kept").can("bertscore/f1")
+        tables.write_items(folder, made, {"bertscore/f1": values[sample]})
+    assert min(values[100]) < 0
+    c = weighed(tmp_path, tmp_path / "kept")
+    assert c.metric == "bertscore/f1" and c.unpaired == ""
+    ((difference, p),) = c.standing.against.values()
+    assert difference.difference == pytest.approx(np.mean(values[1000]) - np.mean(values[100]))
+    assert p < 0.001 and len(c.standing.worse) == 1, "3 points, where single scores scatter by 20"
+    [broken] = tmp_path.glob("squad/*-100-*/eval/*/scores.jsonl")
+    broken.write_text(broken.read_text()[:500])
+    assert "scores.jsonl does not hold the scores of predictions.jsonl" in weighed(tmp_path, tmp_path / "kept").unpaired
+
+
+def test_several_runs_on_a_scale_without_ends_have_an_interval(tmp_path):
+    for seed in range(3):
+        home = write_run(tmp_path, f1=50.0, data_seed=seed)
+        [folder] = home.glob("eval/*")
+        made = read_predictions(folder / "predictions.jsonl")
+        scores = [-30.0 + seed + random.Random(n).gauss(0, 20) for n in range(len(made))]
+        tables.write_items(folder, made, {"bertscore/f1": scores})
+        results = json.loads((folder / "results.json").read_text())
+        (folder / "results.json").write_text(json.dumps(results | {"scores": {"bertscore/f1": float(np.mean(scores))}}))
+    interval = weighed(tmp_path).best()[1].interval("bertscore/f1")
+    assert interval.high < 0 and interval.shares

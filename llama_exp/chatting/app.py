@@ -125,8 +125,7 @@ class Room:
             message, system, histories = asked(await body(request), self.sides)
         except Problem as problem:
             return JSONResponse({"error": str(problem)}, 400)
-        lines = self._lines(message, system, histories)
-        return StreamingResponse(read(lines, request), media_type="application/x-ndjson")
+        return Lines(self._lines(message, system, histories), request)
 
     def _lines(self, message: str, system: str, histories: dict[str, tuple[Turn, ...]]) -> Iterator[dict[str, Any]]:
         for side in self.sides:
@@ -141,16 +140,25 @@ class Room:
                 yield {"side": side, "error": str(problem)}
 
 
-async def read(lines: Iterator[dict[str, Any]], request: Request) -> AsyncIterator[str]:
-    """Lines as they come, read in a thread. A browser that goes away, or presses Stop, stops the model too."""
-    try:
-        while (line := await anyio.to_thread.run_sync(next, lines, None)) is not None:
+class Lines(StreamingResponse):
+    """Lines of JSON as they come. A browser that goes away, or presses Stop, stops the model too."""
+
+    def __init__(self, lines: Iterator[dict[str, Any]], request: Request):
+        self.lines = lines
+        super().__init__(self.read(request), media_type="application/x-ndjson")
+
+    async def read(self, request: Request) -> AsyncIterator[str]:
+        while (line := await anyio.to_thread.run_sync(next, self.lines, None)) is not None:
             yield json.dumps(line) + "\n"
             if await request.is_disconnected():
                 break
-    finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(lines.close)
+
+    async def __call__(self, *connection) -> None:
+        try:
+            await super().__call__(*connection)
+        finally:  # here, not in `read`: an abandoned generator is closed when its memory is wanted, not when it ends
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.lines.close)
 
 
 async def body(request: Request) -> Any:

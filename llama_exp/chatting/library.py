@@ -12,7 +12,7 @@ from llama_exp.chatting.lines import past
 from llama_exp.chatting.partner import Wording
 from llama_exp.config import Config
 from llama_exp.data.encoding import encode_prompts
-from llama_exp.model import causal_lm
+from llama_exp.model import causal_lm, forget_base
 from llama_exp.records import Example, Problem
 from llama_exp.voices import Voices
 
@@ -46,15 +46,13 @@ class RunPipeline(TextGenerationPipeline):
 
 def pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     """See llama_exp.chat.pipeline."""
-    from llama_exp import model as bases
-
     folder = Path(folder)
     if not runs.finished(folder):
         raise Problem(f"{folder} is not a finished run: it has no adapter. Folders of runs lie in outputs/DATASET/.")
     config = runs.load_config(folder)
     runs.check_hardware(config)
     voices = Voices(config, config.trainer)
-    bases._loaded.clear()  # this base is the pipeline's own: a second pipeline must not put its adapter on it too
+    forget_base()  # this base is the pipeline's own: a second pipeline must not put its adapter on it too
     voices.add(folder)
     llama, tokenizer = causal_lm(voices.model), voices.tokenizer
     if tokenizer.pad_token is None:

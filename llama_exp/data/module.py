@@ -16,11 +16,13 @@ from lightning import LightningDataModule
 from llama_exp.config import Config, DatasetConfig, Source
 from llama_exp.data import loading
 from llama_exp.data.cleaning import Cleaner
-from llama_exp.data.packing import Plan, StepSampler, row_loader, step_loader
+from llama_exp.data.packing import Plan, StepSampler, step_loader, whole_loader
 from llama_exp.data.splitting import carve, shuffled
 from llama_exp.records import Example, Problem, Tokens
 
 HELD_OUT_FIRST = ("test", "validation", "train")  # who keeps a duplicate or a group that lies on two sides
+
+VALIDATED_AT_ONCE = 4096  # tokens
 
 _last_read: dict[tuple, tuple[dict[str, list[Example]], dict[str, Any]]] = {}
 
@@ -265,9 +267,8 @@ class ExampleDataModule(LightningDataModule):
         return step_loader(self.encoded("train"), sampler)
 
     def val_dataloader(self):
-        rows = max(1, self.micro_batch // 2)
         trainer = self.trainer
-        return row_loader(self.encoded("validation"), rows, trainer.global_rank, trainer.world_size)
+        return whole_loader(self.encoded("validation"), VALIDATED_AT_ONCE, trainer.global_rank, trainer.world_size)
 
 
 def check_template(template: str, fields: tuple[str, ...]) -> None:

@@ -1,7 +1,7 @@
-"""Tokens -> rows -> Batch: which Examples make a step, how they lie in rows, and in which order they come.
+"""Tokens -> Batch: which Examples make a step, and in which order they come.
 
-A step is always `batch` Examples of one permutation; packing only decides how they lie. The order is a pure function of
-(seed, epoch), so a run that was killed continues with the very batch it would have seen.
+A step is always `batch` Examples of one permutation; micro-batches only decide how many lie end to end at a
+time. The order is a pure function of (seed, epoch), so a run that was killed continues with the very batch it would have seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,61 +17,58 @@ from llama_exp.records import Problem, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of packed Examples, (B, T). Positions restart at 0 at each Example; there is no attention mask on purpose:
-    transformers keeps packed Examples apart by the restarted positions only where no mask is given."""
+    """Examples laid end to end in one row, without padding.
+
+    a0 a1 a2 b0 b1      input_ids (1, T)
+    -- -- a2 -- b1      labels (1, T): response and EOS; -- is -100
+    0  1  2  0  1       position_ids (1, T)
+    3        2          lengths: what attention keeps Examples apart by
+    1  3                predicting (N,): the places whose next token is a label
+
+    There is no attention mask on purpose: transformers, too, keeps packed Examples apart by restarted positions only where
+    no mask is given.
+    """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     position_ids: torch.Tensor
+    predicting: torch.Tensor
+    lengths: tuple[int, ...]
 
     def to(self, device, non_blocking: bool = False) -> "Batch":  # Lightning moves batches through this
-        move = {"device": device, "non_blocking": non_blocking}
-        return Batch(self.input_ids.to(**move), self.labels.to(**move), self.position_ids.to(**move))
+        tensors = (self.input_ids, self.labels, self.position_ids, self.predicting)
+        return Batch(*(tensor.to(device=device, non_blocking=non_blocking) for tensor in tensors), self.lengths)
 
 
-def pack(tokens: Sequence[Tokens], length: int | None = None) -> list[list[Tokens]]:
-    """Lay Examples into rows of at most `length` tokens, first fit, longest first (within 11/9 of the fewest rows).
-
-    None: rows as long as the longest Example. Attention's work grows with the row, so no longer than needed.
-    """
-    length = length or max((len(item.input_ids) for item in tokens), default=0)
-    rows: list[list[Tokens]] = []
-    free: list[int] = []
-    for item in sorted(tokens, key=lambda item: -len(item.input_ids)):
-        size = len(item.input_ids)
-        if size > length:
-            raise ValueError(f"{item.id} has {size} tokens, more than a row of {length}")
-        for place, room in enumerate(free):
-            if size <= room:
-                rows[place].append(item)
-                free[place] -= size
-                break
-        else:
-            rows.append([item])
-            free.append(length - size)
-    return rows
+NOTHING = Tokens("", [0, 0], [IGNORED, IGNORED])  # a micro-batch that a rank has no Example for
 
 
-def collate(rows: Sequence[Sequence[Tokens]]) -> Batch:
-    """Rows of Tokens -> Batch.
+def collate(tokens: Sequence[Tokens]) -> Batch:
+    """Examples -> Batch. None at all become two tokens without a label, so that every rank has something to run."""
+    tokens = tokens or [NOTHING]
+    labels = torch.tensor([label for item in tokens for label in item.labels])
+    follows = (labels != IGNORED).nonzero().squeeze(1)
+    return Batch(
+        torch.tensor([[token for item in tokens for token in item.input_ids]]),
+        labels[None],
+        torch.cat([torch.arange(len(item.input_ids)) for item in tokens])[None],
+        follows - 1,
+        tuple(len(item.input_ids) for item in tokens),
+    )
 
-    row 0   a0 a1 a2 b0 b1 .       input_ids, padded with 0
-            -- -- a2 -- b1 .       labels: response and EOS; -- and padding are -100
-            0  1  2  0  1  0       position_ids; padding counts as one more Example that nobody learns from
-    """
-    width = max(sum(len(item.input_ids) for item in row) for row in rows)
-    input_ids = torch.zeros(len(rows), width, dtype=torch.long)
-    labels = torch.full((len(rows), width), IGNORED)
-    positions = torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        end = 0
-        for item in row:
-            start, end = end, end + len(item.input_ids)
-            input_ids[place, start:end] = torch.tensor(item.input_ids)
-            labels[place, start:end] = torch.tensor(item.labels)
-            positions[place, start:end] = torch.arange(end - start)
-        positions[place, end:] = torch.arange(width - end)
-    return Batch(input_ids, labels, positions)
+
+def in_parts(tokens: Sequence[Tokens], size: int) -> Iterator[list[Tokens]]:
+    """The Examples in their order, in parts of at most `size` tokens (a longer one alone)."""
+    part: list[Tokens] = []
+    held = 0
+    for item in tokens:
+        if part and held + len(item.input_ids) > size:
+            yield part
+            part, held = [], 0
+        part.append(item)
+        held += len(item.input_ids)
+    if part:
+        yield part
 
 
 @lru_cache(maxsize=4)
@@ -153,21 +150,15 @@ class StepSampler(Sampler[list[int]]):
             yield list(mine[within * self.micro : (within + 1) * self.micro])
 
 
-def packed(tokens: Sequence[Tokens]) -> Batch:
-    """Examples of one micro-batch -> Batch. An empty micro-batch becomes one row without a label."""
-    return collate(pack(tokens or [Tokens("", [0, 0], [IGNORED, IGNORED])]))
-
-
 def step_loader(tokens: Sequence[Tokens], sampler: StepSampler) -> DataLoader:
     """Training batches: one Batch a micro-batch."""
-    return DataLoader(_Picked(tokens), batch_size=None, sampler=sampler, collate_fn=packed)
+    return DataLoader(_Picked(tokens), batch_size=None, sampler=sampler, collate_fn=collate)
 
 
-def row_loader(tokens: Sequence[Tokens], rows: int, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Every Example once, in a fixed order, `rows` packed rows a Batch: validation and held-out likelihood."""
+def whole_loader(tokens: Sequence[Tokens], size: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Every Example once, in a fixed order, `size` tokens a Batch: validation and held-out likelihood."""
     mine = sorted(tokens, key=lambda item: (-len(item.input_ids), item.id))[rank::world_size]
-    lines = pack(mine or [Tokens("", [0, 0], [IGNORED, IGNORED])])
-    return DataLoader([lines[i : i + rows] for i in range(0, len(lines), rows)], batch_size=None, collate_fn=collate)
+    return DataLoader(list(in_parts(mine, size)) or [[]], batch_size=None, collate_fn=collate)
 
 
 class _Picked(torch.utils.data.Dataset):

@@ -24,9 +24,9 @@ from llama_exp.human.analysis import Judged, Metrics
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
-from llama_exp.records import Prediction, write_json, written_whole
-from llama_exp.report import FORMULA
-from llama_exp.results import clean
+from llama_exp.records import Prediction, Problem, write_json, written_whole
+from llama_exp.results import Unread, clean
+from llama_exp.spreadsheet import FORMULA
 
 CHEAP = ("squad", "decision")  # no model, no library: computed every time
 
@@ -80,13 +80,17 @@ def report(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str]]:
     return home / "index.html", said
 
 
-def included(outputs: Path) -> list[tuple[str, list[str], str]]:
-    """(title, sentences, path of its page) of every study below a folder, each reported anew: for the main report."""
-    found = []
+def included(outputs: Path) -> tuple[list[tuple[str, list[str], Path]], list[Unread]]:
+    """For the main report, of every study below a folder, each reported anew: (its name, sentences, its page); and what
+    could not be read."""
+    found, unread = [], []
     for path in sorted(Path(outputs).glob("**/study.json")):
-        page, said = report(path.parent)
-        found.append((clean(path.parent.name), said, str(page)))
-    return found
+        try:
+            page, said = report(path.parent)
+            found.append((clean(path.parent.name), [clean(line, 2000) for line in said], page))
+        except (Problem, OSError) as error:
+            unread.append(Unread(path, clean(error)))
+    return found, unread
 
 
 def measured(folder: Path, study: Study, asked: Sequence[str]) -> Metrics:

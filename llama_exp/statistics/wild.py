@@ -74,8 +74,13 @@ class Wild:
         if self.bounds is None:
             return mean
         low, high = self.bounds
-        edge = 0.5 / (self.clusters.items + 1)  # a mean at the bound itself has no logit
+        edge = self.edge()
         return special.logit(np.clip((mean - low) / (high - low), edge, 1 - edge))
+
+    def edge(self) -> float:
+        """How near to a bound a mean may come, whose logit is infinite: half an item, or the estimate if that is nearer."""
+        part = (self.clusters.estimate - self.bounds[0]) / (self.bounds[1] - self.bounds[0])
+        return min(0.5 / (self.clusters.items + 1), part, 1 - part)
 
     def from_scale(self, point: float) -> float:
         if self.bounds is None:
@@ -87,7 +92,7 @@ class Wild:
         if self.bounds is None:
             return np.ones_like(mean)
         low, high = self.bounds
-        edge = 0.5 / (self.clusters.items + 1)
+        edge = self.edge()
         part = np.clip((mean - low) / (high - low), edge, 1 - edge)
         return 1 / (part * (1 - part) * (high - low))
 

@@ -42,11 +42,15 @@ function exchange(text) {
     words.dir = "auto";
     places[side] = { reply, words, text: "", sent: text, over: false };
   }
+  down();
   return places;
 }
 
+const above = () => document.documentElement.scrollHeight - window.innerHeight - window.scrollY;
+const down = () => window.scrollTo(0, document.documentElement.scrollHeight);
+
 function take(places, line) {
-  const place = places[line.side];
+  const place = places[line.side], reading = above() > 60; // who scrolled up to read stays there
   if (line.piece) {
     place.text += line.piece;
     place.words.textContent = visible(place.text);
@@ -60,7 +64,7 @@ function take(places, line) {
     if (!line.finished) element(place.reply, "p", "note", `Cut at ${line.tokens} tokens.`);
     if (line.shortened) element(place.reply, "p", "note", "The oldest part of the conversation no longer fitted.");
   }
-  window.scrollTo(0, document.body.scrollHeight);
+  if (!reading) down();
 }
 
 async function read(response, places) {

@@ -1,0 +1,166 @@
+"""What a step keeps in memory: everything, or only each layer's input; and how many Examples go through at once.
+
+The losses and gradients are the same either way. What is kept of a token is known from the model's shape
+(llama_exp/llama/layer.py), so the choice is made before the first step instead of after an out-of-memory error.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from llama_exp.config import Config, Targets
+from llama_exp.llama.forward import CHUNK
+
+SPARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
+WORTH_A_PASS = 1024  # tokens; with fewer at a time, dequantising the weights for each pass costs more than recomputing
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; hold: keep the dequantised weights."""
+
+    recompute: bool
+    micro_batch: int
+    hold: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes: of a token where everything is kept or only layers' inputs are, of what is there once; of W in 16 bits."""
+
+    kept: float
+    recomputed: float
+    once: float
+    dequantised: float
+
+
+def needs(shape, config: Config, size: int) -> Needs:
+    """`shape`: transformers' LlamaConfig; `size`: bytes of an activation."""
+    d, f, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
+    head = getattr(shape, "head_dim", None) or d // shape.num_attention_heads
+    kv = head * shape.num_key_value_heads
+    layer = (4 * d + 2 * kv + 2 * f) * size  # input, queries, attention's result, middle; keys and values; gate and up
+    passing = (3 * f + 4 * d) * size  # in one layer's backward pass
+    attention = [(d, d), (d, kv), (d, kv), (d, d)]
+    tuned = attention if config.lora.targets is Targets.attention else [*attention, (d, f), (d, f), (f, d)]
+    learning = layers * config.lora.r * sum(a + b for a, b in tuned) * 16  # weight, gradient, two moments in float32
+    weights = 2 * 2 * f * d * size  # the largest dequantised weight, and one in the making
+    logits = CHUNK * shape.vocab_size * 10
+    dequantised = layers * (2 * d * d + 2 * d * kv + 3 * d * f) * size
+    return Needs(
+        layers * layer + passing, layers * d * size + layer + passing, learning + weights + logits, dequantised
+    )
+
+
+def choose(base: nn.Module, config: Config, plan) -> Choice:
+    """The fastest way that fits the device. What the config says (micro_batch, gradient_checkpointing) is obeyed."""
+    device = next(base.parameters()).device
+    world = world_size(config)
+    share = -(-config.batch // world)
+    asked = config.model.gradient_checkpointing
+    if device.type != "cuda":
+        return Choice(bool(asked), min(config.micro_batch or share, share), False, "")
+    need = needs(base.config, config, next(base.parameters()).element_size())
+    held = torch.cuda.memory_allocated(device)
+    whole = config.memory * 2**30 if config.memory else available(device) * SPARE
+    return fit(need, whole - held - need.once, plan, config, share, world, whole)
+
+
+def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, whole: float) -> Choice:
+    """`choose`, from the numbers alone: `room` bytes for activations."""
+    asked = config.model.gradient_checkpointing
+    sizes = [config.micro_batch] if config.micro_batch else _halves(share)
+    heaviest = {size: most_tokens(plan, size, world) for size in sizes}
+    said = f"{whole / 2**30:.1f} GiB"
+    if asked is not True:
+        for size in sizes:
+            small = size < share and heaviest[size] < WORTH_A_PASS and asked is None and not config.micro_batch
+            if heaviest[size] * need.kept <= room and not small:
+                hold = room - heaviest[size] * need.kept > 1.25 * need.dequantised
+                also = ", dequantised weights held" if hold else ""
+                return Choice(False, size, hold, f"{size} Examples at once, nothing recomputed{also} ({said})")
+    if asked is not False:
+        for size in sizes:
+            if heaviest[size] * need.recomputed <= room:
+                return Choice(True, size, False, f"{size} Examples at once, activations recomputed ({said})")
+    recompute = asked is not False
+    wanted = heaviest[sizes[-1]] * (need.recomputed if recompute else need.kept) + whole - room
+    return Choice(recompute, sizes[-1], False,
+                  f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {said}")  # fmt: skip
+
+
+def world_size(config: Config) -> int:
+    """Processes that share a step: `trainer.devices` under a strategy for several, else one."""
+    devices = config.trainer.get("devices", 1)
+    if not str(config.trainer.get("strategy", "")).startswith("ddp"):
+        return 1
+    if isinstance(devices, list):
+        return len(devices)
+    return int(devices) if str(devices).isdigit() and int(devices) > 0 else max(1, torch.cuda.device_count())
+
+
+def _halves(share: int) -> list[int]:
+    """share, a half of it, a quarter … 1: all that divide a step into equally many parts at most."""
+    parts, sizes = 1, []
+    while not sizes or sizes[-1] > 1:
+        sizes.append(-(-share // parts))
+        parts *= 2
+    return sizes
+
+
+def most_tokens(plan, micro_batch: int, world: int = 1) -> int:
+    """Tokens of the heaviest micro-batch of a whole run."""
+    most = 0
+    for number in range(plan.total_steps):
+        step: Sequence[int] = plan.step(number)
+        for rank in range(world):
+            mine = step[rank::world]
+            for start in range(0, len(mine), micro_batch):
+                most = max(most, sum(plan.lengths[place] for place in mine[start : start + micro_batch]))
+    return most
+
+
+def room_to_hold(base: nn.Module) -> bool:
+    """Whether the dequantised weights take less than half of what a GPU has free."""
+    weights = sum(p.quant_state.shape.numel() for p in base.parameters() if getattr(p, "quant_state", None) is not None)
+    device = next(base.parameters()).device
+    return 2 * 2 * weights < available(device) * SPARE - torch.cuda.memory_allocated(device)
+
+
+def cache_tokens(base: nn.Module) -> float:
+    """Places of a key-value cache that answering may fill: half of what is free on a GPU, 32,000 elsewhere."""
+    weight = next(base.parameters())
+    if weight.device.type != "cuda":
+        return 32_000
+    shape = base.config
+    head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    each = 2 * shape.num_hidden_layers * head * shape.num_key_value_heads * weight.element_size()
+    free = available(weight.device) * SPARE - torch.cuda.memory_allocated(weight.device)
+    return max(2048.0, free / 2 / each)
+
+
+def available(device: torch.device) -> float:
+    """Bytes that this process may take in all: what is free, and what it holds."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    import psutil
+
+    return min(psutil.virtual_memory().available, free_in_container()) + psutil.Process().memory_info().rss
+
+
+def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes left under the container's own limit (cgroup 2, then 1), which the machine's free memory does not show."""
+    for names in (("memory.max", "memory.current", "memory.stat"),
+                  ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")):  # fmt: skip
+        try:
+            limit, used, stat = ((root / name).read_text(encoding="ascii") for name in names)
+            cached = next(int(line.split()[1]) for line in stat.splitlines() if "inactive_file" in line.split()[0])
+            return int(limit) - int(used) + cached  # files that were read lately give way
+        except (OSError, ValueError, StopIteration):  # no such cgroup, or "max": no limit
+            continue
+    return math.inf

@@ -1,0 +1,81 @@
+"""What a step keeps is chosen from the model's shape and the room there is; the choice never changes which Examples step."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llama_exp.config import default_config
+from llama_exp.data.packing import Plan
+from llama_exp.memory import fit, most_tokens, needs
+from llama_exp.records import Tokens
+
+GIB = 2**30
+LLAMA_7B = SimpleNamespace(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+                           num_key_value_heads=32, head_dim=128, vocab_size=32000)  # fmt: skip
+
+
+def plan(examples: int, length: int, batch: int) -> Plan:
+    return Plan([Tokens(str(n), [1] * length, [1] * length) for n in range(examples)], batch, seed=0)
+
+
+def chosen(room_gib: float, length=2048, batch=8, micro_batch=None, recompute=None):
+    config = default_config({"dataset": "squad", "model": "llama2_7b"})
+    config.batch, config.micro_batch, config.model.gradient_checkpointing = batch, micro_batch, recompute
+    return fit(needs(LLAMA_7B, config, 2), room_gib * GIB, plan(32, length, batch), config, batch, 1, room_gib * GIB)
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        (120, (False, 8, True)),  # everything fits, and the dequantised weights beside it
+        (50, (False, 8, False)),
+        (30, (False, 4, False)),  # half the step at a time before anything is computed twice
+        (3.5, (True, 4, False)),
+        (2.0, (True, 2, False)),
+    ],
+)
+def test_the_fastest_way_that_fits_is_taken(room, expected):
+    found = chosen(room)
+    assert (found.recompute, found.micro_batch, found.hold) == expected
+
+
+def test_few_tokens_at_a_time_are_worse_than_recomputing():
+    assert chosen(2.0, length=300, batch=16).recompute
+
+
+def test_what_is_asked_for_is_obeyed_and_what_may_not_fit_is_said():
+    assert chosen(120, recompute=True).recompute
+    assert chosen(120, micro_batch=2).micro_batch == 2
+    tight = chosen(1.0, recompute=False)
+    assert (tight.recompute, tight.micro_batch) == (False, 1) and "may need" in tight.why
+
+
+def test_the_needs_are_those_that_were_measured():
+    """One H200, 2026-11-24: a step of 8 x 2,048 tokens peaked at 51.46 GiB, 3.76 of them the base and the adapter."""
+    config = default_config({"dataset": "squad", "model": "llama2_7b"})
+    need = needs(LLAMA_7B, config, 2)
+    assert (need.kept * 16384 + need.once) / GIB == pytest.approx(51.46 - 3.76, rel=0.05)
+    assert need.dequantised == pytest.approx(2 * (6_738_415_616 - 2 * 32000 * 4096 - 65 * 4096), rel=1e-6)
+
+
+def test_the_heaviest_micro_batch_of_a_run_is_found():
+    lengths = [5 + n * 7 % 40 for n in range(22)]
+    made = Plan([Tokens(str(n), [1] * size, [1] * size) for n, size in enumerate(lengths)], 8, seed=3, max_epochs=2)
+    by_hand = max(sum(lengths[p] for p in made.step(n)[i : i + 4]) for n in range(6) for i in (0, 4))
+    assert most_tokens(made, 4) == by_hand
+    assert most_tokens(made, 8, 2) == max(sum(lengths[p] for p in made.step(n)[r::2]) for n in range(6) for r in (0, 1))
+
+
+def test_dequantised_weights_are_held_only_meanwhile(llama):
+    from llama_exp.llama.products import held
+    from llama_exp.model import load_base
+
+    from .test_finetune import CPU, base_config
+
+    base = load_base(base_config(llama), CPU)
+    layers = [m for m in base.modules() if isinstance(m, torch.nn.Linear)]
+    with held(base):
+        assert sum(hasattr(layer, "held") for layer in layers) == 6 * 3
+        assert set(base.state_dict()) == set(load_base(base_config(llama), CPU).state_dict())
+    assert not any(hasattr(layer, "held") for layer in layers)
