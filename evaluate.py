@@ -106,7 +106,8 @@ def evaluate_file(config: Config) -> dict[str, str]:
         print(f"{name} {value:.10f}  ({scored.intervals[name]}, {scored.intervals[name].clusters} articles)")
     print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
           f"{counts['unknown_ids']} unknown ids left out.", flush=True)  # fmt: skip
-    return {"said": cell.said({"scores": scored.values}), "run": str(path)}
+    intervals = {name: dataclasses.asdict(of) for name, of in scored.intervals.items()}
+    return {"said": cell.said({"scores": scored.values, "intervals": intervals}), "run": str(path)}
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 
 from llama_exp import cli, metrics, runs
 from llama_exp.config import Config, register, resolve
-from llama_exp.evaluation import metric_settings
 
 register()
 
@@ -28,6 +27,8 @@ def train(config: Config) -> dict[str, str]:
 def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     runs.check_hardware(config)
     if config.evaluate:
+        from llama_exp.evaluation import metric_settings
+
         metrics.check(config.dataset.metrics, metric_settings(config))
     folder = runs.folder_of(config)
     if config.preflight:

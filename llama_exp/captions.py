@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from llama_exp.costs import Prices, axis, front, priced
-from llama_exp.results import Curve
+from llama_exp.results import Curve, Run
 from llama_exp.settings import LOWER_IS_BETTER, Comparison, Panel, Setting, overlap
-from llama_exp.words import cell, duration, every, joined, money, number, plural, size_of, with_span
+from llama_exp.words import cell, duration, every, joined, money, number, plural, size_of, whole, with_span
 
 if TYPE_CHECKING:
     from llama_exp.statistics import Curve as LearningCurve
@@ -35,7 +35,10 @@ def _data_effect(panel: Panel, placed: list[Setting], c: Comparison) -> list[str
     a, b = first.mean(c.metric), last.mean(c.metric)
     better = (b < a) if c.metric in LOWER_IS_BETTER else (b > a)
     verdict = "more data helped" if better else "more data did not help"
-    verdict = "a difference that chance could make" if told_apart(c, first, last) is False else verdict
+    if told_apart(c, first, last) is False:
+        left, right = first.interval(c.metric), last.interval(c.metric)
+        among = "among so many comparisons, " if left and right and not overlap(left, right) else ""
+        verdict = f"{among}a difference that chance could make"
     return [f"From {first.examples:,} to {size_of(last)}, rank {last.rank} goes from {with_span(c.metric, first)} "
             f"to {with_span(c.metric, last)}: {verdict}."]  # fmt: skip
 
@@ -85,7 +88,26 @@ def cost_notes(c: Comparison) -> tuple[str, ...]:
     notes = ["A mark is a setting: its colour the rank, the number beside it the training examples (on the line only)."]
     if c.standing and c.standing.worse:
         notes.append("Filled marks cannot be told from the best; open ones are shown to be worse.")
-    return tuple(notes)
+    return tuple(notes + [said for said in (_busy(c),) if said])
+
+
+def _busy(c: Comparison) -> str:
+    """What the clock also counts: whatever else the machine did."""
+    runs = [one.run for _, s in c.settings() if s.rank for one in s.scored]
+    speeds = [speed for speed in (_speed(run) for run in runs) if speed]
+    uneven = bool(speeds) and max(speeds) > 1.5 * min(speeds)
+    if not uneven and not any(run.summary.get("device") == "cpu" for run in runs):
+        return ""
+    said = "Times are by the clock: whatever else the machine did while a run trained is in them."
+    if uneven:
+        said += (f" These runs trained at {whole(min(speeds))} to {whole(max(speeds))} tokens a second: "
+                 "their tokens compare better than their times.")  # fmt: skip
+    return said
+
+
+def _speed(run: Run) -> float | None:
+    value = run.summary.get("tokens_per_second")
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
 
 
 def _spent(x: float, c: Comparison, prices: Prices) -> str:

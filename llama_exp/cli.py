@@ -1,17 +1,22 @@
 """How a command ends: readable messages instead of tracebacks, and exit codes.
 
-0 = done, 1 = at least one cell of a sweep failed, 2 = the command itself was wrong and nothing was started.
+0 = done, 1 = at least one cell of a sweep failed, 2 = the command itself was wrong and nothing was started, 130 = Ctrl-C.
 """
 
+import dataclasses
 import difflib
 import functools
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from enum import Enum
+from typing import Any, get_args, get_type_hints
 
+from llama_exp import commands
 from llama_exp.records import Problem
 
 # Remarks of libraries on choices that are ours. Named one by one: an unknown warning stays visible.
@@ -36,9 +41,13 @@ def hush() -> None:
     for message in REMARKS:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero",
-                 "lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero", "bitsandbytes"):  # fmt: skip
+                 "lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero", "bitsandbytes",
+                 "torch._subclasses.fake_tensor"):  # fmt: skip
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault(
+        "HF_HUB_VERBOSITY", "error"
+    )  # ten lines of retries; what came of them is said by data/loading.py
 
 
 def run(main: Callable[[], None]) -> None:
@@ -57,8 +66,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except Problem as problem:
         _stop(str(problem), 2)
-    except KeyboardInterrupt:
-        _stop("Interrupted. The same command continues from the last checkpoint.", 130)
+    except KeyboardInterrupt as interrupt:
+        _stop("\n" + (str(interrupt) or "Interrupted. The same command goes on where this one stopped."), 130)
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -112,14 +121,17 @@ def one_job(function: Callable) -> Callable:
         except Exception as error:
             if single:
                 raise
-            traceback.print_exc()
-            return sweep.failed(f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            if reason not in sweep.failures:
+                traceback.print_exc()
+            return sweep.failed(reason)
 
     return wrapped
 
 
 def _stop(text: str, code: int) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -132,9 +144,50 @@ def _readable(error: BaseException) -> str:
     if "Config group override" in str(error):
         null = [word for word in sys.argv[1:] if word.endswith("=null") and "." not in word]
         return f"{' '.join(null)}: a group needs one of its files; type for example logger=none. See --help."
+    if said := _override(error):
+        return said
     told = [line for text in (str(error), str(error.__cause__ or "")) for line in text.split("\n")]
     lines = [line for line in dict.fromkeys(told) if line.strip() and not line.strip().startswith(INTERNALS)]
     return "\n".join(_unknown_keys() or lines)
+
+
+def _override(error: BaseException) -> str | None:
+    """A word that Hydra could not read, or whose value has another type: what was wanted, and what to type."""
+    from hydra.errors import OverrideParseException
+
+    first = str(error).split("\n")[0]
+    if isinstance(error, OverrideParseException):
+        key, equals, text = error.override.partition("=")
+        if not equals:
+            return f"{error.override}: wanted key=value."
+        text = text[1:] if text[:1] in "'\"" else text
+        text = text[:-1] if text[-1:] in "'\"" else text
+        return (f"{error.override}: text with braces, commas, quotes or other signs stands in quotes inside those of the "
+                f"shell. Type {commands.quoted(f'{key}={commands.value(text)}')}")  # fmt: skip
+    if ambiguous := re.match("Ambiguous value for argument '(.*)'$", first):
+        word = ambiguous[1]
+        key, _, values = word.partition("=")
+        return f"{word}: several values are a sweep, which takes -m. A list is typed {key}=[{values}]."
+    merging = re.match("Error merging override (.*)$", first)
+    if merging and (wanted := _wanted(merging[1].partition("=")[0].lstrip("+~"))):
+        key, _, value = merging[1].partition("=")
+        return f"{key}={value}: wanted {wanted}."
+    return None
+
+
+def _wanted(key: str) -> str | None:
+    """The type of a key of conf/ in words; None where it has none, or is not there."""
+    from llama_exp.config import Config
+
+    kind: Any = Config
+    for name in key.split("."):
+        kind = get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+    null = " or null" if type(None) in get_args(kind) else ""
+    kind = next((part for part in get_args(kind) if part is not type(None)), kind) if null else kind
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return f"one of {', '.join(choice.name for choice in kind)}{null}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words[kind] + null if kind in words else None
 
 
 def _unknown_keys() -> list[str]:

@@ -4,13 +4,15 @@ The colours of the SVG become CSS variables, so that the page decides what ink a
 """
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable
 from functools import wraps
 
 # After Okabe and Ito (2008): told apart with any kind of colour vision; darkened where a letter would be too pale.
-RANKS = ("#0072b2", "#d55e00", "#00876a", "#b8558c", "#a66a00", "#3a8fc7", "#7a5c3e", "#5b5fc7")
+# In the order of the ranks 1, 2, 4 … 128, those that are often drawn together (1, 4, 16, 64) furthest apart.
+RANKS = ("#0072b2", "#a66a00", "#00876a", "#5b5fc7", "#d55e00", "#7a5c3e", "#b8558c", "#3a8fc7")
 MARKERS = "os^Dv<>P"
 STAGES = {"import": "#d3d7dc", "load": "#b4bac2", "data": "#949ca6", "train": "#46639c", "save": "#767e89",
           "evaluate": "#c49a4a"}  # fmt: skip
@@ -25,6 +27,25 @@ STYLE = {
     "axes.facecolor": "none", "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titlecolor": INK,
     "xtick.color": MUTED, "ytick.color": MUTED, "svg.fonttype": "none", "svg.hashsalt": "llama_exp",
 }  # fmt: skip
+
+
+def place(rank: int) -> int:
+    """A rank's place in RANKS and MARKERS, by itself alone: it looks the same in every report, whatever else was run.
+
+    Powers of two follow each other; another rank takes the look of one that is far from it.
+    """
+    if rank < 1:
+        return 0
+    double = round(math.log2(rank))
+    return (double if 2**double == rank else double + 4) % len(RANKS)
+
+
+def colour(rank: int) -> str:
+    return RANKS[place(rank)]
+
+
+def marker(rank: int) -> str:
+    return MARKERS[place(rank)]
 
 
 def styled(draw: Callable) -> Callable:

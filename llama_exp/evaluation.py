@@ -20,6 +20,7 @@ from llama_exp.config import Config, default_config, flat, identity, spoken
 from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
 from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
+from llama_exp.statistics.words import plus_minus
 from llama_exp.tables import SCORES, write_items
 
 COST = ("seconds", "tokens", "peak_memory_bytes")
@@ -210,11 +211,15 @@ def up_to_date(folder: Path, results: dict[str, Any], asked: Config) -> bool:
 
 
 def said(results: dict[str, Any]) -> str:
-    """The scores in one line: percents first, then loss."""
-    named = {name.split("/")[-1]: value for name, value in results["scores"].items() if name != "perplexity"}
-    return ", ".join(
-        f"{name} {value:.3f}" if name == "loss" else f"{name} {value:.1f}" for name, value in named.items()
-    )
+    """The scores in one line, each with its 95 % interval, percents first, then loss; why there is none, once."""
+    named, why = [], []
+    for name, value in results["scores"].items():
+        of = results.get("intervals", {}).get(name) or {}
+        if name != "perplexity":
+            sure = f"{value:.4g}" if of.get("low") is None else plus_minus(value, of["low"], of["high"])
+            named.append(f"{name.split('/')[-1]} {sure}")
+            why += [of["note"]] if of.get("low") is None and of.get("note") else []
+    return ", ".join(named) + (f" (no interval: {why[0]})" if why else "")
 
 
 def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[Prediction], dict[str, int]]:

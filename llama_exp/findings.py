@@ -115,11 +115,15 @@ def _cheapest(c: Comparison, prices: Prices) -> list[str]:
     if setting.rank == 0:
         return ["The cheapest of these is the untuned model, which needs no training."]
     whole = next(x for _, s, x in priced(c, prices) if s.key == best[1].key)
+    gap = c.standing.against.get(setting.key) if c.standing else None
+    worst = None if not gap or gap[0].low is None else -gap[0].low if c.metric in LOWER_IS_BETTER else gap[0].high
+    room = "" if worst is None else (
+        f" That it is as good is not shown: it may score up to {number(c.metric, worst)} worse.")  # fmt: skip
     if axis(c, prices) == "money":
         said = f"{money(spent, prices.currency)} instead of {money(whole, prices.currency)}"
     else:
         said = f"{duration(spent)} of training instead of {duration(whole)}"
-    return [f"The cheapest of these: {cell(panel, setting, c)}, {said}."]
+    return [f"The cheapest of these: {cell(panel, setting, c)}, {said}.{room}"]
 
 
 def _more_data(c: Comparison, panel: Panel, setting: Setting) -> list[str]:
@@ -153,7 +157,12 @@ def _noise(c: Comparison, setting: Setting) -> list[str]:
     if not interval.shares:
         return [f"{ends}; the interval counts the test items alone."]
     shares = joined(f"{_source(name)} {100 * share:.0f} %" for name, share in interval.shares)
-    return [f"{ends}. What makes the mean uncertain (shares of the variance, rough with few runs): {shares}."]
+    said = [f"{ends}. What makes the mean uncertain (shares of the variance, rough with few runs): {shares}."]
+    if interval.unseen:
+        from llama_exp.statistics.words import describe_unseen
+
+        said.append(describe_unseen(interval.unseen, setting.seeds()))
+    return said
 
 
 def _source(name: str) -> str:
@@ -206,10 +215,30 @@ def test_words(c: Comparison) -> str:
         words += f" {c.metric} is {MEANINGS[c.metric]}."
     if not stored:
         return words + " No interval is stored with them."
-    kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "method not named"
-    words += f" ± is half of a 95 % interval ({kinds}): where the score would likely lie on other items of this kind."
+    kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "not named"
+    words += (" ±, or a range in brackets, is a 95 % interval: where the score would likely lie on other items of this kind. "
+              f"Its method: {kinds}.")  # fmt: skip
     missing = len(intervals) - len(stored)
-    return words + (f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else "")
+    words += f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else ""
+    return words + _audited(c)
+
+
+def _audited(c: Comparison) -> str:
+    """What is known of test items in the training sets."""
+    tuned = [one.evaluation for _, setting in c.settings() if setting.rank for one in setting.scored]
+    known = [e.clean.items / e.items for e in tuned if e.clean and e.clean.items is not None and e.items]
+    if not tuned:
+        return ""
+    if not known:
+        return " Whether the training sets hold test items is not known: there is no audit of them."
+    some = (
+        "" if len(known) == len(tuned) else f" of the {len(known)} of {len(tuned)} runs whose audit covers these items"
+    )
+    if min(known) == 1:
+        return f" The audit found no test item in the training sets{some}, nor one much like it."
+    if max(known) == 0:
+        return f" Every test item stands in the training sets{some}, or one much like it: these scores show memory."
+    return f" In the training sets{some} stands up to {1 - min(known):.1%} of the test items, or one much like it."
 
 
 def pending(runs: list[Run]) -> list[tuple[Run, str]]:

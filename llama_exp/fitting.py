@@ -105,7 +105,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
         code = 0
     except (KeyboardInterrupt, SystemExit):  # Lightning exits after Ctrl-C or SIGTERM, and would be the last to speak
         leave_behind(folder, config, trainer, data, started, "interrupted", "stopped by Ctrl-C or SIGTERM")
-        raise KeyboardInterrupt from None
+        raise KeyboardInterrupt(interrupted(folder, config, trainer.global_step, data.plan.total_steps)) from None
     except OSError as error:
         raise Problem(
             f"Writing to {folder} failed: {error.strerror or error}. Free some space and type the same command again."
@@ -126,6 +126,14 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
         )
     best.restore(module)
     return Outcome("stopped early" if best.stopped else "finished", started)
+
+
+def interrupted(folder: Path, config: Config, step: int, steps: int) -> str:
+    """How far it came, and what the same command will do."""
+    again = "The same command continues from the last checkpoint."
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        again = f"There was no checkpoint yet (checkpoint_every={config.checkpoint_every} steps): the same command starts it anew."
+    return f"Interrupted after step {step:,} of {steps:,}. {again}"
 
 
 def leave_behind(
@@ -152,13 +160,15 @@ def leave_behind(
             "started": started,
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         })  # fmt: skip
-    draw_losses(folder, f"{status.capitalize()} after step {step:,} of {data.plan.total_steps:,}: {reason}")
+    ended = f"{status.capitalize()} after step {step:,} of {data.plan.total_steps:,}: {reason}"
+    draw_losses(folder, ended, say=False)
 
 
-def draw_losses(folder: Path, ended: str) -> None:
+def draw_losses(folder: Path, ended: str, say: bool = True) -> None:
     """losses.png and losses.html. A picture that cannot be drawn is said; it never costs a run."""
     try:
-        if words := loss_page.write(folder, ended):
+        words = loss_page.write(folder, ended)
+        if words and say:
             print(f"{words} See {folder}/losses.html", flush=True)
     except Exception as error:
         print(f"The loss curves could not be drawn ({error}); metrics.csv holds them.", flush=True)

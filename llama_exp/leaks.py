@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from llama_exp.config import NOT_IDENTITY, Config, flat
 from llama_exp.records import Example, Prediction, write_json
+from llama_exp.typed import visible
+from llama_exp.words import plural
 
 if TYPE_CHECKING:
     from llama_exp.data.audit import Audit, Row
@@ -64,9 +66,13 @@ def describe(found: dict[str, Any]) -> str:
     if found["examples"]:
         first = found["examples"][0]
         said += f" For example {first['held_out']} is like {first['train']} of training ({first['kind']})."
+    if groups := found.get("by_group"):
+        most = ", ".join(f"{one['group']} ({one['overlapping']:,} of {one['items']:,})" for one in groups[:3])
+        more = f" and {len(groups) - 3:,} more" if len(groups) > 3 else ""
+        said += f"\nBy group: {most}{more}."
     if found["repeated_train"]:
-        said += f"\n{found['repeated_train']:,} training Examples repeat an earlier one."
-    return said
+        said += f"\n{plural(found['repeated_train'], 'training Example')} repeating an earlier one."
+    return visible(said)  # ids and groups come from the data
 
 
 def summary(folder: Path) -> dict[str, Any] | None:
@@ -78,6 +84,7 @@ def summary(folder: Path) -> dict[str, Any] | None:
         if split in found:
             found[split] = {kind: len(ids) for kind, ids in found[split].items()}
     del found["content"]
+    found["by_group"] = found.get("by_group", [])[:10]  # the most first
     return found
 
 
@@ -118,6 +125,8 @@ def _plain(found: "Audit", held_out: dict[str, list[Example]]) -> dict[str, Any]
         "train_items": found.train_items,
         "kinds": dict(found.counts),
         "examples": [{"kind": kind, "held_out": mine, "train": theirs} for kind, mine, theirs in found.examples],
+        "by_group": [{"group": group, "items": items, "overlapping": touched}
+                     for group, items, touched in found.by_group if touched],
         "repeated_train": found.repeated_train,
         "repeated_held_out": found.repeated_held_out,
         **{split: {"clean": [e.id for e in of_split if e.id in clean],

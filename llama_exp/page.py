@@ -3,18 +3,17 @@
 What is computed here is plain lists of strings; `page.html` puts them on the page, and escapes every one of them.
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_exp import findings, words
+from llama_exp import commands, findings, words
 from llama_exp.costs import Prices
-from llama_exp.results import Run, Unread, clean, part
+from llama_exp.results import Run, Unread, asked_of, clean, part
 from llama_exp.score_tables import Table, columns, cost_table, cost_words, curve_table, scores_table
-from llama_exp.settings import AXES, Comparison, Panel
+from llama_exp.settings import AXES, Comparison, Panel, Scored
 
 LOSSES_WORDS = (
     "Pale lines are the loss on the training batches, strong lines with dots the loss on validation examples, which "
@@ -44,8 +43,8 @@ class Pictures:
     files: tuple[str, ...] = ()
 
 
-def pending_table(pending: list[tuple[Run, str]], commands: dict[Path, str]) -> Table:
-    rows = [(run.name, why, commands.get(run.folder, "")) for run, why in pending]
+def pending_table(pending: list[tuple[Run, str]], typed: dict[Path, str]) -> Table:
+    rows = [(run.name, why, typed.get(run.folder, "")) for run, why in pending]
     return Table(columns("run/", "why", "to go on, type`"), rows)
 
 
@@ -112,7 +111,17 @@ def _counted(values: Counter) -> str:
     return words.joined((f"{v} ({words.plural(n, 'run')})" for v, n in values.most_common()), 8)
 
 
-def panel_notes(panel: Panel, c: Comparison, runs: list[Run]) -> tuple[str, ...]:
+def untuned_command(tuned: Scored, root: Path) -> str:
+    """What lets the untuned model answer the same items in the same wording."""
+    leaves = {k: v for k, v in tuned.run.identity.items() if k.startswith("model.")} | asked_of(tuned.evaluation)
+    leaves.pop("eval_batch", None)  # how fast, not what
+    leaves |= {"dataset.name": tuned.evaluation.dataset, "model.name": tuned.run.model, "lora.r": 0}
+    return commands.command(
+        "evaluate.py", leaves, *([] if root == Path("outputs") else [f"outputs={commands.value(str(root))}"])
+    )
+
+
+def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tuple[str, ...]:
     """How to read the picture, and what else differs within it."""
     settings = [s for s in panel.settings if s.mean(c.metric) is not None]
     banded = [s for s in settings if s.interval(c.metric)]
@@ -133,9 +142,9 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run]) -> tuple[str, ...]
             "Smooth lines are fitted learning curves with their 95 % bands; dashed, they lie beyond what was tried."
         )
     if not panel.baseline:
-        named = " ".join(shlex.quote(f"{k}={v}") for k, v in (("dataset", c.dataset), ("model", panel.model)))
-        command = f"python evaluate.py {named} lora.r=0"
-        notes.append(f"No untuned model to compare with. To add it: {command}")
+        notes.append(
+            f"No untuned model to compare with. To add it: {untuned_command(panel.settings[0].scored[0], root)}"
+        )
     for key, by_rank in panel.follows_rank.items():
         values = words.joined((f"{v} at rank {r}" for r, v in sorted(by_rank.items())), 6)
         notes.append(f"{key} differs between the lines: {values}.")
@@ -150,7 +159,7 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run]) -> tuple[str, ...]
 
 
 def render(folder: str, compared: list[Comparison], runs: list[Run], unread: list[Unread], pictures: Pictures,
-           pending: list[tuple[Run, str]], commands: dict[Path, str], prices: Prices,
+           pending: list[tuple[Run, str]], typed: dict[Path, str], prices: Prices,
            studies: list[tuple[str, list[str], str]]) -> str:  # fmt: skip
     """The whole page as one string. `studies`: (name, what people found, link to its page)."""
     from jinja2 import Environment, StrictUndefined
@@ -174,7 +183,7 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
         sections=sections,
         runs=len(runs),
         pending=pending,
-        pending_table=pending_table(pending, commands),
+        pending_table=pending_table(pending, typed),
         studies=studies,
         losses=pictures.losses,
         losses_words=LOSSES_WORDS,

@@ -4,24 +4,18 @@ Each function returns a matplotlib Figure, which `drawing` turns into a file. Ma
 table does not wait for it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-from llama_exp.drawing import INK, MARKERS, MUTED, PAPER, RANKS, styled
-from llama_exp.results import Run
+from llama_exp.drawing import INK, MUTED, PAPER, colour, marker, styled
 from llama_exp.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
 from llama_exp.words import panel_name
 
 AHEAD = 4  # curves are drawn to so many times the largest size: as far as their coverage was measured
 
 
-def colours(runs: Iterable[Run]) -> dict[int, int]:
-    """rank -> its place in the palette: a rank looks the same in every figure."""
-    return {rank: i % len(RANKS) for i, rank in enumerate(sorted({r.rank for r in runs if r.rank}))}
-
-
 @styled
-def scores(panel: Panel, comparison: Comparison, place: dict[int, int]):
+def scores(panel: Panel, comparison: Comparison):
     """Score against sample size: a line per rank through the means, a dot per seed, whiskers for the test set."""
     from matplotlib.figure import Figure
 
@@ -38,10 +32,10 @@ def scores(panel: Panel, comparison: Comparison, place: dict[int, int]):
         shift = step ** (i - (len(ranks) - 1) / 2)  # side by side, so that whiskers show
         curve = panel.curves.get(rank)
         fitted = bool(curve and curve.trusted)
-        end = _points(axes, line, comparison, place[rank], shift, joined=not fitted)
+        end = _points(axes, line, comparison, rank, shift, joined=not fitted)
         if fitted:
-            end, reach = _learning_curve(axes, curve, RANKS[place[rank]], shift), max(reach, curve.sizes[-1] * AHEAD)
-        labels.append((end, f"rank {rank}", RANKS[place[rank]]))
+            end, reach = _learning_curve(axes, curve, colour(rank), shift), max(reach, curve.sizes[-1] * AHEAD)
+        labels.append((end, f"rank {rank}", colour(rank)))
     if panel.baseline and panel.baseline.mean(metric) is not None:
         level, interval = panel.baseline.mean(metric), panel.baseline.interval(metric)
         if interval:
@@ -57,33 +51,31 @@ def scores(panel: Panel, comparison: Comparison, place: dict[int, int]):
     return figure
 
 
-def _points(axes, line: list[Setting], c: Comparison, place: int, shift: float, joined: bool) -> float:
+def _points(axes, line: list[Setting], c: Comparison, rank: int, shift: float, joined: bool) -> float:
     """A rank's settings: filled where they share the first place, open where they are shown to be worse."""
-    colour, x = RANKS[place], [s.examples * shift for s in line]
+    x = [s.examples * shift for s in line]
     y = [s.mean(c.metric) for s in line]
     if joined:
-        axes.plot(x, y, color=colour, linewidth=2, zorder=4)
+        axes.plot(x, y, color=colour(rank), linewidth=2, zorder=4)
     worse = set(c.standing.worse) if c.standing else set()
     for at, height, setting in zip(x, y, line, strict=True):
-        _uncertainty(axes, at, setting, c.metric, colour)
-        axes.plot([at], [height], color=colour, marker=MARKERS[place], markersize=7, markeredgewidth=1.6, zorder=5,
-                  linestyle="none", markerfacecolor=PAPER if setting.key in worse else colour)  # fmt: skip
+        _uncertainty(axes, at, setting, c.metric, colour(rank))
+        axes.plot([at], [height], color=colour(rank), marker=marker(rank), markersize=7, markeredgewidth=1.6, zorder=5,
+                  linestyle="none", markerfacecolor=PAPER if setting.key in worse else colour(rank))  # fmt: skip
     return y[-1]
 
 
-def _learning_curve(axes, curve, colour: str, shift: float) -> float:
+def _learning_curve(axes, curve, ink: str, shift: float) -> float:
     """The fitted law with its band, dashed beyond the largest size; returns where it ends."""
     first, last = curve.sizes[0], curve.sizes[-1]
     sizes = [first * (last * AHEAD / first) ** (i / 60) for i in range(61)]
     sizes = sorted({*sizes, float(last)})
     bands = curve.predict_many(sizes)
     x = [size * shift for size in sizes]
-    axes.fill_between(
-        x, [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.13, linewidth=0, zorder=1
-    )
+    axes.fill_between(x, [b.low for b in bands], [b.high for b in bands], color=ink, alpha=0.13, linewidth=0, zorder=1)
     seen = sizes.index(float(last)) + 1
-    axes.plot(x[:seen], [b.estimate for b in bands[:seen]], color=colour, linewidth=2, zorder=3)
-    axes.plot(x[seen - 1 :], [b.estimate for b in bands[seen - 1 :]], color=colour, linewidth=1.4, linestyle=(0, (2, 2)),
+    axes.plot(x[:seen], [b.estimate for b in bands[:seen]], color=ink, linewidth=2, zorder=3)
+    axes.plot(x[seen - 1 :], [b.estimate for b in bands[seen - 1 :]], color=ink, linewidth=1.4, linestyle=(0, (2, 2)),
               zorder=3)  # fmt: skip
     return bands[-1].estimate
 
@@ -110,13 +102,13 @@ def score_limits(comparison: Comparison) -> tuple[float, float]:
     return (low - room if near else min(0, low)), high + room
 
 
-def _uncertainty(axes, x: float, setting: Setting, metric: str, colour: str) -> None:
+def _uncertainty(axes, x: float, setting: Setting, metric: str, ink: str) -> None:
     interval, seeds = setting.interval(metric), setting.scores(metric)
     if interval:
-        axes.vlines(x, interval.low, interval.high, color=colour, linewidth=1.3, alpha=0.75, zorder=3)
+        axes.vlines(x, interval.low, interval.high, color=ink, linewidth=1.3, alpha=0.75, zorder=3)
     if len(seeds) > 1:
         axes.plot([x] * len(seeds), seeds, linestyle="none", marker="o", markersize=3.2, markerfacecolor=PAPER,
-                  markeredgecolor=colour, markeredgewidth=0.9, zorder=3.5)  # fmt: skip
+                  markeredgecolor=ink, markeredgewidth=0.9, zorder=3.5)  # fmt: skip
 
 
 def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0) -> None:
@@ -144,11 +136,11 @@ def _margin_labels(axes, labels: list[tuple[float, str, str]]) -> None:
     low, high = axes.get_ylim()
     labels = sorted(labels)
     heights = [(y - low) / (high - low) for y, _, _ in labels]
-    for at, height, (_, text, colour) in zip(apart(heights, 0.066), heights, labels, strict=True):
-        hair = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "alpha": 0.7, "shrinkA": 2, "shrinkB": 0,
+    for at, height, (_, text, ink) in zip(apart(heights, 0.066), heights, labels, strict=True):
+        hair = {"arrowstyle": "-", "color": ink, "linewidth": 0.8, "alpha": 0.7, "shrinkA": 2, "shrinkB": 0,
                 "relpos": (0, 0.5)}  # fmt: skip
         axes.annotate(text, xy=(1, height), xytext=(1.04, at), xycoords="axes fraction", textcoords="axes fraction",
-                      color=colour, va="center", fontweight="normal" if colour == MUTED else "bold", arrowprops=hair,
+                      color=ink, va="center", fontweight="normal" if ink == MUTED else "bold", arrowprops=hair,
                       annotation_clip=False)  # fmt: skip
 
 
@@ -166,9 +158,7 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 @styled
-def costs(
-    points: Sequence[tuple[Panel, Setting, float]], front: set, comparison: Comparison, place: dict[int, int], unit: str
-):
+def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison: Comparison, unit: str):
     """Score against what training cost; the line joins what nothing cheaper equals. `points`: (panel, setting, cost)."""
     from matplotlib.figure import Figure
 
@@ -181,17 +171,17 @@ def costs(
     steps = [(x / size, s.mean(metric)) for _, s, x in trained if s.key in front]
     axes.plot(*zip(*steps, strict=True), color=MUTED, linewidth=1.4, zorder=2, drawstyle="steps-post", gid="front")
     for _, setting, x in trained:
-        colour, marker = RANKS[place[setting.rank]], MARKERS[place[setting.rank]]
+        ink = colour(setting.rank)
         interval = setting.interval(metric)
         if interval:
-            axes.vlines(x / size, interval.low, interval.high, color=colour, linewidth=1.2, alpha=0.55, zorder=3)
-        axes.plot([x / size], [setting.mean(metric)], color=colour, marker=marker, markersize=7, markeredgewidth=1.6,
-                  markerfacecolor=PAPER if setting.key in worse else colour, zorder=4)  # fmt: skip
+            axes.vlines(x / size, interval.low, interval.high, color=ink, linewidth=1.2, alpha=0.55, zorder=3)
+        axes.plot([x / size], [setting.mean(metric)], color=ink, marker=marker(setting.rank), markersize=7, markeredgewidth=1.6,
+                  markerfacecolor=PAPER if setting.key in worse else ink, zorder=4)  # fmt: skip
         if setting.key in front:
             axes.annotate(f"{setting.examples:,}", (x / size, setting.mean(metric)), xytext=(-5, 6), ha="right",
                           textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
     for rank in sorted({s.rank for _, s, _ in trained}):
-        axes.plot([], [], color=RANKS[place[rank]], marker=MARKERS[place[rank]], linestyle="none", label=f"rank {rank}")
+        axes.plot([], [], color=colour(rank), marker=marker(rank), linestyle="none", label=f"rank {rank}")
     untuned = [s for _, s, _ in points if not s.rank]
     if untuned:
         axes.axhline(

@@ -96,7 +96,7 @@ def prepared(config: Config):
         data = DATASETS[config.dataset.name].of(config, tokenizer)
         data.setup()
         if not config.sample or config.sample < len(data.available):
-            show_data(data, tokenizer, with_example=not cells)
+            show_data(data, tokenizer, with_example=not _prepared)
             leaks.check(config, data)
         _prepared[key] = data
     _prepared[key].seed = config.seed

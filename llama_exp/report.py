@@ -9,27 +9,36 @@ The table is printed at once; the pictures follow. Nothing here needs a model, a
 import argparse
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from llama_exp import captions, costs, findings, items, words
+from llama_exp import captions, commands, costs, findings, items, words
 from llama_exp.costs import Prices
 from llama_exp.families import families
 from llama_exp.page import Picture, Pictures, panel_notes, render
 from llama_exp.records import Problem, written_whole
-from llama_exp.results import Evaluation, Run, Unread, clean, collect, read_curve
+from llama_exp.results import (
+    Evaluation,
+    Run,
+    Unread,
+    asked_of,
+    clean,
+    collect,
+    identity_among,
+    read_curve,
+    stored_leaves,
+)
 from llama_exp.score_tables import scores_table
 from llama_exp.settings import Comparison, comparisons
 from llama_exp.spreadsheet import write_csv
+
+EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decides which items are answered
 
 
 def report(
@@ -48,14 +57,14 @@ def report(
     compared = weighed(compared, home / "items")
     pending = findings.pending(runs)
     print_tables(console, compared, prices)
-    commands = {run.folder: command(run) for run, _ in pending}
-    _print_pending(console, pending, commands)
+    typed = {run.folder: next_command(run, folder, compared) for run, _ in pending}
+    _print_pending(console, pending, typed)
     try:
         write_csv(home / "runs.csv", runs)
         pictures, unread_curves = draw(home, compared, runs, prices)
         studies, unread_studies = judged(folder, home)
         unread = unread + unread_curves + unread_studies
-        page = render(clean(folder), compared, runs, unread, pictures, pending, commands, prices, studies)
+        page = render(clean(folder), compared, runs, unread, pictures, pending, typed, prices, studies)
         with written_whole(home / "index.html") as file:
             file.write(page)
     except OSError as error:
@@ -119,63 +128,36 @@ def print_tables(console: Console, compared: list[Comparison], prices: Prices = 
         console.print()
 
 
-def _print_pending(
-    console: Console, pending: list[tuple[Run, str]], commands: dict[Path, str], limit: int = 12
-) -> None:
+def _print_pending(console: Console, pending: list[tuple[Run, str]], typed: dict[Path, str], limit: int = 12) -> None:
     if not pending:
         return
     _say(console, f"{words.plural(len(pending), 'run')} without a score here:", "bold")
     for run, why in pending[:limit]:
         _say(console, f"  {run.name} ({why})", "yellow")
-        _say(console, f"    {commands[run.folder]}")
+        _say(console, f"    {typed[run.folder]}")
     if len(pending) > limit:
         _say(console, f"  and {len(pending) - limit} more; the page lists them all.")
 
 
-def command(run: Run) -> str:
-    """What to type to continue or evaluate a run: its own words, and whatever else differs from the defaults."""
-    evaluates = run.status in ("finished", "stopped early", "untuned")
-    said = {"dataset": run.dataset, "model": run.model, "sample": run.sample, "lora.r": run.rank}
-    if run.rank == 0:
-        del said["sample"]
-    theirs = _defaults(run.dataset, run.model)
-    spoken = ("dataset.", "model.", "lora.", "seed", "data_seed") if evaluates else ("",)
-    for key, value in sorted(run.identity.items()):
-        known = key in ("dataset.name", "model.name", "sample", "lora.r")
-        if not known and key.startswith(spoken) and (theirs is None or _cleaned(theirs.get(key, "")) != value):
-            if theirs is None and key not in ("seed", "data_seed"):
-                continue  # without the defaults, only what is sure to matter
-            said[key if theirs is None or key in theirs else f"+{key}"] = value
-    overrides = [shlex.quote(f"{k}={_override(v)}") for k, v in said.items()]
-    return " ".join(["python", "evaluate.py" if evaluates else "train.py", *overrides])
-
-
-def _cleaned(value: Any) -> Any:
-    """As a stored value comes back: a template's line ends are spaces by then."""
-    return clean(value) if isinstance(value, str) else value
-
-
-@cache
-def _defaults(dataset: str, model: str) -> dict[str, Any] | None:
-    """The identity that a plain command would give; None where conf/ does not know these names."""
+def next_command(run: Run, folder: Path, compared: list[Comparison]) -> str:
+    """What to type to continue a run, or to evaluate it on what the other runs on its data answered."""
     try:
-        from llama_exp.config import default_config, identity
-
-        return identity(default_config({"dataset": dataset, "model": model}))
-    except Exception:  # any complaint of Hydra's: a name from elsewhere must not stop the report
-        return None
-
-
-def _override(value: Any) -> str:
-    """A value as Hydra reads it back."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{','.join(map(_override, value))}]"
-    text = str(value)
-    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9_./:+-]*[A-Za-z_./][A-Za-z0-9_./:+-]*", text):
-        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return text
+        leaves = stored_leaves(run.folder / "config.yaml")
+    except (OSError, ValueError, RecursionError):
+        leaves = {}
+    place = commands.place(run.folder, run.dataset, folder, leaves.get("out"))
+    if run.status not in ("finished", "stopped early"):
+        return commands.command("train.py", leaves or run.identity, *place)
+    own = identity_among(leaves) or run.identity
+    asked = {key: leaves[key] for key in EVALUATED if key in leaves}
+    for c in compared:
+        others = (
+            asked_of(c.settings()[0][1].scored[0].evaluation) if c.settings() and c.trained_on == run.dataset else {}
+        )
+        if all(others.get(key) == own.get(key) for key in ("dataset.name", "dataset.source", "dataset.path")):
+            asked = {key: others[key] for key in EVALUATED if key in others}
+            break
+    return commands.command("evaluate.py", own | asked, *place)
 
 
 def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices) -> tuple[Pictures, list[Unread]]:
@@ -183,7 +165,6 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
     from llama_exp import drawing, plots, training_plots
 
     files: dict[str, None] = {}
-    place = plots.colours(runs)
 
     def picture(file_name: str, figure, label: str, **kept) -> Picture:
         stem = re.sub(r"[^A-Za-z0-9._]+", "-", file_name)[:80].strip("-.")
@@ -201,13 +182,13 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
             if c.best() and panel.settings:
                 name, caption = words.panel_name(panel, c), captions.caption(panel, c)
                 drawn.setdefault(i, []).append(picture(
-                    f"score-{words.title(c)}-{c.metric}-{name}", plots.scores(panel, c, place), caption, name=name,
-                    caption=caption, notes=panel_notes(panel, c, runs)))  # fmt: skip
+                    f"score-{words.title(c)}-{c.metric}-{name}", plots.scores(panel, c), caption, name=name,
+                    caption=caption, notes=panel_notes(panel, c, runs, home.parent)))  # fmt: skip
         if sum(s.rank > 0 for _, s, _ in costs.priced(c, prices)) > 1:
             caption = captions.cost_caption(c, prices)
             front = {s.key for _, s, _ in costs.front(c, prices)}
             unit = prices.currency if costs.axis(c, prices) == "money" else "seconds"
-            spent[i] = picture(f"cost-{words.title(c)}-{c.metric}", plots.costs(costs.priced(c, prices), front, c, place, unit),
+            spent[i] = picture(f"cost-{words.title(c)}-{c.metric}", plots.costs(costs.priced(c, prices), front, c, unit),
                                caption, caption=caption, notes=captions.cost_notes(c))  # fmt: skip
     curves, unread = {}, []
     for run in runs:
@@ -219,7 +200,7 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
         stem = f"loss-{name}" if name else f"loss-{family.dataset}-{family.model}"
         caption = captions.losses_caption({r.name: curves[r.folder] for r in family.runs})
         losses += [picture(stem, figure, caption, name=name, caption=caption, width=figure.get_figwidth() * 5)
-                   for figure in training_plots.losses(family, curves, place)]  # fmt: skip
+                   for figure in training_plots.losses(family, curves)]  # fmt: skip
     time, bars = None, training_plots.bars(runs)
     if bars:
         caption = captions.time_caption(bars, training_plots.BARS)

@@ -26,18 +26,22 @@ BIDI = {chr(c) for c in (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95 % interval. `shares`: of its variance, what came from the test set, from training, from sampling."""
+    """A 95 % interval. `shares`: of its variance, what came from the test set, from training, from sampling.
+
+    `unseen`: where the runs show no luck of their own, the standard error that it may have all the same.
+    """
 
     low: float
     high: float
     method: str = ""
     note: str = ""
     shares: tuple[tuple[str, float], ...] = ()
+    unseen: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """The scores on some of the test items alone."""
+    """The scores on some of the test items alone; none where these are all of them, or none of them."""
 
     items: int | None
     scores: dict[str, float]
@@ -128,6 +132,14 @@ def collect(folder: Path) -> tuple[list[Run], list[Unread]]:
         else:
             runs += [run] if run else []
     return runs, unread
+
+
+def asked_of(evaluation: Evaluation) -> dict[str, Any]:
+    """{dotted key: value} of what an evaluation asked, as it stands in its file: to be typed again, not to be shown."""
+    try:
+        return part(json.loads((evaluation.folder / "results.json").read_text(encoding="utf-8")), "evaluation")
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def read_curve(run: Run) -> tuple[Curve, list[Unread]]:
@@ -228,7 +240,8 @@ def _evaluation(path: Path) -> Evaluation:
 def _subset(values: dict[str, Any]) -> Subset | None:
     scores = {k: _number(v) for k, v in part(values, "scores").items()}
     scores = {k: v for k, v in scores.items() if v is not None}
-    return Subset(_whole(values.get("items")), scores, dict(_intervals(part(values, "intervals")))) if scores else None
+    items = _whole(values.get("items"))
+    return Subset(items, scores, dict(_intervals(part(values, "intervals")))) if scores or items is not None else None
 
 
 def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, Interval]]:
@@ -273,9 +286,18 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
 
 def _identity_of(config: Path) -> dict[str, Any]:
     """The identity of a run that has no summary yet, from its config.yaml."""
-    import yaml
+    return _cleaned(identity_among(stored_leaves(config)))
 
+
+def identity_among(leaves: dict[str, Any]) -> dict[str, Any]:
     from llama_exp.config import deciding
+
+    return deciding(leaves)
+
+
+def stored_leaves(config: Path) -> dict[str, Any]:
+    """{dotted key: value} of a config.yaml, as it stands there: not yet cleaned."""
+    import yaml
 
     def walk(value, key):
         if isinstance(value, dict):
@@ -288,7 +310,7 @@ def _identity_of(config: Path) -> dict[str, Any]:
         stored = yaml.safe_load(config.read_text(encoding="utf-8", errors="replace"))
     except yaml.YAMLError as error:
         raise ValueError(_reason(error)) from None
-    return deciding(dict(walk(_cleaned(stored), ""))) if isinstance(stored, dict) else {}
+    return dict(walk(stored, "")) if isinstance(stored, dict) else {}
 
 
 def part(values: dict, *keys: str) -> dict[str, Any]:

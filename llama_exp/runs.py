@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
+from llama_exp import commands
 from llama_exp.config import CONF, SPOKEN, Config, default_config, flat, identity, run_folder
 from llama_exp.records import Problem, write_json, written_whole
 
@@ -245,20 +246,16 @@ def _means(config: Config, dataset: str, run: Path) -> bool:
 
 
 def training_command(config: Config) -> str:
-    """What to type to train the run that this config speaks of."""
-    words = [f"dataset={config.trained_on or config.dataset.name}", f"model={config.model.name}"]
-    if config.dataset.path and not config.trained_on:
-        words.append(f"dataset.path={config.dataset.path}")
-    if config.dataset.source.value != "hub":
-        words.append(f"dataset.source={config.dataset.source.value}")
-    usual = default_config({"dataset": config.dataset.name}).dataset.task
-    if config.dataset.task != usual and not config.trained_on:
-        words.append(f"dataset.task={config.dataset.task}")
-    words += [f"sample={'null' if config.sample is None else config.sample}", f"lora.r={config.lora.r}"]
-    words += [f"{key}={value}" for key, value in (("seed", config.seed), ("data_seed", config.data_seed)) if value]
-    if config.outputs != "outputs":
-        words.append(f"outputs={config.outputs}")
-    return "python train.py " + " ".join(words)
+    """What to type to train the very run that this config speaks of; with `trained_on`, that dataset's usual one."""
+    leaves = identity(config, everything=True)
+    if config.trained_on:
+        usual = identity(default_config({"dataset": config.trained_on, "model": config.model.name}), everything=True)
+        data = {key: value for key, value in usual.items() if key.startswith("dataset.")}
+        leaves = {**leaves, **data, "dataset.source": config.dataset.source.value}
+    folder = Path(config.out or Path(config.outputs, leaves["dataset.name"], "any"))
+    return commands.command(
+        "train.py", leaves, *commands.place(folder, leaves["dataset.name"], Path(config.outputs), config.out)
+    )
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

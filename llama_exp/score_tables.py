@@ -87,7 +87,10 @@ def placed(s: Setting, c: Comparison, wide: bool) -> str:
     if gap.low is None:
         return "cannot be told apart" if tied else "worse"
     size = words.sure(abs(gap.difference), _turned(gap))
-    return f"cannot be told apart: {words.sure(gap.difference, _turned(gap, False))}" if tied else f"worse by {size}"
+    if not tied:
+        return f"worse by {size}"
+    apart = "cannot be told apart" + (" among so many" if gap.low > 0 or gap.high < 0 else "")
+    return f"{apart}: {words.sure(gap.difference, _turned(gap, False))}"
 
 
 def _turned(gap, positive: bool = True) -> Interval:

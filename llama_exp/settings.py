@@ -180,7 +180,8 @@ def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparis
     made = []
     for test, members, mine in found:
         like = [dict(t[-1]) for t, _, _ in found if t[:3] == test[:3]]
-        apart = {k: v for k, v in test[-1] if any(other.get(k) != v for other in like)}
+        # Where all items were asked no seed drew them: that sets nothing apart.
+        apart = {k: v for k, v in test[-1] if any(other.get(k, v if k == "eval_seed" else None) != v for other in like)}
         made.append(_comparison(test, members, mine, metric, apart))
     cells = {id(c): sum(len(p.settings) for p in c.panels) for c in made}
     made.sort(

@@ -6,13 +6,16 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from llama_exp.words import plural
+
 failures: list[str] = []  # why cells of this process failed; read by cli.run for the exit code
 
 
 def failed(reason: str) -> dict[str, str]:
-    """Record a failed cell; the sweep goes on."""
+    """Record a failed cell; the sweep goes on. A reason is printed once; the table at the end counts whom it hit."""
+    if reason not in failures:
+        print(f"FAILED: {reason}\nThe sweep goes on with the next cell.", flush=True)
     failures.append(reason)
-    print(f"FAILED: {reason}\nThe sweep goes on with the next cell.", flush=True)
     return {"said": f"FAILED: {reason}"}
 
 
@@ -30,6 +33,18 @@ class Summary(Callback):
         done = job_return._return_value  # not .return_value, which raises and prints
         self.cells.append((list(job_return.overrides or []), done["said"] if isinstance(done, dict) else str(done)))
 
+    def rows(self) -> list[tuple[str, str]]:
+        """(cell, what it came to). Cells that failed alike share the row of the first one."""
+        common = set.intersection(*(set(said) for said, _ in self.cells)) if len(self.cells) > 1 else set()
+        alike: dict[Any, list[str]] = {}
+        for number, (overrides, said) in enumerate(self.cells):
+            name = " ".join(word for word in overrides if word not in common)
+            alike.setdefault((said, 0 if said.startswith("FAILED") else number), []).append(name)
+        return [
+            (names[0] + (f" and {plural(len(names) - 1, 'more cell')}" if names[1:] else ""), said.split("\n")[0])
+            for (said, _), names in alike.items()
+        ]
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("preflight"):
             from llama_exp.preflight import sum_up
@@ -39,12 +54,13 @@ class Summary(Callback):
         from rich.table import Table
         from rich.text import Text
 
-        common = set.intersection(*(set(words) for words, _ in self.cells)) if len(self.cells) > 1 else set()
-        title = f"{len(self.cells)} cells, {len(failures)} failed"
-        table = Table("cell", "came to", title=title, title_justify="left")
-        for words, said in self.cells:
-            table.add_row(Text(" ".join(word for word in words if word not in common)), Text(said.split("\n")[0]))
-        Console().print(table)
+        table = Table("cell", "came to", title=f"{len(self.cells)} cells, {len(failures)} failed", title_justify="left")
+        for cell, said in self.rows():
+            table.add_row(Text(cell), Text(said))
+        console = Console()
+        if not console.is_terminal:
+            console.width = max(console.width, 120)
+        console.print(table)
         if config.get("evaluate"):
             from llama_exp.report import main
 

@@ -6,7 +6,7 @@ table does not wait for it.
 
 from collections.abc import Iterable, Sequence
 
-from llama_exp.drawing import INK, MUTED, RANKS, STAGES, styled
+from llama_exp.drawing import INK, MUTED, STAGES, colour, styled
 from llama_exp.families import Family, families
 from llama_exp.results import Curve, Run
 from llama_exp.words import duration, key_value, seconds_of
@@ -17,7 +17,7 @@ ACROSS, ROWS, BARS, POINTS = 8, 8, 40, 160
 
 
 @styled
-def losses(family: Family, curves: dict, place: dict[int, int]) -> list:
+def losses(family: Family, curves: dict) -> list:
     """Small multiples: a tile per size and rank; pale = training, strong = validation; every seed has its own lines."""
     from matplotlib.figure import Figure
 
@@ -45,7 +45,7 @@ def losses(family: Family, curves: dict, place: dict[int, int]) -> list:
         for axes, spot in zip(grid, shown, strict=False):
             if spot in tiles:
                 axes.set_visible(True)
-                _tile(axes, tiles[spot], RANKS[place[spot[0]]])
+                _tile(axes, tiles[spot], colour(spot[0]))
                 axes.set_title(setting_name(*spot), fontsize=8 if across < 6 else 7)
                 axes.set_ylim(limits)
         figure.supxlabel("optimizer step", fontsize=9, color=MUTED)
@@ -54,12 +54,12 @@ def losses(family: Family, curves: dict, place: dict[int, int]) -> list:
     return figures
 
 
-def _tile(axes, curves: list[Curve], colour: str) -> None:
+def _tile(axes, curves: list[Curve], ink: str) -> None:
     for curve in curves:
         x, y = thinned(curve.train)
-        axes.plot(x, y, color=colour, alpha=0.4, linewidth=1)
+        axes.plot(x, y, color=ink, alpha=0.4, linewidth=1)
         x, y = thinned(curve.validation)
-        axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=3.2)
+        axes.plot(x, y, color=ink, linewidth=1.8, marker="o", markersize=3.2)
     axes.tick_params(labelsize=8)
     axes.locator_params(axis="x", nbins=3, integer=True)
     axes.set_xlim(left=0)
@@ -117,10 +117,10 @@ def time_spent(shown: list[tuple[str, dict[str, float]]]):
     longest = max(sum(stages.values()) for _, stages in shown)
     unit, size = ("hours", 3600) if longest > 7200 else ("minutes", 60) if longest > 180 else ("seconds", 1)
     left = [0.0] * len(shown)
-    for stage, colour in STAGES.items():
+    for stage, ink in STAGES.items():
         width = [stages[stage] / size for _, stages in shown]
         if sum(width):
-            axes.barh(range(len(shown)), width, left=left, color=colour, height=0.72, label=STAGE_NAMES[stage])
+            axes.barh(range(len(shown)), width, left=left, color=ink, height=0.72, label=STAGE_NAMES[stage])
             left = [a + b for a, b in zip(left, width, strict=True)]
     for i, (_, stages) in enumerate(shown):
         total = duration(sum(stages.values()))

@@ -102,7 +102,7 @@ def key_value(key: str, value: Any) -> str:
     leaf = key.rpartition(".")[2]
     if key.startswith("bertscore."):
         return f"BERTScore's {leaf} {value}"
-    return f"{key if leaf in ('path', 'name', 'revision', 'test') else leaf} {'none' if value is None else value}"
+    return f"{key if leaf in ('path', 'name', 'revision', 'test') else leaf} {'none' if value in (None, 'None') else value}"
 
 
 def panel_name(panel: Panel, comparison: Comparison) -> str:
@@ -116,9 +116,8 @@ def title(comparison: Comparison) -> str:
     """squad (rows made by rule); with the training set where it is another one."""
     name = comparison.dataset if comparison.trained_on == comparison.dataset else (
         f"{comparison.dataset} after training on {comparison.trained_on}")  # fmt: skip
-    told = {
-        k: v for k, v in comparison.keys.items() if v is not None and k.rpartition(".")[2] not in ("source", "path")
-    }
+    said_elsewhere = ("source", "path", "eval_sample")  # where rows come from; how many items, in `split_of`
+    told = {k: v for k, v in comparison.keys.items() if k.rpartition(".")[2] not in said_elsewhere}
     extra = ", ".join(
         [source_of(comparison)] * bool(source_of(comparison)) + [key_value(k, v) for k, v in told.items()]
     )
@@ -127,19 +126,27 @@ def title(comparison: Comparison) -> str:
 
 def source_of(comparison: Comparison) -> str:
     """Where the questions came from, if not from the hub: a made-up set must not be taken for the real one."""
-    scored = [
-        s for p in comparison.panels for setting in [*p.settings, *filter(None, [p.baseline])] for s in setting.scored
-    ]
-    asked = scored[0].evaluation.details.get("evaluation") if scored else None
-    asked = asked if isinstance(asked, dict) else {}
+    asked = asked_of(comparison)
     if asked.get("dataset.path"):
         return f"rows from {clean(str(asked['dataset.path'])).rstrip('/').rpartition('/')[2]}"
     return "rows made by rule" if asked.get("dataset.source") == "synthetic" else ""
 
 
+def asked_of(comparison: Comparison) -> dict[str, Any]:
+    """How the items were chosen and asked, as stored with the first evaluation."""
+    scored = [
+        s for p in comparison.panels for setting in [*p.settings, *filter(None, [p.baseline])] for s in setting.scored
+    ]
+    return part(scored[0].evaluation.details, "evaluation") if scored else {}
+
+
 def split_of(comparison: Comparison) -> str:
-    items = f", {comparison.items:,} items" if comparison.items else ""
-    return f"{comparison.split or 'unnamed'} split{items}"
+    """test split, a sample of 300 items; test split, all 10,570 items."""
+    items = f"{comparison.items:,} items" if comparison.items else ""
+    asked = asked_of(comparison)
+    if items and "eval_sample" in asked:
+        items = f"a sample of {items}" if asked["eval_sample"] not in (None, "None") else f"all {items}"
+    return f"{comparison.split or 'unnamed'} split" + (f", {items}" if items else "")
 
 
 def who(panel: Panel, setting: Setting, comparison: Comparison) -> str:

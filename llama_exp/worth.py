@@ -16,7 +16,7 @@ from llama_exp.metrics import bounds as scale_of
 from llama_exp.results import Evaluation, Interval
 from llama_exp.settings import LOWER_IS_BETTER, Comparison, Panel, Scored, Setting
 from llama_exp.standing import Contender, standing
-from llama_exp.statistics import Clusters, Curve, cluster_interval, fit_curve
+from llama_exp.statistics import Curve, fit_curve
 from llama_exp.statistics.clusters import cluster_index
 from llama_exp.statistics.comparisons import shared_ids
 from llama_exp.statistics.variance import RunSums, components_of
@@ -129,16 +129,13 @@ def _of_runs(one: Answered, metric: str) -> Interval | None:
     bounds = scale_of(metric)
     parts = components_of(table, draws, bounds=bounds)
     total = parts.total
-    if not total.standard_error:  # every group of every run scores the same
-        total = replace(cluster_interval(Clusters(table.sums.mean(axis=0), table.weights, table.items), bounds=bounds),
-                        note=parts.note)  # fmt: skip
     if total.low is None:
         return None
     ends = (total.low, total.high)
     if metric == "perplexity":  # of the mean of the runs' perplexities: the interval of the loss, moved to that mean
         centre = one.setting.mean(metric) / math.exp(total.estimate)
         ends = tuple(centre * math.exp(end) for end in ends)
-    return Interval(*ends, total.method, parts.note, parts.shares)
+    return Interval(*ends, total.method, parts.note, parts.shares, parts.unseen)
 
 
 def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:

@@ -14,7 +14,7 @@ HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets
 LIGHT = """records config runs cli sweep evaluation report plots page results settings words findings drawing metrics.squad
     metrics.decision statistics data data.synthetic tiny
     tables hub uploading model_card metrics.bertscore metrics.rouge human.study human.app human.pages human.report
-    items standing worth costs captions score_tables spreadsheet families training_plots""".split()
+    commands leaks items standing worth costs captions score_tables spreadsheet families training_plots""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

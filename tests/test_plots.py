@@ -30,7 +30,7 @@ def run(rank=8, examples=100, f1=None, half=4.0, seed=0, model="tiny", **more):
 
 def panel_of(runs):
     (comparison,) = comparisons(runs)
-    return comparison.panels[0], comparison, plots.colours(runs)
+    return comparison.panels[0], comparison
 
 
 @pytest.fixture
@@ -73,22 +73,25 @@ def test_several_seeds_are_points_and_their_mean_is_the_line():
     assert list(points.get_ydata()) == [30.0, 33.0, 36.0]
 
 
-def test_a_rank_keeps_its_colour_in_all_figures(grid):
-    place = plots.colours([*grid, run(16, 100)])  # rank 16 has no score, and still has its colour
-    assert place == {8: 0, 16: 1, 64: 2}
-    panel, comparison, _ = panel_of(grid)
-    scores = plots.scores(panel, comparison, place).axes[0]
+def test_a_rank_keeps_its_colour_in_all_figures_and_in_a_report_with_other_ranks(grid):
+    more = [*grid, *(run(r, n, 40.0) for r in (1, 4, 16, 32) for n in (100, 1000))]
+    for runs in (grid, more):
+        panel, comparison = panel_of(runs)
+        scores = plots.scores(panel, comparison).axes[0]
+        seen = {t.get_text(): t.get_color() for t in scores.texts}
+        assert (seen["rank 8"], seen["rank 64"]) == (drawing.RANKS[3], drawing.RANKS[6])
     curves = {r.folder: Curve(((1, 3.0), (2, 2.0)), ((2, 2.5),)) for r in grid}
-    (losses,) = training_plots.losses(families(grid)[0], curves, place)
-    assert {t.get_text(): t.get_color() for t in scores.texts}["rank 64"] == drawing.RANKS[2]
+    (losses,) = training_plots.losses(families(grid)[0], curves)
     tiles = {axes.get_title("left"): axes.lines[0].get_color() for axes in losses.axes if axes.get_visible()}
-    assert tiles == {f"{n} examples, rank {r}": drawing.RANKS[place[r]] for n in ("100", "1,000") for r in (8, 64)}
+    assert tiles == {f"{n} examples, rank {r}": drawing.colour(r) for n in ("100", "1,000") for r in (8, 64)}
+    assert len({drawing.colour(2**k) for k in range(8)}) == 8
+    assert drawing.colour(12) not in (drawing.colour(8), drawing.colour(16))
 
 
 def test_panels_of_one_comparison_share_their_height_so_that_they_can_be_compared():
     runs = [run(8, n, f1, **{"optimizer.lr": lr}) for lr, f1 in ((0.1, 20.0), (0.2, 60.0)) for n in (100, 1000)]
     (comparison,) = comparisons(runs)
-    limits = {plots.scores(p, comparison, plots.colours(runs)).axes[0].get_ylim() for p in comparison.panels}
+    limits = {plots.scores(p, comparison).axes[0].get_ylim() for p in comparison.panels}
     assert len(comparison.panels) == 2 and len(limits) == 1
     assert limits.pop() == pytest.approx((0, 67.84))
 
@@ -104,7 +107,7 @@ def test_labels_that_would_lie_on_each_other_are_moved_apart_around_their_middle
 def test_a_tile_per_size_and_rank_and_what_was_not_run_leaves_a_hole(grid):
     runs = [r for r in grid if (r.rank, r.examples) != (64, 1000)]
     curves = {r.folder: Curve(((1, 3.0), (9, 2.0)), ((9, 2.5),)) for r in runs}
-    (figure,) = training_plots.losses(families(runs)[0], curves, plots.colours(runs))
+    (figure,) = training_plots.losses(families(runs)[0], curves)
     assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
 
 
@@ -134,8 +137,8 @@ def test_the_svg_is_whole_xml_with_variables_for_colours_and_its_own_ids(grid):
     assert root.get("aria-label") == 'a "label" & <more>'
     ids = [element.get("id") for element in root.iter() if element.get("id")]
     assert ids and all(i.startswith("f7-") for i in ids)
-    assert "var(--rank0)" in text and "var(--muted)" in text
-    assert drawing.RANKS[0] not in text and drawing.MUTED not in text
+    assert "var(--rank3)" in text and "var(--muted)" in text
+    assert drawing.RANKS[3] not in text and drawing.MUTED not in text
     assert "rank 64" in text  # text stays text: it can be searched, copied and read aloud
 
 
@@ -143,19 +146,19 @@ def test_a_name_with_a_dollar_or_markup_is_drawn_as_it_is():
     runs = [run(8, 100, 30.0, model="$a_b^{"), run(8, 100, 30.0, model="<script>中")]
     (comparison,) = comparisons(runs)
     for panel in comparison.panels:
-        figure = plots.scores(panel, comparison, plots.colours(runs))
+        figure = plots.scores(panel, comparison)
         ElementTree.fromstring(drawing.svg(figure, 1, panel.model))
         assert drawing.png(figure).startswith(b"\x89PNG")
         assert panel.model in figure.axes[0].get_title("left")
 
 
 def test_words_say_what_the_picture_shows(grid):
-    panel, comparison, _ = panel_of(grid)
+    panel, comparison = panel_of(grid)
     assert captions.caption(panel, comparison) == (
         "From 100 to 1,000 examples, rank 64 goes from 28.0 ± 4.0 to 60.0 ± 4.0: more data helped. With 1,000 examples, "
         "rank 64 is ahead (60.0 ± 4.0) and rank 8 last (50.0 ± 4.0), further apart than chance explains.")  # fmt: skip
     close = [run(8, 100, 30.0), run(8, 1000, 33.0), run(16, 1000, 34.0)]
-    panel, comparison, _ = panel_of(close)
+    panel, comparison = panel_of(close)
     assert captions.caption(panel, comparison) == (
         "From 100 to 1,000 examples, rank 8 goes from 30.0 ± 4.0 to 33.0 ± 4.0: a difference that chance could make. "
         "With 1,000 examples, rank 16 is ahead (34.0 ± 4.0) and rank 8 last (33.0 ± 4.0), too close to call.")  # fmt: skip

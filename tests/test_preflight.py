@@ -56,6 +56,12 @@ def test_one_cell_is_shown_and_nothing_is_written(command, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_sweep_that_begins_with_the_untuned_model_shows_an_example_all_the_same(command, tmp_path):
+    words = [word for word in small(sample="8") if not word.startswith("lora.r")]
+    done = command("train.py", "-m", *words, "lora.r=0,2", "preflight=true", f"outputs={tmp_path}/o")
+    assert done.stdout.count("[/INST][[") == 1 and done.stdout.count("Examples: ") == 1
+
+
 def test_a_sweep_ends_in_a_table_with_a_row_a_cell_and_their_sum(trained, command, tmp_path):
     outputs, words, _ = trained
     before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}
@@ -80,6 +86,8 @@ def test_overlap_is_said_before_training_stored_and_the_clean_items_are_scored_a
     assert sorted(audit["test"]["clean"]) == ["test30", "test31", "test32", "test33"]
     summary = json.loads((run / "summary.json").read_text())
     assert summary["audit"]["test"] == {"clean": 4, "overlapping": 2}
+    assert summary["audit"]["by_group"] == [{"group": "test", "items": 6, "overlapping": 2}] == audit["by_group"]
+    assert "By group: test (2 of 6).\n" in said
     assert summary["audit"]["kinds"]["normalised"] >= 2
     assert "energy_joules" in summary
     [results] = run.glob("eval/*/results.json")

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import pytest
 
 from llama_exp import report as reporting
+from llama_exp import words
 from llama_exp.results import clean, collect, item_ids
 from llama_exp.settings import comparisons
 from llama_exp.spreadsheet import harmless
@@ -200,7 +201,9 @@ def test_the_answer_comes_first_with_its_interval_and_the_untuned_model(sweep):
     assert "on the same 300 items it cannot be told from rank 8 on 1,000 examples (54.0 ± 5.5)" in page.text
     assert "It is better than the 5 others." in page.text
     assert "300 held-out items in 75 groups" in page.text
-    assert "± is half of a 95 % interval (clustered t): where the score would likely lie" in page.text
+    assert (
+        "is a 95 % interval: where the score would likely lie" in page.text and "Its method: clustered t." in page.text
+    )
 
 
 def test_the_table_has_a_row_per_setting_and_groups_seeds(sweep):
@@ -297,7 +300,10 @@ def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
     assert "Its interval: test set only; one training seed. Another seed could move the score" in one.stdout
     assert "The untuned model scores squad/f1 0.33 ± 0.30. Nothing fine-tuned has been evaluated" in untuned.stdout
     page = Page(tmp_path / "one" / "report" / "index.html")
-    assert "To add it: python evaluate.py dataset=squad model=tiny lora.r=0" in page.text
+    assert (
+        "To add it: python evaluate.py dataset=squad model=tiny lora.r=0 dataset.source=synthetic eval_sample=300"
+        in page.text
+    )
     assert "svg" in Page(tmp_path / "untuned" / "report" / "index.html").tags
 
 
@@ -377,6 +383,20 @@ def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
     assert "squad after training on guanaco" in text
 
 
+def test_titles_say_in_one_way_how_many_items_were_asked(tmp_path):
+    for name, asked in (("some", 300), ("every", None), ("other", 300)):
+        evaluation = {"dataset.name": "squad", "dataset.source": "synthetic", "split": "test", "eval_sample": asked,
+                      "eval_seed": 1 if name == "other" else 0}  # fmt: skip
+        home = write_run(tmp_path, name=name, f1=50.0, sample=len(name) * 100, evaluation={"evaluation": evaluation})
+        if asked is None:
+            path = next(home.rglob("results.json"))
+            path.write_text(path.read_text().replace('"items": 300', '"items": 400'))
+    found = [f"{words.title(c)}, {words.split_of(c)}" for c in comparisons(collect(tmp_path)[0])]
+    assert sorted(found) == ["squad (rows made by rule), test split, all 400 items",
+                             "squad (rows made by rule, eval_seed 0), test split, a sample of 300 items",
+                             "squad (rows made by rule, eval_seed 1), test split, a sample of 300 items"]  # fmt: skip
+
+
 def test_the_untuned_model_is_drawn_only_beside_the_items_that_it_answered(tmp_path):
     for source in ("synthetic", "hub"):
         write_run(tmp_path, f1=50.0, name=f"tuned-{source}", **{"dataset.source": source})
@@ -429,18 +449,73 @@ def test_ids_are_read_from_whole_lines_only(tmp_path):
     assert item_ids(run.evaluations[0]) == {f"q{n}" for n in range(ITEMS)}
 
 
-def test_a_command_can_be_typed_back(tmp_path):
-    differing = {"dataset.path": "my data/it's, here", "lora.targets": "attention"}
-    write_run(tmp_path, status="failed", reason="x", seed=3, **differing)
-    (run,), _ = collect(tmp_path)
-    typed = reporting.command(run)
-    words = shlex.split(typed)
-    assert words[:6] == ["python", "train.py", "dataset=squad", "model=tiny", "sample=300", "lora.r=16"]
-    assert {"seed=3", "lora.targets=attention", "dataset.path='my data/it\\'s, here'"} <= set(words)
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def composed(words):
+    """The config that a printed command means, read by a shell and by Hydra."""
+    from hydra import compose, initialize_config_dir
 
-    parsed = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(words[2:])}
-    assert parsed["dataset.path"] == "my data/it's, here" and parsed["seed"] == 3
+    from llama_exp.config import CONF, register, resolve
+
+    typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True).stdout
+    program, *overrides = typed.split("\0")[1:-1]
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return program, resolve(compose("config", overrides))
+
+
+ODD = [
+    ("model=tiny", "trainer.max_epochs=2", "dataset.path=data/squad", "eval_sample=50", "sample=60", "seed=3"),
+    ("model=tiny", "lora=attention", "lora.r=2", "optimizer.lr=5e-5", "optimizer.betas=[0.8,0.9]", "max_tokens=4000"),
+    ("model=tiny", "dataset=guanaco", "max_length=200", "+dataset.cleaning.urls=true", "trainer=cpu", "evaluate=true"),
+    ("experiment=quickstart", "sample=30", "data_seed=1", "+trainer.accumulate_grad_batches=1"),
+    ("model=llama2_7b", "dataset=medical", "model.revision='1e5'", "early_stopping=2", "lora.scaling=constant"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ODD)
+@pytest.mark.parametrize("status", ["interrupted", "finished"])
+def test_a_printed_command_means_that_very_cell(words, status, tmp_path, monkeypatch):
+    from llama_exp import runs
+    from llama_exp.config import flat, identity
+
+    monkeypatch.chdir(tmp_path)
+    _, config = composed(" ".join(["python", "train.py", *map(shlex.quote, words)]))
+    config.outputs = "my results"
+    config.dataset.template = "It's\n\tone: {context}\\'s \u202e${question} {message}"
+    folder = runs.folder_of(config)
+    runs.write_config(folder, config)
+    runs.write_summary(folder, {"status": status, "identity": identity(config)})
+    done = run_report(Path("my results").absolute(), PYTHONPATH=str(ROOT))
+    assert "\u202e" not in done.stdout and "\t" not in done.stdout
+    (typed,) = (line.strip() for line in done.stdout.splitlines() if line.strip().startswith("python "))
+    program, meant = composed(typed)
+    assert identity(meant) == identity(config)
+    assert runs.folder_of(meant) == folder.absolute()
+    if status == "finished":
+        assert program == "evaluate.py" and meant.eval_sample == config.eval_sample
+    else:
+        here = {"outputs", "out"}
+        assert program == "train.py"
+        assert {k: v for k, v in flat(meant).items() if k not in here} == {
+            k: v for k, v in flat(config).items() if k not in here
+        }
+
+
+def test_a_run_in_a_folder_of_its_own_is_named_by_it(tmp_path):
+    write_run(tmp_path, name="../mine/here", seed=3)
+    (run,), _ = collect(tmp_path / "mine")
+    assert f"out={tmp_path}/mine/here" in reporting.next_command(run, tmp_path / "mine", [])
+
+
+def test_what_is_not_evaluated_yet_is_evaluated_like_the_others_and_the_untuned_model_too(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    write_run(tmp_path, sample=1000)
+    assert run_report(tmp_path).returncode == 0
+    page = Page(tmp_path / "report" / "index.html").text
+    found = re.findall(r"python evaluate.py .*? outputs=\S+", page)
+    assert len(found) == 2
+    for _, meant in map(composed, found):
+        assert (meant.eval_sample, meant.eval_seed, meant.dataset.source.value) == (300, 0, "synthetic")
+        assert meant.outputs == str(tmp_path)
 
 
 def test_a_read_only_folder_is_a_message(tmp_path):

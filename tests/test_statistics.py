@@ -251,6 +251,33 @@ def test_components_add_up_and_name_what_they_hold():
     assert "one data sample" in components([run(0), run(1)], [0, 0], [0, 1], GROUP_OF).note
 
 
+@pytest.mark.parametrize("luck", [0.5, 1.5, 2.5])
+def test_runs_that_show_no_luck_are_not_known_to_have_none(luck):
+    """Three runs often lie close together by chance; rarely is their luck then larger than what is said to be possible."""
+    rng, missed, zero = np.random.default_rng(3), 0, 0
+    level = rng.normal(60, 10, len(IDS))
+    for _ in range(200):
+        runs = [
+            dict(zip(IDS, level + rng.normal(0, luck) + rng.normal(0, 12, len(IDS)), strict=True)) for _ in range(3)
+        ]
+        found = components(runs, [0, 1, 2], [0, 0, 0], GROUP_OF)
+        assert (found.unseen is None) == (found.together > 0)
+        zero += found.unseen is not None
+        missed += found.unseen is not None and found.unseen < luck / math.sqrt(3)
+    assert zero > 15 and missed <= 0.08 * 200
+    assert "cannot rule out that it adds up to ±" in words.describe_unseen(1.5, 3)
+
+
+def test_runs_without_any_spread_have_no_zero_width_interval():
+    same = dict.fromkeys(IDS, 100.0)
+    bounded = components([same] * 3, [0, 1, 2], [0, 0, 0], GROUP_OF, bounds=(0.0, 100.0))
+    assert bounded.total.low == pytest.approx(100 * 0.025 ** (1 / 10)) and bounded.total.high == 100
+    assert "Clopper-Pearson" in bounded.note and words.describe_components(bounded).startswith("100")
+    assert components([same] * 3, [0, 1, 2], [0, 0, 0], GROUP_OF).total.low is None
+    equal = paired_runs([same] * 3, [same] * 3, [0, 1, 2], [0, 0, 0], GROUP_OF)
+    assert (equal.difference, equal.p_value) == (0.0, 1.0)
+
+
 def test_cells_of_several_runs_differ_as_recipes_only_beyond_the_luck_of_their_runs():
     rng = np.random.default_rng(5)
     level = rng.normal(60, 10, len(IDS))
@@ -369,7 +396,7 @@ def test_identical_cells_are_equal_with_p_1():
         (0.71234, 0.696, 0.728, "0.712 ± 0.016"),
         (71.2, 55.0, 87.0, "71 ± 16"),
         (98.9, 95.1, 99.7, "98.9 (95.1 to 99.7)"),
-        (71.234, None, None, "71.23 ± ?"),
+        (71.234, None, None, "71.23 (no interval)"),
         (None, None, None, "undefined"),
     ],
 )

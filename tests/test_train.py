@@ -135,6 +135,34 @@ def test_a_killed_run_continues_and_its_losses_are_those_of_an_uninterrupted_one
     assert summary["steps"] == 12
 
 
+@pytest.mark.parametrize("checkpoint_every", [2, 50])
+def test_ctrl_c_in_a_sweep_is_one_clear_message_and_the_same_command_goes_on(checkpoint_every, tmp_path, command):
+    words = [w for w in small(**{"trainer.max_epochs": "6", "checkpoint_every": str(checkpoint_every)})
+             if not w.startswith("lora.r=")]  # fmt: skip
+    words = ["train.py", "-m", *words, "lora.r=1,2", f"outputs={tmp_path}/o"]
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        files = list((tmp_path / "o").glob("squad/*-r2-*/metrics.csv"))
+        if files and len(files[0].read_text().splitlines()) > 5:
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the whole group
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("Interrupted after step ") and " of 24. " in last
+    assert ("continues from the last checkpoint" if checkpoint_every == 2 else "starts it anew") in last
+    for noise in ("Traceback", "FakeTensor", "KeyboardInterrupt", "Error", "cells,"):
+        assert noise not in said, noise
+    again = command(*words)
+    assert "already finished" in again.stdout and "2 cells, 0 failed" in again.stdout
+    assert ("Continuing from" in again.stdout) == (checkpoint_every == 2)
+    summaries = [json.loads(path.read_text()) for path in (tmp_path / "o").glob("squad/*/summary.json")]
+    assert [summary["steps"] for summary in summaries] == [24, 24]
+
+
 def test_two_processes_learn_what_one_does(tmp_path, command):
     """Real gloo processes; 3 Examples a step, so that the ranks' shares differ in number and in label tokens."""
     words = small(batch="3")
@@ -189,7 +217,14 @@ def test_a_sample_beyond_what_there_is_becomes_the_cell_of_all(tmp_path, command
     [
         (["dataset=squadd"], "Could not find 'dataset/squadd'"),
         (["optimzer.lr=1", "smaple=3"], "No key 'smaple'. Did you mean sample"),
-        (["sample=many"], "'many'"),
+        (["sample=many"], "sample=many: wanted a whole number or null."),
+        (["lora.r=abc"], "lora.r=abc: wanted a whole number."),
+        (["optimizer.lr=fast"], "optimizer.lr=fast: wanted a number."),
+        (["split=tset"], "split=tset: wanted one of validation, test."),
+        (["sample=1,2"], "sample=1,2: several values are a sweep, which takes -m."),
+        (["dataset.template=Say: {context}"], """Type "dataset.template='Say: {context}'\""""),
+        (["dataset.template='{context}"], """Type "dataset.template='{context}'\""""),
+        (["sample"], "sample: wanted key=value."),
         (["sweep=seedz"], "Could not find 'sweep/seedz'"),
         (["experiment=quikstart"], "Could not find 'experiment/quikstart'"),
         (["--sample", "50"], "sample=50"),
@@ -201,7 +236,7 @@ def test_a_sample_beyond_what_there_is_becomes_the_cell_of_all(tmp_path, command
         (["model=tiny", "dataset.path=./nowhere"], "nowhere"),
         (["model=tiny", "model.path=./nowhere", "dataset.source=synthetic"], "model.path=./nowhere"),
         (["model=tiny", "dataset.source=synthetic", "dataset.template='{contxt}'"], "{context}"),
-        (["model=tiny"], "dataset.path="),  # the hub is not reachable from here
+        (["model=tiny"], "HF_HUB_OFFLINE is set, so only its cache was looked at."),
     ],
 )
 def test_bad_input_gets_a_readable_line_and_nothing_is_written(words, said, tmp_path, command):
@@ -210,6 +245,24 @@ def test_bad_input_gets_a_readable_line_and_nothing_is_written(words, said, tmp_
     assert said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "o").exists()
+
+
+def test_without_network_the_hub_is_one_line_and_one_reason(command, tmp_path):
+    """A real attempt, at an address where nothing listens."""
+    env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = command("train.py", "model=tiny", f"outputs={tmp_path}/o", env=env, check=None)
+    assert done.returncode == 2
+    first, reason, advice = done.stderr.strip().splitlines()
+    assert first.startswith("Loading rajpurkar/squad from the hub (tries for half a minute")
+    assert reason.startswith("Could not load rajpurkar/squad") and "HF_HUB_OFFLINE" not in advice
+
+
+def test_cells_that_fail_alike_are_one_line_with_their_number(command, tmp_path):
+    done = command("train.py", "-m", "sample=1,2,3", "lora.r=1,2,4", f"outputs={tmp_path}/o", check=None,
+                   env={"CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
+    assert done.returncode == 1 and "9 cells, 9 failed" in done.stdout
+    assert "sample=1 lora.r=1 and 8 more cells" in done.stdout
+    assert done.stdout.count("needs a GPU") == 2, "once where it happened, once in the table"
 
 
 def test_a_read_only_outputs_folder_is_a_readable_error(tmp_path, command):

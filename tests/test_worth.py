@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llama_exp import costs, findings, items, score_tables, tables
-from llama_exp.captions import cost_caption, curve_words, target_of
+from llama_exp.captions import cost_caption, cost_notes, curve_words, target_of
 from llama_exp.records import Problem, read_predictions
 from llama_exp.results import collect
 from llama_exp.settings import comparisons
@@ -158,10 +158,10 @@ def test_the_cheapest_that_is_tied_with_the_best_is_said(grid):
     c = weighed(grid)
     _, cheapest, spent = costs.cheapest_tied(c, costs.Prices())
     assert (cheapest.rank, cheapest.examples) == (16, 1000) and spent == pytest.approx(39.3, abs=0.1)
-    assert (
-        "The cheapest of these: rank 16 on 1,000 examples, 39 s of training instead of 1 min 46 s."
-        in findings.answer(c)
-    )
+    said = " ".join(findings.answer(c))
+    assert "The cheapest of these: rank 16 on 1,000 examples, 39 s of training instead of 1 min 46 s." in said
+    worst = c.standing.against[cheapest.key][0].high
+    assert f"That it is as good is not shown: it may score up to {worst:.1f} worse." in said
     assert "rank 16 on 1,000 examples (39 s, 55.9)" in cost_caption(c, costs.Prices())
 
 
@@ -192,6 +192,26 @@ def test_the_score_on_clean_items_stands_beside_the_full_one(tmp_path):
     assert said in findings.answer(c)
     table = score_tables.scores_table(c)
     assert "f1, clean items" in [column.name for column in table.columns] and "48.0 ± 4.0" in table.rows[0]
+
+
+AUDITS = [(None, "Whether the training sets hold test items is not known"), ({"items": 300}, "The audit found no test item"),
+          ({"items": 0}, "Every test item stands in the training sets"),
+          ({"items": 280, "scores": {F1: 48.0}}, "stands up to 6.7% of the test items")]  # fmt: skip
+
+
+@pytest.mark.parametrize("clean, said", AUDITS)
+def test_what_the_audit_found_is_said_also_where_it_found_nothing(clean, said, tmp_path):
+    write_run(tmp_path, f1=50.0, evaluation={"clean": clean})
+    assert said in findings.test_words(weighed(tmp_path))
+
+
+def test_on_a_busy_machine_the_cost_says_that_the_clock_ran_for_all(tmp_path):
+    for sample, rate in ((100, 900.0), (300, 2100.0)):
+        write_run(tmp_path / "cpu", sample=sample, f1=50.0, summary={"tokens_per_second": rate})
+        write_run(tmp_path / "gpu", sample=sample, f1=50.0, summary={"device": "NVIDIA H100"})
+    said = " ".join(cost_notes(weighed(tmp_path / "cpu")))
+    assert "Times are by the clock" in said and "at 900 to 2,100 tokens a second" in said
+    assert "by the clock" not in " ".join(cost_notes(weighed(tmp_path / "gpu")))
 
 
 def test_equal_recipes_are_seldom_told_apart_and_a_worse_one_is():

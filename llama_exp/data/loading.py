@@ -57,8 +57,12 @@ def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[
     """Download (or take from the cache) a dataset of the hub."""
     import datasets
 
-    print(f"Loading {hub} from the hub …", file=sys.stderr, flush=True)  # without network it retries for half a minute
-    offline = " HF_HUB_OFFLINE is set, so only its cache was looked at." if os.environ.get("HF_HUB_OFFLINE") else ""
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    where = (
+        "the hub's cache (HF_HUB_OFFLINE is set)" if offline else "the hub (tries for half a minute without network)"
+    )
+    print(f"Loading {hub} from {where} …", file=sys.stderr, flush=True)
+    offline = " HF_HUB_OFFLINE is set, so only its cache was looked at." if offline else ""
     advice = f"Give a local copy: dataset.path=FOLDER, or try without data: dataset.source=synthetic.{offline}"
     # The hub's own conversion to parquet has no list of subsets: there, a subset is a folder.
     part = {"data_dir": subset} if revision == CONVERTED else {"name": subset}

@@ -10,7 +10,7 @@ from itertools import combinations
 from math import sqrt
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from .clusters import Clusters, cluster_sums, finite, robust_variance, satterthwaite
 from .intervals import FEW, cluster_interval
@@ -146,7 +146,6 @@ def null_df(clusters: Clusters, confidence: float = 0.95, seed: int = 0) -> floa
         return max(satterthwaite(clusters.weights), 1.0)
     critical, tail = Wild.of(clusters, None, seed).critical(0.0, confidence), (1 + confidence) / 2
     low, high = 1.0, 1e6
-    # stdtrit is t's quantile without the overhead of stats.t, which matters over hundreds of pairs.
     if critical >= special.stdtrit(low, tail):
         return low
     if critical <= special.stdtrit(high, tail):
@@ -232,4 +231,4 @@ def smallest_detectable(
 
 
 def _detectable(error: float, df: float, power: float, alpha: float) -> float:
-    return float((stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(power, df)) * error)
+    return float((special.stdtrit(df, 1 - alpha / 2) + special.stdtrit(df, power)) * error)

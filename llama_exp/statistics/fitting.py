@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import sqrt
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from .curves import Check, Curve
 from .noise import Points, points, tabulate
@@ -66,10 +66,10 @@ def _fitted(found: Points, confidence: float) -> tuple[Profile, float, float | N
     intervals are then wider than they need be.
     """
     spare = len(found.sizes) - 3
-    critical = float(stats.t.ppf((1 + confidence) / 2, max(found.df or spare, 1.0)))
+    critical = float(special.stdtrit(max(found.df or spare, 1.0), (1 + confidence) / 2))
     if found.df > 0:
         profile = fit(found.sizes, found.means, found.variances, found.covariance, critical)
-        p = float(stats.f.sf(profile.misfit.min() / spare, spare, found.df)) if spare > 0 else None
+        p = float(special.fdtrc(spare, found.df, profile.misfit.min() / spare)) if spare > 0 else None
         return profile, critical, p, found
     even = np.ones(len(found.sizes))
     residual = fit_exponents(EXPONENTS, found.sizes, found.means, even, found.covariance).misfit.min() / spare

@@ -201,7 +201,8 @@ def _no_spread(clusters: Clusters, confidence: float, bounds: tuple[float, float
 
 
 def _one_group(items: int) -> str:
-    return f"all {items:,} items are of one group, so nothing shows how another group would differ"
+    what = "the one item is" if items == 1 else f"all {items:,} items are"
+    return f"{what} of one group, so nothing shows how another group would differ"
 
 
 def _unknown(estimate: float | None, clusters: int, items: int, note: str, confidence: float) -> Interval:

@@ -21,12 +21,12 @@ def decimals(half_width: float) -> int:
 
 
 def plus_minus(estimate: float | None, low: float | None, high: float | None, sign: bool = False) -> str:
-    """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the sides differ by more than a quarter; `71.2 ± ?` unknown."""
+    """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the sides differ by more than a quarter; `71.2 (no interval)`."""
     plus = "+" if sign else ""
     if estimate is None:
         return "undefined"
     if low is None or high is None:
-        return f"{estimate:{plus}.4g} ± ?"
+        return f"{estimate:{plus}.4g} (no interval)"
     down, up = estimate - low, high - estimate
     places = decimals((high - low) / 2)
     if min(down, up) > 0 and max(down, up) <= 1.25 * min(down, up):
@@ -124,8 +124,20 @@ def describe_components(result: "Components") -> str:
     """The cell's interval and where its uncertainty comes from."""
     if result.total.low is None:
         return f"{result.total}: no interval, because {result.total.note}."
+    note = f"{result.note[:1].upper()}{result.note[1:]}."
+    if not result.shares:
+        return f"{result.total}. {note}"
     shares = ", ".join(f"{name} {percent(share)}" for name, share in result.shares)
-    return f"{result.total}. Of its uncertainty (variance): {shares}. {result.note[:1].upper()}{result.note[1:]}."
+    luck = f" {describe_unseen(result.unseen, result.runs)}" if result.unseen else ""
+    return f"{result.total}. Of its uncertainty (variance): {shares}. {note}{luck}"
+
+
+def describe_unseen(size: float, runs: int) -> str:
+    """A noise that was not seen is not known to be none."""
+    return (
+        f"The {runs} runs differ by no more than the test items explain, so luck of the runs shows as 0; so few runs "
+        f"cannot rule out that it adds up to ± {2 * size:.{decimals(2 * size)}f}."
+    )
 
 
 def describe_curve(curve: "Curve", factor: float = 10.0, target: float | None = None) -> list[str]:
