@@ -13,8 +13,10 @@ import contextlib
 import csv
 import json
 import os
+import shlex
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +160,7 @@ def _runs(parent: Path) -> list[Path]:
 def _means(config: Config, dataset: str, run: Path) -> bool:
     """Whether a run is one that the reader's words fit. A sample beyond what there is means all there is."""
     mine, theirs = flat(config), read_config(run)
-    spoken = [key for key in mine if key in SPOKEN or key.split(".")[0] in SPOKEN]
+    spoken = _spoken(mine)
     if config.trained_on:
         spoken = [key for key in spoken if not key.startswith("dataset.")]
     for key in spoken:
@@ -170,21 +172,23 @@ def _means(config: Config, dataset: str, run: Path) -> bool:
     return theirs["dataset.name"] == dataset
 
 
+def _spoken(keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if key in SPOKEN or key.split(".")[0] in SPOKEN]
+
+
 def training_command(config: Config) -> str:
-    """What to type to train the run that this config speaks of."""
-    words = [f"dataset={config.trained_on or config.dataset.name}", f"model={config.model.name}"]
-    if config.dataset.path and not config.trained_on:
-        words.append(f"dataset.path={config.dataset.path}")
-    if config.dataset.source.value != "hub":
-        words.append(f"dataset.source={config.dataset.source.value}")
-    usual = default_config({"dataset": config.dataset.name}).dataset.task
-    if config.dataset.task != usual and not config.trained_on:
-        words.append(f"dataset.task={config.dataset.task}")
-    words += [f"sample={'null' if config.sample is None else config.sample}", f"lora.r={config.lora.r}"]
-    words += [f"{key}={value}" for key, value in (("seed", config.seed), ("data_seed", config.data_seed)) if value]
+    """What to type to train the run that this config speaks of: all that `find` demands and that is not the default."""
+    names = {"dataset": config.trained_on or config.dataset.name, "model": config.model.name}
+    mine, usual = flat(config), flat(default_config(names))
+    theirs = {"dataset.name", "model.name"} | ({"dataset.path", "dataset.task"} if config.trained_on else set())
+    keys = [k for k in _spoken(mine) if k not in theirs and (k in ("sample", "lora.r") or mine[k] != usual[k])]
+    order = ("dataset", "model", "sample", "lora", "seed", "data_seed")
+    words = [f"{group}={choice}" for group, choice in names.items()]
+    for key in sorted(keys, key=lambda key: order.index(key.split(".")[0])):
+        words.append(f"{key}={'null' if mine[key] is None else mine[key]}")
     if config.outputs != "outputs":
         words.append(f"outputs={config.outputs}")
-    return "python train.py " + " ".join(words)
+    return shlex.join(["python", "train.py", *words])
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
