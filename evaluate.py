@@ -5,7 +5,6 @@ python evaluate.py dataset=squad trained_on=guanaco lora.r=8                 tra
 python evaluate.py dataset=squad predictions=FILE.json                       score {id: text} without a model
 """
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def evaluate(config: Config) -> dict[str, str]:
         return evaluate_file(config)
     run = runs.find(config) if config.lora.r else runs.folder_of(config)
     trained = runs.load_config(run) if config.lora.r else config
-    asked = as_asked(config, trained)
+    asked = cell.as_asked(config, trained)
     folder = run / "eval" / cell.folder_name(asked, trained)
     if (folder / "results.json").is_file():
         return again(folder, asked, trained, run)
@@ -63,13 +62,6 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
     results = cell.write_results(folder, asked, trained, run, predictions, cost)
     print(f"{folder}: {cell.said(results)}", flush=True)
     return {"said": cell.said(results), "run": str(run)}
-
-
-def as_asked(config: Config, trained: Config) -> Config:
-    """The run's own config, with the data and the size of the evaluation that were asked for."""
-    return dataclasses.replace(trained, dataset=config.dataset, split=config.split, eval_sample=config.eval_sample,
-                               eval_seed=config.eval_seed, eval_batch=config.eval_batch, trainer=config.trainer,
-                               bertscore=config.bertscore)  # fmt: skip
 
 
 def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, str]:

@@ -14,11 +14,57 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp import leaks, runs
-from llama_exp.config import Config, default_config, flat, identity, spoken
+from llama_exp.config import Config, DatasetConfig, default_config, flat, identity, settled, spoken, typed
 from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
 from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
 from llama_exp.tables import SCORES, write_items
+
+
+NOT_TRAINED = ("dataset.metrics", "dataset.licence")  # always as the command has them
+# Keys of the dataset that decide which items are in training and which are held out.
+SPLITTING = ("subset", "revision", "rows", "validation", "test", "split_seed", "task", "cleaning")
+
+
+def as_asked(config: Config, trained: Config) -> Config:
+    """The run's own config, with the data and the size of the evaluation that were asked for."""
+    return settled(dataclasses.replace(
+        trained, dataset=data_of(config, trained), split=config.split, eval_sample=config.eval_sample,
+        eval_seed=config.eval_seed, eval_batch=config.eval_batch, trainer=config.trainer, bertscore=config.bertscore,
+    ))  # fmt: skip
+
+
+def data_of(config: Config, trained: Config) -> DatasetConfig:
+    """The data as the run was trained on it, worded as this command says.
+
+    A reader finds a run without repeating how its data were split, and another split would test it on what it has learnt:
+    such keys come from the run, and saying another value is a Problem. Other data (another dataset, or by trained_on= or
+    out= another source of the same one) are taken as the command has them.
+    """
+    mine, theirs = config.dataset, trained.dataset
+    if mine.name != theirs.name:
+        return mine
+    said = typed(config)
+    elsewhere = [key for key in ("source", "path", "hub") if getattr(mine, key) != getattr(theirs, key)]
+    if elsewhere and (config.trained_on or any(f"dataset.{key}" in said for key in elsewhere)):
+        print(f"  other data than the run's (dataset.{', dataset.'.join(elsewhere)}): it may have learnt from these items.",
+              flush=True)  # fmt: skip
+        return mine
+    taken, refused = {}, []
+    for key in (field.name for field in dataclasses.fields(mine) if f"dataset.{field.name}" not in NOT_TRAINED):
+        if getattr(mine, key) == getattr(theirs, key):
+            continue
+        if not any(word == f"dataset.{key}" or word.startswith(f"dataset.{key}.") for word in said):
+            taken[key] = getattr(theirs, key)
+        elif key in SPLITTING:
+            refused.append(f"  dataset.{key}: {getattr(theirs, key)} in training, {getattr(mine, key)} asked for")
+    if refused:
+        raise Problem("This would test the run on items that it may have learnt from:\n" + "\n".join(refused)
+                      + "\nLeave these keys out: an evaluation takes them from its run.")  # fmt: skip
+    if taken:
+        as_text = ", ".join(f"dataset.{key}={getattr(value, 'value', value)}" for key, value in taken.items())
+        print(f"  As in training: {as_text}.", flush=True)
+    return dataclasses.replace(mine, **taken)
 
 
 def folder_name(asked: Config, trained: Config) -> str:

@@ -15,6 +15,12 @@ from llama_exp.records import read_predictions
 from tests.conftest import ROOT, small
 
 
+def found_by(words: list[str], *more: str) -> list[str]:
+    """Of a run's words those that a reader must say to find it; the rest it takes from the run."""
+    heads = ("dataset", "dataset.source", "dataset.path", "model", "lora.r", "sample", "eval_sample")
+    return [word for word in words if word.split("=")[0] in heads] + list(more)
+
+
 @pytest.fixture(scope="module")
 def dev_set(tmp_path_factory):
     """A SQuAD-shaped folder of JSON lines, made by rule."""
@@ -122,3 +128,68 @@ def test_the_validation_split_can_be_scored_for_choosing(tmp_path, command):
     command("evaluate.py", *words, f"outputs={tmp_path}/o")
     [results] = (tmp_path / "o").glob("squad/*/eval/squad-validation-6*/results.json")
     assert json.loads(results.read_text())["split"] == "validation"
+
+
+@pytest.fixture(scope="module")
+def carved(tmp_path_factory):
+    """A cell whose test split was carved out of train by another seed than the default; its words, outputs, training set."""
+    folder = tmp_path_factory.mktemp("carved")
+    (folder / "data").mkdir()
+    with open(folder / "data" / "train.jsonl", "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows("pubmedqa", "train", 120, 0))
+    words = small(**{"dataset": "pubmedqa", "dataset.source": "hub", "dataset.path": str(folder / "data"), "sample": "null",
+                     "dataset.split_seed": "1", "trainer.max_steps": "1", "audit": "false", "eval_sample": "30"})  # fmt: skip
+    words = [word for word in words if not word.startswith(("dataset.rows", "trainer.max_epochs"))]
+    done = subprocess.run([sys.executable, "train.py", *words, f"outputs={folder}/o"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    from llama_exp import runs
+    from llama_exp.data import DATASETS
+
+    [run] = (folder / "o" / "pubmedqa").iterdir()
+    data = DATASETS["pubmedqa"].of(runs.load_config(run))
+    data.setup()
+    return found_by(words, f"outputs={folder}/o"), run, {example.id for example in data.train}
+
+
+def test_a_run_is_tested_on_items_that_it_never_learnt_from_whatever_its_reader_says(carved, command):
+    words, run, learnt = carved
+    said = command("evaluate.py", *words).stdout
+    [path] = (run / "eval").glob("pubmedqa-test-30*/predictions.jsonl")
+    tested = {prediction.id for prediction in read_predictions(path)}
+    assert len(tested) == 30 and len(learnt) > 50 and not tested & learnt
+    assert "As in training: dataset.split_seed=1." in said
+    assert path.parent.name == "pubmedqa-test-30"
+
+
+@pytest.mark.parametrize("key", ["dataset.split_seed=0", "dataset.split_seed=2", "dataset.test=0.2", "dataset.subset=x"])
+def test_another_split_than_that_of_training_is_refused_also_where_it_is_the_default(key, carved, command):
+    words, _, _ = carved
+    done = command("evaluate.py", *words, key, check=None)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    name, value = key.split("=")
+    assert f"{name}: " in done.stderr and f"in training, {value} asked for" in done.stderr
+
+
+def test_the_wording_of_an_evaluation_can_differ_from_that_of_training(carved, command):
+    words, run, learnt = carved
+    command("evaluate.py", *words, "dataset.system=Be brief.", "dataset.max_new_tokens=4", "eval_sample=4")
+    [folder] = (run / "eval").glob("pubmedqa-test-4-*")
+    results = json.loads((folder / "results.json").read_text())
+    asked = results["evaluation"]
+    assert (asked["dataset.system"], asked["dataset.max_new_tokens"], asked["dataset.split_seed"]) == ("Be brief.", 4, 1)
+    assert not {prediction.id for prediction in read_predictions(folder / "predictions.jsonl")} & learnt
+
+
+def test_a_run_of_short_rows_is_evaluated_by_the_words_that_find_it(tmp_path, command):
+    """Also on a dataset of longer answers than the rows it was trained on."""
+    words = small(**{"max_length": "128", "trainer.max_epochs": "1", "eval_sample": "2"})
+    command("train.py", *words, f"outputs={tmp_path}/o")
+    transfer = found_by(small(dataset="guanaco", eval_sample="2"), f"outputs={tmp_path}/o")
+    command("evaluate.py", *transfer, "trained_on=squad")
+    guanaco = small(dataset="guanaco", max_length="128", eval_sample="2")
+    command("train.py", *guanaco, f"outputs={tmp_path}/o")
+    command("evaluate.py", *transfer)
+    for trained_on in ("squad", "guanaco"):
+        [results] = (tmp_path / "o" / trained_on).glob("*/eval/guanaco-test-2*/results.json")
+        asked = json.loads(results.read_text())["evaluation"]
+        assert (asked["max_length"], asked["dataset.max_new_tokens"]) == (128, 64)
