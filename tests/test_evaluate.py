@@ -180,6 +180,18 @@ def test_the_wording_of_an_evaluation_can_differ_from_that_of_training(carved, c
     assert not {prediction.id for prediction in read_predictions(folder / "predictions.jsonl")} & learnt
 
 
+def test_a_run_named_by_its_folder_brings_its_data_unless_other_data_are_named(carved, command):
+    _, run, learnt = carved
+    words = ["dataset=pubmedqa", "model=tiny", "lora.r=2", "eval_sample=3", f"out={run}"]
+    assert "As in training: dataset.path=" in command("evaluate.py", *words).stdout
+    own = {prediction.id for prediction in read_predictions(run / "eval/pubmedqa-test-3/predictions.jsonl")}
+    assert len(own) == 3 and not own & learnt
+    said = command("evaluate.py", *words, "dataset.source=synthetic").stdout
+    assert "other data than the run's (dataset.source, dataset.path): it may have learnt from these items." in said
+    [results] = (run / "eval").glob("pubmedqa-test-3-*/results.json")
+    assert json.loads(results.read_text())["evaluation"]["dataset.source"] == "synthetic"
+
+
 def test_a_run_of_short_rows_is_evaluated_by_the_words_that_find_it(tmp_path, command):
     """Also on a dataset of longer answers than the rows it was trained on."""
     words = small(**{"max_length": "128", "trainer.max_epochs": "1", "eval_sample": "2"})
