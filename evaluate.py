@@ -67,6 +67,7 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
 def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, str]:
     """An evaluation that is there already: scored anew from its predictions where other metrics or settings are asked."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    cell.check_same(folder, results, asked)
     told = "already evaluated"
     if not cell.up_to_date(folder, results, asked):
         cost = {key: results.get(key) for key in ("seconds", "tokens", "peak_memory_bytes")}

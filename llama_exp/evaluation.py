@@ -94,8 +94,8 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     started = time.perf_counter()
     path = folder / "predictions.jsonl"
     done = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
-    wanted = {example.id for example in examples}
-    done = {key: prediction for key, prediction in done.items() if key in wanted}
+    wanted = {example.id: (example.prompt, example.references) for example in examples}
+    done = {key: was for key, was in done.items() if wanted.get(key) == (was.prompt, was.references)}
     write_records(path, done.values())  # without the line that a kill cut short
     left = [example for example in examples if example.id not in done]
     if done and left:
@@ -228,6 +228,33 @@ def how_scored(asked: Config) -> dict[str, Any]:
     """What decides the scores of given predictions."""
     settings = {name: dataclasses.asdict(part) for name, part in metric_settings(asked).items()}
     return {"metrics": list(asked.dataset.metrics), "metric_settings": settings}
+
+
+def asked_for(asked: Config) -> dict[str, Any]:
+    """What decides the replies to an evaluation, beside the adapter: the base, the items and how they are asked."""
+    said = ("max_length", "split", "eval_sample", "eval_seed")
+    return {key: value for key, value in flat(asked).items()
+            if key.startswith("dataset.") and key not in NOT_TRAINED or key in said
+            or key.startswith("model.") and key in identity(asked)}  # fmt: skip
+
+
+def check_same(folder: Path, results: dict[str, Any], asked: Config) -> None:
+    """Stop where results.json is of another evaluation: the folder's name leaves out what the YAML says.
+
+    Keys that did not exist when it was made are not compared; a cleaning rule that is not named is off.
+    """
+    mine, stored = asked_for(asked), results.get("evaluation", {})
+    rules = {key: False for key in mine.keys() | stored.keys() if key.startswith("dataset.cleaning.")} if stored else {}
+    base = {key: value for key, value in results.get("identity", {}).items() if key.startswith("model.")}
+    mine, theirs = rules | mine, rules | base | stored
+    differ = [f"  {key}: {theirs[key]} there, {mine[key]} asked for"
+              for key in mine if key in theirs and theirs[key] != mine[key]]  # fmt: skip
+    if differ:
+        raise Problem(
+            f"{folder} holds an evaluation that was asked otherwise:\n"
+            + "\n".join(differ)
+            + "\nDelete that folder to evaluate anew, or move it elsewhere to keep it."
+        )
 
 
 def up_to_date(folder: Path, results: dict[str, Any], asked: Config) -> bool:

@@ -112,6 +112,7 @@ def test_transfer_is_evaluated_below_the_run_it_was_trained_in(tmp_path, command
     [results] = (tmp_path / "o").glob("medical/*/eval/squad-test-6*/results.json")
     results = json.loads(results.read_text())
     assert (results["dataset"], results["trained_on"]) == ("squad", "medical")
+    assert "already evaluated" in command("evaluate.py", *small(), "trained_on=medical", outputs).stdout
 
 
 @pytest.mark.parametrize("dataset", ["guanaco", "tweetsumm", "medical", "pubmedqa"])
@@ -205,3 +206,57 @@ def test_a_run_of_short_rows_is_evaluated_by_the_words_that_find_it(tmp_path, co
         [results] = (tmp_path / "o" / trained_on).glob("*/eval/guanaco-test-2*/results.json")
         asked = json.loads(results.read_text())["evaluation"]
         assert (asked["max_length"], asked["dataset.max_new_tokens"]) == (128, 64)
+
+
+@pytest.fixture
+def untuned(tmp_path, command):
+    """An evaluation of the untuned model: its words and its folder. Its folder's name leaves out what the YAML says."""
+    words = [*small(**{"lora.r": "0"}), f"outputs={tmp_path}/o"]
+    command("evaluate.py", *words)
+    [results] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
+    return words, results.parent
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "was"),
+    [
+        ("evaluation", "dataset.template", "Context: {context}\n{question}"),
+        ("evaluation", "dataset.cleaning.urls", True),
+        ("evaluation", "max_length", 256),
+        ("identity", "model.path", "another/llama"),
+    ],
+)
+def test_an_evaluation_made_before_a_yaml_changed_is_not_passed_off_as_todays(part, key, was, untuned, command):
+    words, folder = untuned
+    results = json.loads((folder / "results.json").read_text())
+    results[part][key] = was
+    (folder / "results.json").write_text(json.dumps(results))
+    for more in ([], ["dataset.metrics=[squad,rouge]"]):
+        done = command("evaluate.py", *words, *more, check=None)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert f"{key}: {was} there" in done.stderr and str(folder) in done.stderr
+
+
+def test_what_cannot_change_a_reply_does_not_keep_an_evaluation_from_being_found(untuned, command):
+    words, folder = untuned
+    results = json.loads((folder / "results.json").read_text())
+    results["evaluation"] |= {"eval_batch": 1, "dataset.licence": "another", "a key of": "an older version"}
+    del results["evaluation"]["dataset.revision"]
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "already evaluated" in command("evaluate.py", *words).stdout
+
+
+def test_an_evaluation_that_goes_on_keeps_no_reply_to_another_wording(untuned, command):
+    words, folder = untuned
+    path = folder / "predictions.jsonl"
+    whole = path.read_text()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    lines[1] |= {"prompt": "asked otherwise", "reply": "and answered otherwise"}
+    lines[2] |= {"references": ["another answer"], "reply": "stale"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    (folder / "results.json").unlink()
+    assert "continuing: 1 of 6 are answered" in command("evaluate.py", *words).stdout
+    again = {p.id: (p.prompt, p.references, p.reply) for p in read_predictions(path)}
+    assert len(again) == len(read_predictions(path)) == 6
+    path.write_text(whole)
+    assert again == {p.id: (p.prompt, p.references, p.reply) for p in read_predictions(path)}
