@@ -59,7 +59,11 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
         )
     folder.mkdir(parents=True, exist_ok=True)
     predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
-    results = cell.write_results(folder, asked, trained, run, predictions, cost)
+    lost = cell.answers_lost(asked, examples, predictions, data.tokenizer)
+    results = cell.write_results(folder, asked, trained, run, predictions, cost, {"answers_lost": lost})
+    if lost or results["unmeasured"]:
+        print(f"  {lost} answers were cut away with their context; {results['unmeasured']} responses have no loss, being "
+              f"empty or too long for max_length={asked.max_length}.", flush=True)  # fmt: skip
     print(f"{folder}: {cell.said(results)}", flush=True)
     return {"said": cell.said(results), "run": str(run)}
 
@@ -70,7 +74,7 @@ def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, 
     cell.check_same(folder, results, asked)
     told = "already evaluated"
     if not cell.up_to_date(folder, results, asked):
-        cost = {key: results.get(key) for key in ("seconds", "tokens", "peak_memory_bytes")}
+        cost = {key: results.get(key) for key in ("seconds", "tokens", "peak_memory_bytes", "answers_lost")}
         results = cell.write_results(folder, asked, trained, run, read_predictions(folder / "predictions.jsonl"), cost)
         told = "scored anew from its predictions"
     print(f"{folder}: {told}: {cell.said(results)}", flush=True)

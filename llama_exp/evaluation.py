@@ -130,6 +130,14 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     return [done[example.id] for example in examples], cost
 
 
+def answers_lost(asked: Config, examples: Sequence[Example], predictions: Sequence[Prediction], tokenizer) -> int:
+    """Of how many Examples the answer stood in a context that had to be cut, and stands there no longer."""
+    from llama_exp.data.encoding import encode_all
+
+    cut = [example for example, prediction in zip(examples, predictions, strict=True) if prediction.shortened]
+    return encode_all(cut, tokenizer, asked.max_length, asked.dataset.max_new_tokens)[1]["answers_lost"]
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """{score: value}, {score: its 95 % interval, clustered by group}, {score: [value per item]}, {metric: its facts}."""
@@ -189,6 +197,7 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
         "groups": len({prediction.group for prediction in predictions}),
         "unfinished": sum(not prediction.finished for prediction in predictions),
         "shortened": sum(prediction.shortened for prediction in predictions),
+        "unmeasured": sum(prediction.nll is None for prediction in predictions),  # no response, or too long for its row
         "dataset": asked.dataset.name,
         "trained_on": trained.dataset.name if trained.lora.r else None,
         "split": asked.split.value,

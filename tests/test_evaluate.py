@@ -260,3 +260,33 @@ def test_an_evaluation_that_goes_on_keeps_no_reply_to_another_wording(untuned, c
     assert len(again) == len(read_predictions(path)) == 6
     path.write_text(whole)
     assert again == {p.id: (p.prompt, p.references, p.reply) for p in read_predictions(path)}
+
+
+def test_answers_lost_and_responses_that_were_not_measured_are_counted_also_over_an_interruption(tmp_path, command):
+    """Lost: a reference stood in the context and was cut away. Not measured: the response alone is too long."""
+    words = small(**{"lora.r": "0", "max_length": "128", "eval_sample": "40", "dataset.max_new_tokens": "4"})
+    command("evaluate.py", *words, f"outputs={tmp_path}/o")
+    [path] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
+    results = json.loads(path.read_text())
+    predictions = read_predictions(path.with_name("predictions.jsonl"))
+    from llama_exp.data import DATASETS
+    from llama_exp.data.encoding import encode_all
+    from llama_exp.model import load_tokenizer
+    from tests.test_config import composed
+
+    asked = composed(*words)
+    data = DATASETS["squad"].of(asked, load_tokenizer(asked.model))
+    data.setup()
+    _, counts = encode_all(data.held_out("test", 40), data.tokenizer, 128, 4)
+    assert 0 < results["answers_lost"] == counts["answers_lost"] < results["shortened"]
+    assert 0 < results["unmeasured"] == 40 - counts["encoded"] == sum(p.nll is None for p in predictions) < 40
+    path.unlink()
+    kept = path.with_name("predictions.jsonl").read_text().splitlines(keepends=True)
+    path.with_name("predictions.jsonl").write_text("".join(kept[:35]))
+    said = command("evaluate.py", *words, f"outputs={tmp_path}/o").stdout
+    assert json.loads(path.read_text())["answers_lost"] == results["answers_lost"]
+    assert f"{results['answers_lost']} answers were cut away with their context" in said
+    command("evaluate.py", *words, f"outputs={tmp_path}/o", "dataset.metrics=[squad,rouge]")
+    anew = json.loads(path.read_text())
+    assert "rouge/rougeL" in anew["scores"]
+    assert (anew["answers_lost"], anew["unmeasured"]) == (results["answers_lost"], results["unmeasured"])
