@@ -26,7 +26,7 @@ def evaluate(config: Config) -> dict[str, str]:
         return evaluate_file(config)
     run = runs.find(config) if config.lora.r else runs.untuned_folder(config)
     trained = runs.load_config(run) if config.lora.r else config
-    asked = as_asked(config, trained)
+    asked = cell.as_asked(config, trained)
     folder = run / "eval" / cell.folder_name(asked, trained)
     if (folder / "results.json").is_file():
         return again(folder, asked, trained, run)
@@ -62,24 +62,22 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
         if (folder / "results.json").is_file():  # by another process, since this one looked
             return again(folder, asked, trained, run)
         predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
-        results = cell.write_results(folder, asked, trained, run, predictions, cost)
+        lost = cell.answers_lost(asked, examples, predictions, data.tokenizer)
+        results = cell.write_results(folder, asked, trained, run, predictions, cost, {"answers_lost": lost})
+    if lost or results["unmeasured"]:
+        print(f"  {lost} answers were cut away with their context; {results['unmeasured']} responses have no loss, being "
+              f"empty or too long for max_length={asked.max_length}.", flush=True)  # fmt: skip
     print(f"{folder}: {cell.said(results)}", flush=True)
     return {"said": cell.said(results), "run": str(run)}
-
-
-def as_asked(config: Config, trained: Config) -> Config:
-    """The run's own config, with the data and the size of the evaluation that were asked for."""
-    return dataclasses.replace(trained, dataset=config.dataset, split=config.split, eval_sample=config.eval_sample,
-                               eval_seed=config.eval_seed, eval_batch=config.eval_batch, trainer=config.trainer,
-                               bertscore=config.bertscore)  # fmt: skip
 
 
 def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, str]:
     """An evaluation that is there already: scored anew from its predictions where other metrics or settings are asked."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    cell.check_same(folder, results, asked)
     told = "already evaluated"
     if not cell.up_to_date(folder, results, asked):
-        cost = {key: results.get(key) for key in ("seconds", "tokens", "peak_memory_bytes")}
+        cost = {key: results.get(key) for key in ("seconds", "tokens", "peak_memory_bytes", "answers_lost")}
         results = cell.write_results(folder, asked, trained, run, read_predictions(folder / "predictions.jsonl"), cost)
         told = "scored anew from its predictions"
     print(f"{folder}: {told}: {cell.said(results)}", flush=True)

@@ -210,17 +210,17 @@ def resolve(cfg: DictConfig) -> Config:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise Problem(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
-    config = _settled(OmegaConf.to_object(cfg))
+    config = settled(OmegaConf.to_object(cfg))
     problems = list(_problems(config))
     if problems:
         raise Problem("\n".join(problems))
     return config
 
 
-def _settled(config: Config) -> Config:
+def settled(config: Config) -> Config:
     """An answer may take at most half of `max_length`: a set of long answers then also runs on a model of short rows."""
-    config.dataset.max_new_tokens = min(config.dataset.max_new_tokens, config.max_length // 2)
-    return config
+    room = min(config.dataset.max_new_tokens, config.max_length // 2)
+    return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, max_new_tokens=room))
 
 
 def _problems(c: Config):
@@ -299,6 +299,19 @@ def deciding(leaves: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in leaves.items() if k not in left_out and k.split(".")[0] not in left_out}
 
 
+def typed(config: Config) -> set[str]:
+    """The keys that somebody gave a value: those that this command names, and those that are not the defaults.
+
+    `dataset.max_new_tokens` follows max_length by itself, so of it only the command tells.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    mine, usual = flat(config), flat(default_config({"dataset": config.dataset.name, "model": config.model.name}))
+    differ = {key for key in mine if key != "dataset.max_new_tokens" and mine[key] != usual.get(key)}
+    return differ | {word.lstrip("+~").split("=")[0] for word in words}
+
+
 def identity(config: Config, everything: bool = False) -> dict[str, Any]:
     """The leaves that decide the weights. Rank 0 trains nothing: only the model is left of it, unless `everything`."""
     leaves = deciding(flat(config))
@@ -350,6 +363,6 @@ def _composed(words: tuple[str, ...]) -> Config:
     overrides = list(words)
     register()
     if GlobalHydra.instance().is_initialized():
-        return _settled(OmegaConf.to_object(compose("config", overrides)))
+        return settled(OmegaConf.to_object(compose("config", overrides)))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _settled(OmegaConf.to_object(compose("config", overrides)))
+        return settled(OmegaConf.to_object(compose("config", overrides)))

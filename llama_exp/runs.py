@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -233,7 +233,7 @@ def _runs(parent: Path) -> list[Path]:
 def _means(config: Config, dataset: str, run: Path) -> bool:
     """Whether a run is one that the reader's words fit. A sample beyond what there is means all there is."""
     mine, theirs = flat(config), read_config(run)
-    spoken = [key for key in mine if key in SPOKEN or key.split(".")[0] in SPOKEN]
+    spoken = _spoken(mine)
     if config.trained_on:
         spoken = [key for key in spoken if not key.startswith("dataset.")]
     for key in spoken:
@@ -243,6 +243,10 @@ def _means(config: Config, dataset: str, run: Path) -> bool:
                 continue
             return False
     return theirs["dataset.name"] == dataset
+
+
+def _spoken(keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if key in SPOKEN or key.split(".")[0] in SPOKEN]
 
 
 def training_command(config: Config) -> str:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 AXES = {"sample", "lora.r", "seed", "data_seed"}
 # Keys that change which items are held out or how they are asked; and whatever begins with "dataset.cleaning.".
 TEST_KEYS = ("eval_sample", "eval_seed", "dataset.source", "dataset.path", "dataset.subset", "dataset.revision",
-             "dataset.task", "dataset.rows", "dataset.test", "dataset.split_seed", "dataset.template",
+             "dataset.task", "dataset.rows", "dataset.test", "dataset.validation", "dataset.split_seed", "dataset.hub",
+             "dataset.max_new_tokens", "dataset.template",
              "dataset.system")  # fmt: skip
 ENCODER = (
     "model",
@@ -124,7 +125,7 @@ class Comparison:
     def settings(self) -> list[tuple[Panel, Setting]]:
         """Everything that has the figure's metric, each untuned model once."""
         pairs = [(p, s) for p in self.panels for s in p.settings if s.mean(self.metric) is not None]
-        untuned = {p.baseline.scored[0].run.folder: (p, p.baseline) for p in self.panels if p.baseline}
+        untuned = {p.baseline.key: (p, p.baseline) for p in self.panels if p.baseline}
         return pairs + [(p, s) for p, s in untuned.values() if s.mean(self.metric) is not None]
 
     def ranked(self) -> list[tuple[Panel, Setting]]:
@@ -169,7 +170,10 @@ def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparis
     by_test: dict[tuple, list[Scored]] = {}
     for one in scored:
         if one.run.rank != 0:
-            by_test.setdefault(_test(one), []).append(one)
+            test = _test(one)
+            if any(other.run.folder == one.run.folder for other in by_test.get(test, ())):  # asked alike, or a copy
+                test = (*test[:-1], (*test[-1], ("evaluation", one.evaluation.name)))
+            by_test.setdefault(test, []).append(one)
     found = [(test, members, [s for s in untuned if _same_items(s, members[0])]) for test, members in by_test.items()]
     claimed = {id(s) for _, _, mine in found for s in mine}
     alone: dict[tuple, list[Scored]] = {}
@@ -238,10 +242,12 @@ def _comparison(
     by_model = sorted(members, key=lambda s: s.run.model)
     for model, group in groupby(by_model, key=lambda s: s.run.model):
         panels += _panels(model, list(group), untuned)
-    drawn = {s.run.folder for p in panels if p.baseline for s in p.baseline.scored}
+    drawn = {p.baseline.key for p in panels if p.baseline}
     for one in untuned:
-        if one.run.folder not in drawn:
-            panels.append(Panel(one.run.model, {}, {}, (), Setting(0, None, (one,))))
+        if one.evaluation.folder not in drawn:
+            several = sum(other.run.folder == one.run.folder for other in untuned) > 1
+            keys_of_one = {"evaluation": one.evaluation.name} if several else {}
+            panels.append(Panel(one.run.model, keys_of_one, {}, (), Setting(0, None, (one,))))
     return Comparison(dataset, trained_on, split, items, groups, chosen, metrics, tuple(panels), keys)
 
 
@@ -265,7 +271,10 @@ def _panels(model: str, members: list[Scored], untuned: list[Scored]) -> list[Pa
         for (rank, examples), same in groupby(sorted(group, key=_place), key=_place):
             same = tuple(same)
             settings.append(Setting(rank, examples or None, same, whole=any(_whole(s.run) for s in same)))
-        mine = tuple(s for s in untuned if s.run.model == model and _same_model(s.run, group[0].run))[:1]
+        alike = (
+            s for s in untuned if s.run.model == model and _same_model(s.run, group[0].run) and _same_rows(s, group)
+        )
+        mine = tuple(alike)[:1]
         baseline = Setting(0, None, mine) if mine else None
         follows = {k: {s.run.rank: s.run.identity.get(k) for s in group} for k in following}
         follows = {k: v for k, v in follows.items() if len(set(map(str, v.values()))) > 1}
@@ -296,3 +305,9 @@ def _whole(run: Run) -> bool:
 def _same_model(untuned: Run, tuned: Run) -> bool:
     shared = [k for k in untuned.identity if k.startswith("model.") and k in tuned.identity]
     return all(untuned.identity[k] == tuned.identity[k] for k in shared)
+
+
+def _same_rows(untuned: Scored, tuned: list[Scored]) -> bool:
+    """Whether the untuned model was asked in rows as long as the tuned ones, where both are known."""
+    mine, *theirs = (part(s.evaluation.details, "evaluation").get("max_length") for s in (untuned, *tuned))
+    return mine is None or None in theirs or mine in theirs

@@ -3,16 +3,28 @@
 import dataclasses
 import itertools
 import random
+import shlex
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from llama_exp.config import CONF, Config, Scaling, default_config, flat, identity, register, resolve, run_folder
+from llama_exp.config import (
+    CONF,
+    SPOKEN,
+    Config,
+    Scaling,
+    default_config,
+    flat,
+    identity,
+    register,
+    resolve,
+    run_folder,
+)
 from llama_exp.data import DATASETS
 from llama_exp.metrics import METRICS
 from llama_exp.records import Problem
-from llama_exp.runs import folder_of
+from llama_exp.runs import folder_of, training_command
 
 GROUPS = ("dataset", "model", "lora", "trainer", "logger", "experiment", "sweep")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -162,3 +174,22 @@ def test_defaults_are_composed_inside_a_hydra_run_too():
         compose("config", ["sample=3"])
         assert default_config({"model": "tiny"}).sample is None
     assert run_folder(dataclasses.replace(composed(), out="x/y"), composed()).as_posix() == "x/y"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["model=tiny", "sample=100", "lora.r=4", "seed=2", "data_seed=3"],
+        ["lora=attention", "lora.alpha=32", "lora.dropout=0.1"],
+        ["lora.scaling=constant", "lora.ratio=0.5", "model.path=/weights/my llama"],
+        ["dataset=tweetsumm", "dataset.task=turns", "dataset.path=a/b", "dataset.source=synthetic"],
+    ],
+)
+def test_the_command_that_a_reader_is_told_trains_what_it_asked_for(words):
+    asked = composed(*words)
+    program, *told = shlex.split(training_command(asked))[1:]
+    would, wanted = flat(composed(*told)), flat(asked)
+    spoken = [key for key in wanted if key in SPOKEN or key.startswith("lora.")]
+    assert program == "train.py" and len(spoken) > 10
+    assert {key: would[key] for key in spoken} == {key: wanted[key] for key in spoken}

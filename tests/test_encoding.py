@@ -105,6 +105,17 @@ def test_a_message_without_context_loses_its_last_words(tokenizer):
     assert shortened[0].prompt.startswith("start blah")
 
 
+def test_a_question_that_is_too_long_by_itself_loses_its_last_words_when_the_context_is_gone(tokenizer):
+    """As SQuAD is worded; one such row must not stop a run of thousands."""
+    asked = "Who? " + "blah " * 300
+    example = Example("c", f"Answer.\n\nContext: word0 word1\n\nQuestion: {asked}", "x", ("x",), "g", "word0 word1")
+    [ids, plain], shortened = encode_prompts([example, PLAIN], tokenizer, 64)
+    assert 60 < len(ids) <= 64
+    assert shortened[0].context == ""
+    assert shortened[0].prompt.startswith("Answer.\n\nContext: \n\nQuestion: Who? blah blah")
+    assert len(plain) < 64 and list(shortened) == [0]
+
+
 def test_a_system_prompt_that_leaves_no_room_is_a_problem(tokenizer):
     with pytest.raises(Problem, match=r"max_length or shorten dataset\.system"):
         encode_prompts([dataclasses.replace(PLAIN, system="blah " * 200)], tokenizer, 64)

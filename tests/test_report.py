@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -411,6 +412,55 @@ def test_the_untuned_model_is_drawn_only_beside_the_items_that_it_answered(tmp_p
 
 
 HOSTILE = "</td><script>alert(1)</script>$x_1^2$ \x1b[31m\x07\u202eevil\ud800"
+
+
+def evaluated_again(home, name, f1=None, **changed):
+    """Another evaluation of the same run: `changed` are its keys, which its folder's name says."""
+    first, *_ = sorted((home / "eval").iterdir())
+    shutil.copytree(first, home / "eval" / name)
+    results = json.loads((first / "results.json").read_text())
+    results["evaluation"] |= changed
+    results["scores"]["squad/f1"] = results["scores"]["squad/f1"] if f1 is None else f1
+    (home / "eval" / name / "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dataset.max_new_tokens": 4},
+        {"dataset.hub": "another/copy"},
+        {"dataset.validation": 0.2},
+        {"dataset.cleaning.urls": True},
+        {},  # a folder that somebody copied
+    ],
+)
+def test_two_evaluations_of_one_run_are_never_averaged(changed, tmp_path):
+    usual = {"dataset.max_new_tokens": 32, "dataset.hub": "rajpurkar/squad", "dataset.validation": 0.05}
+    for seed in (0, 1):
+        evaluated_again(write_run(tmp_path, sample=100, f1=60, seed=seed), "squad-test-300-first", **usual)
+        home = folder_of(tmp_path, identity(sample=100, seed=seed))
+        shutil.rmtree(home / "eval" / "squad-test-300")
+        (home / "eval" / "squad-test-300-first").rename(home / "eval" / "squad-test-300")
+        evaluated_again(home, "squad-test-300-other", f1=20, **changed)
+    settings = [s for c in comparisons(collect(tmp_path)[0]) for _, s in c.settings()]
+    assert sorted(round(s.mean("squad/f1")) for s in settings) == [20, 60]
+    for setting in settings:
+        assert len({s.run.folder for s in setting.scored}) == len(setting.scored) == setting.seeds() == 2
+
+
+def test_the_untuned_model_beside_a_run_was_asked_with_its_row_length(tmp_path):
+    home = write_run(tmp_path, r=0, f1=5)
+    evaluated_again(home, "squad-test-300-a", f1=3, max_length=128)
+    evaluated_again(home, "squad-test-300-b", f1=9, max_length=512)
+    shutil.rmtree(home / "eval" / "squad-test-300-sourcesynthetic")
+    for length in (128, 512, 256):
+        home = write_run(tmp_path, f"length{length}", f1=60, max_length=length)
+        evaluated_again(home, "new", max_length=length)
+        shutil.rmtree(home / "eval" / "squad-test-300")
+    [comparison] = comparisons(collect(tmp_path)[0])
+    beside = {p.keys["max_length"]: p.baseline and p.baseline.mean("squad/f1") for p in comparison.panels if p.settings}
+    assert beside == {128: 3, 512: 9, 256: None}
+    assert sorted(s.mean("squad/f1") for _, s in comparison.settings() if s.rank == 0) == [3, 9]
 
 
 def test_strings_from_data_and_models_do_no_harm_in_terminal_page_or_spreadsheet(tmp_path):

@@ -88,7 +88,8 @@ def _shorten(example: Example, tokenizer, limit: int) -> tuple[Example, list[int
         ids = _prompt_ids([example], tokenizer)[0]
         if len(ids) <= limit:
             return example, ids
-    for part in (example.context, example.prompt):
+    for field in ("context", "prompt"):
+        part = getattr(example, field)  # of what the pass before left
         if not part:
             continue
         words = part.split(" ")
