@@ -42,7 +42,8 @@ def hush() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero",
                  "lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero", "bitsandbytes",
-                 "torch._subclasses.fake_tensor"):  # fmt: skip
+                 "torch._subclasses.fake_tensor", "lightning.pytorch.accelerators.cuda", "datasets.config",
+                 "lightning.pytorch.trainer.connectors.signal_connector", "matplotlib.font_manager"):  # fmt: skip
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault(

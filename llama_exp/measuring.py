@@ -14,8 +14,8 @@ from llama_exp.config import Config
 from llama_exp.data.packing import Batch, collate
 from llama_exp.finetune import Finetune, neftune
 from llama_exp.llama.forward import response_nll
-from llama_exp.memory import available
-from llama_exp.model import compute_dtype
+from llama_exp.memory import available, needs
+from llama_exp.model import causal_lm, compute_dtype
 from llama_exp.records import Problem, Tokens
 from llama_exp.words import memory as in_words
 
@@ -65,7 +65,9 @@ def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], sh
         rest, peak, short = _peak(device, lambda: step(model, one, optimizer, config))
     except torch.OutOfMemoryError:
         raise Problem(_too_much("the longest Example alone needs more", room, SHORTER)) from None
-    row, expected = peak - rest, rest + (peak - rest) * many / few
+    # what the model's shape says counts too: a process that has had memory before shows no growth when it uses it again
+    row = max(peak - rest, memory_of_a_token(model, config) * few)
+    expected = rest + row * many / few
     refusal = Problem(_too_much(
         f"{share} of the longest Examples at once need about {in_words(expected)}", room, smaller(config, share, room, rest, row)
     ))  # fmt: skip
@@ -78,6 +80,13 @@ def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], sh
         raise refusal from None
     each = (seconds - short) / (many - few) if many > few and seconds > short else seconds / many
     return Measured(many, rest, max(peak - rest, 0) / many, max(seconds - each * many, 0), each, forward, room)
+
+
+def memory_of_a_token(model: torch.nn.Module, config: Config) -> float:
+    """Bytes that a training step keeps of a token."""
+    llama = causal_lm(model)
+    need = needs(llama.config, config, llama.lm_head.weight.element_size())
+    return need.recomputed if llama.is_gradient_checkpointing else need.kept
 
 
 def smaller(config: Config, share: int, room: float, rest: float, row: float) -> str:

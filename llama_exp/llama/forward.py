@@ -76,7 +76,7 @@ class OutputLayer(Function):
         slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden), CHUNK):
             part = slice(start, start + CHUNK)
-            scores = (hidden[part] @ weight.t()).float().log_softmax(-1)
+            scores = torch.log_softmax(hidden[part] @ weight.t(), -1, dtype=torch.float32)
             right = targets[part, None]
             nll[part] = -scores.gather(1, right).squeeze(1)
             if slope is not None:
