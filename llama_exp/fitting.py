@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from llama_exp import leaks, loss_page, runs
+from llama_exp import cli, leaks, loss_page, runs
 from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints, forget_peak, peak_memory
 from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
@@ -31,6 +31,7 @@ class Outcome:
 
 def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> L.Trainer:
     """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
+    cli.hush()  # again: Lightning turned its loggers up when it was imported
     settings = dict(config.trainer)
     for ours in ("max_epochs", "max_steps"):  # the plan's rule, one for all cells, counts in steps
         settings.pop(ours, None)

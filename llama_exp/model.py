@@ -94,7 +94,7 @@ def _read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> 
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
-    if Path(model.path).is_dir():  # a bar is for downloads
+    if Path(resolve_path(model.path)).is_dir():  # a bar is for downloads
         disable_progress_bar()
 
     options = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": "sdpa", "use_safetensors": True}

@@ -37,7 +37,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, conversations, runs, typed
+from llama_exp import cli, conversations, evaluation, runs, typed
 from llama_exp.config import CONF, Config, flat, register, resolve
 from llama_exp.conversations import Conversation
 from llama_exp.data.dialogue import SIDES
@@ -95,7 +95,7 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
         parts.append(cast(config, tuned, trained, named, systems, instead=words.against))
     for part in (part for one in parts for part in one.values() if part.script is None):
         runs.check_hardware(_on(part.config, config))
-    beginnings = openings(config, words.opening, words.conversations)
+    beginnings = openings(_unlearnt(config, trained) if tuned else config, words.opening, words.conversations)
     home = tuned or runs.folder_of(config)
     held = []
     for one in parts:
@@ -110,6 +110,13 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
         told = compared(held[0], held[1])
         print(told, flush=True)
     return {"said": told, "run": str(home)}
+
+
+def _unlearnt(config: Config, trained: Config) -> Config:
+    """The config with the run's own split of its data: openings by another split may be what the run has learnt."""
+    same_task = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, task=trained.dataset.task))
+    data = evaluation.data_of(same_task, trained)
+    return dataclasses.replace(config, dataset=dataclasses.replace(data, task=config.dataset.task))
 
 
 def _on(config: Config, asked: Config) -> Config:

@@ -223,3 +223,22 @@ def test_an_empty_share_of_a_step_has_no_loss_and_gives_gradients_of_nothing(ada
     assert len(nll) == len(places) == 0
     found = gradients(adapted, nll.sum())
     assert found and all(float(g.abs().sum()) == 0 for g in found.values())
+
+
+def test_memory_does_not_grow_over_thirty_cells(llama):
+    """A sweep in one process: after each cell only the base is left."""
+    import gc
+
+    base, tokens = load_base(base_config(llama), CPU), items()
+
+    def cell(seed) -> int:
+        model = attach_lora(base, LORA, seed)
+        gradients(model, response_nll(model, collate(tokens))[0].sum())
+        detach_lora(model)
+        del model
+        gc.collect()
+        return sum(thing.numel() for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter))
+
+    cell(0)
+    after = [cell(seed) for seed in range(30)]
+    assert len(set(after)) == 1

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -154,6 +155,31 @@ def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, 
     finally:
         detach_lora(model)
     assert len(ran) == 2, "64 rows at once were never tried"
+
+
+def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
+    """Its second step grows by nothing, since the first one's memory is used again: the model's shape tells all the same."""
+    import psutil
+    import torch
+
+    from llama_exp import measuring
+    from llama_exp.config import default_config
+    from llama_exp.model import attach_lora, detach_lora, load_base
+
+    config = default_config({"dataset": "squad", "model": "tiny"})
+    config.model.path, config.lora.r, config.batch = str(llama), 2, 2000
+    tokens = [Tokens(str(i), [1] * 400 + [2], [-100] * 400 + [2]) for i in range(2000)]
+    model = attach_lora(load_base(config.model, torch.device("cpu")), config.lora, 0)
+    monkeypatch.setattr(measuring, "available", lambda device: psutil.Process().memory_info().rss + 2**30)
+    began = time.perf_counter()
+    try:
+        with pytest.raises(
+            Problem, match=r"2000 of the longest Examples at once need about .* GiB.*Type micro_batch=\d+"
+        ):
+            measuring.measure(model, config, tokens, 2000)
+    finally:
+        detach_lora(model)
+    assert time.perf_counter() - began < 60
 
 
 @pytest.mark.parametrize(
