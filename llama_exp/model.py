@@ -105,6 +105,8 @@ def _read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> 
     base = _from_hub(AutoModelForCausalLM, resolve_path(model.path), model, options)
     if base.config.model_type != "llama":
         raise Problem(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
+    if base.config.hidden_act != "silu":
+        raise Problem(f"model.path={model.path} has the activation {base.config.hidden_act!r}; wanted a Llama's, silu.")
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
     keep_float32_on_cpu(base)

@@ -225,6 +225,22 @@ def test_an_empty_share_of_a_step_has_no_loss_and_gives_gradients_of_nothing(ada
     assert found and all(float(g.abs().sum()) == 0 for g in found.values())
 
 
+def test_recomputing_keeps_only_the_layers_inputs(llama):
+    """What a step keeps between forward and backward, counted in bytes of saved tensors."""
+    kept = {}
+    for recompute in (False, True):
+        model = attach_lora(load_base(base_config(llama), CPU), LORA, 0, recompute)
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: sizes.__setitem__(t.data_ptr(), t.numel() * t.element_size()) or t, lambda t: t
+        ):
+            loss = response_nll(model, collate(items(16)))[0].sum()
+        loss.backward()
+        kept[recompute] = sum(sizes.values())
+        detach_lora(model)
+    assert kept[True] < 0.5 * kept[False]
+
+
 def test_memory_does_not_grow_over_thirty_cells(llama):
     """A sweep in one process: after each cell only the base is left."""
     import gc
