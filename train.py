@@ -52,7 +52,15 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         from llama_exp.fitting import build_trainer, fit, summarise
         from llama_exp.llama.products import held
         from llama_exp.memory import choose
-        from llama_exp.model import asked_dtype, attach_lora, detach_lora, load_base, load_tokenizer, target_device
+        from llama_exp.model import (
+            asked_dtype,
+            attach_lora,
+            check_length,
+            detach_lora,
+            load_base,
+            load_tokenizer,
+            target_device,  # fmt: skip
+        )
     with clock("data"):
         tokenizer = load_tokenizer(config.model)
         data = DATASETS[config.dataset.name].of(config, tokenizer)
@@ -68,6 +76,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     with clock("load"):
         device = target_device(config.trainer)
         base = load_base(config.model, device, asked_dtype(config.trainer, device))
+        check_length(base, config.max_length)
     working.enter_context(runs.alone(folder))
     if runs.finished(folder):  # by another process, since this one looked
         return evaluated(config, {"said": "already finished", "run": str(folder)})
@@ -80,7 +89,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         print(f"  memory: {choice.why}", flush=True)
     model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
-        module = Finetune(model, config.optimizer, steps, config.seed)
+        module = Finetune(model, config.optimizer, steps, config.seed, data.plan.usual_labels)
         trainer = build_trainer(config, folder, data, base)
         with clock("train"), held(base, choice.hold):
             outcome = fit(trainer, module, data, folder, config)

@@ -22,9 +22,14 @@ class Finetune(L.LightningModule):
 
     strict_loading = False  # a checkpoint holds the adapter, not the base
 
-    def __init__(self, model: nn.Module, optimizer: OptimizerConfig, total_steps: int, seed: int):
+    def __init__(
+        self, model: nn.Module, optimizer: OptimizerConfig, total_steps: int, seed: int, usual_labels: float = 1.0
+    ):
         super().__init__()
         self.model, self.optimizer_config, self.total_steps, self.seed = model, optimizer, total_steps, seed
+        # A sum over hundreds of tokens would overflow in float16, and each overflow is a step that learns nothing: so sums are
+        # divided by what a step usually has, a constant that the exact division takes out again.
+        self.usual_labels = usual_labels
         self.register_buffer("window", torch.zeros(2), persistent=False)  # nll and label tokens of the step so far
         self.step_loss = math.nan  # of the last finished step, over all ranks
         self.grad_norm = math.nan  # before clipping
@@ -40,7 +45,7 @@ class Finetune(L.LightningModule):
             nll, _ = response_nll(self.model, batch)
         total = nll.sum()
         self.window += torch.stack([total.detach(), torch.as_tensor(nll.numel(), device=total.device)]).to(self.window)
-        return total * self.trainer.accumulate_grad_batches  # Lightning divides by it
+        return total * (self.trainer.accumulate_grad_batches / self.usual_labels)  # Lightning divides by the former
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Divide the summed gradients by the step's label tokens. Runs once a step, before clipping."""
@@ -56,7 +61,7 @@ class Finetune(L.LightningModule):
             )
         self.step_loss = nll / max(labels, 1)
         # DistributedDataParallel has averaged over ranks: undo that too
-        factor = world / max(labels, 1)
+        factor = world * self.usual_labels / max(labels, 1)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, factor)
         self.grad_norm = float(torch.nn.utils.get_total_norm(gradients))

@@ -40,6 +40,11 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
         "precision",
         {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[compute_dtype(device)],
     )
+    computed = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "16"}[next(base.parameters()).dtype]
+    if str(settings["precision"]).split("-")[0] != computed:
+        raise Problem(
+            f"trainer.precision={settings['precision']}: this device computes in {computed}-mixed or 32-true."
+        )
     if device.type == "cpu":
         settings["accelerator"] = "cpu"
     if not sys.stderr.isatty():

@@ -11,10 +11,10 @@ from statistics import median
 import torch
 
 from llama_exp.config import Config
-from llama_exp.data.packing import Batch, collate
+from llama_exp.data.packing import Batch, Plan, collate
 from llama_exp.finetune import Finetune, neftune
 from llama_exp.llama.forward import response_nll
-from llama_exp.memory import available, needs
+from llama_exp.memory import Choice, available, needs
 from llama_exp.model import causal_lm, compute_dtype
 from llama_exp.records import Problem, Tokens
 from llama_exp.words import memory as in_words
@@ -46,8 +46,19 @@ class Measured:
 
 
 def longest(tokens: Sequence[Tokens], share: int) -> Batch:
-    """The heaviest micro-batch that a run could draw: its `share` longest Examples."""
+    """The `share` longest Examples, as one micro-batch."""
     return collate(sorted(tokens, key=lambda item: -len(item.input_ids))[:share])
+
+
+def heaviest(tokens: Sequence[Tokens], plan: Plan, share: int, world: int = 1) -> list[Tokens]:
+    """The micro-batch of the run with the most tokens."""
+    parts = (
+        step[rank::world][start : start + share]
+        for step in map(plan.step, range(plan.total_steps))
+        for rank in range(world)
+        for start in range(0, len(step[rank::world]), share)
+    )
+    return [tokens[place] for place in max(parts, key=lambda part: sum(plan.lengths[place] for place in part))]
 
 
 def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], share: int) -> Measured:
@@ -161,8 +172,8 @@ def _resident(name: str) -> float:
         return psutil.Process().memory_info().rss
 
 
-def key_of(config: Config, device: torch.device, share: int, recompute: bool) -> tuple:
+def key_of(config: Config, device: torch.device, choice: Choice) -> tuple:
     """Cells with the same key differ in nothing that a token costs."""
     model, lora = config.model, config.lora
-    return (model.path, model.revision, model.quantisation, recompute, str(device), lora.r, lora.targets,
-            lora.dropout > 0, config.optimizer.name, config.optimizer.neftune > 0, share)  # fmt: skip
+    return (model.path, model.revision, model.quantisation, choice.recompute, choice.hold, str(device), lora.r, lora.targets,
+            lora.dropout > 0, config.optimizer.name, config.optimizer.neftune > 0, choice.micro_batch)  # fmt: skip

@@ -4,6 +4,7 @@ The losses and gradients are the same either way. What is kept of a token is kno
 (llama_exp/llama/layer.py), so the choice is made before the first step instead of after an out-of-memory error.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from llama_exp.config import Config, Targets
+from llama_exp.llama.elementwise import liger
 from llama_exp.llama.forward import CHUNK
 
 SPARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
@@ -39,13 +41,15 @@ class Needs:
     dequantised: float
 
 
-def needs(shape, config: Config, size: int) -> Needs:
-    """`shape`: transformers' LlamaConfig; `size`: bytes of an activation."""
+def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
+    """`shape`: transformers' LlamaConfig; `size`: bytes of an activation; `fused`: with Liger (None: as installed)."""
+    fused = bool(liger()) if fused is None else fused
     d, f, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
     head = getattr(shape, "head_dim", None) or d // shape.num_attention_heads
     kv = head * shape.num_key_value_heads
-    layer = (4 * d + 2 * kv + 2 * f) * size  # input, queries, attention's result, middle; keys and values; gate and up
-    passing = (3 * f + 4 * d) * size  # in one layer's backward pass
+    # input, queries, attention's result, middle; keys and values, repeated for every head; gate and up
+    layer = (4 * d + 2 * head * shape.num_attention_heads + 2 * f) * size
+    passing = (3 * f + 4 * d) * size + (0 if fused else 14 * f)  # in one layer's backward pass
     attention = [(d, d), (d, kv), (d, kv), (d, d)]
     tuned = attention if config.lora.targets is Targets.attention else [*attention, (d, f), (d, f), (f, d)]
     learning = layers * config.lora.r * sum(a + b for a, b in tuned) * 16  # weight, gradient, two moments in float32
@@ -75,21 +79,22 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
     """`choose`, from the numbers alone: `room` bytes for activations."""
     asked = config.model.gradient_checkpointing
     sizes = [config.micro_batch] if config.micro_batch else _parts(share)
-    heaviest = {size: most_tokens(plan, size, world) for size in sizes}
+    mean = sum(plan.lengths) / len(plan.lengths)
+    heaviest = functools.cache(lambda size: most_tokens(plan, size, world))
     said = f"{whole / 2**30:.1f} GiB"
     if asked is not True:
         for size in sizes:
-            small = size < share and heaviest[size] < WORTH_A_PASS and asked is None and not config.micro_batch
-            if heaviest[size] * need.kept <= room and not small:
-                hold = room - heaviest[size] * need.kept > 1.25 * need.dequantised
+            small = size < share and size * mean < WORTH_A_PASS and asked is None and not config.micro_batch
+            if heaviest(size) * need.kept <= room and not small:
+                hold = room - heaviest(size) * need.kept > 1.25 * need.dequantised
                 also = ", dequantised weights held" if hold else ""
                 return Choice(False, size, hold, f"{size} Examples at once, nothing recomputed{also} ({said})")
     if asked is not False:
         for size in sizes:
-            if heaviest[size] * need.recomputed <= room:
+            if heaviest(size) * need.recomputed <= room:
                 return Choice(True, size, False, f"{size} Examples at once, activations recomputed ({said})")
     recompute = asked is not False
-    wanted = heaviest[sizes[-1]] * (need.recomputed if recompute else need.kept) + whole - room
+    wanted = heaviest(sizes[-1]) * (need.recomputed if recompute else need.kept) + whole - room
     return Choice(recompute, sizes[-1], False,
                   f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {said}")  # fmt: skip
 

@@ -3,6 +3,7 @@
 One base serves a whole sweep: `load_base` keeps the last one in memory, and only the adapter changes between cells.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -105,14 +106,38 @@ def _read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> 
     base = _from_hub(AutoModelForCausalLM, resolve_path(model.path), model, options)
     if base.config.model_type != "llama":
         raise Problem(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
-    if base.config.hidden_act != "silu":
-        raise Problem(f"model.path={model.path} has the activation {base.config.hidden_act!r}; wanted a Llama's, silu.")
+    if foreign := _foreign(base):
+        raise Problem(f"model.path={model.path} has {foreign}, which would be computed wrongly here.")
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
     keep_float32_on_cpu(base)
     for decoder in base.model.layers:
         lay_side_by_side(decoder)
     return base
+
+
+def _foreign(base: nn.Module) -> str:
+    """What of a Llama our forward pass (llama_exp/llama/) does not know; "" for nothing."""
+    rope = getattr(base.config, "rope_parameters", None) or getattr(base.config, "rope_scaling", None) or {}
+    kind = rope.get("rope_type", "default")
+    if base.config.hidden_act != "silu":
+        return f"the activation {base.config.hidden_act!r}"
+    if kind in ("dynamic", "longrope"):  # frequencies that follow the longest text at hand
+        return f"rotary positions of type {kind!r}"
+    for name, layer in base.model.layers.named_modules():
+        weight = getattr(layer, "weight", None)
+        if name.endswith("_proj") and getattr(weight, "quant_state", None) is None and weight.element_size() < 2:
+            return f"weights in {weight.dtype}"
+    return ""
+
+
+def check_length(base: nn.Module, max_length: int) -> None:
+    """Raise a Problem for rows longer than the positions that the base was trained on."""
+    known = base.config.max_position_embeddings
+    if max_length > known:
+        raise Problem(
+            f"max_length={max_length}: {base.config._name_or_path} knows {known} positions. Type max_length={known}."
+        )
 
 
 def keep_float32_on_cpu(base: nn.Module) -> None:
@@ -188,9 +213,16 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = 
     )  # fmt: skip
     with torch.random.fork_rng(devices=[p.device for p in base.parameters() if p.is_cuda][:1]):
         torch.manual_seed(seed)
-        if recompute:  # not re-entrant: the embeddings are frozen, and the re-entrant kind would lose the gradient
+        embeddings = base.get_input_embeddings()
+        hooks = dict(embeddings._forward_hooks)
+        if recompute:
             base.gradient_checkpointing_enable({"use_reentrant": False})
-        return get_peft_model(base, peft_config).train()  # Lightning leaves modes as they are: dropout must be on
+        model = get_peft_model(base, peft_config)
+        # PEFT makes the embeddings ask for a gradient where activations are recomputed, and leaves that to the next cell;
+        # our recomputation needs none.
+        embeddings._forward_hooks.clear()
+        embeddings._forward_hooks.update(hooks)
+        return model.train()  # Lightning leaves modes as they are: dropout must be on
 
 
 def load_lora(base: nn.Module, folder: Path) -> nn.Module:
@@ -199,14 +231,25 @@ def load_lora(base: nn.Module, folder: Path) -> nn.Module:
 
     if not (Path(folder) / "adapter_config.json").is_file():
         raise Problem(f"No adapter at {folder}.")
+    unknown = _unknown_lora(Path(folder))
+    if unknown:
+        raise Problem(f"The adapter at {folder} uses {', '.join(unknown)}, which would be computed wrongly here.")
     try:
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
     except (RuntimeError, ValueError, KeyError) as error:
         detach_lora_layers(base)
         detail = next((part.strip() for part in str(error).split("\n") if "size mismatch" in part), str(error)[:300])
         raise Problem(
             f"The adapter at {folder} does not fit the base model {base.config._name_or_path}: {detail}"
         ) from None
+    return model
+
+
+def _unknown_lora(folder: Path) -> list[str]:
+    """What of PEFT's an adapter uses that ours never do."""
+    found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    keys = ("use_dora", "lora_bias", "modules_to_save", "alpha_pattern", "rank_pattern")
+    return [key for key in keys if found.get(key)] + (["bias"] if found.get("bias", "none") != "none" else [])
 
 
 def detach_lora(model: nn.Module) -> nn.Module:

@@ -109,7 +109,7 @@ def prepared(config: Config):
 def estimate(config: Config, folder: Path, data) -> Cell:
     """Measure, or derive from a cell that differs in nothing that a token costs; then add up the plan."""
     from llama_exp import memory
-    from llama_exp.measuring import key_of, longest
+    from llama_exp.measuring import heaviest, key_of
     from llama_exp.model import target_device
 
     plan, tokens = data.plan, data.encoded("train")
@@ -117,13 +117,14 @@ def estimate(config: Config, folder: Path, data) -> Cell:
     base = loaded(config, device)
     choice = memory.choose(base, config, plan)
     share = choice.micro_batch
-    heaviest = longest(tokens, share).input_ids.numel()
-    key = key_of(config, device, share, choice.recompute)
+    fullest = heaviest(tokens, plan, share, world)
+    most = sum(len(item.input_ids) for item in fullest)
+    key = key_of(config, device, choice)
     found, how = _measured.get(key), "derived"
-    if not found or not found.tokens / NEAR <= heaviest <= found.tokens * NEAR:
-        found = _measured[key] = measured(config, base, tokens, choice)
+    if not found or not found.tokens / NEAR <= most <= found.tokens * NEAR:
+        found = _measured[key] = measured(config, base, fullest, choice)
         how = "measured"
-    needed = found.memory(heaviest)
+    needed = found.memory(most)
     if needed > found.room:
         raise Problem(f"Does not fit: a step would take about {words.memory(needed)}; there are "
                       f"{words.memory(found.room)}. Type a smaller micro_batch.")  # fmt: skip

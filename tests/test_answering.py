@@ -125,7 +125,7 @@ def test_batches_hold_every_prompt_once_within_their_bounds():
     for batch in found:
         members = [one for family in batch for one in family.members]
         assert len(members) <= 6
-        assert len(batch) == 1 or len(members) * (8 + max(len(one.prompt) for one in members)) <= 250
+        assert len(members) == 1 or len(members) * (8 + max(len(one.prompt) for one in members)) <= 250
 
 
 def test_memory_does_not_grow_over_batches(adapted):  # noqa: F811

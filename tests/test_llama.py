@@ -13,7 +13,8 @@ from llama_exp.llama.attention import Segments, attend
 from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
 from llama_exp.llama.forward import response_nll, token_nll
 from llama_exp.llama.products import Projection, dropped, held
-from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base
+from llama_exp.model import attach_lora, causal_lm, check_length, detach_lora, load_base, load_lora, save_lora
+from llama_exp.records import Problem
 
 from .test_finetune import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
 
@@ -258,3 +259,46 @@ def test_memory_does_not_grow_over_thirty_cells(llama):
     cell(0)
     after = [cell(seed) for seed in range(30)]
     assert len(set(after)) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_act": "gelu"}, "activation 'gelu'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rotary positions"),
+    ],
+)  # fmt: skip
+def test_a_llama_that_would_be_computed_wrongly_is_refused(llama, tmp_path, changes, said):
+    import json
+    import shutil
+
+    shutil.copytree(llama, tmp_path / "other")
+    config = tmp_path / "other" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    with pytest.raises(Problem, match=said):
+        load_base(base_config(tmp_path / "other"), CPU)
+
+
+def test_an_adapter_that_would_be_computed_wrongly_is_refused(adapted, tmp_path):  # noqa: F811
+    import json
+
+    save_lora(adapted, tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": True}))
+    with pytest.raises(Problem, match="use_dora, which would be computed wrongly"):
+        load_lora(detach_lora(adapted), tmp_path / "adapter")
+
+
+def test_recomputing_leaves_no_hook_behind(llama):
+    base = load_base(base_config(llama), CPU)
+    before = len(base.get_input_embeddings()._forward_hooks)
+    for _ in range(3):
+        detach_lora(attach_lora(base, LORA, 0, recompute=True))
+    assert len(base.get_input_embeddings()._forward_hooks) == before
+
+
+def test_rows_longer_than_the_base_knows_are_refused(llama):
+    base = load_base(base_config(llama), CPU)
+    check_length(base, 512)
+    with pytest.raises(Problem, match=r"knows 512 positions. Type max_length=512"):
+        check_length(base, 513)

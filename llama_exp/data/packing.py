@@ -98,6 +98,11 @@ class Plan:
         budgets += [self._steps_for(max_tokens)] if max_tokens else []
         self.total_steps = min(budgets)
 
+    @property
+    def usual_labels(self) -> float:
+        """Label tokens of a step, on average."""
+        return max(1.0, sum(self.labels) / self.steps_per_epoch)
+
     def step(self, number: int) -> tuple[int, ...]:
         """The places of the Examples that step `number` (from 0) learns."""
         epoch, within = divmod(number, self.steps_per_epoch)
@@ -156,7 +161,7 @@ def step_loader(tokens: Sequence[Tokens], sampler: StepSampler) -> DataLoader:
 
 
 def whole_loader(tokens: Sequence[Tokens], size: int, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Every Example once, in a fixed order, `size` tokens a Batch: validation and held-out likelihood."""
+    """Every Example once, in a fixed order, `size` tokens a Batch: validation."""
     mine = sorted(tokens, key=lambda item: (-len(item.input_ids), item.id))[rank::world_size]
     return DataLoader(list(in_parts(mine, size)) or [[]], batch_size=None, collate_fn=collate)
 

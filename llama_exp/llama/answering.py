@@ -51,17 +51,22 @@ class Family:
 
 def families(asked: Sequence[Asked]) -> list[Family]:
     """Sort prompts into families, so that what begins alike lies together. Sharing less than half of a prompt (the words
-    that every prompt of a dataset begins with) is not worth a family."""
+    that every prompt of a dataset begins with) is not worth a family, nor is one that makes the others share less."""
     found: list[Family] = []
+    longest = shortest = 0  # prompts of the last family
     for one in sorted(asked, key=lambda one: (one.prompt, one.place)):
+        size = len(one.prompt)
         if found:
             last = found[-1]
-            shared = min(_alike(last.members[-1].prompt, one.prompt), len(one.prompt) - 1, last.shared or 10**9)
-            shared = min(shared, *(len(member.prompt) - 1 for member in last.members))
-            if 2 * shared >= max(len(one.prompt), max(len(member.prompt) for member in last.members)):
-                found[-1] = Family(shared, [*last.members, one])
+            shared = min(_alike(last.members[-1].prompt, one.prompt), size - 1, shortest - 1, last.shared or size)
+            lost = (last.shared - shared) * len(last.members)
+            if 2 * shared >= max(size, longest) and lost <= shared:
+                found[-1] = Family(shared, last.members)
+                last.members.append(one)
+                longest, shortest = max(longest, size), min(shortest, size)
                 continue
         found.append(Family(0, [one]))
+        longest = shortest = size
     return found
 
 
@@ -76,7 +81,8 @@ def batches(asked: Sequence[Asked], new: int, count: int, tokens: float) -> Iter
     batch: list[Family] = []
     widest = held = 0
     for family in sorted(families(asked), key=lambda family: -max(len(one.prompt) for one in family.members)):
-        for part in _cut(family, count):
+        own = new + max(len(one.prompt) for one in family.members)
+        for part in _cut(family, max(1, min(count, int(tokens // own)))):
             width = max(widest, new + max(len(one.prompt) for one in part.members))
             if batch and (held + len(part.members) > count or (held + len(part.members)) * width > tokens):
                 yield batch

@@ -123,7 +123,7 @@ def held(llama: nn.Module, wanted: bool = True):
         yield
     finally:
         for layer in layers:
-            del layer.held
+            layer.__dict__.pop("held", None)  # an inner `held` may have ended first
 
 
 class Group:
@@ -241,7 +241,10 @@ def multiply_backward(
 
 
 def dropped(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:
-    """Dropout whose mask is a function of `seed`: the backward pass draws it again instead of keeping it."""
+    """Dropout whose mask is a function of `seed`: the backward pass draws it again instead of keeping it.
+
+    Projections that share x share the mask, where PEFT draws one for each.
+    """
     if not share:
         return x
     generator = torch.Generator(x.device).manual_seed(seed)
