@@ -14,12 +14,17 @@ from omegaconf import DictConfig
 
 from llama_exp import cli, metrics, runs
 from llama_exp.config import Config, register, resolve
+from llama_exp.records import Problem
 
 register()
 
 
 def train(config: Config) -> dict[str, str]:
     """Fine-tune an adapter, save it and say what came of it: {"said": …, "run": folder}."""
+    if foreign := [key for key in ("trained_on", "predictions") if getattr(config, key)]:
+        raise Problem(
+            f"{foreign[0]}= belongs to evaluate.py: python evaluate.py … {foreign[0]}={getattr(config, foreign[0])}"
+        )
     with contextlib.ExitStack() as working:  # the folder, from the first file to the last
         return _train(config, working)
 

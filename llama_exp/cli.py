@@ -203,7 +203,12 @@ def _unknown_keys() -> list[str]:
     for word in sys.argv[1:]:
         key = word.split("=")[0].lstrip("+~")
         parent = key.rpartition(".")[0]
-        if "=" not in word or word.startswith("-") or key in known or key.startswith(("hydra", "trainer.", "logger.")):
+        if "=" not in word or word.startswith("-") or key in known or key.startswith(("hydra", "logger.")):
+            continue
+        if key.startswith("trainer."):  # Lightning knows more of them, added with +
+            near = difflib.get_close_matches(key, [k for k in known if k.startswith("trainer.")], n=3, cutoff=0.6)
+            if near and not word.startswith("+"):
+                lines.append(f"No key {key!r}. Did you mean {', '.join(near)}?")
             continue
         if parent and any(k.startswith(f"{key}.") for k in known):
             continue

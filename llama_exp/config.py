@@ -241,6 +241,8 @@ def _problems(c: Config):
     }.items():
         if value < 0:
             yield f"{key}={value}: wanted 0 or more."
+    if c.dataset.path and c.dataset.source is Source.synthetic:
+        yield f"dataset.path={c.dataset.path} is not read where dataset.source=synthetic makes the rows. Leave one of them out."
     if c.micro_batch and c.batch % c.micro_batch:
         yield f"micro_batch={c.micro_batch} does not divide batch={c.batch}: a step is exactly `batch` Examples."
     if c.max_length - c.dataset.max_new_tokens < 32:

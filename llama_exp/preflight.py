@@ -200,6 +200,8 @@ def sum_up() -> None:
         )
     console.print(table)
     planned = [cell for cell in cells if cell.seconds is not None]
+    if not cells:
+        return say("No cell could be planned: the reason stands above.", "bold")
     said = "Nothing to train"
     if planned:
         said = f"{words.plural(len(planned), 'cell')} to train: about {words.duration(sum(c.seconds for c in planned))}"

@@ -96,7 +96,7 @@ def placed(s: Setting, c: Comparison, wide: bool) -> str:
 def _turned(gap, positive: bool = True) -> Interval:
     if gap.difference < 0 and positive:
         return Interval(-gap.high, -gap.low)
-    return Interval(gap.low, gap.high)
+    return Interval(gap.low + 0.0, gap.high + 0.0)  # + 0.0: no minus before a zero
 
 
 def _clean(s: Setting, c: Comparison) -> str:

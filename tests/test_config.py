@@ -183,7 +183,7 @@ def test_defaults_are_composed_inside_a_hydra_run_too():
         ["model=tiny", "sample=100", "lora.r=4", "seed=2", "data_seed=3"],
         ["lora=attention", "lora.alpha=32", "lora.dropout=0.1"],
         ["lora.scaling=constant", "lora.ratio=0.5", "model.path=/weights/my llama"],
-        ["dataset=tweetsumm", "dataset.task=turns", "dataset.path=a/b", "dataset.source=synthetic"],
+        ["dataset=tweetsumm", "dataset.task=turns", "dataset.path=a/b"],
     ],
 )
 def test_the_command_that_a_reader_is_told_trains_what_it_asked_for(words):

@@ -120,7 +120,10 @@ def _too_few(sizes: np.ndarray) -> str:
     advice = ""
     if len(sizes) > 1:
         gap = int(np.diff(np.log(sizes)).round(6).argmax())
-        advice = f". Add a size between, such as {number(sqrt(sizes[gap] * sizes[gap + 1]))}"
+        between = number(sqrt(sizes[gap] * sizes[gap + 1]))
+        advice = f". Add a size between, such as {between}"
+        if len(sizes) < FEWEST - 1:
+            advice = f". Add sizes, such as {between} and {number(2 * sizes[-1])}"
     return (
         f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)} ({shown}), and the curve has three unknowns, so at least "
         f"{FEWEST} sizes are needed to fit it and see whether it fits{advice}"
