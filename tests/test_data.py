@@ -425,7 +425,7 @@ def test_an_unreachable_hub_says_so_and_names_the_path_key(tmp_path):
             "try: from_hub('nobody/nothing', None, None, ())\nexcept Problem as problem: print(problem)")  # fmt: skip
     away = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=away, check=True)
-    assert "Loading nobody/nothing from the hub …" in done.stderr
+    assert "Loading nobody/nothing from the hub's cache (HF_HUB_OFFLINE is set) …" in done.stderr
     assert "Could not load nobody/nothing from the hub: " in done.stdout
     assert "dataset.path=FOLDER" in done.stdout and "HF_HUB_OFFLINE is set" in done.stdout
 
