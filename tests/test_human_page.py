@@ -415,6 +415,7 @@ def test_hostile_text_is_shown_as_text(serve, visit):
             assert page.locator("main script, main img, main a").count() == 0
         assert page.title() == f"Item {place} of 6: Judging answers"
         page.keyboard.press("0")
+    page.wait_for_url("**/done")
     assert shown["ident1"] == HOSTILE["ident1"]
     assert shown["ident2"] == "a[U+001B][31mred[U+0007] [U+202E]gnirts[U+202C] [U+0000] end"
     assert shown["ident3"] == HOSTILE["ident3"]
