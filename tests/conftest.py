@@ -112,7 +112,7 @@ def browse(chromium):
         page = contexts[-1].new_page()
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
         if quiet:
             page.on("console", lambda message: complaints.append(message.text))
         page.goto(address)
@@ -121,8 +121,7 @@ def browse(chromium):
     yield open_page
     for context in contexts:
         for page in context.pages:  # closing while a page is on its way to the next one can hang for good
-            with contextlib.suppress(Exception):  # which a second way out interrupts
+            with contextlib.suppress(Exception):  # a server that a test has stopped
                 page.wait_for_load_state("networkidle")
-                page.goto("about:blank")
         context.close()
     assert complaints == []
