@@ -77,7 +77,7 @@ def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, 
     cell.check_same(folder, results, asked)
     told = "already evaluated"
     if not cell.up_to_date(folder, results, asked):
-        cost = {key: results.get(key) for key in ("seconds", "tokens", "peak_memory_bytes", "answers_lost")}
+        cost = {key: results.get(key) for key in (*cell.COST, "answers_lost")}
         results = cell.write_results(folder, asked, trained, run, read_predictions(folder / "predictions.jsonl"), cost)
         told = "scored anew from its predictions"
     print(f"{folder}: {told}: {cell.said(results)}", flush=True)

@@ -55,7 +55,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         from llama_exp.data import DATASETS
         from llama_exp.finetune import Finetune
         from llama_exp.fitting import build_trainer, fit, summarise
-        from llama_exp.llama.products import held
+        from llama_exp.llama.layer import held
         from llama_exp.memory import choose
         from llama_exp.model import (
             asked_dtype,
@@ -64,7 +64,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
             detach_lora,
             load_base,
             load_tokenizer,
-            target_device,  # fmt: skip
+            target_device,
         )
     with clock("data"):
         tokenizer = load_tokenizer(config.model)

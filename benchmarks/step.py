@@ -20,7 +20,7 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     from llama_exp.config import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
     from llama_exp.data.packing import Batch, collate
     from llama_exp.llama.forward import response_nll
-    from llama_exp.llama.products import held
+    from llama_exp.llama.layer import held
     from llama_exp.model import attach_lora, detach_lora, load_base, load_tokenizer
     from llama_exp.records import Tokens
 

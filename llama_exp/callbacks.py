@@ -1,10 +1,8 @@
 """What happens beside the training loop: curves on disk, checkpoints, the best adapter so far."""
 
-import contextlib
 import csv
 import math
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -105,7 +103,7 @@ class Curves(L.Callback):
         if trainer.global_step == self.last_step:  # in the middle of a step
             return
         step, now = trainer.global_step, time.perf_counter()
-        tokens = sum(self.plan.lengths[place] for place in self.plan.step(step - 1))
+        tokens = self.plan.tokens_of(self.plan.step(step - 1))
         self.tokens += tokens
         speed = tokens / max(now - self.last_time, 1e-9)
         self.training_seconds += now - self.last_time
@@ -191,25 +189,3 @@ class KeepBest(L.Callback):
 
 def _learnt(module) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, value) for name, value in module.named_parameters() if value.requires_grad]
-
-
-def forget_peak(device: torch.device) -> None:
-    """Start `peak_memory` anew: each cell of a sweep, and each evaluation, has its own."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # not Linux: the whole process's
-            file.write("5")
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak since `forget_peak`: the GPU allocator's, or the process's resident set on CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -28,11 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from omegaconf import DictConfig
-
 from llama_exp import cli, typed
-from llama_exp.config import CONF, Config, register, resolve
+from llama_exp.config import Config, register
 from llama_exp.records import Problem
 
 if TYPE_CHECKING:
@@ -123,26 +120,7 @@ def pipeline(folder: str | Path, **options: Any) -> "TextGenerationPipeline":
 
 
 def main() -> None:
-    words, rest = split(sys.argv[1:])
-    if {"-h", "--help"} & set(rest):
-        print(__doc__.strip())
-        return
-    sys.argv[1:] = rest
-    ended = []
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    @cli.one_job
-    def command(cfg: DictConfig) -> None:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise Problem("One run at a time to talk to. Leave out -m and the commas.")
-        ended.append(chat(resolve(cfg), words))
-
-    command()
-    if ended and ended[0]:
-        sys.exit(ended[0])
+    sys.exit(cli.with_words(__doc__, split, chat, "One run at a time to talk to. Leave out -m and the commas.") or 0)
 
 
 if __name__ == "__main__":

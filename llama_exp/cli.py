@@ -42,8 +42,7 @@ def hush() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero",
                  "lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero", "bitsandbytes",
-                 "torch._subclasses.fake_tensor", "lightning.pytorch.accelerators.cuda", "datasets.config",
-                 "lightning.pytorch.trainer.connectors.signal_connector", "matplotlib.font_manager"):  # fmt: skip
+                 "torch._subclasses.fake_tensor", "datasets.config", "matplotlib.font_manager"):  # fmt: skip
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault(
@@ -128,6 +127,37 @@ def one_job(function: Callable) -> Callable:
             return sweep.failed(reason)
 
     return wrapped
+
+
+def with_words(doc: str, split: Callable, work: Callable, one_run: str | None = None) -> Any:
+    """Run a Hydra command that has words of its own beside those of conf/: `work(config, words)`, and what it came to last.
+
+    split(argv) -> (its words, Hydra's); `one_run` refuses a sweep, in those words. --help prints `doc`.
+    """
+    import hydra
+
+    from llama_exp.config import CONF, resolve
+
+    words, rest = split(sys.argv[1:])
+    if {"-h", "--help"} & set(rest):
+        print(doc.strip())
+        return None
+    sys.argv[1:] = rest
+    came_to = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    @one_job
+    def command(cfg):
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        if one_run and HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise Problem(one_run)
+        came_to.append(work(resolve(cfg), words))
+        return came_to[-1]
+
+    command()
+    return came_to[-1] if came_to else None
 
 
 def _stop(text: str, code: int) -> None:

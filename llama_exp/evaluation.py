@@ -93,9 +93,9 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     Returns all Predictions in the Examples' order, and what they cost: {"seconds", "tokens", "peak_memory_bytes"}, all None
     where that is not known of those that an earlier process made.
     """
-    from llama_exp.callbacks import forget_peak, peak_memory
-    from llama_exp.data.encoding import encode_all, encode_prompts
+    from llama_exp.data.encoding import encode_prompts, with_responses
     from llama_exp.generation import answers
+    from llama_exp.memory import forget_peak, peak_memory
 
     started = time.perf_counter()
     device = next(model.parameters()).device
@@ -111,9 +111,7 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
         print(f"  continuing: {len(done)} of {len(examples)} are answered", flush=True)
     limit = asked.max_length - asked.dataset.max_new_tokens
     prompts, shortened = encode_prompts(left, tokenizer, limit)
-    encoded, _ = encode_all(left, tokenizer, asked.max_length, asked.dataset.max_new_tokens)
-    of_id = {item.id: item for item in encoded}
-    measured = [of_id.get(example.id) for example in left]
+    measured = with_responses(left, prompts, tokenizer, asked.max_length)
     tokens = 0
     with open(path, "a", encoding="utf-8") as file:
         for replies in answers(

@@ -14,10 +14,11 @@ import lightning as L
 import torch
 
 from llama_exp import cli, leaks, loss_page, runs
-from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints, forget_peak, peak_memory
+from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
-from llama_exp.model import causal_lm, compute_dtype, save_lora, scale, trainable_parameters
+from llama_exp.memory import forget_peak, peak_memory
+from llama_exp.model import causal_lm, save_lora, scale, trainable_parameters
 from llama_exp.records import Problem
 
 
@@ -36,15 +37,12 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
     for ours in ("max_epochs", "max_steps"):  # the plan's rule, one for all cells, counts in steps
         settings.pop(ours, None)
     device = next(base.parameters()).device
-    settings.setdefault(
-        "precision",
-        {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[compute_dtype(device)],
-    )
-    computed = {torch.float32: "32", torch.bfloat16: "bf16", torch.float16: "16"}[next(base.parameters()).dtype]
-    if str(settings["precision"]).split("-")[0] != computed:
-        raise Problem(
-            f"trainer.precision={settings['precision']}: this device computes in {computed}-mixed or 32-true."
-        )
+    usual = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[
+        next(base.parameters()).dtype
+    ]
+    settings.setdefault("precision", usual)
+    if str(settings["precision"]).split("-")[0] != usual.split("-")[0]:
+        raise Problem(f"trainer.precision={settings['precision']}: this device computes in {usual} or 32-true.")
     if device.type == "cpu":
         settings["accelerator"] = "cpu"
     if not sys.stderr.isatty():

@@ -19,7 +19,7 @@ from llama_exp import memory
 from llama_exp.data.packing import collate, in_parts
 from llama_exp.llama.answering import Asked, answer, batches
 from llama_exp.llama.forward import response_nll
-from llama_exp.llama.products import held
+from llama_exp.llama.layer import held
 from llama_exp.model import causal_lm
 from llama_exp.records import Tokens
 

@@ -21,17 +21,13 @@ went up before a connection broke stays there: the same command goes on from it.
 import dataclasses
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
-from llama_exp import cli, runs
-from llama_exp.config import CONF, Config, register, resolve
+from llama_exp import cli, runs, typed
+from llama_exp.config import Config, register
 from llama_exp.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.records import Problem, write_json
 from llama_exp.uploading import TOKEN, Hub
@@ -56,35 +52,15 @@ class Words:
 
 def split(words: Sequence[str]) -> tuple[Words, list[str]]:
     """This command's own words, typed; and the rest, which is Hydra's."""
-    kinds = {f.name: f.type for f in dataclasses.fields(Words)}
-    mine: dict[str, Any] = {}
-    rest = []
     for word in words:
-        key, _, value = word.partition("=")
+        key = word.partition("=")[0]
         if key.lstrip("+~-").lower() in ("token", "hf_token") or TOKEN.search(word):
             raise Problem("A token on the command line is seen by everyone on this machine and kept in the shell's history. "
                           "Log in with `hf auth login`, or put it into the environment: HF_TOKEN. Then renew this one.")  # fmt: skip
-        if key in kinds and "=" in word:
-            mine[key] = _typed(key, value, kinds[key])
-        else:
-            rest.append(word)
-    return Words(**mine), rest
-
-
-def _typed(key: str, value: str, kind: Any) -> Any:
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise Problem(f"{key}={value}: wanted true or false.")
-        return value.lower() == "true"
-    if kind in (float, int):
-        try:
-            number = kind(value)
-        except ValueError:
-            raise Problem(f"{key}={value}: wanted a number.") from None
-        if not 0 <= number < float("inf") or (key == "check" and number < 1):
-            raise Problem(f"{key}={value}: wanted {'1 or more' if key == 'check' else '0 or more'}.")
-        return number
-    return value
+    mine, rest = typed.split(words, Words)
+    if mine.check < 1:
+        raise Problem(f"check={mine.check}: wanted 1 or more.")
+    return mine, rest
 
 
 def publish(config: Config, words: Words) -> Path:
@@ -182,23 +158,9 @@ def check_secrets(folder: Path, run: Path, hub: Hub | None) -> None:
 
 
 def main() -> None:
-    words, rest = split(sys.argv[1:])
-    if {"-h", "--help"} & set(rest):
-        print(__doc__.strip())
-        return
-    sys.argv[1:] = rest
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    @cli.one_job
-    def command(cfg: DictConfig) -> None:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise Problem("One run at a time: a name on the hub holds one model. Leave out -m and the commas.")
-        publish(resolve(cfg), words)
-
-    command()
+    cli.with_words(
+        __doc__, split, publish, "One run at a time: a name on the hub holds one model. Leave out -m and the commas."
+    )
 
 
 if __name__ == "__main__":

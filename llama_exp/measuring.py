@@ -11,11 +11,11 @@ from statistics import median
 import torch
 
 from llama_exp.config import Config
-from llama_exp.data.packing import Batch, Plan, collate
+from llama_exp.data.packing import Batch, collate
 from llama_exp.finetune import Finetune, neftune
 from llama_exp.llama.forward import response_nll
-from llama_exp.memory import Choice, available, needs
-from llama_exp.model import causal_lm, compute_dtype
+from llama_exp.memory import Choice, available, forget_peak, held_now, needs, peak_memory
+from llama_exp.model import causal_lm
 from llama_exp.records import Problem, Tokens
 from llama_exp.words import memory as in_words
 
@@ -48,17 +48,6 @@ class Measured:
 def longest(tokens: Sequence[Tokens], share: int) -> Batch:
     """The `share` longest Examples, as one micro-batch."""
     return collate(sorted(tokens, key=lambda item: -len(item.input_ids))[:share])
-
-
-def heaviest(tokens: Sequence[Tokens], plan: Plan, share: int, world: int = 1) -> list[Tokens]:
-    """The micro-batch of the run with the most tokens."""
-    parts = (
-        step[rank::world][start : start + share]
-        for step in map(plan.step, range(plan.total_steps))
-        for rank in range(world)
-        for start in range(0, len(step[rank::world]), share)
-    )
-    return [tokens[place] for place in max(parts, key=lambda part: sum(plan.lengths[place] for place in part))]
 
 
 def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], share: int) -> Measured:
@@ -113,7 +102,7 @@ def _too_much(what: str, room: float, advice: str) -> str:
 def step(model: torch.nn.Module, batch: Batch, optimizer, config: Config) -> float:
     """Seconds of forward, backward and update, as in training."""
     began = _now(batch)
-    with _precision(batch), neftune(model, batch, config.optimizer.neftune):
+    with neftune(model, batch, config.optimizer.neftune):
         nll, _ = response_nll(model, batch)
     nll.sum().backward()
     optimizer.step()
@@ -124,8 +113,7 @@ def step(model: torch.nn.Module, batch: Batch, optimizer, config: Config) -> flo
 @torch.no_grad()
 def _forward(model: torch.nn.Module, batch: Batch) -> float:
     began = _now(batch)
-    with _precision(batch):
-        response_nll(model, batch)
+    response_nll(model, batch)
     return _now(batch) - began
 
 
@@ -135,41 +123,12 @@ def _now(batch: Batch) -> float:
     return time.perf_counter()
 
 
-def _precision(batch: Batch):
-    dtype = compute_dtype(batch.input_ids.device)
-    return torch.autocast(batch.input_ids.device.type, dtype, enabled=dtype is not torch.float32)
-
-
 def _peak(device: torch.device, work) -> tuple[float, float, float]:
     """(bytes before, bytes at the peak, what `work` returned)."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        result = work()
-        return before, torch.cuda.max_memory_allocated(device), result
-    before = _resident("VmRSS")
-    _forget_peak()
+    before = held_now(device)
+    forget_peak(device)
     result = work()
-    return before, max(_resident("VmHWM"), before), result
-
-
-def _forget_peak() -> None:
-    """Start the process's high-water mark anew (Linux); elsewhere it stays that of the whole process."""
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    except OSError:
-        pass
-
-
-def _resident(name: str) -> float:
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
-    except (OSError, StopIteration):
-        import psutil
-
-        return psutil.Process().memory_info().rss
+    return before, max(peak_memory(device), before), result
 
 
 def key_of(config: Config, device: torch.device, choice: Choice) -> tuple:

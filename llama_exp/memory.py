@@ -4,9 +4,10 @@ The losses and gradients are the same either way. What is kept of a token is kno
 (llama_exp/llama/layer.py), so the choice is made before the first step instead of after an out-of-memory error.
 """
 
+import contextlib
 import functools
 import math
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +71,8 @@ def choose(base: nn.Module, config: Config, plan) -> Choice:
     if device.type != "cuda":
         return Choice(bool(asked), min(config.micro_batch or share, share), False, "")
     need = needs(base.config, config, next(base.parameters()).element_size())
-    held = torch.cuda.memory_allocated(device)
     whole = config.memory * 2**30 if config.memory else available(device) * SPARE
-    return fit(need, whole - held - need.once, plan, config, share, world, whole)
+    return fit(need, whole - held_now(device) - need.once, plan, config, share, world, whole)
 
 
 def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, whole: float) -> Choice:
@@ -80,7 +80,7 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
     asked = config.model.gradient_checkpointing
     sizes = [config.micro_batch] if config.micro_batch else _parts(share)
     mean = sum(plan.lengths) / len(plan.lengths)
-    heaviest = functools.cache(lambda size: most_tokens(plan, size, world))
+    heaviest = functools.cache(lambda size: plan.tokens_of(plan.heaviest(size, world)))
     said = f"{whole / 2**30:.1f} GiB"
     if asked is not True:
         for size in sizes:
@@ -114,23 +114,11 @@ def _parts(share: int) -> list[int]:
     return sorted({-(-share // parts) for parts in range(1, share + 1)}, reverse=True)
 
 
-def most_tokens(plan, micro_batch: int, world: int = 1) -> int:
-    """Tokens of the heaviest micro-batch of a whole run."""
-    most = 0
-    for number in range(plan.total_steps):
-        step: Sequence[int] = plan.step(number)
-        for rank in range(world):
-            mine = step[rank::world]
-            for start in range(0, len(mine), micro_batch):
-                most = max(most, sum(plan.lengths[place] for place in mine[start : start + micro_batch]))
-    return most
-
-
 def room_to_hold(base: nn.Module) -> bool:
     """Whether the dequantised weights take less than half of what a GPU has free."""
     weights = sum(p.quant_state.shape.numel() for p in base.parameters() if getattr(p, "quant_state", None) is not None)
     device = next(base.parameters()).device
-    return 2 * 2 * weights < available(device) * SPARE - torch.cuda.memory_allocated(device)
+    return 2 * 2 * weights < available(device) * SPARE - held_now(device)
 
 
 def cache_tokens(base: nn.Module) -> float:
@@ -141,8 +129,39 @@ def cache_tokens(base: nn.Module) -> float:
     shape = base.config
     head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
     each = 2 * shape.num_hidden_layers * head * shape.num_key_value_heads * weight.element_size()
-    free = available(weight.device) * SPARE - torch.cuda.memory_allocated(weight.device)
+    free = available(weight.device) * SPARE - held_now(weight.device)
     return max(2048.0, free / 2 / each)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start `peak_memory` anew: each cell of a sweep, and each evaluation, has its own."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:  # not Linux: the whole process's
+            file.write("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak since `forget_peak`: the GPU allocator's, or the process's resident set on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def held_now(device: torch.device) -> int:
+    """Bytes that this process holds."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 def available(device: torch.device) -> float:
@@ -151,7 +170,7 @@ def available(device: torch.device) -> float:
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     import psutil
 
-    return min(psutil.virtual_memory().available, free_in_container()) + psutil.Process().memory_info().rss
+    return min(psutil.virtual_memory().available, free_in_container()) + held_now(device)
 
 
 def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:

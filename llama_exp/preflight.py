@@ -109,7 +109,7 @@ def prepared(config: Config):
 def estimate(config: Config, folder: Path, data) -> Cell:
     """Measure, or derive from a cell that differs in nothing that a token costs; then add up the plan."""
     from llama_exp import memory
-    from llama_exp.measuring import heaviest, key_of
+    from llama_exp.measuring import key_of
     from llama_exp.model import target_device
 
     plan, tokens = data.plan, data.encoded("train")
@@ -117,12 +117,12 @@ def estimate(config: Config, folder: Path, data) -> Cell:
     base = loaded(config, device)
     choice = memory.choose(base, config, plan)
     share = choice.micro_batch
-    fullest = heaviest(tokens, plan, share, world)
-    most = sum(len(item.input_ids) for item in fullest)
+    heaviest = plan.heaviest(share, world)
+    most = plan.tokens_of(heaviest)
     key = key_of(config, device, choice)
     found, how = _measured.get(key), "derived"
     if not found or not found.tokens / NEAR <= most <= found.tokens * NEAR:
-        found = _measured[key] = measured(config, base, fullest, choice)
+        found = _measured[key] = measured(config, base, [tokens[place] for place in heaviest], choice)
         how = "measured"
     needed = found.memory(most)
     if needed > found.room:
@@ -152,7 +152,7 @@ def loaded(config: Config, device):
 
 
 def measured(config: Config, base, tokens: Sequence[Tokens], choice):
-    from llama_exp.llama.products import held
+    from llama_exp.llama.layer import held
     from llama_exp.measuring import measure
     from llama_exp.model import attach_lora, detach_lora
 

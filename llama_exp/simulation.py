@@ -27,18 +27,14 @@ which. Typed again, it goes on where it was. More: docs/chat.md.
 import dataclasses
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig
-
 from llama_exp import cli, conversations, evaluation, runs, typed
-from llama_exp.config import CONF, Config, flat, register, resolve
+from llama_exp.config import Config, flat, register
 from llama_exp.conversations import Conversation
 from llama_exp.data.dialogue import SIDES
 from llama_exp.records import Problem, line, write_json, write_records
@@ -218,18 +214,7 @@ def compared(one: tuple, other: tuple) -> str:
 
 
 def main() -> None:
-    words, rest = split(sys.argv[1:])
-    if {"-h", "--help"} & set(rest):
-        print(__doc__.strip())
-        return
-    sys.argv[1:] = rest
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    @cli.one_job
-    def command(cfg: DictConfig) -> dict[str, str]:
-        return simulate(resolve(cfg), words)
-
-    command()
+    cli.with_words(__doc__, split, simulate)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,16 @@ def small(**keys: str) -> list[str]:
     return [f"{key}={value}" for key, value in words.items()]
 
 
+def make_it_matter(model) -> None:
+    """Give a fresh adapter's B values, as if it had learnt something: at 0 it changes nothing."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05, generator=generator)
+
+
 @pytest.fixture(scope="session")
 def speaker(tmp_path_factory):
     """(words, outputs) of one small run that learnt to speak."""

@@ -22,6 +22,8 @@ from llama_exp.llama.forward import response_nll
 from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, save_lora, scale
 from llama_exp.records import Problem, Tokens
 
+from .conftest import make_it_matter
+
 LORA = LoraConfig(r=4, alpha=16, scaling=Scaling.fixed_alpha, ratio=2.0, dropout=0.0, targets=Targets.all)
 ADAMW = OptimizerConfig(OptimizerName.adamw, 1e-2, 0.0, [0.9, 0.999], Schedule.constant, 0.0, 0.0)
 CPU = torch.device("cpu")
@@ -35,11 +37,7 @@ def base_config(llama, quantisation=Quantisation.nf4) -> ModelConfig:
 def adapted(llama):
     """A 4-bit base with an adapter whose B is not 0, so that it does something."""
     model = attach_lora(load_base(base_config(llama), CPU), LORA, seed=0)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.05)
+    make_it_matter(model)
     yield model
     detach_lora(model)
 

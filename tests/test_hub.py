@@ -18,6 +18,8 @@ from llama_exp import cli, hub, model_card, runs
 from llama_exp.config import default_config
 from llama_exp.records import Prediction, Problem, write_json, write_records
 
+from .conftest import make_it_matter
+
 TOKEN = "hf_" + "aVerySecretOne0123456789"
 WORDS = ("model=tiny", "dataset=squad", "sample=100", "lora.r=4")
 
@@ -440,9 +442,7 @@ def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish
     run = finished_run(tmp_path / "merged", dataset=synthetic)
     trained = runs.load_config(run)
     model = attach_lora(load_base(trained.model, torch.device("cpu")), trained.lora, seed=0)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # as if it had learnt something
-            torch.nn.init.normal_(parameter, std=0.02, generator=torch.Generator().manual_seed(0))
+    make_it_matter(model)
     save_lora(model, run / "adapter")
     detach_lora(model)
     publish.words = (

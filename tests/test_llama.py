@@ -12,10 +12,12 @@ from llama_exp.llama import forward
 from llama_exp.llama.attention import Segments, attend
 from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
 from llama_exp.llama.forward import response_nll, token_nll
-from llama_exp.llama.products import Projection, dropped, held
+from llama_exp.llama.layer import held
+from llama_exp.llama.products import Projection, dropped
 from llama_exp.model import attach_lora, causal_lm, check_length, detach_lora, load_base, load_lora, save_lora
 from llama_exp.records import Problem
 
+from .conftest import make_it_matter
 from .test_finetune import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
 
 
@@ -47,11 +49,7 @@ def model(request, llama):
     quantisation = Quantisation.none if request.param == "plain base" else Quantisation.nf4
     lora = dataclasses.replace(LORA, targets=Targets.attention if request.param == "attention" else Targets.all)
     model = attach_lora(load_base(base_config(llama, quantisation), CPU), lora, 0, request.param == "recomputed")
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.05)
+    make_it_matter(model)
     yield model
     detach_lora(model)
 
@@ -89,11 +87,7 @@ def test_dropout_is_the_same_forward_and_backward(llama):
     lora = dataclasses.replace(LORA, dropout=0.3)
     for recompute in (False, True):
         model = attach_lora(load_base(base_config(llama), CPU), lora, 0, recompute)
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(0, 0.05)
+        make_it_matter(model)
         batch = collate(items())
 
         def loss(model=model, batch=batch):

@@ -7,7 +7,7 @@ import torch
 
 from llama_exp.config import default_config
 from llama_exp.data.packing import Plan
-from llama_exp.memory import fit, most_tokens, needs
+from llama_exp.memory import fit, needs
 from llama_exp.records import Tokens
 
 GIB = 2**30
@@ -71,12 +71,14 @@ def test_the_heaviest_micro_batch_of_a_run_is_found():
     lengths = [5 + n * 7 % 40 for n in range(22)]
     made = Plan([Tokens(str(n), [1] * size, [1] * size) for n, size in enumerate(lengths)], 8, seed=3, max_epochs=2)
     by_hand = max(sum(lengths[p] for p in made.step(n)[i : i + 4]) for n in range(6) for i in (0, 4))
-    assert most_tokens(made, 4) == by_hand
-    assert most_tokens(made, 8, 2) == max(sum(lengths[p] for p in made.step(n)[r::2]) for n in range(6) for r in (0, 1))
+    assert made.tokens_of(made.heaviest(4)) == by_hand
+    assert made.tokens_of(made.heaviest(8, 2)) == max(
+        sum(lengths[p] for p in made.step(n)[r::2]) for n in range(6) for r in (0, 1)
+    )
 
 
 def test_dequantised_weights_are_held_only_meanwhile(llama):
-    from llama_exp.llama.products import held
+    from llama_exp.llama.layer import held
     from llama_exp.model import load_base
 
     from .test_finetune import CPU, base_config

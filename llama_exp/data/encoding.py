@@ -24,14 +24,8 @@ def encode_all(
     that stood in the context stands there no longer), dropped_response_too_long, dropped_no_response, tokens, label_tokens.
     """
     prompts, shortened = encode_prompts(examples, tokenizer, max_length - max_new_tokens)
-    replies = _ids(tokenizer, [example.response.strip() for example in examples])
-    eos = tokenizer.eos_token_id
-    empty = sum(not reply for reply in replies)
-    kept = []
-    for example, prompt, reply in zip(examples, prompts, replies, strict=True):
-        response = reply + [eos]
-        if len(reply) and len(prompt) + len(response) <= max_length:
-            kept.append(Tokens(example.id, prompt + response, [IGNORED] * len(prompt) + response))
+    kept = [tokens for tokens in with_responses(examples, prompts, tokenizer, max_length) if tokens]
+    empty = sum(not example.response.strip() for example in examples)
     counts = {
         "encoded": len(kept),
         "shortened": len(shortened),
@@ -42,6 +36,19 @@ def encode_all(
         "label_tokens": sum(tokens.label_tokens for tokens in kept),
     }
     return kept, counts
+
+
+def with_responses(
+    examples: Sequence[Example], prompts: Sequence[list[int]], tokenizer, max_length: int
+) -> list[Tokens | None]:
+    """Each prompt with its Example's response and EOS behind it; None where that is empty or does not fit."""
+    replies = _ids(tokenizer, [example.response.strip() for example in examples])
+    made: list[Tokens | None] = []
+    for example, prompt, reply in zip(examples, prompts, replies, strict=True):
+        response = [*reply, tokenizer.eos_token_id]
+        fits = bool(reply) and len(prompt) + len(response) <= max_length
+        made.append(Tokens(example.id, prompt + response, [IGNORED] * len(prompt) + response) if fits else None)
+    return made
 
 
 def encode_prompts(examples: Sequence[Example], tokenizer, limit: int) -> tuple[list[list[int]], dict[int, Example]]:

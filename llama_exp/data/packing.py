@@ -116,6 +116,17 @@ class Plan:
             sizes[place] for number in range(first, first + rest) for place in self.step(number)
         )
 
+    def heaviest(self, micro_batch: int, world_size: int = 1) -> tuple[int, ...]:
+        """The places of the micro-batch of the run that has the most tokens."""
+        shares = (
+            self.step(number)[rank::world_size] for number in range(self.total_steps) for rank in range(world_size)
+        )
+        parts = (share[start : start + micro_batch] for share in shares for start in range(0, len(share), micro_batch))
+        return max(parts, key=self.tokens_of)
+
+    def tokens_of(self, places: Sequence[int]) -> int:
+        return sum(self.lengths[place] for place in places)
+
     def accumulation(self, micro_batch: int, world_size: int) -> int:
         """Micro-batches a step, on each rank."""
         share = -(-self.batch // world_size)

@@ -134,31 +134,18 @@ class Cache:
 def _read(llama, layers, batch: Sequence[Family], asked: Sequence[Asked], new: int):
     """Run prompts and responses: the filled cache, the first new token of each (B,), and the responses' summed nll."""
     device = llama.model.embed_tokens.weight.device
-    shared: list[tuple[torch.Tensor, torch.Tensor]] = []
-    prefixes = [family.members[0].prompt[: family.shared] for family in batch if family.shared]
-    if prefixes:
-        segments = Segments.of([len(prefix) for prefix in prefixes], device)
-
-        def see_prefix(_, q, k, v):
-            shared.append((k, v))
-            return attend(q, k, v, segments)
-
-        nothing = torch.zeros(1, dtype=torch.long, device=device)
-        ids, positions = _laid(prefixes, [0] * len(prefixes), device)
-        hidden_states(llama, ids, positions, see_prefix, nothing, layers)
-
+    shared = _read_prefixes(llama, layers, batch, device)
     ends, begins = [], []  # what is run for each prompt by itself, and at which position it begins
     for family in batch:
         for one in family.members:
             ends.append(one.prompt[family.shared :] + one.response[:-1])
             begins.append(family.shared)
-    places, at_last, at_response, width = _geometry(batch, asked, ends)
+    keyed, filled, at_last, at_response = _geometry(batch, asked, ends)
+    keyed, filled = keyed.to(device), filled.to(device)
     segments = Segments.of(
         [len(end) for end in ends], device, keys=[b + len(end) for b, end in zip(begins, ends, strict=True)]
     )
-    keyed = places["keys"].to(device)
-    filled = places["cache"].to(device)
-    cache = Cache(width, width + new, len(layers))
+    cache = Cache(filled.shape[1], filled.shape[1] + new, len(layers))
 
     def see_all(number, q, k, v):
         if shared:
@@ -178,6 +165,24 @@ def _read(llama, layers, batch: Sequence[Family], asked: Sequence[Asked], new: i
         parts = each.split([len(one.response) for one in asked])
         nll = [float(part.sum()) if len(part) else None for part in parts]
     return cache, first, nll
+
+
+def _read_prefixes(llama, layers, batch: Sequence[Family], device) -> list:
+    """Keys and values of all prefixes, (M, kv heads, D) each, a pair a layer; [] where no prompts share one."""
+    prefixes = [family.members[0].prompt[: family.shared] for family in batch if family.shared]
+    if not prefixes:
+        return []
+    segments = Segments.of([len(prefix) for prefix in prefixes], device)
+    read = []
+
+    def see(_, q, k, v):
+        read.append((k, v))
+        return attend(q, k, v, segments)
+
+    nothing = torch.zeros(1, dtype=torch.long, device=device)
+    ids, positions = _laid(prefixes, [0] * len(prefixes), device)
+    hidden_states(llama, ids, positions, see, nothing, layers)
+    return read
 
 
 def _laid(texts: Sequence[Sequence[int]], begins: Sequence[int], device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,7 +214,7 @@ def _geometry(batch: Sequence[Family], asked: Sequence[Asked], ends: Sequence[Se
             at_response += range(last, last + len(one.response))
             start, number = start + len(end), number + 1
         prefix += family.shared
-    return {"keys": torch.cat(keys), "cache": torch.stack(cache)}, at_last, at_response, width
+    return torch.cat(keys), torch.stack(cache), at_last, at_response
 
 
 def _grow(llama, layers, cache: Cache, first, lengths: Sequence[int], new: int, eos: int) -> list[list[int]]:

@@ -8,6 +8,7 @@ middle 8 K, gate and up 44 K: 92 K, where autograd would keep 130 K. Norms and t
 `Recomputed` keeps x alone (8 K) and computes the rest again, but for the last product (down), whose result nobody needs.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -21,9 +22,26 @@ def layers_of(llama) -> list["Layer"]:
     """All decoder layers of a LlamaForCausalLM, their adapters prepared together."""
     layers = [Layer(decoder) for decoder in llama.model.layers]
     dtype = llama.model.embed_tokens.weight.dtype
-    for name in ("qkv", "o", "gate_up", "down"):
-        adapt([getattr(layer, name) for layer in layers], dtype)
+    for same in zip(*(layer.groups for layer in layers), strict=True):
+        adapt(same, dtype)
     return layers
+
+
+@contextlib.contextmanager
+def held(llama, wanted: bool = True):
+    """Keep the dequantised weights (the very values that are otherwise made anew for each product) meanwhile."""
+    layers = [Layer(decoder) for decoder in llama.model.layers] if wanted else []
+    kept = []
+    try:
+        for projection in (p for layer in layers for group in layer.groups for p in group.projections):
+            first = projection.parts[0].layer
+            if getattr(first.weight, "quant_state", None) is not None:
+                first.held = projection.weight(first.weight.quant_state.dtype)
+                kept.append(first)
+        yield
+    finally:
+        for first in kept:
+            first.__dict__.pop("held", None)  # an inner `held` may have ended first
 
 
 class Layer:
@@ -35,6 +53,7 @@ class Layer:
         self.o = Group(Projection(attention.o_proj))
         self.gate_up = Group(Projection(mlp.gate_proj, mlp.up_proj))
         self.down = Group(Projection(mlp.down_proj))
+        self.groups = self.qkv, self.o, self.gate_up, self.down
         self.head = attention.head_dim
         self.norms = decoder.input_layernorm, decoder.post_attention_layernorm
 
@@ -47,7 +66,7 @@ class Layer:
 
     @property
     def dropout(self) -> float:
-        return max(group.dropout for group in (self.qkv, self.o, self.gate_up, self.down))
+        return max(group.dropout for group in self.groups)
 
     def after(self) -> list[torch.Tensor | None]:
         return [*self.o.tensors(), *self.gate_up.tensors(), *self.down.tensors()]

@@ -11,7 +11,6 @@ dequantised for each product and forgotten, so 4 bits stay the only copy, unless
 All layers' A and B are scaled, cast and laid side by side at once (`adapters`), a dozen operations instead of a thousand.
 """
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -104,26 +103,6 @@ def _in_one_piece(layers: Sequence[nn.Module]) -> torch.Tensor | None:
         place += weight.numel() * weight.element_size()
     rows = sum(layer.out_features for layer in layers)
     return weights[0].data.as_strided((rows, layers[0].in_features), (layers[0].in_features, 1))
-
-
-@contextlib.contextmanager
-def held(llama: nn.Module, wanted: bool = True):
-    """Keep the dequantised weights (the very values that are otherwise made anew for each product) meanwhile."""
-    layers = []
-    try:
-        for decoder in llama.model.layers if wanted else ():
-            attention, mlp = decoder.self_attn, decoder.mlp
-            for modules in ((attention.q_proj,), (attention.k_proj,), (attention.v_proj,), (attention.o_proj,),
-                            (mlp.gate_proj, mlp.up_proj), (mlp.down_proj,)):  # fmt: skip
-                projection = Projection(*modules)
-                first = projection.parts[0].layer
-                if getattr(first.weight, "quant_state", None) is not None:
-                    first.held = projection.weight(first.weight.quant_state.dtype)
-                    layers.append(first)
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("held", None)  # an inner `held` may have ended first
 
 
 class Group:
