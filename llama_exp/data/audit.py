@@ -205,7 +205,20 @@ def _without_template(train: list[np.ndarray], held_out: list[np.ndarray]) -> tu
     common = np.intersect1d(_frequent(train), _frequent(held_out), assume_unique=True)
     if not len(common):
         return train, held_out
-    return tuple([text[~np.isin(text, common)] for text in side] for side in (train, held_out))
+    return _without(train, common), _without(held_out, common)
+
+
+def _without(texts: list[np.ndarray], common: np.ndarray) -> list[np.ndarray]:
+    whole, owner = _laid_out(texts)
+    kept = ~np.isin(whole, common)
+    ends = np.cumsum(np.bincount(owner[kept], minlength=len(texts)))
+    return np.split(whole[kept], ends[:-1])
+
+
+def _laid_out(texts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """All texts' runs one after the other, and which text each is of: one operation on all instead of one on each."""
+    whole = np.concatenate([np.zeros(0, np.uint64), *texts])
+    return whole, np.repeat(np.arange(len(texts)), [len(text) for text in texts])
 
 
 def _frequent(texts: list[np.ndarray]) -> np.ndarray:
@@ -218,17 +231,13 @@ def _frequent(texts: list[np.ndarray]) -> np.ndarray:
 
 def _ngram(train: list[np.ndarray], held_out: list[np.ndarray], share: float) -> dict[int, int]:
     """Held-out texts of whose runs at least `share` stand in train, with the training text of the first of them."""
-    if not train:
-        return {}
-    pool, first = np.unique(np.concatenate(train), return_index=True)
-    owner = np.repeat(np.arange(len(train)), [len(text) for text in train])[first]
+    known, owner = _laid_out(train)
+    pool, first = np.unique(known, return_index=True)
     found = {}
-    for place, text in enumerate(held_out):
-        if len(text) and len(pool):
-            at = np.minimum(np.searchsorted(pool, text), len(pool) - 1)
-            inside = pool[at] == text
-            if inside.mean() >= share:
-                found[place] = int(owner[at[inside.argmax()]])
+    for place in _mostly_in(pool, held_out, share):
+        at = np.minimum(np.searchsorted(pool, held_out[place]), len(pool) - 1)
+        shared = at[pool[at] == held_out[place]]
+        found[place] = int(owner[first[shared[0]]])
     return found
 
 
@@ -238,7 +247,7 @@ def _near(train: list[np.ndarray], held_out: list[np.ndarray], jaccard: float, p
     The index is asked for a little less than `jaccard`, because it misses pairs just at its threshold. It is asked only
     about texts that could be: at least `jaccard` of a near duplicate's runs stand somewhere in train.
     """
-    wanted = _mostly_known(train, held_out, jaccard)
+    wanted = _mostly_in(np.unique(_laid_out(train)[0]), held_out, jaccard)
     if not wanted:
         return {}
     index = MinHashLSH(threshold=max(jaccard - 0.1, 0.1), num_perm=permutations)
@@ -257,13 +266,11 @@ def _near(train: list[np.ndarray], held_out: list[np.ndarray], jaccard: float, p
     return found
 
 
-def _mostly_known(train: list[np.ndarray], held_out: list[np.ndarray], share: float) -> list[int]:
-    """Places of the held-out texts of whose runs at least `share` stand somewhere in train."""
-    sizes = np.array([len(text) for text in held_out])
-    if not sizes.sum() or not any(map(len, train)):
-        return []
-    inside = np.isin(np.concatenate(held_out), np.unique(np.concatenate(train)))
-    known = np.bincount(np.repeat(np.arange(len(held_out)), sizes), weights=inside, minlength=len(held_out))
+def _mostly_in(pool: np.ndarray, texts: list[np.ndarray], share: float) -> list[int]:
+    """Places of the texts of whose runs at least `share` stand in the pool of runs."""
+    whole, owner = _laid_out(texts)
+    known = np.bincount(owner[np.isin(whole, pool)], minlength=len(texts))
+    sizes = np.bincount(owner, minlength=len(texts))
     return [int(place) for place in ((sizes > 0) & (known >= share * sizes)).nonzero()[0]]
 
 
