@@ -33,19 +33,20 @@ def evaluate(config: Config) -> dict[str, str]:
     runs.check_hardware(asked)
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
 
+    from llama_exp import model as models
     from llama_exp.data import DATASETS
-    from llama_exp.model import asked_dtype, detach_lora, load_base, load_lora, load_tokenizer, target_device
 
-    tokenizer = load_tokenizer(trained.model)
+    tokenizer = models.load_tokenizer(trained.model)
     data = DATASETS[asked.dataset.name].of(asked, tokenizer)
     data.setup()
-    device = target_device(asked.trainer)
-    base = load_base(trained.model, device, asked_dtype(asked.trainer, device))
-    model = load_lora(base, run / "adapter") if trained.lora.r else base
+    device = models.target_device(asked.trainer)
+    base = models.load_base(trained.model, device, models.asked_dtype(asked.trainer, device))
+    models.check_length(base, asked.max_length)
+    model = models.load_lora(base, run / "adapter") if trained.lora.r else base
     try:
         return evaluate_model(asked, trained, run, model, tokenizer, data)
     finally:
-        detach_lora(model)
+        models.detach_lora(model)
 
 
 def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, data) -> dict[str, str]:

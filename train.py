@@ -52,22 +52,14 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     clock = runs.Clock()
     with clock("import"):
         from llama_exp import leaks
+        from llama_exp import model as models
         from llama_exp.data import DATASETS
         from llama_exp.finetune import Finetune
         from llama_exp.fitting import build_trainer, fit, summarise
         from llama_exp.llama.layer import held
         from llama_exp.memory import choose
-        from llama_exp.model import (
-            asked_dtype,
-            attach_lora,
-            check_length,
-            detach_lora,
-            load_base,
-            load_tokenizer,
-            target_device,
-        )
     with clock("data"):
-        tokenizer = load_tokenizer(config.model)
+        tokenizer = models.load_tokenizer(config.model)
         data = DATASETS[config.dataset.name].of(config, tokenizer)
         data.setup()
         print(data.describe(), flush=True)
@@ -79,9 +71,9 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     with clock("data"):
         steps = data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
     with clock("load"):
-        device = target_device(config.trainer)
-        base = load_base(config.model, device, asked_dtype(config.trainer, device))
-        check_length(base, config.max_length)
+        device = models.target_device(config.trainer)
+        base = models.load_base(config.model, device, models.asked_dtype(config.trainer, device))
+        models.check_length(base, config.max_length)
     working.enter_context(runs.alone(folder))
     if runs.finished(folder):  # by another process, since this one looked
         return evaluated(config, {"said": "already finished", "run": str(folder)})
@@ -92,7 +84,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     data.micro_batch = choice.micro_batch
     if choice.why:
         print(f"  memory: {choice.why}", flush=True)
-    model = attach_lora(base, config.lora, config.seed, choice.recompute)
+    model = models.attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
         module = Finetune(model, config.optimizer, steps, config.seed, data.plan.usual_labels)
         trainer = build_trainer(config, folder, data, base)
@@ -105,7 +97,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
             said = evaluate_model(config, config, folder, model, tokenizer, data)["said"]
         return {"said": said, "run": str(folder)}
     finally:
-        detach_lora(model)
+        models.detach_lora(model)
 
 
 def check_source(config: Config, folder) -> None:

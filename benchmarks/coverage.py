@@ -16,7 +16,16 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from llama_exp.statistics import Clusters, cluster_interval, exact_paired, satterthwaite, sign_flip, statistic_interval
+from llama_exp.human.analysis import two_way
+from llama_exp.statistics import (
+    Clusters,
+    cluster_interval,
+    exact_paired,
+    interval,
+    satterthwaite,
+    sign_flip,
+    statistic_interval,
+)
 from llama_exp.statistics.clusters import robust_variance
 from llama_exp.statistics.comparisons import difference_of, holm, ties
 from llama_exp.statistics.fitting import fit_points
@@ -351,7 +360,28 @@ def wrong_law(replications: int) -> None:
         row(name, *map(rate, hits[:4]), rate(hits[4]) if len(hits[4]) > 20 else "refused")
 
 
-PARTS = {part.__name__: part for part in (mean, ratio, statistic, paired, family, seeds, recipes, curve, wrong_law)}
+def raters(replications: int) -> None:
+    """Human studies: 22 groups of 3 items, each judged by all raters, who lean to one side or the other."""
+    head("Win rates: how often the 95 % interval holds the truth of all raters there could be", "raters",
+         "any raters (two-way)", "these raters (items only)")  # fmt: skip
+    group = np.repeat(np.arange(22), 3)
+    for number, count in enumerate((3, 5, 10)):
+        rng, hits = np.random.default_rng([9, number]), [[], []]
+        for _ in range(replications // 5):
+            leaning, ease = rng.normal(0, 12, count), rng.normal(0, 10, 22)
+            chance = np.clip(60 + leaning[:, None] + ease[group], 0, 100) / 100
+            won = 100.0 * (rng.random(chance.shape) < chance)
+            rows = [(won[rater, item], 1.0, str(group[item]), rater) for rater in range(count) for item in range(66)]
+            low, high = two_way(rows, (0.0, 100.0)) or (math.nan, math.nan)
+            hits[0].append(low <= 60 <= high)
+            low, high = _ends(interval(won.mean(0).tolist(), group.tolist(), bounds=(0.0, 100.0)))
+            hits[1].append(low <= 60 <= high)
+        row(count, *map(rate, hits))
+
+
+PARTS = {
+    part.__name__: part for part in (mean, ratio, statistic, paired, family, seeds, recipes, curve, wrong_law, raters)
+}
 
 
 def main() -> None:

@@ -141,10 +141,12 @@ def estimate(config: Config, folder: Path, data) -> Cell:
 def loaded(config: Config, device):
     import torch
 
-    from llama_exp.model import asked_dtype, load_base
+    from llama_exp.model import asked_dtype, check_length, load_base
 
     try:
-        return load_base(config.model, device, asked_dtype(config.trainer, device))
+        base = load_base(config.model, device, asked_dtype(config.trainer, device))
+        check_length(base, config.max_length)
+        return base
     except torch.OutOfMemoryError as error:
         raise Problem(
             f"Does not fit: loading model={config.model.name} needs more memory than is free here."

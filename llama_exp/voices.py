@@ -21,11 +21,12 @@ class Voices:
     """
 
     def __init__(self, trained: Config, trainer: dict):
-        from llama_exp.model import load_base, load_tokenizer, target_device
+        from llama_exp.model import check_length, load_base, load_tokenizer, target_device
 
         self.trained = trained
         self.tokenizer = load_tokenizer(trained.model)
         self.model = load_base(trained.model, target_device(trainer))
+        check_length(self.model, trained.max_length)
         self.names: dict[Path, str] = {}
         self._turn = threading.Lock()
 

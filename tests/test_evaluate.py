@@ -271,6 +271,14 @@ def test_an_evaluation_that_goes_on_keeps_no_reply_to_another_wording(untuned, c
     assert again == {p.id: (p.prompt, p.references, p.reply) for p in read_predictions(path)}
 
 
+@pytest.mark.parametrize("words", [("evaluate.py", "lora.r=0"), ("train.py",), ("train.py", "preflight=true")])
+def test_rows_longer_than_the_base_knows_are_refused(tmp_path, command, words):
+    program, *more = words
+    done = command(program, *small(max_length="2000"), *more, f"outputs={tmp_path}/o", check=None)
+    assert done.returncode == 2 and done.stderr.rstrip().endswith("knows 1024 positions. Type max_length=1024.")
+    assert "Traceback" not in done.stderr and not list((tmp_path / "o").rglob("*.json*"))
+
+
 def test_answers_lost_and_responses_that_were_not_measured_are_counted_also_over_an_interruption(tmp_path, command):
     """Lost: a reference stood in the context and was cut away. Not measured: the response alone is too long."""
     words = small(**{"lora.r": "0", "max_length": "128", "eval_sample": "40", "dataset.max_new_tokens": "4"})
