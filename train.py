@@ -37,7 +37,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         metrics.check(config.dataset.metrics, metric_settings(config))
     folder = runs.folder_of(config)
     if config.preflight:
-        from llama_exp.preflight import preflight
+        from llama_exp.preflight.forecast import preflight
 
         return preflight(config, folder)
     if config.lora.r == 0:

@@ -13,13 +13,14 @@ from typing import Any
 import lightning as L
 import torch
 
-from llama_exp import cli, leaks, loss_page, runs
+from llama_exp import cli, leaks, runs
 from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
 from llama_exp.memory import forget_peak, peak_memory
 from llama_exp.model import causal_lm, save_lora, scale, trainable_parameters
 from llama_exp.records import Problem
+from llama_exp.report import loss_page
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from llama_exp.config import NOT_IDENTITY, Config, flat
 from llama_exp.records import Example, Prediction, write_json
+from llama_exp.report.words import plural
 from llama_exp.typed import visible
-from llama_exp.words import plural
 
 if TYPE_CHECKING:
     from llama_exp.data.audit import Audit, Row

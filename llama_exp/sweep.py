@@ -6,7 +6,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from llama_exp.words import plural
+from llama_exp.report.words import plural
 
 failures: list[str] = []  # why cells of this process failed; read by cli.run for the exit code
 
@@ -47,7 +47,7 @@ class Summary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("preflight"):
-            from llama_exp.preflight import sum_up
+            from llama_exp.preflight.forecast import sum_up
 
             return sum_up()
         from rich.console import Console
@@ -62,6 +62,6 @@ class Summary(Callback):
             console.width = max(console.width, 120)
         console.print(table)
         if config.get("evaluate"):
-            from llama_exp.report import main
+            from llama_exp.report.__main__ import main
 
             main([config.outputs])

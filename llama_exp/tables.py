@@ -101,7 +101,7 @@ def of_folder(folder: Path) -> dict[str, list[Row]]:
 
 def written(tables: Mapping[str, Sequence[Row]]) -> str:
     """The tables as text in columns."""
-    from llama_exp.results import clean
+    from llama_exp.report.results import clean
 
     texts = []
     for tag, rows in tables.items():

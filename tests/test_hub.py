@@ -14,8 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from llama_exp import cli, hub, model_card, runs
+from llama_exp import cli, runs
 from llama_exp.config import default_config
+from llama_exp.hub import __main__ as hub
+from llama_exp.hub import model_card
 from llama_exp.records import Prediction, Problem, write_json, write_records
 
 from .conftest import make_it_matter

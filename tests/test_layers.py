@@ -11,10 +11,11 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "llama_exp"
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
-LIGHT = """records config runs cli sweep evaluation report plots page results settings words findings drawing metrics.squad
-    metrics.decision statistics data data.synthetic tiny
-    tables hub uploading model_card metrics.bertscore metrics.rouge human.study human.app human.pages human.report
-    commands leaks items standing worth costs captions score_tables spreadsheet families training_plots""".split()
+LIGHT = """records config runs cli commands sweep evaluation leaks metrics.squad metrics.decision metrics.bertscore
+    metrics.rouge statistics data data.synthetic tiny tables chat hub.__main__ hub.uploading hub.model_card human.study
+    human.app human.pages human.report report.__main__ report.captions report.costs report.drawing report.families
+    report.findings report.items report.page report.plots report.results report.score_tables report.settings
+    report.spreadsheet report.standing report.training_plots report.words report.worth""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llama_exp import captions, drawing, plots, training_plots, words
-from llama_exp.families import families
-from llama_exp.results import Curve, Evaluation, Interval, Run
-from llama_exp.settings import comparisons
+from llama_exp.report import captions, drawing, plots, training_plots, words
+from llama_exp.report.families import families
+from llama_exp.report.results import Curve, Evaluation, Interval, Run
+from llama_exp.report.settings import comparisons
 
 METRIC = "squad/f1"
 

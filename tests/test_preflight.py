@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from llama_exp import leaks, loss_page
-from llama_exp.inspection import decoded, visible, whole_turns
+from llama_exp import leaks
+from llama_exp.preflight.inspection import decoded, visible, whole_turns
 from llama_exp.records import Problem, Tokens
+from llama_exp.report import loss_page
 from tests.conftest import ROOT, small
 
 BOS, EOS = 1, 2
@@ -134,9 +135,9 @@ def test_an_interrupted_run_leaves_its_reason_and_its_curves_and_goes_on(tmp_pat
 def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, monkeypatch):
     import torch
 
-    from llama_exp import measuring
     from llama_exp.config import default_config
     from llama_exp.model import attach_lora, detach_lora, load_base
+    from llama_exp.preflight import measuring
 
     config = default_config({"dataset": "squad", "model": "tiny"})
     config.model.path, config.lora.r, config.batch = str(llama), 2, 64
@@ -162,9 +163,9 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     import psutil
     import torch
 
-    from llama_exp import measuring
     from llama_exp.config import default_config
     from llama_exp.model import attach_lora, detach_lora, load_base
+    from llama_exp.preflight import measuring
 
     config = default_config({"dataset": "squad", "model": "tiny"})
     config.model.path, config.lora.r, config.batch = str(llama), 2, 2000

@@ -16,11 +16,11 @@ from urllib.parse import unquote
 
 import pytest
 
-from llama_exp import report as reporting
-from llama_exp import words
-from llama_exp.results import clean, collect, item_ids
-from llama_exp.settings import comparisons
-from llama_exp.spreadsheet import harmless
+from llama_exp.report import __main__ as reporting
+from llama_exp.report import words
+from llama_exp.report.results import clean, collect, item_ids
+from llama_exp.report.settings import comparisons
+from llama_exp.report.spreadsheet import harmless
 
 ROOT = Path(__file__).parent.parent
 ITEMS = 300
@@ -263,7 +263,7 @@ def test_the_report_never_imports_torch_and_starts_in_under_a_second(sweep):
     code = f"""
 import sys, time
 started = time.process_time()
-from llama_exp import report, results, settings
+from llama_exp.report import __main__ as report, results, settings
 runs, _ = results.collect({str(outputs)!r})
 settings.comparisons(runs)
 print("seconds", time.process_time() - started)

@@ -11,7 +11,8 @@ import time
 import pytest
 import torch
 
-from llama_exp.conversations import (
+from llama_exp.data.dialogue import AGENT, CLIENT
+from llama_exp.simulation.conversations import (
     CLOSING,
     ENDINGS,
     LIMIT,
@@ -23,7 +24,6 @@ from llama_exp.conversations import (
     ending,
     score,
 )
-from llama_exp.data.dialogue import AGENT, CLIENT
 from tests.conftest import ROOT
 
 HOSTILE = "Where is it? <script>alert(1)</script><img src=x onerror=alert(2)> \u202egnirts " + "x" * 150

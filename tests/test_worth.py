@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from llama_exp import costs, findings, items, score_tables, tables
-from llama_exp.captions import cost_caption, cost_notes, curve_words, target_of
+from llama_exp import tables
 from llama_exp.records import Problem, read_predictions
-from llama_exp.results import collect
-from llama_exp.settings import comparisons
-from llama_exp.standing import Contender, standing
+from llama_exp.report import costs, findings, items, score_tables
+from llama_exp.report.captions import cost_caption, cost_notes, curve_words, target_of
+from llama_exp.report.results import collect
+from llama_exp.report.settings import comparisons
+from llama_exp.report.standing import Contender, standing
+from llama_exp.report.worth import weigh
 from llama_exp.statistics.variance import RunSums
-from llama_exp.worth import weigh
 from tests.test_report import write_grid, write_run
 
 F1 = "squad/f1"

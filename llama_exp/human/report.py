@@ -25,8 +25,8 @@ from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
 from llama_exp.records import Prediction, Problem, write_json, written_whole
-from llama_exp.results import Unread, clean
-from llama_exp.spreadsheet import FORMULA
+from llama_exp.report.results import Unread, clean
+from llama_exp.report.spreadsheet import FORMULA
 
 CHEAP = ("squad", "decision")  # no model, no library: computed every time
 

@@ -1,0 +1,150 @@
+"""What a setting cost: time, tokens, memory, energy and money; and which settings nothing beats at their price.
+
+A cost is the mean over the setting's seeds, of training alone: every setting is evaluated on the same items, and
+loading the model falls on whichever run came first.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llama_exp.config import CONF
+from llama_exp.records import Problem
+from llama_exp.report.results import Run, part
+from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
+
+SETTINGS = CONF / "report.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """conf/report.yaml."""
+
+    price_per_gpu_hour: float | None = None
+    currency: str = "EUR"
+    targets: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of training one run of a setting, the mean over its seeds; None: not recorded, so not known."""
+
+    seconds: float | None = None
+    tokens: float | None = None
+    memory: float | None = None  # bytes, the most that any seed took
+    trainable: float | None = None
+    energy: float | None = None  # joules
+    money: float | None = None
+
+
+def load(path: Path = SETTINGS) -> Prices:
+    """conf/report.yaml or another file of its kind; a Problem names every key that is wrong."""
+    import yaml
+
+    if path == SETTINGS and not path.is_file():  # installed without conf/
+        return Prices()
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise Problem(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
+    wrong = []
+    if not isinstance(found, dict):
+        raise Problem(f"{path}: wanted keys and values such as price_per_gpu_hour: 2.5.")
+    if unknown := set(found) - {"price_per_gpu_hour", "currency", "targets"}:
+        wrong.append(
+            f"unknown: {', '.join(map(str, sorted(unknown, key=str)))}; known: currency, price_per_gpu_hour, targets"
+        )
+    price, targets = found.get("price_per_gpu_hour"), found.get("targets") or {}
+    if price is not None and not (_amount(price) is not None and price >= 0):
+        wrong.append(f"price_per_gpu_hour: wanted a number or null, got {price!r}")
+    if not isinstance(targets, dict) or any(_amount(v) is None for v in targets.values()):
+        wrong.append(f"targets: wanted scores such as {{squad/f1: 70}}, got {targets!r}")
+    if wrong:
+        raise Problem("\n".join(f"{path}: {line}." for line in wrong))
+    return Prices(price, str(found.get("currency") or "EUR"), dict(targets))
+
+
+def cost(setting: Setting, prices: Prices) -> Cost:
+    """The untuned model cost nothing to train."""
+    runs = [one.run for one in setting.scored]
+    if setting.rank == 0:
+        return Cost(seconds=0.0, tokens=0.0, trainable=0.0, energy=0.0, money=0.0)
+    trainable = (r.summary.get("trainable_parameters", one.evaluation.details.get("trainable_parameters"))
+                 for r, one in zip(runs, setting.scored, strict=True))  # fmt: skip
+    peaks = [peak for peak in (_amount(r.summary.get("peak_memory_bytes")) for r in runs) if peak]
+    return Cost(
+        seconds=mean(seconds(r) for r in runs),
+        tokens=mean(r.summary.get("tokens") for r in runs),
+        memory=max(peaks, default=None),
+        trainable=mean(trainable),
+        energy=mean(r.summary.get("energy_joules") for r in runs),
+        money=mean(money(r, prices) for r in runs),
+    )  # fmt: skip
+
+
+def seconds(run: Run) -> float | None:
+    return _amount(part(run.summary, "seconds").get("train"))
+
+
+def money(run: Run, prices: Prices) -> float | None:
+    """GPU-hours times their price; a run without a GPU has no such price."""
+    spent, device = seconds(run), run.summary.get("device")
+    if prices.price_per_gpu_hour is None or spent is None or device in (None, "cpu"):
+        return None
+    return prices.price_per_gpu_hour * (_amount(run.summary.get("world_size")) or 1) * spent / 3600
+
+
+def axis(c: Comparison, prices: Prices) -> str:
+    """What settings are compared by: money where it is known of all that were trained, else seconds."""
+    spent = [cost(s, prices) for _, s in c.settings() if s.rank]
+    if spent and all(one.money for one in spent):
+        return "money"
+    return "seconds" if spent and any(one.seconds for one in spent) else ""
+
+
+def priced(c: Comparison, prices: Prices) -> list[tuple[Panel, Setting, float]]:
+    """Settings whose cost on the axis is known, cheapest first."""
+    name = axis(c, prices)
+    found = [(p, s, getattr(cost(s, prices), name)) for p, s in c.settings()] if name else []
+    return sorted(((p, s, x) for p, s, x in found if x is not None), key=lambda one: one[2])
+
+
+def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[int]:
+    """Places of the (cost, score) points that no other equals or beats at no more cost, cheapest first."""
+    sign = -1 if lower_is_better else 1
+    front, best = [], -math.inf
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
+        if sign * points[i][1] > best:
+            front.append(i)
+            best = sign * points[i][1]
+    return front
+
+
+def front(c: Comparison, prices: Prices) -> list[tuple[Panel, Setting, float]]:
+    """The settings for which nothing cheaper scores as well."""
+    known = priced(c, prices)
+    places = pareto([(x, s.mean(c.metric)) for _, s, x in known], c.metric in LOWER_IS_BETTER)
+    return [known[i] for i in places]
+
+
+def cheapest_tied(c: Comparison, prices: Prices) -> tuple[Panel, Setting, float] | None:
+    """The cheapest setting that cannot be told from the best, the best itself among them."""
+    best, rivals = c.best(), c.rivals()
+    if not best or rivals is None:
+        return None
+    keys = {best[1].key, *(s.key for _, s in rivals)}
+    known = [one for one in priced(c, prices) if one[1].key in keys]
+    return known[0] if known and best[1].key in {s.key for _, s, _ in known} else None
+
+
+def mean(values: Iterable[Any]) -> float | None:
+    """Of the numbers among the values; None where there is none."""
+    numbers = [v for v in map(_amount, values) if v is not None]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _amount(value: Any) -> float | None:
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if usable else None

@@ -1,0 +1,257 @@
+"""What a reader may conclude: the answer first, then who shares the first place, at what cost, and how sure that is.
+
+Settings are compared item by item where their items are on disk (standing.py). Where they are not, intervals that
+overlap are called too close to call. That is careful: a comparison item by item can tell apart what two overlapping
+intervals leave open.
+"""
+
+from llama_exp.report.costs import Prices, axis, cheapest_tied, priced
+from llama_exp.report.results import Run
+from llama_exp.report.settings import LOWER_IS_BETTER, USABLE, Comparison, Panel, Setting, overlap
+from llama_exp.report.words import (
+    cell,
+    duration,
+    joined,
+    money,
+    number,
+    plural,
+    rival,
+    sure,
+    who,
+    with_span,
+)
+
+MEANINGS = {
+    "squad/f1": "words shared with the right answer, in percent",
+    "squad/exact_match": "answers equal to a right one, in percent",
+    "squad/precision": "share of the reply's words that are right, in percent",
+    "squad/recall": "share of the right answer's words that are in the reply, in percent",
+    "bertscore/f1": "how well the reply's words and the reference's match in meaning, to an encoder",
+    "rouge/rougeL": "the longest sequence of words that reply and reference share, in percent of their length",
+    "loss": "surprise per token at the right answer; lower is better",
+    "perplexity": "e to the loss; lower is better",
+}
+
+
+def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008  frozen
+    """The finding first, then how far to trust it."""
+    best = c.best()
+    if not best:
+        return [f"No run has a score for {c.metric}."]
+    panel, setting = best
+    score, seeds = with_span(c.metric, setting), setting.seeds()
+    tuned = [s for _, s in c.settings() if s.rank]
+    baseline = panel.baseline
+    if not tuned:
+        nothing = f"Nothing fine-tuned has been evaluated on {c.dataset} yet."
+        return [f"The untuned model scores {c.metric} {score}. {nothing}"]
+    over = f", the mean of {seeds} runs," if seeds > 1 else ""
+    first = f"Best so far: {c.metric} {score}{over} with {who(panel, setting, c)}"
+    if setting.rank == 0:
+        first = f"Best so far is the untuned model: {c.metric} {score}. No fine-tuned run is better"
+    elif baseline and baseline.mean(c.metric) is not None:
+        first += f"; the untuned model scores {with_span(c.metric, baseline)}"
+    else:
+        first += "; the untuned model has not been evaluated" + " with this BERTScore" * bool(_apart(c))
+    said = _place(c, setting) if c.standing else _by_intervals(c, setting)
+    return [first + ".", *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
+            *_overlapping(c, setting), *_loss_instead(c, setting), *_apart(c)]  # fmt: skip
+
+
+def _apart(c: Comparison) -> list[str]:
+    """That other scores stand apart from these because of how their BERTScore was made."""
+    if not any(key.startswith("bertscore.") for key in c.keys):
+        return []
+    return ["Other scores of this dataset stand apart: their BERTScore was made with another encoder, layer or scale, and such "
+            "numbers cannot be compared. To bring them together type the same bertscore.model and bertscore.layer to "
+            "evaluate.py, which scores the stored replies anew."]  # fmt: skip
+
+
+def _place(c: Comparison, best: Setting) -> list[str]:
+    """What shares the first place, what is worse, and how small a difference could have been seen."""
+    from llama_exp.statistics.words import describe_detectable
+
+    standing, rivals = c.standing, c.rivals()
+    items = f"{next(iter(standing.against.values()))[0].items:,} items"
+    worse = [(p, s) for p, s in c.settings() if s.key in standing.worse]
+    others = cell(*worse[0], c) if len(worse) == 1 else f"{'the other' if rivals else 'all'} {len(worse)} others"
+    others = others.replace("other 1 others", "other").replace("the other", "the") if rivals else others
+    if rivals:
+        names = joined(f"{rival(p, s, c)} ({with_span(c.metric, s)})" for p, s in rivals)
+        said = [f"Too close to call: on the same {items} it cannot be told from {names}."]
+        said[0] += f" It is better than {others}." if worse else " Nothing here is shown to be worse."
+    else:
+        said = [f"On the same {items} it is better than {others}, by more than chance explains."]
+    if standing.runs == 1 and len(c.settings()) > 2:
+        said.append("Some of these comparisons rest on a single run each: another training seed could change them.")
+    if c.unpaired:
+        said.append(c.unpaired)
+    if standing.detectable is None:
+        return [*said, "Every setting gave every group of items the same score."]
+    return [*said, describe_detectable(standing.detectable)]
+
+
+def _by_intervals(c: Comparison, setting: Setting) -> list[str]:
+    """The same from the intervals alone."""
+    rivals, others = c.rivals(), len(c.settings()) - 1
+    said = [c.unpaired] if c.unpaired else []
+    if rivals is None:
+        said.append("No interval is stored with these scores, so small differences may be chance.")
+    elif rivals:
+        names = joined(f"{rival(p, s, c)} ({number(c.metric, s.mean(c.metric))})" for p, s in _sorted(rivals, c))
+        said.append(f"Too close to call: its interval overlaps {'that' if len(rivals) == 1 else 'those'} of {names}. "
+                    "These results do not say which of them is better.")  # fmt: skip
+    elif others:
+        said.append(f"Its interval lies clear of {'the other setting' if others == 1 else f'all {others} others'}'s.")
+    return said
+
+
+def _cheapest(c: Comparison, prices: Prices) -> list[str]:
+    """The cheapest setting that cannot be told from the best; silent where the best is the cheapest itself."""
+    best, found = c.best(), cheapest_tied(c, prices)
+    if not found or found[1].key == best[1].key:
+        return []
+    panel, setting, spent = found
+    if setting.rank == 0:
+        return ["The cheapest of these is the untuned model, which needs no training."]
+    whole = next(x for _, s, x in priced(c, prices) if s.key == best[1].key)
+    gap = c.standing.against.get(setting.key) if c.standing else None
+    worst = None if not gap or gap[0].low is None else -gap[0].low if c.metric in LOWER_IS_BETTER else gap[0].high
+    room = "" if worst is None else (
+        f" That it is as good is not shown: it may score up to {number(c.metric, worst)} worse.")  # fmt: skip
+    if axis(c, prices) == "money":
+        said = f"{money(spent, prices.currency)} instead of {money(whole, prices.currency)}"
+    else:
+        said = f"{duration(spent)} of training instead of {duration(whole)}"
+    return [f"The cheapest of these: {cell(panel, setting, c)}, {said}.{room}"]
+
+
+def _more_data(c: Comparison, panel: Panel, setting: Setting) -> list[str]:
+    from llama_exp.statistics.words import describe_gain
+
+    curve = panel.curves.get(setting.rank)
+    if not curve:
+        return []
+    if curve.trusted:
+        return [f"At rank {setting.rank}: {_lower(describe_gain(curve, 10.0))}"]
+    why = curve.refusal or ("the scores do not follow a law of diminishing returns" if curve.misfit else
+                            "the smaller sizes did not predict the largest one")  # fmt: skip
+    return [f"What more data would buy cannot be told: {why}."]
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _noise(c: Comparison, setting: Setting) -> list[str]:
+    """What the interval holds, and how much each part is."""
+    interval = setting.interval(c.metric)
+    if not interval or not setting.rank:
+        return []
+    if setting.seeds() == 1:
+        return [
+            "Its interval: test set only; one training seed. Another seed could move the score by an unknown amount."
+        ]
+    scores = setting.scores(c.metric)
+    ends = f"Its {setting.seeds()} runs lie between {number(c.metric, min(scores))} and {number(c.metric, max(scores))}"
+    if not interval.shares:
+        return [f"{ends}; the interval counts the test items alone."]
+    shares = joined(f"{_source(name)} {100 * share:.0f} %" for name, share in interval.shares)
+    said = [f"{ends}. What makes the mean uncertain (shares of the variance, rough with few runs): {shares}."]
+    if interval.unseen:
+        from llama_exp.statistics.words import describe_unseen
+
+        said.append(describe_unseen(interval.unseen, setting.seeds()))
+    return said
+
+
+def _source(name: str) -> str:
+    return {"test set": "the test items", "training": "the training seed",
+            "sampling": "the examples drawn",
+            "training and sampling": "the examples drawn and the training seed together"}.get(name, name)  # fmt: skip
+
+
+def _overlapping(c: Comparison, setting: Setting) -> list[str]:
+    """The score on test items that nothing in training resembles, where it was stored."""
+    clean = setting.clean(c.metric)
+    if clean is None:
+        return []
+    value, interval, items = clean
+    some = f" ({items:,} of {c.items:,})" if items is not None and c.items else ""
+    return [
+        f"On the test items that nothing in training overlaps with{some} it scores {sure(value, interval, c.metric)}."
+    ]
+
+
+def _loss_instead(c: Comparison, best: Setting) -> list[str]:
+    """A score that stays at the bottom may hide that the model has begun to learn."""
+    untuned = best.mean("loss") if best.rank == 0 else None
+    tuned = [(p, s) for p, s in c.settings() if s.rank and s.mean("loss") is not None]
+    if untuned is None or not tuned or c.metric in LOWER_IS_BETTER:
+        return []
+    panel, setting = min(tuned, key=lambda ps: ps[1].mean("loss"))
+    a, b = setting.interval("loss"), best.interval("loss")
+    if setting.mean("loss") >= untuned or (a and b and overlap(a, b)):
+        return []
+    return [
+        f"The loss did improve: from {with_span('loss', best)} to {with_span('loss', setting)} with {who(panel, setting, c)}."
+    ]
+
+
+def _sorted(pairs: list[tuple[Panel, Setting]], c: Comparison) -> list[tuple[Panel, Setting]]:
+    return sorted(pairs, key=lambda pair: pair[1].mean(c.metric), reverse=c.metric not in LOWER_IS_BETTER)
+
+
+def test_words(c: Comparison) -> str:
+    """Held-out test, N items, M groups, and which interval."""
+    items = f"{c.items:,} held-out items" if c.items else "held-out items"
+    groups = f" in {plural(c.groups, 'group')} that belong together (an article, a dialogue)" if c.groups else ""
+    evaluations = [s.evaluation for _, setting in c.settings() for s in setting.scored]
+    intervals = [e.intervals.get(c.metric) for e in evaluations]
+    stored = [i for i in intervals if i]
+    split = f"the {c.split} split" if c.split else "a split that is not named"
+    words = f"Scores are on {split} of {c.dataset}: {items}{groups}, never seen in training."
+    if c.metric in MEANINGS:
+        words += f" {c.metric} is {MEANINGS[c.metric]}."
+    if not stored:
+        return words + " No interval is stored with them."
+    kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "not named"
+    words += (" ±, or a range in brackets, is a 95 % interval: where the score would likely lie on other items of this kind. "
+              f"Its method: {kinds}.")  # fmt: skip
+    missing = len(intervals) - len(stored)
+    words += f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else ""
+    return words + _audited(c)
+
+
+def _audited(c: Comparison) -> str:
+    """What is known of test items in the training sets."""
+    tuned = [one.evaluation for _, setting in c.settings() if setting.rank for one in setting.scored]
+    known = [e.clean.items / e.items for e in tuned if e.clean and e.clean.items is not None and e.items]
+    if not tuned:
+        return ""
+    if not known:
+        return " Whether the training sets hold test items is not known: there is no audit of them."
+    some = (
+        "" if len(known) == len(tuned) else f" of the {len(known)} of {len(tuned)} runs whose audit covers these items"
+    )
+    if min(known) == 1:
+        return f" The audit found no test item in the training sets{some}, nor one much like it."
+    if max(known) == 0:
+        return f" Every test item stands in the training sets{some}, or one much like it: these scores show memory."
+    return f" In the training sets{some} stands up to {1 - min(known):.1%} of the test items, or one much like it."
+
+
+def pending(runs: list[Run]) -> list[tuple[Run, str]]:
+    """Runs that are in no figure of scores, with the reason."""
+    found = []
+    for run in runs:
+        because = f": {run.reason}" if run.reason else ""
+        if run.status == "unfinished":
+            found.append((run, "no summary yet: still running, or killed"))
+        elif run.status not in USABLE:
+            found.append((run, run.status + because))
+        elif not run.evaluations:
+            found.append((run, f"{run.status}, not evaluated"))
+        elif run.rank is None:
+            found.append((run, "its rank is not stored"))
+    return found

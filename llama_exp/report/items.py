@@ -1,0 +1,115 @@
+"""Scores item by item, from what is on disk: what intervals over seeds and paired comparisons are made of.
+
+    eval/<name>/predictions.jsonl, scores.jsonl  ->  Items {score: one value per item}  ->  report/items/<name>.json
+
+The scores are those that evaluate.py stored beside the predictions, BERTScore and ROUGE among them. An evaluation that
+has no scores.jsonl gets those that are computed in a moment. Nothing here imports torch.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_exp.records import Prediction, Problem, read_predictions, written_whole
+from llama_exp.report.results import Evaluation
+
+QUICK = ("squad", "decision")  # pure Python: tens of microseconds an item
+FORM = 2  # of the files in report/items; another number makes them anew
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """One evaluation, item by item. `loss` and `tokens` are sums per item; None where nothing was measured."""
+
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    scores: dict[str, tuple[float, ...]]
+    loss: tuple[float, ...] | None = None
+    tokens: tuple[int, ...] | None = None
+
+    def can(self, metric: str) -> bool:
+        return metric in self.scores or (metric in ("loss", "perplexity") and self.loss is not None)
+
+
+def read(evaluation: Evaluation, cache: Path | None = None) -> Items | str:
+    """The items of an evaluation, or in words why there are none. With `cache`, kept there for the next report."""
+    path, stored = evaluation.folder / "predictions.jsonl", evaluation.folder / "scores.jsonl"
+    try:
+        stamp = [FORM, *_version(path), *(_version(stored) if stored.is_file() else ()), *sorted(evaluation.scores)]
+    except OSError:
+        return "predictions.jsonl is not there"
+    kept = cache / f"{hashlib.sha256(str(evaluation.folder).encode()).hexdigest()[:20]}.json" if cache else None
+    found = _kept(kept, stamp)
+    if found is None:
+        try:
+            found = score(read_predictions(path), evaluation)
+        except (Problem, OSError, ValueError, TypeError, AttributeError) as error:
+            return f"its answers cannot be read ({str(error).splitlines()[0][:200]})"
+        _keep(kept, stamp, found)
+    return _doubt(found, evaluation) or found
+
+
+def _version(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def score(predictions: list[Prediction], evaluation: Evaluation) -> Items:
+    """Each prediction's scores, in the order of the file: as stored, else computed where that takes a moment."""
+    from llama_exp.metrics import metric
+    from llama_exp.tables import SCORES, read_items
+
+    if (evaluation.folder / SCORES).is_file():
+        found = read_items(evaluation.folder, predictions)
+    else:
+        quick = {name.split("/")[0] for name in evaluation.scores} & set(QUICK)
+        found = {name: values for family in sorted(quick) for name, values in metric(family)(predictions).items()}
+    scores = {name: tuple(map(float, values)) for name, values in found.items()}
+    measured = bool(predictions) and all(p.nll is not None and p.tokens > 0 for p in predictions)
+    return Items(
+        tuple(p.id for p in predictions), tuple(p.group for p in predictions), scores,
+        tuple(float(p.nll) for p in predictions) if measured else None,
+        tuple(p.tokens for p in predictions) if measured else None,
+    )  # fmt: skip
+
+
+def _doubt(items: Items, evaluation: Evaluation) -> str:
+    """Why these are not the answers that results.json was made from; "" if they are."""
+    if not items.ids:
+        return "predictions.jsonl is empty"
+    if len(set(items.ids)) < len(items.ids):
+        return f"predictions.jsonl holds {len(items.ids) - len(set(items.ids))} ids twice"
+    means = {name: sum(values) / len(values) for name, values in items.scores.items()}
+    if items.loss is not None:
+        means["loss"] = sum(items.loss) / sum(items.tokens)
+    for name, mean in means.items():
+        stored = evaluation.scores.get(name)
+        if stored is not None and not math.isclose(mean, stored, rel_tol=1e-6, abs_tol=1e-6):
+            return f"item by item {name} is {mean:.4g} where results.json says {stored:.4g}: not the same answers"
+    return ""
+
+
+def _kept(path: Path | None, stamp: list) -> Items | None:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8")) if path else None
+        if not held or held["stamp"] != stamp:
+            return None
+        scores = {name: tuple(values) for name, values in held["scores"].items()}
+        loss, tokens = (tuple(held[key]) if held[key] is not None else None for key in ("loss", "tokens"))
+        return Items(tuple(held["ids"]), tuple(held["groups"]), scores, loss, tokens)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _keep(path: Path | None, stamp: list, items: Items) -> None:
+    if path is None:
+        return
+    held = {"stamp": stamp, "ids": items.ids, "groups": items.groups, "scores": items.scores, "loss": items.loss,
+            "tokens": items.tokens}  # fmt: skip
+    try:
+        with written_whole(path) as file:
+            json.dump(held, file)
+    except (OSError, ValueError):
+        pass  # a report that cannot keep its notes computes them again

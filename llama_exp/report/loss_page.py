@@ -1,0 +1,108 @@
+"""One run's curves in its own folder, as a picture and a page: written whenever a run ends, well or not.
+
+losses.png, losses.html    training and validation loss, learning rate, gradient norm, tokens/s; and what they say
+"""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from llama_exp import runs
+from llama_exp.records import written_whole
+from llama_exp.report.drawing import CSS, INK, MUTED, RANKS, png, styled, svg
+
+Points = list[tuple[float, float]]
+BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
+RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark"><title>{name}</title><style>
+:root {{ {colours}; --font: system-ui, "DejaVu Sans", sans-serif; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8eaed; --muted: #a2a9b1; --grid: #33383e; --paper: #15181b; }} }}
+body {{ margin: 0 auto; padding: 1.5rem 1rem; max-width: 50rem; background: var(--paper); color: var(--ink);
+       font: 1rem/1.5 var(--font); }}
+h1 {{ font-size: 1rem; color: var(--muted); overflow-wrap: anywhere; }} svg {{ width: 100%; height: auto; }}
+.note {{ font-size: 1.2rem; font-weight: 600; line-height: 1.35; }} .small {{ color: var(--muted); font-size: .875rem; }}
+</style></head><body><h1>{name}</h1><p class="note">{note}</p><p>{ended}</p>{figure}
+<p class="small">The pale line is the loss of each training step, the strong one with dots the loss on validation Examples,
+which are not trained on; nats a label token, lower is better. All numbers: metrics.csv.</p></body></html>
+"""
+
+
+def write(folder: Path, ended: str = "") -> str | None:
+    """Draw metrics.csv; returns the note in plain words, None where no step was finished. `ended`: how the run ended."""
+    rows = runs.read_metrics(folder)
+    curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE)}
+    if not curves["loss"]:
+        return None
+    words = note(curves["validation_loss"])
+    figure = draw(curves)
+    with written_whole(folder / "losses.png", "wb") as file:
+        file.write(png(figure))
+    colours = "; ".join(f"{variable}: {colour}" for colour, variable in CSS.items())
+    name = f"{folder.parent.name}/{folder.name}"
+    page = PAGE.format(name=escape(name), note=escape(words), ended=escape(ended), colours=colours,
+                       figure=svg(figure, 1, words))  # fmt: skip
+    with written_whole(folder / "losses.html") as file:
+        file.write(page)
+    return words
+
+
+def points(rows: Sequence[dict[str, str]], key: str) -> Points:
+    """(step, value) of the rows that hold a value; a line cut short by a kill holds none."""
+    found = []
+    for row in rows:
+        try:
+            found.append((float(row["step"]), float(row[key])))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found
+
+
+def note(validation: Points) -> str:
+    """Whether more steps would help, as far as the validation loss tells."""
+    if len(validation) < 2:
+        return "Validation loss was measured less than twice: whether more steps would help is not known."
+    best_step, best = min(validation, key=lambda point: point[1])
+    last_step, last = validation[-1]
+    if last > (1 + RISE) * best:
+        return (f"Validation turns up: best at step {best_step:,.0f} ({best:.3f}), {last:.3f} at the end. From there on the "
+                "Examples were learnt by heart; fewer steps or more data would do better.")  # fmt: skip
+    earlier = [point for point in validation if point[0] <= last_step * 2 / 3] or validation[:1]
+    step, before = earlier[-1]
+    if before > (1 + FALL) * last:
+        return (f"Validation has not flattened: from step {step:,.0f} to {last_step:,.0f} it still fell from {before:.3f} to "
+                f"{last:.3f}. More steps or more data may do better.")  # fmt: skip
+    return f"Validation has flattened at {last:.3f}: since step {step:,.0f} it fell by less than {FALL:.0%}."
+
+
+@styled
+def draw(curves: dict[str, Points]):
+    """The losses, large; below them, small, what else was logged at each step."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    grid = figure.add_gridspec(2, len(BESIDE), height_ratios=(2.4, 1))
+    axes = figure.add_subplot(grid[0, :])
+    axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.4, linewidth=1, label="training")
+    if curves["validation_loss"]:
+        x, y = zip(*curves["validation_loss"], strict=True)
+        axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
+        best = min(range(len(y)), key=lambda place: y[place])
+        axes.annotate(f"best {y[best]:.3f}, step {x[best]:,.0f}", (x[best], y[best]), xytext=(0, 9), ha="right",
+                      textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
+    axes.set_title("loss (nats a label token)")
+    axes.legend(frameon=False, fontsize=9)
+    axes.set_xlabel("optimizer step")
+    axes.set_xlim(left=0)
+    for place, (key, name) in enumerate(BESIDE.items()):
+        small = figure.add_subplot(grid[1, place])
+        if curves[key]:
+            small.plot(*zip(*curves[key], strict=True), color=MUTED, linewidth=1.2)
+        small.set_title(name, fontsize=9)
+        small.tick_params(labelsize=8)
+        small.set_xlim(left=0)
+        small.locator_params(axis="x", nbins=3, integer=True)
+        small.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    return figure

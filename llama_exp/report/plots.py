@@ -1,0 +1,216 @@
+"""The report's pictures of scores: against sample size, with the fitted learning curves, and against cost.
+
+Each function returns a matplotlib Figure, which `drawing` turns into a file. Matplotlib is imported inside, so that the
+table does not wait for it.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from llama_exp.report.drawing import INK, MUTED, PAPER, colour, marker, styled
+from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
+from llama_exp.report.words import panel_name
+
+AHEAD = 4  # curves are drawn to so many times the largest size: as far as their coverage was measured
+
+
+@styled
+def scores(panel: Panel, comparison: Comparison):
+    """Score against sample size: a line per rank through the means, a dot per seed, whiskers for the test set."""
+    from matplotlib.figure import Figure
+
+    metric, name = comparison.metric, panel_name(panel, comparison)
+    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+    axes = figure.subplots()
+    settings = [s for s in panel.settings if s.examples and s.mean(metric) is not None]
+    sizes = sorted({s.examples for s in settings})
+    ranks = sorted({s.rank for s in settings})
+    labels, step = [], _sideways(sizes, len(ranks))
+    reach = 0
+    for i, rank in enumerate(ranks):
+        line = sorted((s for s in settings if s.rank == rank), key=lambda s: s.examples)
+        shift = step ** (i - (len(ranks) - 1) / 2)  # side by side, so that whiskers show
+        curve = panel.curves.get(rank)
+        fitted = bool(curve and curve.trusted)
+        end = _points(axes, line, comparison, rank, shift, joined=not fitted)
+        if fitted:
+            end, reach = _learning_curve(axes, curve, colour(rank), shift), max(reach, curve.sizes[-1] * AHEAD)
+        labels.append((end, f"rank {rank}", colour(rank)))
+    if panel.baseline and panel.baseline.mean(metric) is not None:
+        level, interval = panel.baseline.mean(metric), panel.baseline.interval(metric)
+        if interval:
+            axes.axhspan(interval.low, interval.high, color=MUTED, alpha=0.16, linewidth=0, zorder=1)
+        axes.axhline(level, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, zorder=2)
+        labels.append((level, "untuned model", MUTED))
+    _size_axis(axes, sizes, {s.examples for s in settings if s.whole}, reach)
+    axes.set_ylim(score_limits(comparison))
+    better = "lower" if metric in LOWER_IS_BETTER else "higher"
+    axes.set_title(f"{metric}, {better} is better" + (f" — {name}" if name else ""), pad=12)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _margin_labels(axes, labels)
+    return figure
+
+
+def _points(axes, line: list[Setting], c: Comparison, rank: int, shift: float, joined: bool) -> float:
+    """A rank's settings: filled where they share the first place, open where they are shown to be worse."""
+    x = [s.examples * shift for s in line]
+    y = [s.mean(c.metric) for s in line]
+    if joined:
+        axes.plot(x, y, color=colour(rank), linewidth=2, zorder=4)
+    worse = set(c.standing.worse) if c.standing else set()
+    for at, height, setting in zip(x, y, line, strict=True):
+        _uncertainty(axes, at, setting, c.metric, colour(rank))
+        axes.plot([at], [height], color=colour(rank), marker=marker(rank), markersize=7, markeredgewidth=1.6, zorder=5,
+                  linestyle="none", markerfacecolor=PAPER if setting.key in worse else colour(rank))  # fmt: skip
+    return y[-1]
+
+
+def _learning_curve(axes, curve, ink: str, shift: float) -> float:
+    """The fitted law with its band, dashed beyond the largest size; returns where it ends."""
+    first, last = curve.sizes[0], curve.sizes[-1]
+    sizes = [first * (last * AHEAD / first) ** (i / 60) for i in range(61)]
+    sizes = sorted({*sizes, float(last)})
+    bands = curve.predict_many(sizes)
+    x = [size * shift for size in sizes]
+    axes.fill_between(x, [b.low for b in bands], [b.high for b in bands], color=ink, alpha=0.13, linewidth=0, zorder=1)
+    seen = sizes.index(float(last)) + 1
+    axes.plot(x[:seen], [b.estimate for b in bands[:seen]], color=ink, linewidth=2, zorder=3)
+    axes.plot(x[seen - 1 :], [b.estimate for b in bands[seen - 1 :]], color=ink, linewidth=1.4, linestyle=(0, (2, 2)),
+              zorder=3)  # fmt: skip
+    return bands[-1].estimate
+
+
+def _sideways(sizes: Sequence[int], ranks: int) -> float:
+    """The factor between neighbouring ranks at one size: enough to part them, never so much that two sizes mix."""
+    wanted = max((sizes[-1] / sizes[0]) ** 0.016, 1.03) if sizes else 1.0
+    nearest = min((b / a for a, b in pairwise(sizes)), default=2.0)
+    return min(wanted, nearest ** (0.7 / max(ranks, 1)))
+
+
+def score_limits(comparison: Comparison) -> tuple[float, float]:
+    """The same for all panels of a comparison, so that heights can be compared; from 0 unless that hides everything."""
+    metric, ends = comparison.metric, []
+    for _, setting in comparison.settings():
+        interval = setting.interval(metric)
+        ends += setting.scores(metric) + ([interval.low, interval.high] if interval else [])
+    for panel in comparison.panels:  # a curve may go on past the points, but must not press them flat
+        for curve in panel.curves.values():
+            ends += [curve.predict(curve.sizes[-1] * AHEAD).estimate] if curve.trusted else []
+    low, high = min(ends), max(ends)
+    near = metric in LOWER_IS_BETTER or (low > 0.45 * high and len(comparison.settings()) > 1)
+    room = 0.06 * ((high - low if near else high) or 1)
+    return (low - room if near else min(0, low)), high + room
+
+
+def _uncertainty(axes, x: float, setting: Setting, metric: str, ink: str) -> None:
+    interval, seeds = setting.interval(metric), setting.scores(metric)
+    if interval:
+        axes.vlines(x, interval.low, interval.high, color=ink, linewidth=1.3, alpha=0.75, zorder=3)
+    if len(seeds) > 1:
+        axes.plot([x] * len(seeds), seeds, linestyle="none", marker="o", markersize=3.2, markerfacecolor=PAPER,
+                  markeredgecolor=ink, markeredgewidth=0.9, zorder=3.5)  # fmt: skip
+
+
+def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0) -> None:
+    """A log axis whose ticks are the sizes that were tried, as far as they can be read side by side; and `reach`."""
+    axes.set_xscale("log")
+    if not sizes:
+        axes.set_xticks([])
+        axes.set_xlim(1, 10)
+        return
+    shown = [sizes[-1]]
+    for size in reversed(sizes[:-1]):
+        if shown[-1] / size > (sizes[-1] / sizes[0]) ** 0.07:
+            shown.append(size)
+    named = {s: f"{s:,}" + ("\n(all)" if s in whole else "") for s in shown}
+    named |= {reach: f"{reach:,}\n(not tried)"} if reach > sizes[-1] else {}
+    axes.set_xticks(list(named), list(named.values()))
+    axes.set_xticks([], minor=True)
+    room = max((sizes[-1] / sizes[0]) ** 0.06, 1.15) if len(sizes) > 1 else 3
+    axes.set_xlim(sizes[0] / room, max(sizes[-1], reach) * room)
+    axes.set_xlabel("training examples (log scale: equal steps multiply)")
+
+
+def _margin_labels(axes, labels: list[tuple[float, str, str]]) -> None:
+    """Names at the right end, pushed apart where lines end close together, with a hair line back to their line."""
+    low, high = axes.get_ylim()
+    labels = sorted(labels)
+    heights = [(y - low) / (high - low) for y, _, _ in labels]
+    for at, height, (_, text, ink) in zip(apart(heights, 0.066), heights, labels, strict=True):
+        hair = {"arrowstyle": "-", "color": ink, "linewidth": 0.8, "alpha": 0.7, "shrinkA": 2, "shrinkB": 0,
+                "relpos": (0, 0.5)}  # fmt: skip
+        axes.annotate(text, xy=(1, height), xytext=(1.04, at), xycoords="axes fraction", textcoords="axes fraction",
+                      color=ink, va="center", fontweight="normal" if ink == MUTED else "bold", arrowprops=hair,
+                      annotation_clip=False)  # fmt: skip
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The ascending `heights`, moved as little as it takes to lie `gap` apart: crowds spread around their middle."""
+    crowds: list[list[float]] = []  # [middle, members]
+    for height in heights:
+        crowds.append([height, 1])
+        while len(crowds) > 1:
+            (below, n), (above, m) = crowds[-2:]
+            if above - below >= gap * (n + m) / 2:
+                break
+            crowds[-2:] = [[(below * n + above * m) / (n + m), n + m]]
+    return [middle + gap * (i - (n - 1) / 2) for middle, n in crowds for i in range(int(n))]
+
+
+@styled
+def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison: Comparison, unit: str):
+    """Score against what training cost; the line joins what nothing cheaper equals. `points`: (panel, setting, cost)."""
+    from matplotlib.figure import Figure
+
+    metric = comparison.metric
+    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+    axes = figure.subplots()
+    trained = sorted((one for one in points if one[1].rank and one[2] > 0), key=lambda one: one[2])
+    size, unit = _unit([x for *_, x in trained], unit)
+    worse = set(comparison.standing.worse) if comparison.standing else set()
+    steps = [(x / size, s.mean(metric)) for _, s, x in trained if s.key in front]
+    axes.plot(*zip(*steps, strict=True), color=MUTED, linewidth=1.4, zorder=2, drawstyle="steps-post", gid="front")
+    for _, setting, x in trained:
+        ink = colour(setting.rank)
+        interval = setting.interval(metric)
+        if interval:
+            axes.vlines(x / size, interval.low, interval.high, color=ink, linewidth=1.2, alpha=0.55, zorder=3)
+        axes.plot([x / size], [setting.mean(metric)], color=ink, marker=marker(setting.rank), markersize=7, markeredgewidth=1.6,
+                  markerfacecolor=PAPER if setting.key in worse else ink, zorder=4)  # fmt: skip
+        if setting.key in front:
+            axes.annotate(f"{setting.examples:,}", (x / size, setting.mean(metric)), xytext=(-5, 6), ha="right",
+                          textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
+    for rank in sorted({s.rank for _, s, _ in trained}):
+        axes.plot([], [], color=colour(rank), marker=marker(rank), linestyle="none", label=f"rank {rank}")
+    untuned = [s for _, s, _ in points if not s.rank]
+    if untuned:
+        axes.axhline(
+            untuned[0].mean(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, label="untuned model, free"
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    _cost_ticks(axes, [x / size for *_, x in trained])
+    axes.set_xlabel(f"{unit} (log scale: equal steps multiply)")
+    axes.set_ylim(score_limits(comparison))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_title(f"{metric}, {'lower' if metric in LOWER_IS_BETTER else 'higher'} is better", pad=12)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.6)
+    return figure
+
+
+def _unit(values: Sequence[float], unit: str) -> tuple[float, str]:
+    """Seconds in the unit that people would use for the dearest; money as it is."""
+    if unit != "seconds":
+        return 1.0, unit
+    dearest = max(values)
+    size, name = (3600, "hours") if dearest > 7200 else (60, "minutes") if dearest > 180 else (1, "seconds")
+    return size, f"{name} of training"
+
+
+def _cost_ticks(axes, values: Sequence[float]) -> None:
+    """1, 2, 5, 10 ... as far as the costs go."""
+    low, high = min(values) / 1.35, max(values) * 1.35
+    ticks = [lead * 10.0**power for power in range(-6, 9) for lead in (1, 2, 5)]
+    axes.set_xticks([t for t in ticks if low <= t <= high])
+    axes.set_xlim(low, high)

@@ -1,0 +1,146 @@
+"""Tables of a comparison: scores and who is tied, what they cost, what more data would buy. Plain strings."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llama_exp.report import captions, costs, words
+from llama_exp.report.costs import Prices
+from llama_exp.report.results import Interval
+from llama_exp.report.settings import Comparison, Panel, Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    kind: str = ""  # "number", "code" (to be typed), "run" (its name), or a text
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of strings. `best` is the row to mark, `tied` those that cannot be told from it."""
+
+    columns: tuple[Column, ...]
+    rows: list[tuple[str, ...]]
+    best: int | None = None
+    tied: frozenset[int] = frozenset()
+
+
+def columns(*names: str) -> tuple[Column, ...]:
+    """A name's last letter tells the kind: # a number, ` to be typed, / the name of a run."""
+    return tuple(Column(n.rstrip("#`/"), {"#": "number", "`": "code", "/": "run"}.get(n[-1], "")) for n in names)
+
+
+def scores_table(c: Comparison, wide: bool = True) -> Table:
+    """A row per setting; the untuned model first, then by rank and size. `wide`: every metric, not three."""
+    pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
+    metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
+    metrics = metrics if wide else metrics[:2] + tuple(m for m in metrics[2:] if m == "loss")
+    named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds() > 1 for _, s in pairs)
+    clean = any(s.clean(c.metric) for _, s in pairs)
+    family = {m.split("/")[0] for m in metrics if "/" in m}
+    short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 else m for m in metrics]
+    short[1:1] = [f"{short[0]}, clean items"] * clean
+    heads = ["setting"] * named + ["examples#", "rank#"] + ["runs#"] * seeded + [f"{m}#" for m in short]
+    heads[-len(short) + 1 : -len(short) + 1] = (
+        ["against the best"] * bool(c.rivals() is not None) if len(short) > 1 else []
+    )
+    heads += ["which runs/"] if wide else ["trainable#", "tokens#", "training#", "memory#"]
+    rows = [_row(p, s, c, metrics, named, seeded, clean, wide) for p, s in pairs]
+    best = c.best()
+    tied = {s.key for _, s in c.rivals() or ()}
+    return Table(columns(*heads), rows, next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
+                 frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied))  # fmt: skip
+
+
+def _order(panel: Panel, setting: Setting, c: Comparison) -> tuple:
+    return setting.rank > 0, words.panel_name(panel, c), setting.rank, setting.examples or 0
+
+
+def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: bool, seeded: bool, clean: bool,
+         wide: bool) -> tuple[str, ...]:  # fmt: skip
+    size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + words.whole(s.examples)
+    name = words.panel_name(p, c) if s.rank else f"model {p.model}"
+    row = [name] * named + [size, str(s.rank)] + [str(s.seeds())] * seeded
+    scores = [words.with_span(metric, s) for metric in metrics]
+    row += [scores[0]] + ([placed(s, c, wide)] if c.rivals() is not None else []) + [_clean(s, c)] * clean + scores[1:]
+    if wide:
+        return tuple(row + [words.joined((one.run.name for one in s.scored), 2)])
+    spent = costs.cost(s, Prices())
+    return tuple(row + [words.short(spent.trainable), words.short(spent.tokens), words.duration(spent.seconds),
+                        words.memory(spent.memory)])  # fmt: skip
+
+
+def placed(s: Setting, c: Comparison, wide: bool) -> str:
+    """best; tied; or by how much it is worse, where that was compared item by item."""
+    best, standing = c.best(), c.standing
+    if s.key == best[1].key:
+        return "best"
+    known = standing.against.get(s.key) if standing else None
+    if known is None:
+        refused = standing and s.key in dict(standing.refused)
+        tied = s.key in {r.key for _, r in c.rivals() or ()}
+        return "not compared" if refused else "too close to call" if tied else "worse"
+    tied = s.key in standing.tied
+    if not wide:
+        return "tied" if tied else "worse"
+    gap = known[0]
+    if gap.low is None:
+        return "cannot be told apart" if tied else "worse"
+    size = words.sure(abs(gap.difference), _turned(gap))
+    if not tied:
+        return f"worse by {size}"
+    apart = "cannot be told apart" + (" among so many" if gap.low > 0 or gap.high < 0 else "")
+    return f"{apart}: {words.sure(gap.difference, _turned(gap, False))}"
+
+
+def _turned(gap, positive: bool = True) -> Interval:
+    if gap.difference < 0 and positive:
+        return Interval(-gap.high, -gap.low)
+    return Interval(gap.low + 0.0, gap.high + 0.0)  # + 0.0: no minus before a zero
+
+
+def _clean(s: Setting, c: Comparison) -> str:
+    found = s.clean(c.metric)
+    return words.sure(found[0], found[1], c.metric) if found else "–"
+
+
+def cost_table(c: Comparison, prices: Prices) -> Table:
+    """What training one run of each setting took; unknown where it was not recorded."""
+    pairs = sorted((ps for ps in c.settings() if ps[1].rank), key=lambda ps: _order(*ps, c))
+    named = any(words.panel_name(p, c) for p, _ in pairs)
+    heads = columns(*["setting"] * named, "examples#", "rank#", f"{c.metric}#", "training time#", "tokens#", "peak memory#",
+                    "trainable parameters#", "energy#", "money#")  # fmt: skip
+    rows = []
+    for p, s in pairs:
+        spent = costs.cost(s, prices)
+        unknown = [value if value != "–" else "unknown" for value in (
+            words.duration(spent.seconds), words.short(spent.tokens), words.memory(spent.memory), words.short(spent.trainable)
+        )]  # fmt: skip
+        rows.append((*[words.panel_name(p, c)] * named, ("all " if s.whole else "") + words.whole(s.examples), str(s.rank),
+                     words.with_span(c.metric, s), *unknown, words.energy(spent.energy),
+                     words.money(spent.money, prices.currency)))  # fmt: skip
+    best = c.best()
+    tied = {s.key for _, s in c.rivals() or ()}
+    return Table(heads, rows, next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
+                 frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied))  # fmt: skip
+
+
+def cost_words(c: Comparison, prices: Prices) -> str:
+    said = "Each row is one training run of that setting, the mean over its seeds; evaluation is not in it."
+    spent = [costs.cost(s, prices) for _, s in c.settings() if s.rank]
+    if any(one.money is None for one in spent):
+        said += (" Money is unknown: it takes a run on a GPU and price_per_gpu_hour in conf/report.yaml."
+                 if prices.price_per_gpu_hour is None else " Money is unknown for runs without a GPU.")  # fmt: skip
+    else:
+        said += f" Money is GPU-hours times {words.money(prices.price_per_gpu_hour, prices.currency)}."
+    return said + (" Energy is unknown where it was not measured." if any(one.energy is None for one in spent) else "")
+
+
+def curve_table(c: Comparison, prices: Prices) -> Table | None:
+    """What more data would buy, rank by rank, or why that cannot be told."""
+    target, rows = captions.target_of(c, prices), []
+    for panel in c.panels:
+        for rank, curve in sorted(panel.curves.items()):
+            name = ", ".join(filter(None, (words.panel_name(panel, c), f"rank {rank}")))
+            rows.append((name, " ".join(captions.curve_words(curve, target))))
+    return Table(columns("line", "what more data would buy"), rows) if rows else None

@@ -1,0 +1,48 @@
+"""runs.csv: every run and every score, a row each, in a form that no spreadsheet computes."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from llama_exp.records import written_whole
+from llama_exp.report import words
+from llama_exp.report.results import Run, clean
+
+FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
+
+
+def write_csv(path: Path, runs: list[Run]) -> None:
+    """A row per run and evaluation, with everything that was measured; strings cannot become formulas."""
+    rows = [_csv_row(run, e) for run in runs for e in run.evaluations or (None,)]
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    with written_whole(path) as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writerow({name: harmless(name) for name in names})
+        writer.writerows({k: harmless(v) for k, v in row.items()} for row in rows)
+
+
+def harmless(value: Any) -> Any:
+    """A string that would start a formula gets an apostrophe in front; numbers stay numbers."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.lstrip(" '\"").startswith(tuple(FORMULA)) else text
+
+
+def _csv_row(run: Run, evaluation) -> dict[str, Any]:
+    details = evaluation.details if evaluation else {}
+    row = {"run": run.name, "status": run.status, "reason": run.reason, "dataset": run.dataset, "model": run.model,
+           "rank": run.rank, "sample": run.sample, "examples": run.examples, "seed": run.seed,
+           "data_seed": run.data_seed}  # fmt: skip
+    if evaluation:
+        row |= {"evaluated_on": evaluation.dataset, "split": evaluation.split, "items": evaluation.items,
+                "groups": evaluation.groups}  # fmt: skip
+        for name, score in evaluation.scores.items():
+            interval = evaluation.intervals.get(name)
+            row |= {name: score} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})
+    for key in ("trainable_parameters", "steps", "epochs", "tokens", "label_tokens", "tokens_per_second", "mfu",
+                "peak_memory_bytes", "device", "quantisation", "commit", "started", "finished"):  # fmt: skip
+        row[key] = run.summary.get(key, details.get(key) if key != "tokens" else None)
+    row |= {f"seconds_{k}": v for k, v in words.seconds_of(run).items()}
+    row |= {"evaluation_seconds": details.get("seconds"), "evaluation_tokens": details.get("tokens")}
+    return row | {f"config.{k}": v for k, v in run.identity.items()}

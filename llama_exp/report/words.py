@@ -1,0 +1,185 @@
+"""Numbers and names in words: how scores, sizes, times and settings are said, in the terminal and on the page."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from llama_exp.report.results import Interval, Run, clean, part
+from llama_exp.report.settings import Comparison, Panel, Setting
+
+
+def number(metric: str, value: float | None) -> str:
+    """Percent metrics with one decimal; loss with three; perplexity with as many as it deserves."""
+    if value is None:
+        return "–"
+    if metric == "loss":
+        return f"{value:.3f}"
+    if metric == "perplexity":
+        return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+    return f"{value:.1f}"
+
+
+def span(metric: str, interval: Interval | None) -> str:
+    return f"{number(metric, interval.low)} to {number(metric, interval.high)}" if interval else ""
+
+
+def with_span(metric: str, setting: Setting) -> str:
+    return sure(setting.mean(metric), setting.interval(metric), metric)
+
+
+def sure(value: float | None, interval: Interval | None, metric: str = "") -> str:
+    """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the two sides differ; without an interval the number alone."""
+    from llama_exp.statistics.words import plus_minus
+
+    if value is None or interval is None:
+        return number(metric, value)
+    if interval.high - interval.low < 1e-9:
+        return f"{number(metric, value)} ± 0"
+    return plus_minus(value, interval.low, interval.high)
+
+
+def whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def short(value: float | None) -> str:
+    """12,345,678 as 12.3 M."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if size == 1e4 else size):.1f}{unit}"
+    return f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory(size: float | None) -> str:
+    if not size:
+        return "–"
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def energy(joules: float | None) -> str:
+    """In watt-hours; what was not measured is unknown, never 0."""
+    if joules is None:
+        return "unknown"
+    hours = joules / 3600
+    return f"{hours / 1000:.2f} kWh" if hours >= 1000 else f"{hours:.0f} Wh" if hours >= 10 else f"{hours:.2g} Wh"
+
+
+def money(amount: float | None, currency: str) -> str:
+    if amount is None:
+        return "unknown"
+    return f"{amount:,.2f} {currency}" if amount >= 0.1 or amount == 0 else f"{amount:.2g} {currency}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def joined(words: Iterable[str], limit: int = 4) -> str:
+    """a, b and c; beyond `limit`, how many more."""
+    words = list(words)
+    if len(words) > limit:
+        words = words[: limit - 1] + [f"{len(words) - limit + 1} more"]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def size_of(setting: Setting) -> str:
+    if setting.examples is None:
+        return "all examples"
+    return f"all {setting.examples:,} examples" if setting.whole else plural(setting.examples, "example")
+
+
+def key_value(key: str, value: Any) -> str:
+    leaf = key.rpartition(".")[2]
+    if key.startswith("bertscore."):
+        return f"BERTScore's {leaf} {value}"
+    return f"{key if leaf in ('path', 'name', 'revision', 'test') else leaf} {'none' if value in (None, 'None') else value}"
+
+
+def panel_name(panel: Panel, comparison: Comparison) -> str:
+    """What sets this panel apart: the model where there are several, and the training keys that differ."""
+    several = len({p.model for p in comparison.panels}) > 1
+    words = ([f"model {panel.model}"] if several else []) + [key_value(k, v) for k, v in panel.keys.items()]
+    return ", ".join(words)
+
+
+def title(comparison: Comparison) -> str:
+    """squad (rows made by rule); with the training set where it is another one."""
+    name = comparison.dataset if comparison.trained_on == comparison.dataset else (
+        f"{comparison.dataset} after training on {comparison.trained_on}")  # fmt: skip
+    said_elsewhere = ("source", "path", "eval_sample")  # where rows come from; how many items, in `split_of`
+    told = {k: v for k, v in comparison.keys.items() if k.rpartition(".")[2] not in said_elsewhere}
+    extra = ", ".join(
+        [source_of(comparison)] * bool(source_of(comparison)) + [key_value(k, v) for k, v in told.items()]
+    )
+    return name + (f" ({extra})" if extra else "")
+
+
+def source_of(comparison: Comparison) -> str:
+    """Where the questions came from, if not from the hub: a made-up set must not be taken for the real one."""
+    asked = asked_of(comparison)
+    if asked.get("dataset.path"):
+        return f"rows from {clean(str(asked['dataset.path'])).rstrip('/').rpartition('/')[2]}"
+    return "rows made by rule" if asked.get("dataset.source") == "synthetic" else ""
+
+
+def asked_of(comparison: Comparison) -> dict[str, Any]:
+    """How the items were chosen and asked, as stored with the first evaluation."""
+    scored = [
+        s for p in comparison.panels for setting in [*p.settings, *filter(None, [p.baseline])] for s in setting.scored
+    ]
+    return part(scored[0].evaluation.details, "evaluation") if scored else {}
+
+
+def split_of(comparison: Comparison) -> str:
+    """test split, a sample of 300 items; test split, all 10,570 items."""
+    items = f"{comparison.items:,} items" if comparison.items else ""
+    asked = asked_of(comparison)
+    if items and "eval_sample" in asked:
+        items = f"a sample of {items}" if asked["eval_sample"] not in (None, "None") else f"all {items}"
+    return f"{comparison.split or 'unnamed'} split" + (f", {items}" if items else "")
+
+
+def who(panel: Panel, setting: Setting, comparison: Comparison) -> str:
+    name = panel_name(panel, comparison)
+    if setting.rank == 0:
+        return "the untuned model" + (f" {panel.model}" if name.startswith("model ") else "")
+    return f"{size_of(setting)} at rank {setting.rank}" + (f" ({name})" if name else "")
+
+
+def rival(panel: Panel, setting: Setting, comparison: Comparison) -> str:
+    """As `who`, rank first, for a list; its panel is named only where it is not the best's own."""
+    name = panel_name(panel, comparison) if panel is not comparison.best()[0] else ""
+    if setting.rank == 0:
+        return who(panel, setting, comparison)
+    return f"rank {setting.rank} on {size_of(setting)}" + (f" with {name}" if name else "")
+
+
+def cell(panel: Panel, setting: Setting, comparison: Comparison) -> str:
+    """A setting in the fewest words that tell it from the others: `rank 8 on 1,000 examples`."""
+    name = panel_name(panel, comparison)
+    if setting.rank == 0:
+        return who(panel, setting, comparison)
+    return f"rank {setting.rank} on {size_of(setting)}" + (f" with {name}" if name else "")
+
+
+def every(count: int, noun: str) -> str:
+    return f"the one {noun}" if count == 1 else f"all {count:,} {noun}s"
+
+
+def seconds_of(run: Run) -> dict[str, float]:
+    """Seconds by stage. An evaluation that came after the run counts as its last stage."""
+    seconds = {k: v for k, v in part(run.summary, "seconds").items() if isinstance(v, (int, float)) and v >= 0}
+    if not seconds.get("evaluate"):
+        spent = [e.details.get("seconds") for e in run.evaluations]
+        seconds["evaluate"] = sum(s for s in spent if isinstance(s, (int, float)) and s >= 0)
+    return seconds

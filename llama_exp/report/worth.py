@@ -1,0 +1,187 @@
+"""What a comparison's numbers are worth, computed from the items: intervals over all seeds, who is tied, curves.
+
+    Comparison from settings.py  +  Items of its evaluations  ->  the same Comparison, weighed
+
+Scipy is imported here, and this module only once there is something to compare.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llama_exp.metrics import bounds as scale_of
+from llama_exp.report.items import Items
+from llama_exp.report.results import Evaluation, Interval
+from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Scored, Setting
+from llama_exp.report.standing import Contender, standing
+from llama_exp.report.words import cell
+from llama_exp.statistics import Curve, fit_curve
+from llama_exp.statistics.clusters import cluster_index
+from llama_exp.statistics.comparisons import shared_ids
+from llama_exp.statistics.variance import RunSums, components_of
+
+Reader = Callable[[Evaluation], Items | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A setting's runs, item by item, in the order of the sorted ids: one Items per run, the same ids in all."""
+
+    setting: Setting
+    scored: tuple[Scored, ...]
+    items: tuple[Items, ...]
+    order: tuple[tuple[int, ...], ...]  # per run, the places of the sorted ids in its file
+
+    def ids(self) -> list[str]:
+        return [self.items[0].ids[i] for i in self.order[0]]
+
+    def groups(self) -> list[str]:
+        return [self.items[0].groups[i] for i in self.order[0]]
+
+    def values(self, run: int, metric: str) -> np.ndarray:
+        items = self.items[run]
+        return np.array(items.loss if metric in LOWER_IS_BETTER else items.scores[metric])[list(self.order[run])]
+
+    def weights(self, metric: str) -> np.ndarray:
+        """Every item counts once; for the loss, every token."""
+        if metric in LOWER_IS_BETTER:
+            return np.array(self.items[0].tokens, dtype=float)[list(self.order[0])]
+        return np.ones(len(self.order[0]))
+
+    def table(self, metric: str) -> RunSums:
+        index, count = cluster_index(self.groups(), len(self.order[0]))
+        sums = [np.bincount(index, self.values(run, metric), count) for run in range(len(self.items))]
+        return RunSums(np.stack(sums), np.bincount(index, self.weights(metric), count), len(self.order[0]))
+
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        return tuple((s.run.data_seed, s.run.seed) for s in self.scored)
+
+
+def weigh(c: Comparison, read: Reader) -> Comparison:
+    """The comparison with everything that its items tell."""
+    answered: dict = {}
+    for _, setting in c.settings():
+        answered[setting.key] = _answered(setting, c.metric, read)
+    known = {key: _intervals(one, c.metrics) for key, one in answered.items() if isinstance(one, Answered)}
+
+    def informed(setting: Setting | None) -> Setting | None:
+        return replace(setting, known=known[setting.key]) if setting and setting.key in known else setting
+
+    panels = tuple(
+        replace(p, settings=tuple(map(informed, p.settings)), baseline=informed(p.baseline),
+                curves=_curves(p, c.metric, answered))
+        for p in c.panels
+    )  # fmt: skip
+    return _placed(replace(c, panels=panels), answered)
+
+
+def _answered(setting: Setting, metric: str, read: Reader) -> Answered | str:
+    """The setting's items, or in words why they cannot be used."""
+    scored = [s for s in setting.scored if metric in s.evaluation.scores]
+    runs = [(s.run.data_seed, s.run.seed) for s in scored]
+    if len(set(runs)) < len(runs):
+        return "two of its runs have the same seeds"
+    found = [read(s.evaluation) for s in scored]
+    for one in found:
+        if isinstance(one, str):
+            return one
+        if not one.can(metric):
+            return f"{metric} is not kept item by item"
+    orders = [sorted(range(len(one.ids)), key=one.ids.__getitem__) for one in found]
+    first = [(found[0].ids[i], found[0].groups[i]) for i in orders[0]]
+    for one, order, its in zip(found[1:], orders[1:], scored[1:], strict=True):
+        if [(one.ids[i], one.groups[i]) for i in order] != first:
+            return _other_items(found[0], scored[0].evaluation.folder, one, its.evaluation.folder)
+    return Answered(setting, tuple(scored), tuple(found), tuple(map(tuple, orders)))
+
+
+def _other_items(a: Items, one, b: Items, other) -> str:
+    """Which ids differ, in words."""
+    try:
+        shared_ids({str(one): dict.fromkeys(a.ids), str(other): dict.fromkeys(b.ids)})
+    except ValueError as error:
+        return str(error)
+    return "the same items stand in other groups"
+
+
+def _intervals(one: Answered, metrics: tuple[str, ...]) -> dict[str, Interval]:
+    """{metric: interval}: of one run the stored one, of several with the noise of training and sampling in it."""
+    found = {}
+    for metric in metrics:
+        stored = one.setting.interval(metric)
+        if len(one.items) == 1:
+            about = "test set only" + ("; one training seed" if one.setting.rank else "")
+            if stored:
+                found[metric] = replace(stored, note="; ".join(filter(None, (about, stored.note.replace(about, "")))))
+        elif all(
+            metric in s.evaluation.scores and items.can(metric) for s, items in zip(one.scored, one.items, strict=True)
+        ):
+            interval = _of_runs(one, metric)
+            if interval:
+                found[metric] = interval
+    return found
+
+
+def _of_runs(one: Answered, metric: str) -> Interval | None:
+    table, draws = one.table(metric), [data_seed for data_seed, _ in one.runs()]
+    bounds = scale_of(metric)
+    parts = components_of(table, draws, bounds=bounds)
+    total = parts.total
+    if total.low is None:
+        return None
+    ends = (total.low, total.high)
+    if metric == "perplexity":  # of the mean of the runs' perplexities: the interval of the loss, moved to that mean
+        centre = one.setting.mean(metric) / math.exp(total.estimate)
+        ends = tuple(centre * math.exp(end) for end in ends)
+    return Interval(*ends, total.method, parts.note, parts.shares, parts.unseen)
+
+
+def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
+    """What more data bought, rank by rank, from the items where all runs have them; else from the runs' scores."""
+    found = {}
+    for rank in panel.ranks():
+        line = [s for s in panel.settings if s.rank == rank and s.examples and s.mean(metric) is not None]
+        if not line:
+            continue
+        items = [answered.get(s.key) for s in line]
+        if metric not in LOWER_IS_BETTER and all(isinstance(i, Answered) and i.ids() == items[0].ids() for i in items):
+            runs = [(i.setting.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
+                    for i in items for r, (data_seed, _) in enumerate(i.runs())]  # fmt: skip
+            groups = dict(zip(items[0].ids(), items[0].groups(), strict=True))
+        else:
+            runs = [(s.examples, one.run.data_seed, one.evaluation.scores[metric])
+                    for s in line for one in s.scored if metric in one.evaluation.scores]  # fmt: skip
+            groups = None
+        sizes, draws, scores = zip(*runs, strict=True)
+        found[rank] = fit_curve(sizes, scores, groups, data_seeds=draws, bounds=scale_of(metric))
+    return found
+
+
+def _placed(c: Comparison, answered: dict) -> Comparison:
+    """With the standing of all settings that answered the best one's items; the others are named with the reason."""
+    ranked = c.ranked()
+    if len(ranked) < 2:
+        return c
+    first = answered[ranked[0][1].key]
+    if not isinstance(first, Answered):
+        return replace(c, unpaired=f"Not compared item by item: {first}.")
+    contenders, refused = [], []
+    for panel, setting in ranked:
+        one = answered[setting.key]
+        if not isinstance(one, Answered):
+            refused.append((cell(panel, setting, c), setting.key, one))
+        elif (one.ids(), one.groups()) != (first.ids(), first.groups()):
+            why = _other_items(first.items[0], cell(*ranked[0], c), one.items[0], cell(panel, setting, c))
+            refused.append((cell(panel, setting, c), setting.key, why))
+        else:
+            contenders.append(Contender(setting.key, one.table(c.metric), one.runs(), fixed=setting.rank == 0))
+    said = "; ".join(f"{name} ({why})" for name, _, why in refused[:4])
+    more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
+    unpaired = f"Not compared item by item: {said}{more}." if refused else ""
+    if len(contenders) < 2:
+        return replace(c, unpaired=unpaired)
+    return replace(
+        c, standing=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)), unpaired=unpaired
+    )
