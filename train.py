@@ -57,6 +57,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         from llama_exp.finetune import Finetune
         from llama_exp.fitting import build_trainer, fit, summarise
         from llama_exp.llama.layer import held
+        from llama_exp.llama.warmup import warming
         from llama_exp.memory import choose
     with clock("data"):
         tokenizer = models.load_tokenizer(config.model)
@@ -78,7 +79,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     if runs.finished(folder):  # by another process, since this one looked
         return evaluated(config, {"said": "already finished", "run": str(folder)})
     runs.write_config(folder, config)
-    with clock("data"):
+    with clock("data"), warming(base, config.lora.r):
         leaks.check(config, data, folder)
     choice = choose(base, config, data.plan)
     data.micro_batch = choice.micro_batch

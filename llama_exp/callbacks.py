@@ -1,5 +1,6 @@
 """What happens beside the training loop: curves on disk, checkpoints, the best adapter so far."""
 
+import contextlib
 import csv
 import math
 import os
@@ -53,23 +54,27 @@ class Checkpoints(Checkpoint):
             return
         self.last_step = trainer.global_step
         if not self.interval or self.last_step % self.interval:
-            self._save(trainer)
+            self._save(trainer, module)
 
     def on_validation_end(self, trainer, module) -> None:
-        self._save(trainer)
+        self._save(trainer, module)
 
-    def _save(self, trainer) -> None:
+    def _save(self, trainer, module) -> None:
         if trainer.global_step % self.every == 0:
+            module.read()  # never a checkpoint of a step whose loss was not finite
             trainer.save_checkpoint(self.path)
 
 
 class Curves(L.Callback):
-    """metrics.csv, a row a step; the same numbers to any logger. The file is the truth: a logger's failure is only said."""
+    """metrics.csv, a row a step; the same numbers to any logger. The file is the truth: a logger's failure is only said.
+
+    On a GPU a step is read while the next one runs: to read it at once would leave the GPU without work meanwhile.
+    """
 
     def __init__(self, folder: Path, plan):
         self.path, self.plan = folder / "metrics.csv", plan
         self.tokens = 0  # useful ones (no padding) seen so far
-        self.seconds, self.training_seconds, self.last_step = 0.0, 0.0, 0  # seconds: of the processes before this one
+        self.seconds, self.training_seconds = 0.0, 0.0  # seconds: of the processes before this one
         self.began = self.last_time = time.perf_counter()
         self.quiet: set[str] = set()
 
@@ -82,7 +87,8 @@ class Curves(L.Callback):
     def on_train_start(self, trainer, module) -> None:
         """After a resume, rows beyond the checkpoint are dropped: those steps are run again."""
         self.began = self.last_time = time.perf_counter()
-        self.last_step = self.began_at = trainer.global_step
+        self.began_at = trainer.global_step
+        module.tell = lambda step: self._step(trainer, module, step)
         self.tokens = self.plan.seen(trainer.global_step, self.plan.lengths)
         if not trainer.is_global_zero:
             return
@@ -100,18 +106,30 @@ class Curves(L.Callback):
             writer.writerows(kept)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        if trainer.global_step == self.last_step:  # in the middle of a step
-            return
-        step, now = trainer.global_step, time.perf_counter()
-        tokens = self.plan.tokens_of(self.plan.step(step - 1))
+        module.read(late=1 if module.device.type == "cuda" else 0)
+
+    def on_train_end(self, trainer, module) -> None:
+        module.read()
+
+    def on_exception(self, trainer, module, exception) -> None:
+        with contextlib.suppress(Exception):  # the exception is what matters
+            module.read()
+
+    def _step(self, trainer, module, step) -> None:
+        now = time.perf_counter()
+        tokens = self.plan.tokens_of(self.plan.step(step.number - 1))
         self.tokens += tokens
         speed = tokens / max(now - self.last_time, 1e-9)
         self.training_seconds += now - self.last_time
-        self.last_step, self.last_time = step, now
-        module.log("tokens/s", speed, prog_bar=True, logger=False)
-        module.log("loss", module.step_loss, prog_bar=True, logger=False)
-        self._write(trainer, step, loss=module.step_loss, lr=module.lr,
-                    grad_norm=module.grad_norm, tokens_per_second=speed)  # fmt: skip
+        self.last_time = now
+        if trainer.training:  # Lightning takes what is logged only while it trains
+            module.log("tokens/s", speed, prog_bar=True, logger=False)
+            module.log("loss", step.loss, prog_bar=True, logger=False)
+        self._write(trainer, step.number, loss=step.loss, lr=step.lr,
+                    grad_norm=step.grad_norm, tokens_per_second=speed)  # fmt: skip
+
+    def on_validation_start(self, trainer, module) -> None:
+        module.read()
 
     def on_validation_end(self, trainer, module) -> None:
         loss = trainer.callback_metrics.get("validation_loss")
@@ -120,7 +138,7 @@ class Curves(L.Callback):
             if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
                 pace = (time.perf_counter() - self.began) / max(trainer.global_step - self.began_at, 1)
                 left = pace * (self.plan.total_steps - trainer.global_step)
-                print(f"  step {trainer.global_step}/{self.plan.total_steps}  loss {module.step_loss:.3f}  validation loss "
+                print(f"  step {trainer.global_step}/{self.plan.total_steps}  loss {module.last.loss:.3f}  validation loss "
                       f"{float(loss):.3f}  about {left:.0f} s left", flush=True)  # fmt: skip
         self.last_time = time.perf_counter()  # validation is no part of a step's time
 

@@ -1,6 +1,9 @@
 """The LightningModule around the 4-bit Llama and its adapter: loss, validation, optimizer."""
 
 import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import lightning as L
 import torch
@@ -10,6 +13,16 @@ from llama_exp.config import OptimizerConfig, OptimizerName, Schedule
 from llama_exp.data.packing import Batch
 from llama_exp.llama.forward import response_nll
 from llama_exp.records import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A finished optimizer step: its number from 1, loss in nats a label token over all ranks, gradient norm before clipping."""
+
+    number: int
+    loss: float
+    grad_norm: float
+    lr: float
 
 
 class Finetune(L.LightningModule):
@@ -30,10 +43,13 @@ class Finetune(L.LightningModule):
         # A sum over hundreds of tokens would overflow in float16, and each overflow is a step that learns nothing: so sums are
         # divided by what a step usually has, a constant that the exact division takes out again.
         self.usual_labels = usual_labels
-        self.register_buffer("window", torch.zeros(2), persistent=False)  # nll and label tokens of the step so far
-        self.step_loss = math.nan  # of the last finished step, over all ranks
-        self.grad_norm = math.nan  # before clipping
-        self.lr = math.nan
+        self.nll: torch.Tensor | float = 0.0  # of the step so far: summed, and of how many label tokens
+        self.labels = 0
+        self.learnt = [p for p in model.parameters() if p.requires_grad]
+        self.norm: torch.Tensor | None = None  # of the step's gradients, before clipping
+        self.unread: deque[tuple[int, int, float, torch.Tensor, torch.cuda.Event | None]] = deque()
+        self.last: Step | None = None
+        self.tell: Callable[[Step], None] = lambda step: None  # who wants to know of each step, in order
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Seeded per micro-batch, dropout needs no stored random state to be the same after a resume.
@@ -44,29 +60,52 @@ class Finetune(L.LightningModule):
         with neftune(self.model, batch, self.optimizer_config.neftune):
             nll, _ = response_nll(self.model, batch)
         total = nll.sum()
-        self.window += torch.stack([total.detach(), torch.as_tensor(nll.numel(), device=total.device)]).to(self.window)
+        self.nll = self.nll + total.detach().float()
+        self.labels += nll.numel()
         return total * (self.trainer.accumulate_grad_batches / self.usual_labels)  # Lightning divides by the former
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Divide the summed gradients by the step's label tokens. Runs once a step, before clipping."""
-        world = self.trainer.world_size
-        summed = self.window.clone()
+        world, nll, labels = self.trainer.world_size, self.nll, self.labels
         if world > 1:
+            summed = torch.stack([nll, nll.new_tensor(labels)])
             torch.distributed.all_reduce(summed)
-        nll, labels = summed.tolist()
-        if not math.isfinite(nll):
-            raise Problem(
-                f"The loss became {nll} at step {self.trainer.global_step + 1}; the last good checkpoint is kept. "
-                f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
-            )
-        self.step_loss = nll / max(labels, 1)
+            nll, labels = summed[0], int(summed[1])
         # DistributedDataParallel has averaged over ranks: undo that too
-        factor = world * self.usual_labels / max(labels, 1)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
-        self.grad_norm = float(torch.nn.utils.get_total_norm(gradients))
-        self.lr = optimizer.param_groups[0]["lr"]
-        self.window.zero_()
+        gradients = [p.grad for p in self.learnt if p.grad is not None]
+        torch._foreach_mul_(gradients, world * self.usual_labels / max(labels, 1))
+        self.norm = torch.nn.utils.get_total_norm(gradients)
+        values, copied = torch.stack([nll, self.norm.float()]), None
+        if values.is_cuda:
+            values = values.to("cpu", non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        self.unread.append((self.trainer.global_step + 1, labels, optimizer.param_groups[0]["lr"], values, copied))
+        self.nll, self.labels = 0.0, 0
+
+    def read(self, late: int = 0) -> None:
+        """Tell of the finished steps, but for the last `late`: looking at a step waits until the GPU is done with it.
+
+        Raises Problem where a loss is not finite. Whatever must not outlive such a step (a checkpoint) reads first.
+        """
+        while len(self.unread) > late:
+            number, labels, lr, values, copied = self.unread.popleft()
+            if copied is not None:
+                copied.synchronize()
+            nll, norm = values.tolist()
+            if not math.isfinite(nll):
+                raise Problem(
+                    f"The loss became {nll} at step {number}; the last good checkpoint is kept. "
+                    f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
+                )
+            self.last = Step(number, nll / max(labels, 1), norm, lr)
+            self.tell(self.last)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):  # the norm is known
+            torch.nn.utils.clip_grads_with_norm_(self.learnt, gradient_clip_val, self.norm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_validation_epoch_start(self) -> None:
         self.held_out = torch.zeros(2, dtype=torch.float64)

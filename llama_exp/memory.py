@@ -24,7 +24,7 @@ WORTH_A_PASS = 1024  # tokens; with fewer at a time, dequantising the weights fo
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; hold: keep the dequantised weights."""
+    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; hold: keep dequantised weights, norms and gates."""
 
     recompute: bool
     micro_batch: int
@@ -34,8 +34,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes: of a token where everything is kept or only layers' inputs are, of what is there once; of W in 16 bits."""
+    """Bytes: of a token where all is kept, where norms and gates are made again, where only layers' inputs are kept; of what
+    is there once; of W in 16 bits."""
 
+    whole: float
     kept: float
     recomputed: float
     once: float
@@ -57,9 +59,11 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     weights = 2 * 2 * f * d * size  # the largest dequantised weight, and one in the making
     logits = CHUNK * shape.vocab_size * 10
     dequantised = layers * (2 * d * d + 2 * d * kv + 3 * d * f) * size
+    kept = layers * layer + passing
     return Needs(
-        layers * layer + passing, layers * d * size + layer + passing, learning + weights + logits, dequantised
-    )
+        kept + layers * (2 * d + f) * size, kept, layers * d * size + layer + passing, learning + weights + logits,
+        dequantised,
+    )  # fmt: skip
 
 
 def choose(base: nn.Module, config: Config, plan) -> Choice:
@@ -86,7 +90,7 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
         for size in sizes:
             small = size < share and size * mean < WORTH_A_PASS and asked is None and not config.micro_batch
             if heaviest(size) * need.kept <= room and not small:
-                hold = room - heaviest(size) * need.kept > 1.25 * need.dequantised
+                hold = room - heaviest(size) * need.whole > 1.25 * need.dequantised
                 also = ", dequantised weights held" if hold else ""
                 return Choice(False, size, hold, f"{size} Examples at once, nothing recomputed{also} ({said})")
     if asked is not False:

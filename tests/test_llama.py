@@ -14,6 +14,7 @@ from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_nor
 from llama_exp.llama.forward import response_nll, token_nll
 from llama_exp.llama.layer import held
 from llama_exp.llama.products import Projection, dropped
+from llama_exp.llama.warmup import warm
 from llama_exp.model import attach_lora, causal_lm, check_length, detach_lora, load_base, load_lora, save_lora
 from llama_exp.records import Problem
 
@@ -213,6 +214,14 @@ def test_held_weights_are_the_same_numbers(adapted):  # noqa: F811
     assert torch.equal(made_anew, kept)
 
 
+def test_what_is_kept_for_the_gradient_is_what_would_be_made_again(adapted):  # noqa: F811
+    batch = collate(items())
+    made_again = gradients(adapted, response_nll(adapted, batch)[0].sum())
+    with held(causal_lm(adapted)):
+        kept = gradients(adapted, response_nll(adapted, batch)[0].sum())
+    assert made_again.keys() == kept.keys() and all(torch.equal(made_again[name], kept[name]) for name in kept)
+
+
 def test_an_empty_share_of_a_step_has_no_loss_and_gives_gradients_of_nothing(adapted):  # noqa: F811
     nll, places = response_nll(adapted, collate([]))
     assert len(nll) == len(places) == 0
@@ -296,3 +305,13 @@ def test_rows_longer_than_the_base_knows_are_refused(llama):
     check_length(base, 512)
     with pytest.raises(Problem, match=r"knows 512 positions. Type max_length=512"):
         check_length(base, 513)
+
+
+def test_warming_up_runs_every_kernel_and_leaves_the_base_as_it_is(llama):
+    base = load_base(base_config(llama), CPU)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    state = torch.get_rng_state()
+    warm(base, rank=4)
+    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in base.parameters()) and not hasattr(base, "peft_config")

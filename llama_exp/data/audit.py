@@ -16,10 +16,13 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 Row = tuple[str, Hashable, str, str]  # id, group, prompt, response
 
@@ -131,26 +134,71 @@ def normalise(text: str) -> str:
     """Lower case, no accents, no punctuation, single spaces: `Où est-ce ?` -> `ou est ce`."""
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text)
-        text = "".join(char for char in decomposed if not unicodedata.combining(char))
+        for accent in filter(unicodedata.combining, set(decomposed)):
+            decomposed = decomposed.replace(accent, "")
+        text = decomposed
     return " ".join(re.findall(r"[^\W_]+", text.casefold()))
 
 
-@lru_cache(maxsize=2**17)
-def runs(text: str, length: int) -> np.ndarray:
-    """Sorted distinct 64-bit hashes of the text's runs of `length` words; a shorter text is one run.
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Hashes of all texts' runs of words, one text after the other, distinct within each: one operation on all
+    instead of one on each. values (R,) uint64; owner (R,): which text each is of; texts: how many there are."""
+
+    values: np.ndarray
+    owner: np.ndarray
+    texts: int
+
+    def only(self, kept: np.ndarray) -> "Runs":
+        return Runs(self.values[kept], self.owner[kept], self.texts)
+
+    def sizes(self) -> np.ndarray:
+        return np.bincount(self.owner, minlength=self.texts)
+
+    def of(self, text: int) -> np.ndarray:
+        return self.values[slice(*np.searchsorted(self.owner, (text, text + 1)))]
+
+
+@lru_cache(maxsize=4)  # the cells of a sweep are measured on the same items
+def runs(texts: tuple[str, ...], length: int) -> Runs:
+    """Every text's runs of `length` words, as 64-bit hashes; a shorter text is one run.
 
     A rolling polynomial over word hashes (wraps around 2^64): no string is built per run. crc32 is the same on every
     machine, unlike Python's own hash.
     """
-    words = text.split()
-    if not words:
-        return np.zeros(0, np.uint64)
-    codes = np.array([_word(word) for word in words], np.uint64)
-    count = max(len(codes) - length + 1, 1)
-    total = np.zeros(count, np.uint64)
-    for place in range(min(length, len(codes))):
-        total = total * np.uint64(0x9E3779B97F4A7C15) + codes[place : place + count]
-    return np.unique(total ^ (total >> np.uint64(31)))
+    codes, ends = _codes(texts)
+    sizes = np.diff(ends, prepend=0)
+    owner = np.repeat(np.arange(len(texts)), np.maximum(sizes - length + 1, np.minimum(sizes, 1)))
+    first = np.searchsorted(owner, owner)  # where the runs of the same text begin
+    starts = (ends - sizes)[owner] + np.arange(len(owner)) - first
+    whole = _rolled(codes, length)
+    total = whole[np.minimum(starts, len(whole) - 1)] if len(whole) else np.zeros(len(owner), np.uint64)
+    for run in (sizes[owner] < length).nonzero()[0]:  # a text of fewer words
+        total[run] = _rolled(codes[starts[run] : ends[owner[run]]], sizes[owner[run]])[0]
+    total ^= total >> np.uint64(31)
+    marked = total ^ (owner.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93))  # alike only within a text
+    order = np.argsort(marked)
+    begins = np.ones(len(total), bool)
+    begins[1:] = marked[order[1:]] != marked[order[:-1]]
+    new = np.sort(np.minimum.reduceat(order, begins.nonzero()[0])) if len(total) else order
+    return Runs(total[new], owner[new], len(texts))
+
+
+def _rolled(codes: np.ndarray, length: int) -> np.ndarray:
+    """The polynomial hash of every run of `length` codes."""
+    total = np.zeros(max(len(codes) - length + 1, 0), np.uint64)
+    for place in range(length):
+        total *= np.uint64(0x9E3779B97F4A7C15)
+        total += codes[place : place + len(total)]
+    return total
+
+
+@lru_cache(maxsize=4)
+def _codes(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The codes of all words of all texts, and where each text's words end."""
+    words = [text.split() for text in texts]
+    codes = np.array([_word(word) for text in words for word in text], np.uint64)
+    return codes, np.cumsum([len(text) for text in words], dtype=np.int64)
 
 
 @lru_cache(maxsize=2**20)  # texts repeat their words
@@ -191,86 +239,72 @@ def _overlaps(
 ) -> tuple[dict[int, int], dict[int, int]]:
     """(ngram, near): held-out position -> training position."""
     origin, texts = known.first_row(), asked.distinct
-    grams = _without_template([runs(t, NGRAM) for t in known.distinct], [runs(t, NGRAM) for t in texts])
-    ngram = _ngram(*grams, ngram_share)
-    shingles = _without_template([runs(t, SHINGLE) for t in known.distinct], [runs(t, SHINGLE) for t in texts])
-    near = _near(*shingles, jaccard, permutations)
+    learnt, questions = tuple(known.distinct), tuple(texts)
+    ngram = _ngram(*_without_template(runs(learnt, NGRAM), runs(questions, NGRAM)), ngram_share)
+    near = _near(*_without_template(runs(learnt, SHINGLE), runs(questions, SHINGLE)), jaccard, permutations)
     number = {text: place for place, text in enumerate(texts)}
     places = [number[text] for text in asked.whole]
     return tuple({i: origin[hit[place]] for i, place in enumerate(places) if place in hit} for hit in (ngram, near))
 
 
-def _without_template(train: list[np.ndarray], held_out: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _without_template(train: Runs, held_out: Runs) -> tuple[Runs, Runs]:
     """Drop runs common on both sides: they are the prompt's wording, not the item."""
     common = np.intersect1d(_frequent(train), _frequent(held_out), assume_unique=True)
     if not len(common):
         return train, held_out
-    return _without(train, common), _without(held_out, common)
+    return tuple(side.only(~np.isin(side.values, common)) for side in (train, held_out))
 
 
-def _without(texts: list[np.ndarray], common: np.ndarray) -> list[np.ndarray]:
-    whole, owner = _laid_out(texts)
-    kept = ~np.isin(whole, common)
-    ends = np.cumsum(np.bincount(owner[kept], minlength=len(texts)))
-    return np.split(whole[kept], ends[:-1])
-
-
-def _laid_out(texts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """All texts' runs one after the other, and which text each is of: one operation on all instead of one on each."""
-    whole = np.concatenate([np.zeros(0, np.uint64), *texts])
-    return whole, np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-
-
-def _frequent(texts: list[np.ndarray]) -> np.ndarray:
+def _frequent(side: Runs) -> np.ndarray:
     """Runs in more than 5 % of the texts, and in at least 20: a handful of texts has no template to find."""
-    if not texts:
-        return np.zeros(0, np.uint64)
-    values, counts = np.unique(np.concatenate(texts), return_counts=True)
-    return values[counts > max(TEMPLATE * len(texts), 20)]
+    values, counts = np.unique(side.values, return_counts=True)
+    return values[counts > max(TEMPLATE * side.texts, 20)]
 
 
-def _ngram(train: list[np.ndarray], held_out: list[np.ndarray], share: float) -> dict[int, int]:
+def _ngram(train: Runs, held_out: Runs, share: float) -> dict[int, int]:
     """Held-out texts of whose runs at least `share` stand in train, with the training text of the first of them."""
-    known, owner = _laid_out(train)
-    pool, first = np.unique(known, return_index=True)
+    pool, first = np.unique(train.values, return_index=True)
     found = {}
     for place in _mostly_in(pool, held_out, share):
-        at = np.minimum(np.searchsorted(pool, held_out[place]), len(pool) - 1)
-        shared = at[pool[at] == held_out[place]]
-        found[place] = int(owner[first[shared[0]]])
+        own = held_out.of(place)
+        at = np.minimum(np.searchsorted(pool, own), len(pool) - 1)
+        shared = at[pool[at] == own]
+        found[place] = int(train.owner[first[shared[0]]])
     return found
 
 
-def _near(train: list[np.ndarray], held_out: list[np.ndarray], jaccard: float, permutations: int) -> dict[int, int]:
+def _near(train: Runs, held_out: Runs, jaccard: float, permutations: int) -> dict[int, int]:
     """MinHash proposes, the sets themselves decide, so that no estimate is reported as a duplicate.
 
     The index is asked for a little less than `jaccard`, because it misses pairs just at its threshold. It is asked only
     about texts that could be: at least `jaccard` of a near duplicate's runs stand somewhere in train.
     """
-    wanted = _mostly_in(np.unique(_laid_out(train)[0]), held_out, jaccard)
+    wanted = _mostly_in(np.unique(train.values), held_out, jaccard)
     if not wanted:
         return {}
+    from datasketch import MinHash, MinHashLSH
+
     index = MinHashLSH(threshold=max(jaccard - 0.1, 0.1), num_perm=permutations)
     blank = MinHash(num_perm=permutations, seed=1, hashfunc=_low)
+    known = np.split(train.values, np.cumsum(train.sizes())[:-1])
     with index.insertion_session() as session:
-        for place, text in enumerate(train):
+        for place, text in enumerate(known):
             if len(text):
                 session.insert(place, _signature(text, blank))
     found = {}
     for place in wanted:
-        text = held_out[place]
+        text = held_out.of(place)
         candidates = index.query(_signature(text, blank))
-        best = max(((_jaccard(text, train[other]), -other) for other in candidates), default=None)
+        best = max(((_jaccard(text, known[other]), -other) for other in candidates), default=None)
         if best is not None and best[0] >= jaccard:
             found[place] = -best[1]
     return found
 
 
-def _mostly_in(pool: np.ndarray, texts: list[np.ndarray], share: float) -> list[int]:
+def _mostly_in(pool: np.ndarray, texts: Runs, share: float) -> list[int]:
     """Places of the texts of whose runs at least `share` stand in the pool of runs."""
-    whole, owner = _laid_out(texts)
-    known = np.bincount(owner[np.isin(whole, pool)], minlength=len(texts))
-    sizes = np.bincount(owner, minlength=len(texts))
+    known = np.bincount(texts.owner[np.isin(texts.values, pool)], minlength=texts.texts)
+    sizes = texts.sizes()
     return [int(place) for place in ((sizes > 0) & (known >= share * sizes)).nonzero()[0]]
 
 
@@ -279,7 +313,7 @@ def _low(run: int) -> int:
     return int(run) & 0xFFFFFFFF
 
 
-def _signature(text: np.ndarray, blank: MinHash) -> MinHash:
+def _signature(text: np.ndarray, blank: "MinHash") -> "MinHash":
     signature = blank.copy()
     signature.update_batch(text)
     return signature

@@ -6,6 +6,7 @@ twice that can be shared, nothing kept that is cheap to compute again.
     attention    each Example sees itself alone
     layer        one decoder layer, forward and backward
     forward      all layers; the loss of the labelled tokens
+    warmup       first use of each kernel, beside reading data
     answering    greedy replies to many prompts, what they share computed once
 
 What a step may keep in memory is chosen by llama_exp/memory.py.

@@ -4,7 +4,8 @@
          `Before`                                         `After`
 
 Kept for the gradient, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's result 8 K, the
-middle 8 K, gate and up 44 K: 92 K, where autograd would keep 130 K. Norms and the gate's product are computed again.
+middle 8 K, gate and up 44 K: 92 K, where autograd would keep 130 K. Norms and the gate's product are computed again, unless
+there is memory to keep them too (`held`).
 `Recomputed` keeps x alone (8 K) and computes the rest again, but for the last product (down), whose result nobody needs.
 """
 
@@ -29,10 +30,15 @@ def layers_of(llama) -> list["Layer"]:
 
 @contextlib.contextmanager
 def held(llama, wanted: bool = True):
-    """Keep the dequantised weights (the very values that are otherwise made anew for each product) meanwhile."""
-    layers = [Layer(decoder) for decoder in llama.model.layers] if wanted else []
-    kept = []
+    """Spend memory on time meanwhile: keep the dequantised weights, and what a step's gradient needs of norms and gate.
+
+    They are the very values that are otherwise made anew, weights for each product and the others in the backward pass.
+    """
+    decoders = list(llama.model.layers) if wanted else []
+    layers, kept = [Layer(decoder) for decoder in decoders], []
     try:
+        for decoder in decoders:
+            decoder.keeps_all = True
         for projection in (p for layer in layers for group in layer.groups for p in group.projections):
             first = projection.parts[0].layer
             if getattr(first.weight, "quant_state", None) is not None:
@@ -42,6 +48,8 @@ def held(llama, wanted: bool = True):
     finally:
         for first in kept:
             first.__dict__.pop("held", None)  # an inner `held` may have ended first
+        for decoder in decoders:
+            decoder.__dict__.pop("keeps_all", None)
 
 
 class Layer:
@@ -55,6 +63,7 @@ class Layer:
         self.down = Group(Projection(mlp.down_proj))
         self.groups = self.qkv, self.o, self.gate_up, self.down
         self.head = attention.head_dim
+        self.keeps_all = getattr(decoder, "keeps_all", False)
         self.norms = decoder.input_layernorm, decoder.post_attention_layernorm
 
     def norm(self, which: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,15 +102,16 @@ class Before(Function):
         (q, k, v), low = multiply(normed, layer.qkv, seed)
         q, k = rotate(q.view(len(x), -1, layer.head), k.view(len(x), -1, layer.head), cos, sin)
         ctx.layer, ctx.seed = layer, seed
-        ctx.save_for_backward(x, cos, sin, rstd, low)
+        ctx.save_for_backward(x, cos, sin, rstd, low, normed if layer.keeps_all else None)
         return q, k, v.view(len(x), -1, layer.head)
 
     @staticmethod
     def backward(ctx, dq, dk, dv):
-        x, cos, sin, rstd, low = ctx.saved_tensors
+        x, cos, sin, rstd, low, normed = ctx.saved_tensors
         layer = ctx.layer
         dq, dk = rotate(dq.contiguous(), dk.contiguous(), cos, -sin)
-        normed, _ = layer.norm(0, x)
+        if normed is None:
+            normed, _ = layer.norm(0, x)
         grads = [dq.flatten(1), dk.flatten(1), dv.flatten(1)]
         dx, grads = multiply_backward(grads, normed, low, layer.qkv, ctx.seed, ctx.needs_input_grad[0])
         if dx is not None:
@@ -114,11 +124,12 @@ class After(Function):
 
     @staticmethod
     def forward(ctx, mixed, x, layer: Layer, seed: int, *_):
-        middle, rstd, gate_up, low_o, low_gate = _up_to_the_gate(layer, mixed, x, seed)
+        middle, rstd, gate_up, low_o, low_gate, normed = _up_to_the_gate(layer, mixed, x, seed)
         product = gated(gate_up)
         (y,), low_down = multiply(product, layer.down, seed + 3, onto=middle)
         ctx.layer, ctx.seed = layer, seed
-        ctx.save_for_backward(mixed, middle, rstd, gate_up, low_o, low_gate, low_down)
+        again = (normed, product) if layer.keeps_all else (None, None)
+        ctx.save_for_backward(mixed, middle, rstd, gate_up, low_o, low_gate, low_down, *again)
         return y
 
     @staticmethod
@@ -131,19 +142,23 @@ def _up_to_the_gate(layer: Layer, mixed, x, seed: int):
     (middle,), low_o = multiply(mixed, layer.o, seed + 1, onto=x)
     normed, rstd = layer.norm(1, middle)
     (gate_up,), low_gate = multiply(normed, layer.gate_up, seed + 2)
-    return middle, rstd, gate_up, low_o, low_gate
+    return middle, rstd, gate_up, low_o, low_gate, normed
 
 
-def _after_backward(layer: Layer, dy, mixed, middle, rstd, gate_up, low_o, low_gate, low_down, seed: int):
+def _after_backward(
+    layer: Layer, dy, mixed, middle, rstd, gate_up, low_o, low_gate, low_down, normed, product, seed: int
+):
     """Gradients to attention's result and to the layer's input, then those of the adapters of o, gate, up and down."""
-    product = gated(gate_up)
+    if product is None:
+        product = gated(gate_up)
     if low_down is None:
         low_down = lowered(product, layer.down, seed + 3)
     dproduct, of_down = multiply_backward([dy], product, low_down, layer.down, seed + 3)
     del product
     dgate_up = gated_backward(dproduct, gate_up)
     del dproduct
-    normed, _ = layer.norm(1, middle)
+    if normed is None:
+        normed, _ = layer.norm(1, middle)
     dnormed, of_gate = multiply_backward([dgate_up], normed, low_gate, layer.gate_up, seed + 2)
     del dgate_up, normed
     dmiddle = layer.norm_backward(1, dnormed, middle, rstd).add_(dy)
@@ -171,9 +186,9 @@ class Recomputed(Function):
             q, k, v = Before.apply(x, cos, sin, layer, seed, *own)
             mixed = ctx.attend(q, k, v).flatten(1)
         kept = mixed.detach()
-        parts = _up_to_the_gate(layer, kept, x.detach(), seed)
-        dmixed, dx, grads = _after_backward(layer, dy, kept, *parts, None, seed)
-        del parts
+        *parts, normed = _up_to_the_gate(layer, kept, x.detach(), seed)
+        dmixed, dx, grads = _after_backward(layer, dy, kept, *parts, None, normed, None, seed)
+        del parts, normed
         wanted = [t for t in (x if x.requires_grad else None, *own) if t is not None]
         found = list(torch.autograd.grad(mixed, wanted, dmixed)) if wanted else []
         if x.requires_grad:

@@ -1,0 +1,71 @@
+"""A GPU's first use of each kernel, out of the way while the CPU still reads data.
+
+Kernels are compiled or loaded when they are first called, 2 to 5 s in all; done here, in a thread, on random numbers at the
+model's own widths. What goes wrong here would go wrong in the first step too, which can say it better.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from llama_exp.llama.attention import Segments, attend
+from llama_exp.llama.forward import token_nll
+from llama_exp.llama.layer import Layer, layers_of
+from llama_exp.llama.products import Group
+
+TOKENS = (512, 513)  # kernels are compiled anew for counts that 16 does not divide
+
+
+@contextlib.contextmanager
+def warming(base: nn.Module, rank: int) -> Iterator[None]:
+    """Warm `base` up for adapters of `rank` beside what is done meanwhile; leaving waits for it. Nothing on a CPU."""
+    if not base.model.embed_tokens.weight.is_cuda or getattr(base, "is_warm", False):
+        yield
+        return
+    base.is_warm = True
+    worker = threading.Thread(target=_quietly, args=(base, rank))
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.join()
+
+
+def _quietly(base: nn.Module, rank: int) -> None:
+    with contextlib.suppress(Exception):
+        warm(base, rank)
+
+
+def warm(base: nn.Module, rank: int) -> None:
+    """One layer and the output layer, forward and backward, as often as kernels differ. Leaves the base as it is."""
+    weight = base.model.embed_tokens.weight
+    layer = layers_of(base)[0]
+    for group in layer.groups:
+        _adapt(group, rank, weight)
+    random = torch.Generator(weight.device).manual_seed(0)  # not the generator that training draws from
+    for tokens in TOKENS:
+        x = torch.randn(tokens, weight.shape[1], device=weight.device, generator=random).to(weight.dtype)
+        _step(base, layer, x.requires_grad_())
+
+
+def _adapt(group: Group, rank: int, like: torch.Tensor) -> None:
+    """An adapter of zeros, which belongs to no model."""
+    parts = [len(projection.parts) for projection in group.projections]
+    inputs = group.projections[0].parts[0].layer.in_features
+    group.a = like.new_zeros(rank * sum(parts), inputs).requires_grad_()
+    group.b = [like.new_zeros(sum(part.layer.out_features for part in projection.parts), rank * count).requires_grad_()
+               for projection, count in zip(group.projections, parts, strict=True)]  # fmt: skip
+
+
+def _step(base: nn.Module, layer: Layer, x: torch.Tensor) -> None:
+    lengths = (len(x) // 2, len(x) - len(x) // 2)
+    segments = Segments.of(lengths, x.device)
+    positions = torch.cat([torch.arange(length) for length in lengths]).to(x.device)
+    cos, sin = base.model.rotary_emb(x[None], positions[None])
+    targets = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    for recompute in (False, True):
+        y = layer.run(x, cos[0], sin[0], lambda q, k, v: attend(q, k, v, segments), None, 0, recompute)
+        token_nll(base.model.norm(y), base.lm_head.weight, targets).sum().backward()
