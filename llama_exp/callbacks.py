@@ -68,11 +68,11 @@ class Checkpoints(Checkpoint):
 class Curves(L.Callback):
     """metrics.csv, a row a step; the same numbers to any logger. The file is the truth: a logger's failure is only said.
 
-    On a GPU a step is read while the next one runs: to read it at once would leave the GPU without work meanwhile.
+    late: 1 reads a step while the next one runs; to read it at once would leave a GPU without work meanwhile.
     """
 
-    def __init__(self, folder: Path, plan):
-        self.path, self.plan = folder / "metrics.csv", plan
+    def __init__(self, folder: Path, plan, late: int = 0):
+        self.path, self.plan, self.late, self.speed = folder / "metrics.csv", plan, late, math.nan
         self.tokens = 0  # useful ones (no padding) seen so far
         self.seconds, self.training_seconds = 0.0, 0.0  # seconds: of the processes before this one
         self.began = self.last_time = time.perf_counter()
@@ -106,7 +106,10 @@ class Curves(L.Callback):
             writer.writerows(kept)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        module.read(late=1 if module.device.type == "cuda" else 0)
+        module.read(self.late)
+        if module.last:
+            module.log("tokens/s", self.speed, prog_bar=True, logger=False)
+            module.log("loss", module.last.loss, prog_bar=True, logger=False)
 
     def on_train_end(self, trainer, module) -> None:
         module.read()
@@ -119,14 +122,11 @@ class Curves(L.Callback):
         now = time.perf_counter()
         tokens = self.plan.tokens_of(self.plan.step(step.number - 1))
         self.tokens += tokens
-        speed = tokens / max(now - self.last_time, 1e-9)
+        self.speed = tokens / max(now - self.last_time, 1e-9)
         self.training_seconds += now - self.last_time
         self.last_time = now
-        if trainer.training:  # Lightning takes what is logged only while it trains
-            module.log("tokens/s", speed, prog_bar=True, logger=False)
-            module.log("loss", step.loss, prog_bar=True, logger=False)
         self._write(trainer, step.number, loss=step.loss, lr=step.lr,
-                    grad_norm=step.grad_norm, tokens_per_second=speed)  # fmt: skip
+                    grad_norm=step.grad_norm, tokens_per_second=self.speed)  # fmt: skip
 
     def on_validation_start(self, trainer, module) -> None:
         module.read()

@@ -50,7 +50,7 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
         settings["enable_progress_bar"] = False
     plan = data.plan
     interval = max(1, plan.total_steps // config.validations) if config.validations and data.validation else None
-    curves = Curves(folder, plan)
+    curves = Curves(folder, plan, late=int(device.type == "cuda"))
     trainer = L.Trainer(
         **settings,
         max_epochs=1, max_steps=plan.total_steps, num_sanity_val_steps=0, use_distributed_sampler=False,
