@@ -200,7 +200,9 @@ def test_significant_is_when_the_interval_leaves_out_zero():
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
 
 
-@pytest.mark.parametrize("count, method", [(11, "cluster-robust t (CR2, Satterthwaite)"), (12, "restricted wild cluster bootstrap")])
+@pytest.mark.parametrize(
+    "count, method", [(11, "cluster-robust t (CR2, Satterthwaite)"), (12, "restricted wild cluster bootstrap")]
+)
 def test_a_comparison_of_fewer_than_12_groups_is_a_t_test_whose_level_no_sign_patterns_limit(count, method):
     rng = np.random.default_rng(7)
     sizes = np.array([300, *rng.integers(5, 40, count - 1)])  # one group holds over half

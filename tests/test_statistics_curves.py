@@ -62,8 +62,11 @@ def test_items_and_groups_bring_in_the_test_sets_noise_but_not_into_the_gain():
 @pytest.mark.parametrize(
     "sizes, why",
     [
-        ([1000], "1 distinct size (1,000), and the curve has three unknowns, so at least 4"),
-        ([100, 1000, 10_000], "needed to fit it and see whether it fits. Add a size between, such as 320"),
+        (
+            [1000],
+            "at least 4 sizes are needed, three to draw the curve and one to see whether it holds; there is 1 (1,000)",
+        ),
+        ([100, 1000, 10_000], "there are 3 (100, 1,000, 10,000). Add a size between, such as 320"),
     ],
 )
 def test_too_few_sizes_are_refused_with_a_size_to_add(sizes, why):

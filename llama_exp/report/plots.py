@@ -209,8 +209,13 @@ def _unit(values: Sequence[float], unit: str) -> tuple[float, str]:
 
 
 def _cost_ticks(axes, values: Sequence[float]) -> None:
-    """1, 2, 5, 10 ... as far as the costs go."""
+    """1, 2, 5, 10 ... as far as the costs go; finer where they lie so close together that two ticks would not remain."""
+    from matplotlib.ticker import MaxNLocator
+
     low, high = min(values) / 1.35, max(values) * 1.35
     ticks = [lead * 10.0**power for power in range(-6, 9) for lead in (1, 2, 5)]
-    axes.set_xticks([t for t in ticks if low <= t <= high])
+    shown = [t for t in ticks if low <= t <= high]
+    if len(shown) < 3:
+        shown = [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
+    axes.set_xticks(shown)
     axes.set_xlim(low, high)
