@@ -1,6 +1,6 @@
 """Do the intervals and tests of llama_exp.statistics keep their promises? By simulation, against known truths.
 
-    python benchmarks/coverage.py                     everything, 2,000 replications, about 8 minutes on one core
+    python benchmarks/coverage.py                     everything, 2,000 replications, about 10 minutes on one core
     python benchmarks/coverage.py mean paired --replications 200
 
 Prints the tables of docs/statistics.md. Every part has its own seed, so one part alone gives the same numbers.

@@ -2,12 +2,15 @@
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from llama_exp import tables
+from llama_exp.metrics import squad
 from llama_exp.records import Problem, read_predictions
 from llama_exp.report import costs, findings, items, score_tables
 from llama_exp.report.captions import cost_caption, cost_notes, curve_words, target_of
@@ -279,3 +282,37 @@ def test_several_runs_on_a_scale_without_ends_have_an_interval(tmp_path):
         (folder / "results.json").write_text(json.dumps(results | {"scores": {"bertscore/f1": float(np.mean(scores))}}))
     interval = weighed(tmp_path).best()[1].interval("bertscore/f1")
     assert interval.high < 0 and interval.shares
+
+
+def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
+    a, b = (
+        next(write_run(tmp_path, sample=n, f1=f1).rglob("predictions.jsonl")) for n, f1 in ((100, 50.0), (1000, 59.0))
+    )
+    c = weighed(tmp_path)
+    right = [{p.id: squad.score(p.reply, p.references)[0] for p in read_predictions(path)} for path in (a, b)]
+    groups = {p.id: p.group for p in read_predictions(a)}
+    gaps = Counter()
+    for item, group in groups.items():
+        gaps[group] += right[1][item] - right[0][item]
+    signs = stats.permutation_test(([g for g in gaps.values() if g],), np.sum, permutation_type="samples", n_resamples=9999,
+                                   rng=np.random.default_rng(0))  # fmt: skip
+    assert c.exact.metric == "squad/exact_match" and c.exact.other == at(c, 16, 100).key
+    assert c.exact.p == pytest.approx(signs.pvalue, abs=0.01)
+    [said] = [line for line in findings.answer(c) if line.startswith("By right or wrong alone (squad/exact_match)")]
+    verdict = "tells it from" if signs.pvalue < 0.05 else "does not tell it from"
+    assert f"an exact test {verdict} rank 16 on 100 examples: p" in said
+    write_run(tmp_path, sample=300, f1=55.0)
+    assert weighed(tmp_path).exact.words("it").endswith("after correction for 3 comparisons.")
+
+
+def test_settings_of_several_runs_have_no_exact_test_in_which_a_seeds_luck_would_be_skill(grid):
+    c = weighed(grid)
+    assert c.standing.runs == 3 and c.exact is None
+
+
+def test_no_metric_of_right_or_wrong_no_exact_test(tmp_path):
+    for sample in (100, 1000):
+        write_run(tmp_path, sample=sample, f1=50.0)
+    (c,) = comparisons(collect(tmp_path)[0])
+    c = weigh(replace(c, metrics=(F1, "loss")), lambda evaluation: items.read(evaluation, None))
+    assert c.standing and c.exact is None

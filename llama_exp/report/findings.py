@@ -89,7 +89,14 @@ def _place(c: Comparison, best: Setting) -> list[str]:
         said.append(c.unpaired)
     if standing.detectable is None:
         return [*said, "Every setting gave every group of items the same score."]
-    return [*said, describe_detectable(standing.detectable)]
+    return [*said, *_exact(c), describe_detectable(standing.detectable)]
+
+
+def _exact(c: Comparison) -> list[str]:
+    if not c.exact:
+        return []
+    panel, setting = next((p, s) for p, s in c.settings() if s.key == c.exact.other)
+    return [c.exact.words(cell(panel, setting, c))]
 
 
 def _by_intervals(c: Comparison, setting: Setting) -> list[str]:

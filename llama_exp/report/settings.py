@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llama_exp.report.results import Evaluation, Interval, Run, item_ids, part
 
 if TYPE_CHECKING:
+    from llama_exp.report.exact import Exact
     from llama_exp.report.standing import Standing
     from llama_exp.statistics import Curve
 
@@ -122,6 +123,7 @@ class Comparison:
     keys: dict[str, Any] = field(default_factory=dict)  # what sets this test apart from others of the same dataset
     standing: "Standing | None" = None  # who shares the first place, item by item (worth.py)
     unpaired: str = ""  # why there is none, or for which settings
+    exact: "Exact | None" = None  # best against the runner-up, by right or wrong alone
 
     def settings(self) -> list[tuple[Panel, Setting]]:
         """Everything that has the figure's metric, each untuned model once."""
