@@ -111,6 +111,17 @@ def test_perplexity_falls():
     assert curve.size_for(2.0).low is None
 
 
+def test_a_curve_that_would_leave_its_scale_promises_no_gain():
+    curve = sweep(lambda n: 10 + 22 * math.log(n / 40), sizes=[40, 100, 300, 1000], bounds=(0, 100))
+    assert curve.trusted and curve.leaves_scale([1000, 10_000]) == [False, True]
+    said = words.describe_gain(curve, 10.0)
+    assert (
+        said.startswith("The curve would leave the scale (0 to 100) before ten times the data, n = 10,000")
+        and "+" not in said
+    )
+    assert words.describe_gain(curve, 2.0).startswith("Twice the data buys +")
+
+
 def test_bounds_are_kept():
     curve = sweep(lambda n: float(law(n, 104, 150, 0.3)), noise=1.0, bounds=(0, 100))
     assert curve.predict(10**7).high <= 100

@@ -70,6 +70,7 @@ def _learning_curve(axes, curve, ink: str, shift: float) -> float:
     first, last = curve.sizes[0], curve.sizes[-1]
     sizes = [first * (last * AHEAD / first) ** (i / 60) for i in range(61)]
     sizes = sorted({*sizes, float(last)})
+    sizes = [size for size, out in zip(sizes, curve.leaves_scale(sizes), strict=True) if not out or size <= last]
     bands = curve.predict_many(sizes)
     x = [size * shift for size in sizes]
     axes.fill_between(x, [b.low for b in bands], [b.high for b in bands], color=ink, alpha=0.13, linewidth=0, zorder=1)
