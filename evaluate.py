@@ -16,6 +16,7 @@ from llama_exp import cli, metrics, runs
 from llama_exp import evaluation as cell
 from llama_exp.config import Config, register, resolve
 from llama_exp.records import Problem, read_predictions
+from llama_exp.report.words import plural
 
 register()
 
@@ -102,7 +103,9 @@ def evaluate_file(config: Config) -> dict[str, str]:
     predictions, counts = cell.official_predictions(path, examples)
     scored = cell.score(predictions, config)
     for name, value in scored.values.items():
-        print(f"{name} {value:.10f}  ({scored.intervals[name]}, {scored.intervals[name].clusters} articles)")
+        print(f"{name} {value:.10f}  ({scored.intervals[name]}, {plural(scored.intervals[name].clusters, 'article')})")
+    for why in dict.fromkeys(of.note for of in scored.intervals.values() if of.low is None):
+        print(f"No interval: {why}.")
     print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
           f"{counts['unknown_ids']} unknown ids left out.", flush=True)  # fmt: skip
     intervals = {name: dataclasses.asdict(of) for name, of in scored.intervals.items()}

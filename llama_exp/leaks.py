@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from llama_exp.data.audit import Audit, Row
 
 SPLITS = ("validation", "test")
+MEANT = {"same group": "of a group that is in training", "exact": "the very prompt", "normalised": "the same but for case and "
+         "punctuation", "ngram": "half of its passages", "near": "nearly the same"}  # fmt: skip
 KEPT = 8  # audits in memory: the ranks of a sweep learn the same Examples
 
 _known: dict[str, "Audit"] = {}
@@ -58,14 +60,14 @@ def rows(examples: Iterable[Example]) -> list["Row"]:
 
 
 def describe(found: dict[str, Any]) -> str:
-    """`Overlap with training: 0 of 200 validation, 3 of 300 test items (exact 1, near 2).`"""
+    """`Overlap with training: 0 of 200 validation, 3 of 300 test items (the very prompt 1, nearly the same 2).`"""
     parts = [f"{len(found[split]['overlapping']):,} of {len(found[split]['overlapping']) + len(found[split]['clean']):,} "
              f"{split}" for split in SPLITS if split in found]  # fmt: skip
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in found["kinds"].items() if count)
+    kinds = ", ".join(f"{MEANT[kind]} {count:,}" for kind, count in found["kinds"].items() if count)
     said = f"Overlap with training: {', '.join(parts)} items" + (f" ({kinds})." if kinds else ".")
     if found["examples"]:
         first = found["examples"][0]
-        said += f" For example {first['held_out']} is like {first['train']} of training ({first['kind']})."
+        said += f" For example {first['held_out']} is like {first['train']} of training ({MEANT[first['kind']]})."
     if groups := found.get("by_group"):
         most = ", ".join(f"{one['group']} ({one['overlapping']:,} of {one['items']:,})" for one in groups[:3])
         more = f" and {len(groups) - 3:,} more" if len(groups) > 3 else ""

@@ -287,6 +287,15 @@ def test_no_article_is_on_two_sides_although_the_source_says_so(tmp_path):
     assert sum(reasons.get("group is held out elsewhere", 0) for reasons in dropped.values()) == 5
 
 
+def test_validation_that_was_carved_gives_up_the_articles_of_the_test_set_and_says_how_many(tmp_path):
+    jsonl(tmp_path / "squad/train.jsonl", squad_rows(titles=20))
+    jsonl(tmp_path / "squad/validation.jsonl", [squad_row(f"dev{n}", f"Title_{n}") for n in range(15)])
+    data = set_up("squad", {"path": str(tmp_path / "squad"), "validation": 0.4})
+    dropped = data.counts["dropped"]
+    assert dropped["validation"] == {"group is held out elsewhere": 40 - len(data.validation)}
+    assert not {e.group for e in data.validation} & {e.group for e in data.test}
+
+
 def test_carving_takes_whole_groups_up_to_the_share():
     examples = [Example(f"{g}-{n}", "p", "r", ("r",), g) for g, size in zip("abcdef", (1, 2, 3, 4, 5, 50), strict=True)
                 for n in range(size)]  # fmt: skip

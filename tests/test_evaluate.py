@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,18 @@ def test_an_official_predictions_file_is_scored_without_a_model(dev_set, tmp_pat
         [line] = [line for line in done.stdout.splitlines() if line.startswith(f"squad/{name} ")]
         assert float(line.split()[1]) == pytest.approx(100 * sum(s[place] for s in scored) / len(questions), abs=1e-9)
     assert "120 questions; 1 without an answer (they score 0); 1 unknown ids left out." in done.stdout
+
+
+def test_without_a_second_article_there_is_no_interval_and_words_say_why(dev_set, tmp_path, command):
+    first = json.loads((dev_set / "validation.jsonl").read_text().splitlines()[0])
+    alike = [first | {"id": f"q{n}", "question": f"{first['question']} {n}"} for n in range(4)]
+    shutil.copytree(dev_set, tmp_path / "data")
+    (tmp_path / "data/validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alike))
+    (tmp_path / "p.json").write_text(json.dumps({"q0": first["answers"]["text"][0]}))
+    words = [f"dataset.path={tmp_path}/data", f"predictions={tmp_path}/p.json"]
+    done = command("evaluate.py", "dataset=squad", *words)
+    assert "squad/f1 25.0000000000  (25 (no interval), 1 article)" in done.stdout
+    assert done.stdout.count("No interval: all 4 items are of one group") == 1
 
 
 @pytest.mark.parametrize(

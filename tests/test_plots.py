@@ -116,6 +116,11 @@ def test_a_first_spike_does_not_press_the_losses_flat():
     assert training_plots._loss_limits([spiky]) == pytest.approx((1.976, 2.525), abs=0.01)
 
 
+def test_the_fall_of_a_short_run_does_not_hide_what_validation_does():
+    falling = Curve(tuple((i, max(12.0 - 2 * i, 0.5)) for i in range(65)), ((20, 0.81), (42, 0.90), (64, 0.86)))
+    assert training_plots._loss_limits([falling])[1] < 1.2
+
+
 def test_long_curves_are_drawn_by_the_means_of_their_stretches():
     x, y = training_plots.thinned([(i, 1.0 if i % 2 else 3.0) for i in range(3200)])
     assert len(x) == training_plots.POINTS and x[0] == 9.5 and set(y) == {2.0}
@@ -126,9 +131,19 @@ def test_bars_are_means_over_seeds_and_the_words_name_the_largest_stage(grid):
     bars = training_plots.bars([*grid, run(8, 1000, 50.0, seed=1)])
     assert [name for name, _ in bars][:2] == ["1,000 examples, rank 8", "1,000 examples, rank 64"]
     assert bars[0][1] == {"import": 7, "load": 2, "data": 0, "train": 100, "save": 0, "evaluate": 11}
-    assert captions.time_caption(bars, 40).startswith("Training took the most: 73% of 5 min 00 s")
+    assert captions.time_caption(bars, 40) == (
+        "Training took the most: 73 % of 5 min 00 s in all bars together; evaluation 15 %, starting up 9 % and loading "
+        "the model 3 %. A bar is the mean over its seeds.")  # fmt: skip
     axes = training_plots.time_spent(bars).axes[0]
     assert axes.texts[0].get_text() == "2 min 00 s"
+
+
+def test_a_cost_axis_has_at_least_two_numbers_however_close_the_costs():
+    panel, c = panel_of([run(8, 100, 30.0), run(16, 100, 34.0)])
+    points = [(panel, setting, seconds) for setting, seconds in zip(panel.settings, (22.1, 23.4), strict=True)]
+    axes = plots.costs(points, {panel.settings[0].key}, c, "seconds").axes[0]
+    low, high = axes.get_xlim()
+    assert len([t for t in axes.get_xticks() if low <= t <= high]) >= 3
 
 
 def test_the_svg_is_whole_xml_with_variables_for_colours_and_its_own_ids(grid):
@@ -156,12 +171,12 @@ def test_words_say_what_the_picture_shows(grid):
     panel, comparison = panel_of(grid)
     assert captions.caption(panel, comparison) == (
         "From 100 to 1,000 examples, rank 64 goes from 28.0 ± 4.0 to 60.0 ± 4.0: more data helped. With 1,000 examples, "
-        "rank 64 is ahead (60.0 ± 4.0) and rank 8 last (50.0 ± 4.0), further apart than chance explains.")  # fmt: skip
+        "rank 64 is ahead at 60.0 ± 4.0 and rank 8 last at 50.0 ± 4.0, further apart than chance explains.")  # fmt: skip
     close = [run(8, 100, 30.0), run(8, 1000, 33.0), run(16, 1000, 34.0)]
     panel, comparison = panel_of(close)
     assert captions.caption(panel, comparison) == (
         "From 100 to 1,000 examples, rank 8 goes from 30.0 ± 4.0 to 33.0 ± 4.0: a difference that chance could make. "
-        "With 1,000 examples, rank 16 is ahead (34.0 ± 4.0) and rank 8 last (33.0 ± 4.0), too close to call.")  # fmt: skip
+        "With 1,000 examples, rank 16 is ahead at 34.0 ± 4.0 and rank 8 last at 33.0 ± 4.0, too close to call.")  # fmt: skip
 
 
 def test_words_for_losses_name_the_run_that_rose_most():

@@ -76,6 +76,8 @@ def test_a_sweep_ends_in_a_table_with_a_row_a_cell_and_their_sum(trained, comman
     assert rows["lora.r=2 seed=1"].rstrip(" │").endswith("measured")
     assert rows["lora.r=2 seed=2"].rstrip(" │").endswith("derived"), "a seed costs what another does"
     assert "2 cells to train: about" in done.stdout
+    assert "│ unknown │" in rows["lora.r=2 seed=1"] and "│       – │" in rows["lora.r=0 seed=1"]
+    assert "Cost is unknown: it takes a GPU" in done.stdout
     assert done.stdout.count("Examples: ") == 1, "cells with the same data show it once"
     assert before == {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}, "nothing is written"
 
@@ -83,7 +85,9 @@ def test_a_sweep_ends_in_a_table_with_a_row_a_cell_and_their_sum(trained, comman
 def test_overlap_is_said_before_training_stored_and_the_clean_items_are_scored_apart(trained):
     outputs, _, said = trained
     [run] = [path.parent for path in outputs.glob("squad/*/summary.json")]
-    assert "2 of 6 test items" in said and said.index("Overlap with training") < said.index("validation loss")
+    assert "2 of 6 test items (the same but for case and punctuation 2" in said and said.index(
+        "Overlap with training"
+    ) < said.index("validation loss")
     audit = json.loads((run / "audit.json").read_text())
     assert sorted(audit["test"]["clean"]) == ["test30", "test31", "test32", "test33"]
     summary = json.loads((run / "summary.json").read_text())

@@ -195,11 +195,11 @@ def sweep(tmp_path_factory):
 
 def test_the_answer_comes_first_with_its_interval_and_the_untuned_model(sweep):
     _, printed, page = sweep
-    best = "Best so far: squad/f1 55.9 ± 5.8, the mean of 3 runs, with 1,000 examples at rank 16; "
-    assert best + "the untuned model scores 5.3 ± 1.4." in printed
-    assert best + "the untuned model scores 5.3 ± 1.4." in page.text
+    best = "Best so far: squad/f1 55.9 (likely 50.0 to 61.6), the mean of 3 runs, with 1,000 examples at rank 16; "
+    assert best + "the untuned model scores 5.3 (likely 3.9 to 6.7)." in printed
+    assert best + "the untuned model scores 5.3 (likely 3.9 to 6.7)." in page.text
     assert page.text.index("Best so far") < page.text.index("From 100 to 1,000 examples") < page.text.index("tokens")
-    assert "on the same 300 items it cannot be told from rank 8 on 1,000 examples (54.0 ± 5.5)" in page.text
+    assert "on the same 300 items it cannot be told from rank 8 on 1,000 examples at 54.0 ± 5.5" in page.text
     assert "It is better than the 5 others." in page.text
     assert "300 held-out items in 75 groups" in page.text
     assert (
@@ -297,9 +297,15 @@ def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
     write_run(tmp_path / "one", f1=57.1)
     write_run(tmp_path / "untuned", r=0, f1=0.4, half=0.3)
     one, untuned = run_report(tmp_path / "one"), run_report(tmp_path / "untuned")
-    assert "57.0 ± 4.0 with 300 examples at rank 16; the untuned model has not been evaluated." in one.stdout
+    assert (
+        "57.0 (likely 53.0 to 61.0) with 300 examples at rank 16; the untuned model has not been evaluated."
+        in one.stdout
+    )
     assert "Its interval: test set only; one training seed. Another seed could move the score" in one.stdout
-    assert "The untuned model scores squad/f1 0.33 ± 0.30. Nothing fine-tuned has been evaluated" in untuned.stdout
+    assert (
+        "The untuned model scores squad/f1 0.33 (likely 0.03 to 0.63). Nothing fine-tuned has been evaluated"
+        in untuned.stdout
+    )
     page = Page(tmp_path / "one" / "report" / "index.html")
     assert (
         "To add it: python evaluate.py dataset=squad model=tiny lora.r=0 dataset.source=synthetic eval_sample=300"
@@ -359,6 +365,21 @@ def test_a_score_that_is_undefined_is_left_out_and_never_averaged(tmp_path):
     (run,), unread = collect(tmp_path)
     assert unread == [] and run.evaluations[0].undefined == ("squad/recall",)
     assert "squad/recall" not in run.evaluations[0].scores
+
+
+def test_a_run_whose_score_is_undefined_is_named_and_counts_in_no_mean(tmp_path):
+    for seed, f1 in enumerate((40.0, 50.0, 60.0)):
+        write_run(tmp_path, f1=f1, seed=seed)
+    at = next(tmp_path.rglob("*seed2*/eval/*/results.json"))
+    stored = json.loads(at.read_text())
+    stored["scores"]["squad/f1"] = float("nan")
+    at.write_text(json.dumps(stored))
+    printed = run_report(tmp_path).stdout
+    assert (
+        "squad/f1 is undefined, or was not computed, in 1 of 3 runs (squad/tiny-300-r16-seed2): it is in no mean"
+        in printed
+    )
+    assert "the mean of 2 runs," in printed
 
 
 def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
@@ -445,7 +466,7 @@ def test_two_evaluations_of_one_run_are_never_averaged(changed, tmp_path):
     settings = [s for c in comparisons(collect(tmp_path)[0]) for _, s in c.settings()]
     assert sorted(round(s.mean("squad/f1")) for s in settings) == [20, 60]
     for setting in settings:
-        assert len({s.run.folder for s in setting.scored}) == len(setting.scored) == setting.seeds() == 2
+        assert len({s.run.folder for s in setting.scored}) == len(setting.scored) == setting.seeds("squad/f1") == 2
 
 
 def test_the_untuned_model_beside_a_run_was_asked_with_its_row_length(tmp_path):

@@ -200,6 +200,21 @@ def test_significant_is_when_the_interval_leaves_out_zero():
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
 
 
+@pytest.mark.parametrize(
+    "count, method", [(11, "cluster-robust t (CR2, Satterthwaite)"), (12, "restricted wild cluster bootstrap")]
+)
+def test_a_comparison_of_fewer_than_12_groups_is_a_t_test_whose_level_no_sign_patterns_limit(count, method):
+    rng = np.random.default_rng(7)
+    sizes = np.array([300, *rng.integers(5, 40, count - 1)])  # one group holds over half
+    groups = {f"q{i}": f"g{g}" for i, g in enumerate(np.repeat(np.arange(count), sizes))}
+    a, b = ({i: float(rng.random() < 0.7) for i in groups} for _ in range(2))
+    found = paired(a, b, groups)
+    sums = cluster_sums([a[i] - b[i] for i in groups], np.ones(len(groups)), list(groups.values()))
+    t, df = abs(found.difference) / found.standard_error, satterthwaite(sums.weights)
+    assert found.method == method
+    assert (found.p_value == pytest.approx(2 * stats.t.sf(t, df), rel=1e-9)) == (count < 12)
+
+
 def test_order_of_items_does_not_matter_to_a_comparison():
     a, b = cell(1), cell(2)
     shuffled = dict(sorted(a.items(), key=lambda pair: hash(pair[0])))

@@ -62,8 +62,11 @@ def test_items_and_groups_bring_in_the_test_sets_noise_but_not_into_the_gain():
 @pytest.mark.parametrize(
     "sizes, why",
     [
-        ([1000], "1 distinct size (1,000), and the curve has three unknowns, so at least 4"),
-        ([100, 1000, 10_000], "needed to fit it and see whether it fits. Add a size between, such as 320"),
+        (
+            [1000],
+            "at least 4 sizes are needed, three to draw the curve and one to see whether it holds; there is 1 (1,000)",
+        ),
+        ([100, 1000, 10_000], "there are 3 (100, 1,000, 10,000). Add a size between, such as 320"),
     ],
 )
 def test_too_few_sizes_are_refused_with_a_size_to_add(sizes, why):
@@ -106,6 +109,17 @@ def test_perplexity_falls():
     assert curve.b < 0 and curve.gain(10).high < 0
     assert curve.size_for(3.2).estimate == pytest.approx(200**2, rel=0.3)
     assert curve.size_for(2.0).low is None
+
+
+def test_a_curve_that_would_leave_its_scale_promises_no_gain():
+    curve = sweep(lambda n: 10 + 22 * math.log(n / 40), sizes=[40, 100, 300, 1000], bounds=(0, 100))
+    assert curve.trusted and curve.leaves_scale([1000, 10_000]) == [False, True]
+    said = words.describe_gain(curve, 10.0)
+    assert (
+        said.startswith("The curve would leave the scale (0 to 100) before ten times the data, n = 10,000")
+        and "+" not in said
+    )
+    assert words.describe_gain(curve, 2.0).startswith("Twice the data buys +")
 
 
 def test_bounds_are_kept():

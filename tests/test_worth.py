@@ -2,12 +2,15 @@
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from llama_exp import tables
+from llama_exp.metrics import squad
 from llama_exp.records import Problem, read_predictions
 from llama_exp.report import costs, findings, items, score_tables
 from llama_exp.report.captions import cost_caption, cost_notes, curve_words, target_of
@@ -67,7 +70,7 @@ def test_the_best_and_what_cannot_be_told_from_it_are_named_and_the_rest_is_wors
     assert (best.rank, best.examples) == (8, 3000) and tied == [(16, 3000), (16, 1000)]
     assert len(c.standing.worse) == 6 and 4 < c.standing.detectable < 10
     said = " ".join(findings.answer(c))
-    assert "cannot be told from rank 16 on 3,000 examples (60.0 ± 5.5) and rank 16 on 1,000 examples" in said
+    assert "cannot be told from rank 16 on 3,000 examples at 60.0 ± 5.5 and rank 16 on 1,000 examples" in said
     assert "It is better than the 6 others." in said and "smallest true difference" in said
     table = score_tables.scores_table(c)
     assert len(table.tied) == 2 and sum("cannot be told apart" in cell for row in table.rows for cell in row) == 2
@@ -142,8 +145,8 @@ def test_curves_say_what_more_data_buys_and_are_checked_against_their_largest_si
 def test_three_sizes_are_refused_in_words(tmp_path):
     write_grid(tmp_path, ranks=(8,), seeds=3)
     said = " ".join(findings.answer(weighed(tmp_path)))
-    assert "What more data would buy cannot be told: 3 distinct sizes (100, 300, 1,000)" in said
-    assert "at least 4 sizes are needed" in said
+    assert "What more data would buy cannot be told: at least 4 sizes are needed" in said
+    assert "there are 3 (100, 300, 1,000)" in said
 
 
 PARETO = [([(1, 10), (2, 20), (3, 15), (4, 30)], False, [0, 1, 3]), ([(1, 5.0), (2, 4.0), (3, 4.5)], True, [0, 1]),
@@ -163,7 +166,7 @@ def test_the_cheapest_that_is_tied_with_the_best_is_said(grid):
     assert "The cheapest of these: rank 16 on 1,000 examples, 39 s of training instead of 1 min 46 s." in said
     worst = c.standing.against[cheapest.key][0].high
     assert f"That it is as good is not shown: it may score up to {worst:.1f} worse." in said
-    assert "rank 16 on 1,000 examples (39 s, 55.9)" in cost_caption(c, costs.Prices())
+    assert "55.9 for 39 s (rank 16 on 1,000 examples)" in cost_caption(c, costs.Prices())
 
 
 def test_money_and_energy_are_unknown_until_they_are_known(tmp_path):
@@ -197,7 +200,7 @@ def test_the_score_on_clean_items_stands_beside_the_full_one(tmp_path):
 
 AUDITS = [(None, "Whether the training sets hold test items is not known"), ({"items": 300}, "The audit found no test item"),
           ({"items": 0}, "Every test item stands in the training sets"),
-          ({"items": 280, "scores": {F1: 48.0}}, "stands up to 6.7% of the test items")]  # fmt: skip
+          ({"items": 280, "scores": {F1: 48.0}}, "stands up to 6.7 % of the test items")]  # fmt: skip
 
 
 @pytest.mark.parametrize("clean, said", AUDITS)
@@ -279,3 +282,37 @@ def test_several_runs_on_a_scale_without_ends_have_an_interval(tmp_path):
         (folder / "results.json").write_text(json.dumps(results | {"scores": {"bertscore/f1": float(np.mean(scores))}}))
     interval = weighed(tmp_path).best()[1].interval("bertscore/f1")
     assert interval.high < 0 and interval.shares
+
+
+def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
+    a, b = (
+        next(write_run(tmp_path, sample=n, f1=f1).rglob("predictions.jsonl")) for n, f1 in ((100, 50.0), (1000, 59.0))
+    )
+    c = weighed(tmp_path)
+    right = [{p.id: squad.score(p.reply, p.references)[0] for p in read_predictions(path)} for path in (a, b)]
+    groups = {p.id: p.group for p in read_predictions(a)}
+    gaps = Counter()
+    for item, group in groups.items():
+        gaps[group] += right[1][item] - right[0][item]
+    signs = stats.permutation_test(([g for g in gaps.values() if g],), np.sum, permutation_type="samples", n_resamples=9999,
+                                   rng=np.random.default_rng(0))  # fmt: skip
+    assert c.exact.metric == "squad/exact_match" and c.exact.other == at(c, 16, 100).key
+    assert c.exact.p == pytest.approx(signs.pvalue, abs=0.01)
+    [said] = [line for line in findings.answer(c) if line.startswith("By right or wrong alone (squad/exact_match)")]
+    verdict = "tells it from" if signs.pvalue < 0.05 else "does not tell it from"
+    assert f"an exact test {verdict} rank 16 on 100 examples: p" in said
+    write_run(tmp_path, sample=300, f1=55.0)
+    assert weighed(tmp_path).exact.words("it").endswith("after correction for 3 comparisons.")
+
+
+def test_settings_of_several_runs_have_no_exact_test_in_which_a_seeds_luck_would_be_skill(grid):
+    c = weighed(grid)
+    assert c.standing.runs == 3 and c.exact is None
+
+
+def test_no_metric_of_right_or_wrong_no_exact_test(tmp_path):
+    for sample in (100, 1000):
+        write_run(tmp_path, sample=sample, f1=50.0)
+    (c,) = comparisons(collect(tmp_path)[0])
+    c = weigh(replace(c, metrics=(F1, "loss")), lambda evaluation: items.read(evaluation, None))
+    assert c.standing and c.exact is None

@@ -199,7 +199,8 @@ class ExampleDataModule(LightningDataModule):
         for split in (split for split in HELD_OUT_FIRST if split in examples):
             kept = [example for example in examples[split] if example.group not in taken]
             if len(kept) < len(examples[split]):
-                self.counts["dropped"][split]["group is held out elsewhere"] = len(examples[split]) - len(kept)
+                lost = len(examples[split]) - len(kept)
+                self.counts["dropped"].setdefault(split, {})["group is held out elsewhere"] = lost
             if not kept:
                 raise Problem(f"No Example is left for {split} of {self.dataset.name}.\n{self.describe()}")
             examples[split] = kept

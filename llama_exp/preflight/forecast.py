@@ -196,7 +196,7 @@ def sum_up() -> None:
     table.add_column("how")
     for cell in cells:
         counts = (words.whole(cell.examples), words.whole(cell.steps), words.short(cell.tokens))
-        cost = "–" if cell.money is None else words.money(cell.money, prices.currency)
+        cost = "–" if cell.seconds is None else words.money(cell.money, prices.currency)
         title = " ".join(word for word in cell.name.split() if word not in common) or cell.name
         table.add_row(
             Text(title), *counts, words.memory(cell.memory), words.duration(cell.seconds), cost, Text(cell.how)
@@ -214,6 +214,8 @@ def sum_up() -> None:
         said += f"; {words.money(sum(cell.money for cell in planned), prices.currency)}"
     refused = sum(cell.how.startswith("refused") for cell in cells)
     say(said + (f". {words.plural(refused, 'cell')} refused." if refused else "."), "bold")
+    if any(cell.money is None for cell in planned):
+        say("Cost is unknown: it takes a GPU, and its price per hour in conf/report.yaml (price_per_gpu_hour).")
 
 
 def name(folder: Path) -> str:

@@ -5,6 +5,7 @@ results         runs, evaluations and curves, read back from disk
 settings        which scores may stand on one line (a size at a rank, over its seeds)
 items, worth    scores item by item; intervals over all seeds, ties, learning curves
 standing        which settings share the first place
+exact           best against the runner-up, by right or wrong alone
 costs           seconds, tokens, memory, energy, money
 families        runs that belong in one picture of how training went
 words           numbers and names in words; captions, findings: sentences made of them

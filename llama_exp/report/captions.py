@@ -52,8 +52,8 @@ def _rank_effect(placed: list[Setting], c: Comparison) -> list[str]:
     top, bottom = group[0], group[-1]
     apart = told_apart(c, top, bottom)
     verdict = {True: ", further apart than chance explains", False: ", too close to call", None: ""}[apart]
-    return [f"With {wide:,} examples, rank {top.rank} is ahead ({with_span(c.metric, top)}) and rank "
-            f"{bottom.rank} last ({with_span(c.metric, bottom)}){verdict}."]  # fmt: skip
+    return [f"With {wide:,} examples, rank {top.rank} is ahead at {with_span(c.metric, top)} and rank "
+            f"{bottom.rank} last at {with_span(c.metric, bottom)}{verdict}."]  # fmt: skip
 
 
 def told_apart(c: Comparison, a: Setting, b: Setting) -> bool | None:
@@ -73,14 +73,15 @@ def cost_caption(c: Comparison, prices: Prices) -> str:
     trained = [one for one in on if one[1].rank]
     spent = "money" if axis(c, prices) == "money" else "training time"
     names = joined(
-        (f"{cell(p, s, c)} ({_spent(x, c, prices)}, {number(c.metric, s.mean(c.metric))})" for p, s, x in trained), 6
+        (f"{number(c.metric, s.mean(c.metric))} for {_spent(x, c, prices)} ({cell(p, s, c)})" for p, s, x in trained), 6
     )
     if not trained:
         return f"Nothing that was trained scores above the untuned model, whatever {spent} went into it."
     off = sum(s.rank > 0 for _, s, _ in known) - len(trained)
     rest = f" For {'the one other' if off == 1 else f'each of the other {off}'}, something that takes no more {spent} scores " \
            "at least as well." if off > 0 else ""  # fmt: skip
-    return f"The line is the most that any {spent} bought here: {names}.{rest} Steps within the vertical bars may be chance."
+    chance = " A step that is smaller than the vertical bars may be chance." if len(trained) > 1 else ""
+    return f"The line is the best score that each {spent} bought here: {names}.{rest}{chance}"
 
 
 def cost_notes(c: Comparison) -> tuple[str, ...]:
@@ -138,10 +139,17 @@ def time_caption(bars: list[tuple[str, dict[str, float]]], shown: int) -> str:
         for stage, seconds in stages.items():
             totals[stage] = totals.get(stage, 0) + seconds
     whole_time = sum(totals.values())
-    most = max(totals, key=totals.get)
-    share = f"{totals[most] / whole_time:.0%} of {duration(whole_time)} in all bars together"
-    said = f"{STAGE_WORDS.get(most, most)} took the most: {share}. A bar is the mean over its seeds."
+    first, *others = sorted((stage for stage in totals if totals[stage] > 0), key=totals.get, reverse=True)
+    share = f"{_percent(totals[first] / whole_time)} of {duration(whole_time)} in all bars together"
+    told = [s for s in others if totals[s] >= 0.01 * whole_time]
+    rest = [f"{STAGE_WORDS.get(s, s).lower()} {_percent(totals[s] / whole_time)}" for s in told]
+    rest = joined(rest + ["all else under 1 % each"] * (len(told) < len(others)), 6)
+    said = f"{STAGE_WORDS.get(first, first)} took the most: {share}{f'; {rest}' if rest else ''}. A bar is the mean over its seeds."
     return said + (f" The {shown} longest of {len(bars)} are shown." if len(bars) > shown else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def losses_caption(curves: dict[str, Curve]) -> str:

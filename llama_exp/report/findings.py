@@ -12,6 +12,7 @@ from llama_exp.report.words import (
     cell,
     duration,
     joined,
+    likely,
     money,
     number,
     plural,
@@ -39,7 +40,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     if not best:
         return [f"No run has a score for {c.metric}."]
     panel, setting = best
-    score, seeds = with_span(c.metric, setting), setting.seeds()
+    score, seeds = likely(c.metric, setting), setting.seeds(c.metric)
     tuned = [s for _, s in c.settings() if s.rank]
     baseline = panel.baseline
     if not tuned:
@@ -50,12 +51,12 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     if setting.rank == 0:
         first = f"Best so far is the untuned model: {c.metric} {score}. No fine-tuned run is better"
     elif baseline and baseline.mean(c.metric) is not None:
-        first += f"; the untuned model scores {with_span(c.metric, baseline)}"
+        first += f"; the untuned model scores {likely(c.metric, baseline)}"
     else:
         first += "; the untuned model has not been evaluated" + " with this BERTScore" * bool(_apart(c))
     said = _place(c, setting) if c.standing else _by_intervals(c, setting)
     return [first + ".", *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
-            *_overlapping(c, setting), *_loss_instead(c, setting), *_apart(c)]  # fmt: skip
+            *_overlapping(c, setting), *_loss_instead(c, setting), *_undefined(c), *_apart(c)]  # fmt: skip
 
 
 def _apart(c: Comparison) -> list[str]:
@@ -77,7 +78,7 @@ def _place(c: Comparison, best: Setting) -> list[str]:
     others = cell(*worse[0], c) if len(worse) == 1 else f"{'the other' if rivals else 'all'} {len(worse)} others"
     others = others.replace("other 1 others", "other").replace("the other", "the") if rivals else others
     if rivals:
-        names = joined(f"{rival(p, s, c)} ({with_span(c.metric, s)})" for p, s in rivals)
+        names = joined(f"{rival(p, s, c)} at {with_span(c.metric, s)}" for p, s in rivals)
         said = [f"Too close to call: on the same {items} it cannot be told from {names}."]
         said[0] += f" It is better than {others}." if worse else " Nothing here is shown to be worse."
     else:
@@ -88,7 +89,14 @@ def _place(c: Comparison, best: Setting) -> list[str]:
         said.append(c.unpaired)
     if standing.detectable is None:
         return [*said, "Every setting gave every group of items the same score."]
-    return [*said, describe_detectable(standing.detectable)]
+    return [*said, *_exact(c), describe_detectable(standing.detectable)]
+
+
+def _exact(c: Comparison) -> list[str]:
+    if not c.exact:
+        return []
+    panel, setting = next((p, s) for p, s in c.settings() if s.key == c.exact.other)
+    return [c.exact.words(cell(panel, setting, c))]
 
 
 def _by_intervals(c: Comparison, setting: Setting) -> list[str]:
@@ -148,12 +156,12 @@ def _noise(c: Comparison, setting: Setting) -> list[str]:
     interval = setting.interval(c.metric)
     if not interval or not setting.rank:
         return []
-    if setting.seeds() == 1:
+    if setting.seeds(c.metric) == 1:
         return [
             "Its interval: test set only; one training seed. Another seed could move the score by an unknown amount."
         ]
     scores = setting.scores(c.metric)
-    ends = f"Its {setting.seeds()} runs lie between {number(c.metric, min(scores))} and {number(c.metric, max(scores))}"
+    ends = f"Its {setting.seeds(c.metric)} runs lie between {number(c.metric, min(scores))} and {number(c.metric, max(scores))}"
     if not interval.shares:
         return [f"{ends}; the interval counts the test items alone."]
     shares = joined(f"{_source(name)} {100 * share:.0f} %" for name, share in interval.shares)
@@ -161,7 +169,7 @@ def _noise(c: Comparison, setting: Setting) -> list[str]:
     if interval.unseen:
         from llama_exp.statistics.words import describe_unseen
 
-        said.append(describe_unseen(interval.unseen, setting.seeds()))
+        said.append(describe_unseen(interval.unseen, setting.seeds(c.metric)))
     return said
 
 
@@ -181,6 +189,17 @@ def _overlapping(c: Comparison, setting: Setting) -> list[str]:
     return [
         f"On the test items that nothing in training overlaps with{some} it scores {sure(value, interval, c.metric)}."
     ]
+
+
+def _undefined(c: Comparison) -> list[str]:
+    """Runs that have no number for the figure's metric, by name: they must not vanish, nor pass for 0."""
+    scored = [one for panel in c.panels for s in (*panel.settings, *filter(None, [panel.baseline])) for one in s.scored]
+    runs = {one.run.name: c.metric in one.evaluation.scores for one in scored}
+    lost = [name for name, known in runs.items() if not known]
+    if not lost:
+        return []
+    return [f"{c.metric} is undefined, or was not computed, in {len(lost)} of {plural(len(runs), 'run')} ({joined(lost)}): "
+            f"{'it is' if len(lost) == 1 else 'they are'} in no mean here."]  # fmt: skip
 
 
 def _loss_instead(c: Comparison, best: Setting) -> list[str]:
@@ -216,8 +235,10 @@ def test_words(c: Comparison) -> str:
     if not stored:
         return words + " No interval is stored with them."
     kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "not named"
-    words += (" ±, or a range in brackets, is a 95 % interval: where the score would likely lie on other items of this kind. "
-              f"Its method: {kinds}.")  # fmt: skip
+    several = any((known := s.known.get(c.metric)) and known.shares for _, s in c.settings())
+    training = ", and after other training runs where there are several" * several
+    words += (" ±, or a range in brackets, is a 95 % interval: where the score would likely lie on other items of this kind"
+              f"{training}. Its method: {kinds}.")  # fmt: skip
     missing = len(intervals) - len(stored)
     words += f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else ""
     return words + _audited(c)
@@ -238,7 +259,7 @@ def _audited(c: Comparison) -> str:
         return f" The audit found no test item in the training sets{some}, nor one much like it."
     if max(known) == 0:
         return f" Every test item stands in the training sets{some}, or one much like it: these scores show memory."
-    return f" In the training sets{some} stands up to {1 - min(known):.1%} of the test items, or one much like it."
+    return f" In the training sets{some} stands up to {100 * (1 - min(known)):.1f} % of the test items, or one much like it."
 
 
 def pending(runs: list[Run]) -> list[tuple[Run, str]]:

@@ -131,8 +131,10 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
     how += f": where the score would likely lie with other test items{' and other training runs' if runs_too else ''}."
     notes = [how if banded else "No intervals are stored."]
     if banded and not runs_too:
-        notes[0] += " They hold the test set only; one training seed." if all(s.seeds() == 1 for s in settings) else ""
-    if any(s.seeds() > 1 for s in settings):
+        notes[0] += (
+            " They hold the test set only; one training seed." if all(s.seeds(c.metric) == 1 for s in settings) else ""
+        )
+    if any(s.seeds(c.metric) > 1 for s in settings):
         notes[0] += " Marks are means over runs; small open dots are single runs."
     if c.standing and c.standing.worse:
         notes.append(

@@ -70,6 +70,7 @@ def _learning_curve(axes, curve, ink: str, shift: float) -> float:
     first, last = curve.sizes[0], curve.sizes[-1]
     sizes = [first * (last * AHEAD / first) ** (i / 60) for i in range(61)]
     sizes = sorted({*sizes, float(last)})
+    sizes = [size for size, out in zip(sizes, curve.leaves_scale(sizes), strict=True) if not out or size <= last]
     bands = curve.predict_many(sizes)
     x = [size * shift for size in sizes]
     axes.fill_between(x, [b.low for b in bands], [b.high for b in bands], color=ink, alpha=0.13, linewidth=0, zorder=1)
@@ -209,8 +210,13 @@ def _unit(values: Sequence[float], unit: str) -> tuple[float, str]:
 
 
 def _cost_ticks(axes, values: Sequence[float]) -> None:
-    """1, 2, 5, 10 ... as far as the costs go."""
+    """1, 2, 5, 10 ... as far as the costs go; finer where they lie so close together that two ticks would not remain."""
+    from matplotlib.ticker import MaxNLocator
+
     low, high = min(values) / 1.35, max(values) * 1.35
     ticks = [lead * 10.0**power for power in range(-6, 9) for lead in (1, 2, 5)]
-    axes.set_xticks([t for t in ticks if low <= t <= high])
+    shown = [t for t in ticks if low <= t <= high]
+    if len(shown) < 3:
+        shown = [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
+    axes.set_xticks(shown)
     axes.set_xlim(low, high)

@@ -35,7 +35,7 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
     metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
     metrics = metrics if wide else metrics[:2] + tuple(m for m in metrics[2:] if m == "loss")
-    named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds() > 1 for _, s in pairs)
+    named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds(c.metric) > 1 for _, s in pairs)
     clean = any(s.clean(c.metric) for _, s in pairs)
     family = {m.split("/")[0] for m in metrics if "/" in m}
     short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 else m for m in metrics]
@@ -60,7 +60,7 @@ def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: boo
          wide: bool) -> tuple[str, ...]:  # fmt: skip
     size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + words.whole(s.examples)
     name = words.panel_name(p, c) if s.rank else f"model {p.model}"
-    row = [name] * named + [size, str(s.rank)] + [str(s.seeds())] * seeded
+    row = [name] * named + [size, str(s.rank)] + [str(s.seeds(c.metric))] * seeded
     scores = [words.with_span(metric, s) for metric in metrics]
     row += [scores[0]] + ([placed(s, c, wide)] if c.rivals() is not None else []) + [_clean(s, c)] * clean + scores[1:]
     if wide:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llama_exp.report.results import Evaluation, Interval, Run, item_ids, part
 
 if TYPE_CHECKING:
+    from llama_exp.report.exact import Exact
     from llama_exp.report.standing import Standing
     from llama_exp.statistics import Curve
 
@@ -56,8 +57,9 @@ class Setting:
         """One name for this setting: where the first of its evaluations lies."""
         return self.scored[0].evaluation.folder
 
-    def seeds(self) -> int:
-        return len({(s.run.seed, s.run.data_seed) for s in self.scored})
+    def seeds(self, metric: str) -> int:
+        """How many runs the mean is of: those in which the metric is defined."""
+        return len({(s.run.seed, s.run.data_seed) for s in self.scored if metric in s.evaluation.scores})
 
     def scores(self, metric: str) -> list[float]:
         return [s.evaluation.scores[metric] for s in self.scored if metric in s.evaluation.scores]
@@ -79,7 +81,7 @@ class Setting:
         if not found or None in found:
             return None
         low, high = (sum(getattr(i, end) for i in found) / len(found) for end in ("low", "high"))
-        note = found[0].note if self.seeds() < 2 else "test set only; the spread between seeds is not in it"
+        note = found[0].note if self.seeds(metric) < 2 else "test set only; the spread between seeds is not in it"
         return Interval(low, high, found[0].method, note)
 
     def clean(self, metric: str) -> tuple[float, Interval | None, int | None] | None:
@@ -121,6 +123,7 @@ class Comparison:
     keys: dict[str, Any] = field(default_factory=dict)  # what sets this test apart from others of the same dataset
     standing: "Standing | None" = None  # who shares the first place, item by item (worth.py)
     unpaired: str = ""  # why there is none, or for which settings
+    exact: "Exact | None" = None  # best against the runner-up, by right or wrong alone
 
     def settings(self) -> list[tuple[Panel, Setting]]:
         """Everything that has the figure's metric, each untuned model once."""

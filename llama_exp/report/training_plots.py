@@ -66,9 +66,9 @@ def _tile(axes, curves: list[Curve], ink: str) -> None:
 
 
 def _loss_limits(curves: list[Curve]) -> tuple[float, float]:
-    """All of validation and nearly all of training: a first spike must not press the rest flat."""
+    """All of validation, and training after its first steps: the fall from the start must not press the rest flat."""
     train = sorted(y for c in curves for y in thinned(c.train)[1])
-    points = [y for c in curves for _, y in c.validation] + train[: max(1, round(0.98 * len(train)))]
+    points = [y for c in curves for _, y in c.validation] + train[: max(1, round(0.9 * len(train)))]
     low, high = min(points), max(points)
     return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
 

@@ -26,6 +26,17 @@ def with_span(metric: str, setting: Setting) -> str:
     return sure(setting.mean(metric), setting.interval(metric), metric)
 
 
+def likely(metric: str, setting: Setting) -> str:
+    """`71.2 (likely 69.6 to 72.8)`: for a headline, where no symbol has been explained yet."""
+    interval, said = setting.interval(metric), with_span(metric, setting)
+    if not interval or interval.high - interval.low < 1e-9:
+        return said
+    from llama_exp.statistics.words import decimals
+
+    places = decimals((interval.high - interval.low) / 2)
+    return f"{setting.mean(metric):.{places}f} (likely {interval.low:.{places}f} to {interval.high:.{places}f})"
+
+
 def sure(value: float | None, interval: Interval | None, metric: str = "") -> str:
     """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the two sides differ; without an interval the number alone."""
     from llama_exp.statistics.words import plus_minus

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llama_exp.metrics import bounds as scale_of
+from llama_exp.report.exact import against_runner_up
 from llama_exp.report.items import Items
 from llama_exp.report.results import Evaluation, Interval
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Scored, Setting
@@ -183,5 +184,6 @@ def _placed(c: Comparison, answered: dict) -> Comparison:
     if len(contenders) < 2:
         return replace(c, unpaired=unpaired)
     return replace(
-        c, standing=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)), unpaired=unpaired
-    )
+        c, standing=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)), unpaired=unpaired,
+        exact=against_runner_up(first, answered[contenders[1].key], c.metrics, math.comb(len(contenders), 2)),
+    )  # fmt: skip

@@ -13,12 +13,15 @@ import numpy as np
 from scipy import optimize, special
 
 from .clusters import Clusters, cluster_sums, finite, robust_variance, satterthwaite
-from .intervals import FEW, cluster_interval
+from .intervals import cluster_interval
 from .wild import Wild
 from .words import plus_minus
 
 Scores = Mapping[str, float]  # item id -> score
 Groups = Mapping[str, Hashable] | None  # item id -> its cluster
+# Below it t with CR2 and Satterthwaite is nearer to its 5 % than the bootstrap, whose sign patterns are few: a difference
+# has no bound that would make it lopsided (docs/statistics.md).
+FEW_PAIRED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def difference_of(clusters: Clusters, confidence: float = 0.95, seed: int = 0) -
     if count > 1 and not np.any(clusters.sums):
         note = "the two give every group the same score"
         return Difference(0.0, 0.0, 0.0, 1.0, 0.0, items, count, "none", note, confidence)
-    found = cluster_interval(clusters, confidence, None, seed)
+    found = cluster_interval(clusters, confidence, None, seed, FEW_PAIRED)
     p = p_value_of(clusters, confidence, seed)
     return Difference(
         found.estimate, found.low, found.high, p, found.standard_error, items, count, found.method, found.note,
@@ -142,7 +145,7 @@ def null_df(clusters: Clusters, confidence: float = 0.95, seed: int = 0) -> floa
     The bootstrap's own p-values stop at 1/2000, too coarse for Holm over hundreds of pairs. This t distribution agrees
     with it on what is significant at 1 - confidence and goes on smoothly from there.
     """
-    if len(clusters.sums) < FEW or np.ptp(clusters.weights) <= 1e-9 * clusters.weights.max():
+    if len(clusters.sums) < FEW_PAIRED or np.ptp(clusters.weights) <= 1e-9 * clusters.weights.max():
         return max(satterthwaite(clusters.weights), 1.0)
     critical, tail = Wild.of(clusters, None, seed).critical(0.0, confidence), (1 + confidence) / 2
     low, high = 1.0, 1e6

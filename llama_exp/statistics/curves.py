@@ -102,6 +102,13 @@ class Curve:
         """The score at each size: the band of a figure."""
         return self._band(lambda z: (1.0, z(np.asarray(sizes, dtype=np.float64))))
 
+    def leaves_scale(self, sizes: Sequence[float]) -> list[bool]:
+        """At which sizes the law itself lies outside the bounds: there it cannot be true, whatever its interval says."""
+        if self.bounds is None:
+            return [False] * len(sizes)
+        bands = self._band(lambda z: (1.0, z(np.asarray(sizes, dtype=np.float64))), clip=False)
+        return [not self.bounds[0] <= band.estimate <= self.bounds[1] for band in bands]
+
     def gain(self, factor: float) -> Band:
         """What `factor` times the largest size tried buys over that size. Test-set noise mostly cancels."""
         now = self.sizes[-1]

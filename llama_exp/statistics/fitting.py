@@ -125,8 +125,8 @@ def _too_few(sizes: np.ndarray) -> str:
         if len(sizes) < FEWEST - 1:
             advice = f". Add sizes, such as {between} and {number(2 * sizes[-1])}"
     return (
-        f"{len(sizes)} distinct size{'s' * (len(sizes) != 1)} ({shown}), and the curve has three unknowns, so at least "
-        f"{FEWEST} sizes are needed to fit it and see whether it fits{advice}"
+        f"at least {FEWEST} sizes are needed, three to draw the curve and one to see whether it holds; "
+        f"there {'is' if len(sizes) == 1 else 'are'} {len(sizes)} ({shown}){advice}"
     )
 
 

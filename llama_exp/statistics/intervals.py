@@ -147,9 +147,10 @@ def statistic_interval(
 
 
 def cluster_interval(
-    clusters: Clusters, confidence: float = 0.95, bounds: tuple[float, float] | None = None, seed: int = 0
-) -> Interval:
-    """The interval from cluster sums: chooses the method as the head of this file says."""
+    clusters: Clusters, confidence: float = 0.95, bounds: tuple[float, float] | None = None, seed: int = 0,
+    few: int = FEW,
+) -> Interval:  # fmt: skip
+    """The interval from cluster sums: chooses the method as the head of this file says; t below `few` groups."""
     count, items = len(clusters.sums), clusters.items
     if count == 0:
         return _unknown(None, 0, items, "there are no items to score" if not items else "every weight is 0", confidence)
@@ -161,7 +162,7 @@ def cluster_interval(
         return _no_spread(clusters, confidence, bounds)
     error, method, ends = math.sqrt(variance), "", None
     equal = np.ptp(clusters.weights) <= 1e-9 * clusters.weights.max()
-    if count >= FEW and not (equal and bounds is None):
+    if count >= few and not (equal and bounds is None):
         method = "restricted wild cluster bootstrap" + (" on the logit scale" if bounds else "")
         ends = Wild.of(clusters, bounds, seed).interval(confidence)
     if ends is None:

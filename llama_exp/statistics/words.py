@@ -158,6 +158,12 @@ def describe_gain(curve: "Curve", factor: float) -> str:
     """`Ten times the data buys +4.1 (1.9 to 6.0): ...`"""
     gain = curve.gain(factor)
     times = {2.0: "Twice", 3.0: "Three times", 4.0: "Four times", 10.0: "Ten times"}.get(factor, f"{factor:g} times")
+    if curve.leaves_scale([factor * curve.sizes[-1]])[0]:
+        return (
+            f"The curve would leave the scale ({curve.bounds[0]:g} to {curve.bounds[1]:g}) before {times.lower()} the data, "
+            f"n = {number(factor * curve.sizes[-1])}, so it must bend earlier, and these points do not show where: what so "
+            "much data buys cannot be told. Add a larger size."
+        )
     return (
         f"{times} the data buys {with_span(gain.estimate, gain.low, gain.high, sign=True)} over the largest size "
         f"tried, n = {curve.sizes[-1]:,}, if the curve goes on as it did."
