@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from llama_exp.progress import told
 from llama_exp.records import written_whole
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
@@ -70,6 +71,7 @@ class Curves(L.Callback):
         self.path, self.plan = folder / "metrics.csv", plan
         self.tokens = 0  # useful ones (no padding) seen so far
         self.seconds, self.training_seconds, self.last_step = 0.0, 0.0, 0  # seconds: of the processes before this one
+        self.last: dict[str, float] = {}  # the latest value of each column
         self.began = self.last_time = time.perf_counter()
         self.quiet: set[str] = set()
 
@@ -108,8 +110,6 @@ class Curves(L.Callback):
         speed = tokens / max(now - self.last_time, 1e-9)
         self.training_seconds += now - self.last_time
         self.last_step, self.last_time = step, now
-        module.log("tokens/s", speed, prog_bar=True, logger=False)
-        module.log("loss", module.step_loss, prog_bar=True, logger=False)
         self._write(trainer, step, loss=module.step_loss, lr=module.lr,
                     grad_norm=module.grad_norm, tokens_per_second=speed)  # fmt: skip
 
@@ -120,11 +120,13 @@ class Curves(L.Callback):
             if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
                 pace = (time.perf_counter() - self.began) / max(trainer.global_step - self.began_at, 1)
                 left = pace * (self.plan.total_steps - trainer.global_step)
-                print(f"  step {trainer.global_step}/{self.plan.total_steps}  loss {module.step_loss:.3f}  validation loss "
-                      f"{float(loss):.3f}  about {left:.0f} s left", flush=True)  # fmt: skip
+                numbers = "  ".join(f"{name} {number}" for name, number in told(self.last).items())
+                step = f"step {trainer.global_step}/{self.plan.total_steps}"
+                print(f"  {step}  {numbers}  about {left:.0f} s left", flush=True)
         self.last_time = time.perf_counter()  # validation is no part of a step's time
 
     def _write(self, trainer, step: int, **values: float) -> None:
+        self.last |= values
         if not trainer.is_global_zero:
             return
         row = {"step": step, "epoch": step / self.plan.steps_per_epoch, "tokens": self.tokens,

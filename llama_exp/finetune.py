@@ -80,7 +80,8 @@ class Finetune(L.LightningModule):
         held_out = self.held_out.to(self.device, torch.float32)
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(held_out)
-        self.log("validation_loss", held_out[0] / held_out[1].clamp(min=1), prog_bar=True)
+        # Not to the loggers: Lightning would count micro-batches there. `Curves` sends it, at its step.
+        self.log("validation_loss", held_out[0] / held_out[1].clamp(min=1), logger=False)
 
     def configure_optimizers(self):
         settings = self.optimizer_config
