@@ -11,6 +11,7 @@ import krippendorff
 import pytest
 from scipy.stats import kendalltau
 from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.multitest import multipletests
 
 from llama_exp.human import agreement, analysis
 from llama_exp.human.making import make
@@ -18,6 +19,7 @@ from llama_exp.human.report import included, report
 from llama_exp.human.store import Store
 from llama_exp.metrics import METRICS
 from llama_exp.records import Problem, Rating
+from llama_exp.statistics import paired
 from tests.conftest import ROOT
 from tests.test_human_study import evaluation, predictions, two
 
@@ -140,7 +142,8 @@ def test_a_rater_who_always_clicks_left_is_inconsistent_and_fails_controls_and_t
     assert (lazy.consistent, lazy.left, lazy.right, lazy.failed) == (0, 37, 0, 4)
     assert agreement.unreliable([good, lazy]) == [2]
     _, said = report(folder)
-    assert said[-1].startswith("Rater 2 missed more than a third of the controls. Left out, zebra_tuned")
+    assert said[-2] == "Rater 2 missed more than a third of the controls."
+    assert said[-1].startswith("Without rater 2, zebra_tuned")
 
 
 def test_kendalls_tau_is_scipys_and_finds_a_judge_who_goes_by_f1(tmp_path):
@@ -205,6 +208,34 @@ def test_scales_have_means_differences_and_agreement(tmp_path):
     assert said[1].startswith(
         "On faithfulness, zebra_tuned is rated 2.00 points higher than zebra_plain, of 1 to 5; whether"
     )
+
+
+def test_differences_on_scales_are_adjusted_for_their_number_and_the_page_explains_its_numbers(tmp_path):
+    def choose(rater, trial):
+        luck = random.Random(f"{rater} {trial.item} {trial.left}")
+        return {scale: luck.randint(1, 5) for scale in ("fluency", "faithfulness", "helpfulness")}
+
+    folder, study, judged = rated(tmp_path, choose, items=40, of=40, raters="2", mode="scales")
+    found = {scale: minus.p_value for scale, _, _, minus in analysis.differences(study, judged)}
+    alone = {}
+    for scale in found:
+        one, other = (analysis.item_means(analysis.kind(judged, "judged"), scale, name) for name in (A, B))
+        alone[scale] = paired(one, other, {i: study.items[i].group for i in one}).p_value
+    assert found == pytest.approx(dict(zip(alone, multipletests(list(alone.values()), method="holm")[1], strict=True)))
+    assert found != pytest.approx(alone)
+    report(folder)
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "adjusted for the number of rows (Holm)" in page
+    assert "rated above 3 on helpfulness" in page and "takes one side" not in page
+
+
+def test_a_tau_without_an_interval_says_that_it_is_open(tmp_path):
+    folder, *_ = rated(tmp_path, by_item, items=8, of=8, raters="1", controls="0", repeats="0")
+    report(folder)
+    told = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))["relations"]
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    without = [one for one in told if one["tau"]["estimate"] is not None and one["tau"]["low"] is None]
+    assert page.count(" (open)") == len(without) > 0
 
 
 def test_a_spreadsheet_computes_nothing_and_no_name_of_a_rater_is_passed_on(tmp_path):

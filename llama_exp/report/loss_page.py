@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llama_exp import runs
 from llama_exp.records import written_whole
-from llama_exp.report.drawing import CSS, INK, MUTED, PAPER, RANKS, png, styled, svg
+from llama_exp.report.drawing import CSS, INK, MUTED, RANKS, png, styled, svg
 
 Points = list[tuple[float, float]]
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
@@ -101,11 +101,10 @@ def draw(curves: dict[str, Points]):
     axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.55, linewidth=1, label="training")
     if curves["validation_loss"]:
         x, y = zip(*curves["validation_loss"], strict=True)
-        axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
         best = min(range(len(y)), key=lambda place: y[place])
-        axes.annotate(f"best {y[best]:.3f}, step {x[best]:,.0f}", (x[best], y[best]), xytext=(0, 9), fontsize=9, color=INK,
-                      ha="right" if x[best] > axes.get_xlim()[1] / 2 else "left", textcoords="offset points",
-                      bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
+        axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
+        axes.plot(x[best], y[best], color=INK, linestyle="", marker="o", markersize=9, fillstyle="none",
+                  label=f"best, {y[best]:.3f} at step {x[best]:,.0f}")  # fmt: skip
     axes.set_title("loss (nats a label token)")
     axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("optimizer step")
