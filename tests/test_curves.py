@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from llama_exp.progress import told
+from llama_exp.report import loss_page
 from tests.conftest import ROOT, small
 
 CURVES = ("loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")
@@ -106,3 +107,42 @@ def test_a_terminal_shows_every_curve_in_one_bar_by_steps_also_where_a_step_has_
     wanted = " ".join(f"{name}: {number}" for name, number in {"step": "4/4", **latest(run)}.items())
     assert any(line.strip().endswith(wanted) for line in lines), (wanted, lines[-20:])
     assert "Epoch" not in said.decode()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of "rgb(r, g, b)", as WCAG 2 defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(colour: str, paper: str, opacity: float = 1.0) -> float:
+    """WCAG's ratio of a colour, laid over the paper with this opacity."""
+    over, under = ([int(part) for part in re.findall(r"\d+", one)[:3]] for one in (colour, paper))
+    mixed = str([round(opacity * a + (1 - opacity) * b) for a, b in zip(over, under, strict=True)])
+    light, dark = sorted((luminance(mixed), luminance(paper)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_the_losses_can_be_read_in_the_light_in_the_dark_and_on_a_phone(tmp_path, browse, scheme, width):
+    rows = [f"{step},{9 - step},{8 - step / 2},0.001,2.5,3000" for step in range(1, 9)]
+    (tmp_path / "metrics.csv").write_text(
+        "step,loss,validation_loss,lr,grad_norm,tokens_per_second\n" + "\n".join(rows)
+    )
+    loss_page.write(tmp_path, "Finished.")
+    page = browse(f"file://{tmp_path}/losses.html", viewport={"width": width, "height": 844}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    drawn = page.evaluate("""[...document.querySelectorAll('svg path')].map((one) => getComputedStyle(one))
+        .filter((one) => one.fill === 'none').map((one) => [one.stroke, +one.strokeOpacity])""")
+    blue = "rgb(0, 114, 178)" if scheme == "light" else "rgb(98, 181, 234)"
+    lines = [(stroke, opacity) for stroke, opacity in drawn if stroke == blue]
+    assert {opacity for _, opacity in lines} == {0.7, 1}, "the training loss is paler than the validation loss"
+    assert all(contrast(stroke, paper, opacity) >= 3 for stroke, opacity in lines)
+    words = page.locator("svg text").all()
+    assert len(words) > 20
+    for one in words:
+        assert one.evaluate("(one) => one.getBoundingClientRect().height") >= 9, one.inner_text()
+        assert contrast(one.evaluate("(one) => getComputedStyle(one).fill"), paper) >= 4.5, one.inner_text()

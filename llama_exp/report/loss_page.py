@@ -98,7 +98,7 @@ def draw(curves: dict[str, Points]):
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, len(BESIDE), height_ratios=(2.4, 1))
     axes = figure.add_subplot(grid[0, :])
-    axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.55, linewidth=1, label="training")
+    axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.7, linewidth=1, label="training")
     if curves["validation_loss"]:
         x, y = zip(*curves["validation_loss"], strict=True)
         best = min(range(len(y)), key=lambda place: y[place])
