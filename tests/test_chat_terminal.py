@@ -100,6 +100,23 @@ def test_a_reply_comes_in_pieces_a_line_may_go_on_and_what_is_typed_cannot_steer
     assert here.ended() == 0
 
 
+def test_ctrl_c_stops_a_reply_and_what_was_said_so_far_is_part_of_the_conversation(words):
+    here = Terminal([*words, "max_new_tokens=400", "temperature=5"])  # at random, it does not find an end
+    os.write(here.screen, b"Tell me everything.\n")
+    said = ""
+    while len(said.partition("\n")[2]) < 40:
+        said += os.read(here.screen, 65536).decode(errors="replace").replace("\r\n", "\n")
+    os.write(here.screen, b"\x03")
+    said += here.until_asked()
+    assert "[stopped]" in said
+    history = here.type("/history")
+    assert history.startswith("you: Tell me everything.\nmodel: ") and 20 < len(history) < 3000
+    os.write(here.screen, b"half a line\x03")
+    assert "[/quit or Ctrl-D ends]" in here.until_asked()
+    os.write(here.screen, b"\x04")
+    assert here.ended() == 0
+
+
 def test_a_line_that_cannot_be_answered_is_told_by_its_id_and_the_next_one_is_answered(words):
     told = by_pipe(words, "{bad", {"id": 7, "prompt": 3}, {"id": "x", "prompt": "a", "colour": "red"},
                    {"prompt": "a", "history": [{"role": "user", "text": "alone"}]}, {"id": 8},
