@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import krippendorff
 import pytest
@@ -18,7 +19,7 @@ from llama_exp.human.making import make
 from llama_exp.human.report import included, report
 from llama_exp.human.store import Store
 from llama_exp.metrics import METRICS
-from llama_exp.records import Problem, Rating
+from llama_exp.records import Problem, Rating, write_json
 from llama_exp.statistics import paired
 from tests.conftest import ROOT
 from tests.test_human_study import evaluation, predictions, two
@@ -183,6 +184,46 @@ def test_a_slow_metric_is_computed_once_when_asked_for_and_kept_with_the_study(t
     assert CALLS == [24, 24], "two conditions once; the reference is not compared with itself"
     with pytest.raises(Problem, match="unknown metric 'rogue'"):
         report(folder, ["rogue"])
+
+
+def test_what_the_evaluations_have_measured_is_compared_with_people_and_nothing_is_computed(tmp_path, monkeypatch):
+    words = two(tmp_path)
+    values = {
+        A: {f"ident{n}": float(n * 7 % 11) for n in range(24)},
+        B: {f"ident{n}": float(n * 3 % 5) for n in range(24)},
+    }
+    for name, encoder in ((A, "minilm"), (B, "minilm")):
+        finished(Path(words[name]), values[name], encoder)
+    folder, study = make({**words, "items": "12", "raters": "1", "repeats": "0", "controls": "0", "human": "reference"})
+    finished(Path(words[B]), dict.fromkeys(values[B], 0.0), "minilm")  # what happens later changes nothing
+    store = Store(folder)
+    for place, trial in enumerate(study.queues[0], 1):
+        side = {trial.left: "left", trial.right: "right"}.get(by_item(1, trial), "tie")
+        store.save(1, place, Rating("1", str(place), side, {}, "", 2.0), done=True)
+    monkeypatch.setattr("llama_exp.metrics.bertscore.items", None)
+    report(folder)
+    told = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))["relations"]
+    [found] = [one for one in told if one["metric"] == "bertscore/f1"]
+    judged = [one for one in analysis.collect(study, store) if set(one.trial.pair) == {A, B}]
+    points = [(values[A][one.trial.item] - values[B][one.trial.item], one.percent(A)) for one in judged]
+    assert found["tau"]["estimate"] == pytest.approx(kendalltau(*zip(*points, strict=True)).statistic)
+    assert found["tau"]["items"] == 12 and not [one for one in told if one["metric"] == "squad/f2"]
+
+
+def test_scores_of_two_encoders_are_not_compared_with_people(tmp_path):
+    words = two(tmp_path)
+    for name, encoder in ((A, "minilm"), (B, "roberta-large")):
+        finished(Path(words[name]), {f"ident{n}": 1.0 for n in range(24)}, encoder)
+    folder, _ = make({**words, "items": "12", "raters": "1"})
+    assert not (folder / "metrics.json").exists()
+
+
+def finished(evaluation: Path, values: dict[str, float], encoder: str) -> None:
+    """Put BERTScores into an evaluation's folder, as evaluate.py writes them."""
+    write_json(evaluation / "results.json", {"metrics": ["squad", "bertscore"], "scores": {},
+                                             "facts": {"bertscore": {"model": encoder, "layer": 6, "replies_cut": 0}}})  # fmt: skip
+    lines = [json.dumps({"id": item, "squad/f2": 1.0, "bertscore/f1": value}) for item, value in values.items()]
+    (evaluation / "scores.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def on_scales(rater, trial):
