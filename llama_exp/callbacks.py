@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from llama_exp.progress import told
 from llama_exp.records import written_whole
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
@@ -72,9 +73,10 @@ class Curves(L.Callback):
     """
 
     def __init__(self, folder: Path, plan, late: int = 0):
-        self.path, self.plan, self.late, self.speed = folder / "metrics.csv", plan, late, math.nan
+        self.path, self.plan, self.late = folder / "metrics.csv", plan, late
         self.tokens = 0  # useful ones (no padding) seen so far
         self.seconds, self.training_seconds = 0.0, 0.0  # seconds: of the processes before this one
+        self.last: dict[str, float] = {}  # the latest value of each column
         self.began = self.last_time = time.perf_counter()
         self.quiet: set[str] = set()
 
@@ -107,9 +109,6 @@ class Curves(L.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         module.read(self.late)
-        if module.last:
-            module.log("tokens/s", self.speed, prog_bar=True, logger=False)
-            module.log("loss", module.last.loss, prog_bar=True, logger=False)
 
     def on_train_end(self, trainer, module) -> None:
         module.read()
@@ -122,11 +121,11 @@ class Curves(L.Callback):
         now = time.perf_counter()
         tokens = self.plan.tokens_of(self.plan.step(step.number - 1))
         self.tokens += tokens
-        self.speed = tokens / max(now - self.last_time, 1e-9)
+        speed = tokens / max(now - self.last_time, 1e-9)
         self.training_seconds += now - self.last_time
         self.last_time = now
         self._write(trainer, step.number, loss=step.loss, lr=step.lr,
-                    grad_norm=step.grad_norm, tokens_per_second=self.speed)  # fmt: skip
+                    grad_norm=step.grad_norm, tokens_per_second=speed)  # fmt: skip
 
     def on_validation_start(self, trainer, module) -> None:
         module.read()
@@ -138,11 +137,13 @@ class Curves(L.Callback):
             if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
                 pace = (time.perf_counter() - self.began) / max(trainer.global_step - self.began_at, 1)
                 left = pace * (self.plan.total_steps - trainer.global_step)
-                print(f"  step {trainer.global_step}/{self.plan.total_steps}  loss {module.last.loss:.3f}  validation loss "
-                      f"{float(loss):.3f}  about {left:.0f} s left", flush=True)  # fmt: skip
+                numbers = "  ".join(f"{name} {number}" for name, number in told(self.last).items())
+                step = f"step {trainer.global_step}/{self.plan.total_steps}"
+                print(f"  {step}  {numbers}  about {left:.0f} s left", flush=True)
         self.last_time = time.perf_counter()  # validation is no part of a step's time
 
     def _write(self, trainer, step: int, **values: float) -> None:
+        self.last |= values
         if not trainer.is_global_zero:
             return
         row = {"step": step, "epoch": step / self.plan.steps_per_epoch, "tokens": self.tokens,

@@ -48,7 +48,6 @@ class Finetune(L.LightningModule):
         self.learnt = [p for p in model.parameters() if p.requires_grad]
         self.norm: torch.Tensor | None = None  # of the step's gradients, before clipping
         self.unread: deque[tuple[int, int, float, torch.Tensor, torch.cuda.Event | None]] = deque()
-        self.last: Step | None = None
         self.tell: Callable[[Step], None] = lambda step: None  # who wants to know of each step, in order
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -98,8 +97,7 @@ class Finetune(L.LightningModule):
                     f"The loss became {nll} at step {number}; the last good checkpoint is kept. "
                     f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
                 )
-            self.last = Step(number, nll / max(labels, 1), norm, lr)
-            self.tell(self.last)
+            self.tell(Step(number, nll / max(labels, 1), norm, lr))
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):  # the norm is known
@@ -119,14 +117,17 @@ class Finetune(L.LightningModule):
         held_out = self.held_out.to(self.device, torch.float32)
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(held_out)
-        self.log("validation_loss", held_out[0] / held_out[1].clamp(min=1), prog_bar=True)
+        # Not to the loggers: Lightning would count micro-batches there. `Curves` sends it, at its step.
+        self.log("validation_loss", held_out[0] / held_out[1].clamp(min=1), logger=False)
 
     def configure_optimizers(self):
         settings = self.optimizer_config
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = _optimizer_class(settings.name)(
-            parameters, lr=settings.lr, betas=tuple(settings.betas), weight_decay=settings.weight_decay
-        )
+        options = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
+        # One kernel for all parameters; Lightning does not clip gradients that float16's scaler leaves to a fused optimizer.
+        if settings.name is OptimizerName.adamw and parameters[0].is_cuda and self.trainer.precision != "16-mixed":
+            options["fused"] = True
+        optimizer = _optimizer_class(settings.name)(parameters, **options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -19,6 +19,7 @@ from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
 from llama_exp.memory import forget_peak, peak_memory
 from llama_exp.model import causal_lm, save_lora, scale, trainable_parameters
+from llama_exp.progress import Progress
 from llama_exp.records import Problem
 from llama_exp.report import loss_page
 
@@ -51,13 +52,14 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
     plan = data.plan
     interval = max(1, plan.total_steps // config.validations) if config.validations and data.validation else None
     curves = Curves(folder, plan, late=int(device.type == "cuda"))
+    bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
     trainer = L.Trainer(
         **settings,
         max_epochs=1, max_steps=plan.total_steps, num_sanity_val_steps=0, use_distributed_sampler=False,
         limit_val_batches=1.0 if interval else 0, check_val_every_n_epoch=None,
         default_root_dir=folder, logger=build_loggers(config, folder), plugins=[WholeCheckpoints()],
         callbacks=[curves, KeepBest(config.early_stopping), Energy(),
-                   Checkpoints(folder, config.checkpoint_every, interval)],
+                   Checkpoints(folder, config.checkpoint_every, interval), *bar],
     )  # fmt: skip
     trainer.accumulate_grad_batches = plan.accumulation(data.micro_batch, trainer.world_size)
     trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches

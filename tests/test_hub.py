@@ -323,6 +323,19 @@ def test_a_conflict_a_broken_server_and_a_cut_connection_are_waited_out(publish,
     assert "/lfs/" not in done.stdout + done.stderr  # signed addresses are as good as a password
 
 
+# The client itself tries an upload six times after a 5xx or a cut, and once after a 403: a signature that ran out.
+BROKEN = [(500, 6, "the hub answered 500"), (403, 1, "the hub answered 403"), ("cut", 6, "ReadError: ")]
+
+
+@pytest.mark.parametrize(("fault", "times", "said"), BROKEN)
+def test_what_broke_an_upload_is_said_and_it_is_tried_again(publish, server, fault, times, said):
+    server.faults = [(r"PUT /lfs/", fault, times)]
+    done = publish("repo=squad-r4")
+    assert set(server.repos["ann/squad-r4"]["files"]) == FILES
+    assert f"upload to ann/squad-r4: {said}" in done.stdout.replace("RemoteProtocolError", "ReadError")
+    assert "RuntimeError" not in done.stdout and "/lfs/" not in done.stdout + done.stderr
+
+
 def test_a_broken_upload_goes_on_from_what_is_there(publish, server):
     server.faults = [(r"/commit/main", 500, 99)]
     done = publish("repo=squad-r4", check=False)

@@ -6,18 +6,21 @@ import random
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import krippendorff
 import pytest
 from scipy.stats import kendalltau
 from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.multitest import multipletests
 
 from llama_exp.human import agreement, analysis
 from llama_exp.human.making import make
 from llama_exp.human.report import included, report
 from llama_exp.human.store import Store
 from llama_exp.metrics import METRICS
-from llama_exp.records import Problem, Rating
+from llama_exp.records import Problem, Rating, write_json
+from llama_exp.statistics import paired
 from tests.conftest import ROOT
 from tests.test_human_study import evaluation, predictions, two
 
@@ -140,7 +143,8 @@ def test_a_rater_who_always_clicks_left_is_inconsistent_and_fails_controls_and_t
     assert (lazy.consistent, lazy.left, lazy.right, lazy.failed) == (0, 37, 0, 4)
     assert agreement.unreliable([good, lazy]) == [2]
     _, said = report(folder)
-    assert said[-1].startswith("Rater 2 missed more than a third of the controls. Left out, zebra_tuned")
+    assert said[-2] == "Rater 2 missed more than a third of the controls."
+    assert said[-1].startswith("Without rater 2, zebra_tuned")
 
 
 def test_kendalls_tau_is_scipys_and_finds_a_judge_who_goes_by_f1(tmp_path):
@@ -182,6 +186,46 @@ def test_a_slow_metric_is_computed_once_when_asked_for_and_kept_with_the_study(t
         report(folder, ["rogue"])
 
 
+def test_what_the_evaluations_have_measured_is_compared_with_people_and_nothing_is_computed(tmp_path, monkeypatch):
+    words = two(tmp_path)
+    values = {
+        A: {f"ident{n}": float(n * 7 % 11) for n in range(24)},
+        B: {f"ident{n}": float(n * 3 % 5) for n in range(24)},
+    }
+    for name, encoder in ((A, "minilm"), (B, "minilm")):
+        finished(Path(words[name]), values[name], encoder)
+    folder, study = make({**words, "items": "12", "raters": "1", "repeats": "0", "controls": "0", "human": "reference"})
+    finished(Path(words[B]), dict.fromkeys(values[B], 0.0), "minilm")  # what happens later changes nothing
+    store = Store(folder)
+    for place, trial in enumerate(study.queues[0], 1):
+        side = {trial.left: "left", trial.right: "right"}.get(by_item(1, trial), "tie")
+        store.save(1, place, Rating("1", str(place), side, {}, "", 2.0), done=True)
+    monkeypatch.setattr("llama_exp.metrics.bertscore.items", None)
+    report(folder)
+    told = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))["relations"]
+    [found] = [one for one in told if one["metric"] == "bertscore/f1"]
+    judged = [one for one in analysis.collect(study, store) if set(one.trial.pair) == {A, B}]
+    points = [(values[A][one.trial.item] - values[B][one.trial.item], one.percent(A)) for one in judged]
+    assert found["tau"]["estimate"] == pytest.approx(kendalltau(*zip(*points, strict=True)).statistic)
+    assert found["tau"]["items"] == 12 and not [one for one in told if one["metric"] == "squad/f2"]
+
+
+def test_scores_of_two_encoders_are_not_compared_with_people(tmp_path):
+    words = two(tmp_path)
+    for name, encoder in ((A, "minilm"), (B, "roberta-large")):
+        finished(Path(words[name]), {f"ident{n}": 1.0 for n in range(24)}, encoder)
+    folder, _ = make({**words, "items": "12", "raters": "1"})
+    assert not (folder / "metrics.json").exists()
+
+
+def finished(evaluation: Path, values: dict[str, float], encoder: str) -> None:
+    """Put BERTScores into an evaluation's folder, as evaluate.py writes them."""
+    write_json(evaluation / "results.json", {"metrics": ["squad", "bertscore"], "scores": {},
+                                             "facts": {"bertscore": {"model": encoder, "layer": 6, "replies_cut": 0}}})  # fmt: skip
+    lines = [json.dumps({"id": item, "squad/f2": 1.0, "bertscore/f1": value}) for item, value in values.items()]
+    (evaluation / "scores.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def on_scales(rater, trial):
     """Condition A two points higher on faithfulness alone; a control is seen through."""
     level = 5 if trial.left == A else 3
@@ -205,6 +249,34 @@ def test_scales_have_means_differences_and_agreement(tmp_path):
     assert said[1].startswith(
         "On faithfulness, zebra_tuned is rated 2.00 points higher than zebra_plain, of 1 to 5; whether"
     )
+
+
+def test_differences_on_scales_are_adjusted_for_their_number_and_the_page_explains_its_numbers(tmp_path):
+    def choose(rater, trial):
+        luck = random.Random(f"{rater} {trial.item} {trial.left}")
+        return {scale: luck.randint(1, 5) for scale in ("fluency", "faithfulness", "helpfulness")}
+
+    folder, study, judged = rated(tmp_path, choose, items=40, of=40, raters="2", mode="scales")
+    found = {scale: minus.p_value for scale, _, _, minus in analysis.differences(study, judged)}
+    alone = {}
+    for scale in found:
+        one, other = (analysis.item_means(analysis.kind(judged, "judged"), scale, name) for name in (A, B))
+        alone[scale] = paired(one, other, {i: study.items[i].group for i in one}).p_value
+    assert found == pytest.approx(dict(zip(alone, multipletests(list(alone.values()), method="holm")[1], strict=True)))
+    assert found != pytest.approx(alone)
+    report(folder)
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert "adjusted for the number of rows (Holm)" in page
+    assert "rated above 3 on helpfulness" in page and "takes one side" not in page
+
+
+def test_a_tau_without_an_interval_says_that_it_is_open(tmp_path):
+    folder, *_ = rated(tmp_path, by_item, items=8, of=8, raters="1", controls="0", repeats="0")
+    report(folder)
+    told = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))["relations"]
+    page = (folder / "report" / "index.html").read_text(encoding="utf-8")
+    without = [one for one in told if one["tau"]["estimate"] is not None and one["tau"]["low"] is None]
+    assert page.count(" (open)") == len(without) > 0
 
 
 def test_a_spreadsheet_computes_nothing_and_no_name_of_a_rater_is_passed_on(tmp_path):

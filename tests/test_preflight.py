@@ -241,14 +241,28 @@ def test_data_cannot_steer_the_terminal():
     ("validation", "said"),
     [
         ([], "measured less than twice"),
-        ([(1, 3.0), (2, 2.0), (3, 2.5)], "turns up: best at step 2 (2.000), 2.500 at the end"),
-        ([(1, 3.0), (2, 2.5), (3, 2.0)], "has not flattened: from step 2 to 3 it still fell from 2.500 to 2.000"),
+        (
+            [(1, 3.0), (2, 2.0), (3, 2.5)],
+            "turns up: overfitting from step 2 on. It was best there (2.000) and is 2.500 at the end",
+        ),
+        ([(1, 3.0), (2, 2.5), (3, 2.0)], "has not flattened yet: from step 2 to 3 it still fell from 2.500 to 2.000"),
         ([(10, 3.0), (20, 2.01), (30, 2.0)], "has flattened at 2.000: since step 20"),
         ([(10, 3.0), (20, 2.0), (30, 2.01)], "has flattened at 2.010"),
     ],
 )
 def test_the_note_says_whether_more_steps_would_help(validation, said):
     assert said in loss_page.note(validation)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ([(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.2)], "overfitting from step 2 on"),
+        ([(1, 3.0), (2, 2.0), (3, 2.5), (4, 3.5)], "the training loss with it: that is no overfitting"),
+    ],
+)
+def test_validation_that_rises_with_the_training_loss_is_not_called_overfitting(training, said):
+    assert said in loss_page.note([(1, 3.0), (2, 2.0), (4, 2.5)], training)
 
 
 def test_a_name_with_markup_is_shown_as_text(tmp_path):

@@ -122,6 +122,14 @@ def test_two_simulations_over_the_same_openings_are_compared(simulate, browse, t
     assert small.locator(".talk").first.locator("h4").all_inner_texts() == ["First", "Second"]
 
 
+def test_a_score_that_is_the_same_throughout_gets_no_interval_without_a_width(simulate, tmp_path):
+    (tmp_path / "lines.txt").write_text("Where is it?\nAnd when?\n", encoding="utf-8")
+    done = simulate(f"client=script:{tmp_path}/lines.txt", "against=untuned", "turns=2", "conversations=3")
+    assert "  turns: the same in every conversation" in done.stdout
+    [comparison] = simulate.home.glob("simulation/*/comparison.html")
+    assert comparison.read_text(encoding="utf-8").count('<td class="number">the same in every conversation</td>') >= 2
+
+
 def test_a_killed_simulation_goes_on_with_the_words_that_it_would_have_said(simulate, speaker):
     words = ["conversations=8", "turns=4", "eval_batch=2"]
     simulate(*words)

@@ -307,18 +307,6 @@ def test_wandb_keeps_two_cells_of_a_sweep_apart_and_never_asks_for_a_key(tmp_pat
     assert len(list((tmp_path / "o").glob("squad/*/summary.json"))) == 2
 
 
-def test_tensorboard_gets_the_curves(tmp_path, command):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    command("train.py", *small(sample="8"), "logger=tensorboard", f"outputs={tmp_path}/o")
-    events = EventAccumulator(str(only_run(tmp_path / "o") / "tensorboard"))
-    events.Reload()
-    assert {"loss", "validation_loss", "lr"} <= set(events.Tags()["scalars"])
-    rows = read_csv(only_run(tmp_path / "o") / "metrics.csv")
-    logged = [event.value for event in events.Scalars("loss")]
-    assert logged == pytest.approx([float(row["loss"]) for row in rows if row["loss"]], rel=1e-5)
-
-
 def test_a_logger_that_fails_never_loses_a_run(tmp_path, command):
     done = command("train.py", *small(sample="8"), "logger=wandb", "logger.project=''", "+logger.entity=[1]",
                    f"outputs={tmp_path}/o", check=None)  # fmt: skip

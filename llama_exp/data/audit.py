@@ -143,14 +143,16 @@ def normalise(text: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Runs:
     """Hashes of all texts' runs of words, one text after the other, distinct within each: one operation on all
-    instead of one on each. values (R,) uint64; owner (R,): which text each is of; texts: how many there are."""
+    instead of one on each. values (R,) uint64; owner (R,): which text each is of; texts: how many there are; frequent:
+    values in more than 5 % of the texts and in at least 20, because a handful of texts has no template to find."""
 
     values: np.ndarray
     owner: np.ndarray
     texts: int
+    frequent: np.ndarray
 
     def only(self, kept: np.ndarray) -> "Runs":
-        return Runs(self.values[kept], self.owner[kept], self.texts)
+        return Runs(self.values[kept], self.owner[kept], self.texts, self.frequent[:0])
 
     def sizes(self) -> np.ndarray:
         return np.bincount(self.owner, minlength=self.texts)
@@ -181,7 +183,8 @@ def runs(texts: tuple[str, ...], length: int) -> Runs:
     begins = np.ones(len(total), bool)
     begins[1:] = marked[order[1:]] != marked[order[:-1]]
     new = np.sort(np.minimum.reduceat(order, begins.nonzero()[0])) if len(total) else order
-    return Runs(total[new], owner[new], len(texts))
+    values, counts = np.unique(total[new], return_counts=True)
+    return Runs(total[new], owner[new], len(texts), values[counts > max(TEMPLATE * len(texts), 20)])
 
 
 def _rolled(codes: np.ndarray, length: int) -> np.ndarray:
@@ -249,16 +252,10 @@ def _overlaps(
 
 def _without_template(train: Runs, held_out: Runs) -> tuple[Runs, Runs]:
     """Drop runs common on both sides: they are the prompt's wording, not the item."""
-    common = np.intersect1d(_frequent(train), _frequent(held_out), assume_unique=True)
+    common = np.intersect1d(train.frequent, held_out.frequent, assume_unique=True)
     if not len(common):
         return train, held_out
     return tuple(side.only(~np.isin(side.values, common)) for side in (train, held_out))
-
-
-def _frequent(side: Runs) -> np.ndarray:
-    """Runs in more than 5 % of the texts, and in at least 20: a handful of texts has no template to find."""
-    values, counts = np.unique(side.values, return_counts=True)
-    return values[counts > max(TEMPLATE * side.texts, 20)]
 
 
 def _ngram(train: Runs, held_out: Runs, share: float) -> dict[int, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp import runs
+from llama_exp.chat.partner import Wording
 from llama_exp.config import Config, Source
 from llama_exp.data.prompts import user_text
 from llama_exp.hub.uploading import MARK
@@ -71,6 +72,7 @@ def write_card(
 
     summary = runs.read_summary(run) or {}
     evaluations, untuned = read_evaluations(run), untuned_beside(run, outputs)
+    wording = Wording.of(trained)
     page = Environment(trim_blocks=True, lstrip_blocks=True, undefined=ChainableUndefined, keep_trailing_newline=True)
     text = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card_data=metadata(trained, repo, evaluations, merged=comparison is not None).to_yaml(),
@@ -78,7 +80,7 @@ def write_card(
         llama2=is_llama2(trained), synthetic=trained.dataset.source is Source.synthetic, comparison=comparison,
         data=data_name(trained), summary=summary, train=summary.get("counts", {}).get("train", {}),
         seconds=summary.get("seconds", {}), evaluations=[table(e, untuned.get(e["folder"])) for e in evaluations],
-        prompt=repr(user_text("MESSAGE", trained.dataset.system)), keys=keys(summary),
+        prompt=repr(user_text("MESSAGE", wording.system)), template=wording.template, keys=keys(summary),
         cleaning=sorted(name for name, on in trained.dataset.cleaning.items() if on),
     )  # fmt: skip
     with written_whole(path) as file:

@@ -100,8 +100,13 @@ def is_hub_error(error: Exception) -> bool:
     return ours or isinstance(error, (OSError, RuntimeError))
 
 
-def status(error: Exception) -> int | None:
+def status(error: BaseException) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """What broke an upload: the client raises a RuntimeError from it that says nothing of it."""
+    return error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
 
 
 def passing(error: Exception) -> bool:
@@ -112,11 +117,12 @@ def passing(error: Exception) -> bool:
 
 def reason(error: Exception) -> str:
     """What happened, without addresses: those of uploads are signed and as good as a password."""
-    code = status(error)
-    said = getattr(error, "server_message", None) or ""
+    first = unwrapped(error)
+    code = status(first)
+    said = getattr(first, "server_message", None) or ""
     if code is None:
-        said = re.sub(r"https?://\S+", "(address)", str(error)).strip().split("\n")[0]
-        return scrubbed(f"{type(error).__name__}: {said}" if said else f"{type(error).__name__}")
+        said = re.sub(r"https?://\S+", "(address)", str(first)).strip().split("\n")[0].rstrip(".")
+        return scrubbed(f"{type(first).__name__}: {said}" if said else f"{type(first).__name__}")
     return scrubbed(f"the hub answered {code}" + (f" ({said.strip()})" if said.strip() else ""))
 
 

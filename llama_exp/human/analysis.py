@@ -179,7 +179,7 @@ def scales(study: Study, judged: Sequence[Judged]) -> list[Scale]:
 
 
 def differences(study: Study, judged: Sequence[Judged]) -> list[tuple[str, str, str, Difference]]:
-    """(scale, first, second, difference of their means over the items that were rated for both)."""
+    """(scale, first, second, difference of their means over the items that were rated for both); p-values adjusted over all."""
     judged, found = kind(judged, "judged"), []
     for name in study.settings["scales"]:
         for first, second in study.pairs:
@@ -189,7 +189,8 @@ def differences(study: Study, judged: Sequence[Judged]) -> list[tuple[str, str, 
                 groups = {i: study.items[i].group for i in shared}
                 minus = paired({i: one[i] for i in shared}, {i: other[i] for i in shared}, groups)
                 found.append((name, first, second, minus))
-    return found
+    adjusted = iter(holm([row[3].p_value for row in found if row[3].p_value is not None]))
+    return [row if row[3].p_value is None else (*row[:3], replace(row[3], p_value=next(adjusted))) for row in found]
 
 
 def relations(study: Study, judged: Sequence[Judged], metrics: Metrics) -> list[Relation]:

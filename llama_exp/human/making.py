@@ -14,10 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from llama_exp import cli
 from llama_exp.config import CONF
 from llama_exp.human import study as design
+from llama_exp.human.evaluated import carried
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
-from llama_exp.records import Prediction, Problem
+from llama_exp.records import Prediction, Problem, write_json
 
 
 class Mode(Enum):
@@ -61,6 +62,8 @@ def make(words: dict[str, str]) -> tuple[Path, Study]:
     made = Study(settings, about, len(next(iter(read.values()))[0]), items, controls, queues)
     if (folder / "study.json").is_file():
         made = grown(design.read(folder), made, folder)
+    elif measured := carried(read, items):
+        write_json(folder / "metrics.json", measured)
     design.write(made, folder)
     Store(folder).invite(len(made.queues))
     return folder, made

@@ -4,8 +4,8 @@
     report/results.json    the same numbers
     report/ratings.csv     a row per rating, conditions named
 
-`metrics=bertscore` compares people with that metric too; what it computes is kept in the study's folder, so that only
-the first time is slow. The report can be made while raters are at work.
+People are compared with the metrics that the evaluations have. `metrics=bertscore` adds one that they have not; what it
+computes is kept in the study's folder, so that only the first time is slow. The report can be made while raters are at work.
 """
 
 import csv
@@ -21,14 +21,13 @@ from llama_exp import cli
 from llama_exp.human import agreement, analysis
 from llama_exp.human import study as design
 from llama_exp.human.analysis import Judged, Metrics
+from llama_exp.human.evaluated import CHEAP
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
 from llama_exp.records import Prediction, Problem, write_json, written_whole
 from llama_exp.report.results import Unread, clean
 from llama_exp.report.spreadsheet import FORMULA
-
-CHEAP = ("squad", "decision")  # no model, no library: computed every time
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,8 @@ def read_condition(name: str, place: str) -> tuple[list[Prediction], dict[str, A
             raise Problem(f"{name}={place}: wanted a finished evaluation, with {file} in it; {finish}. "
                           f"Or {name}={REFERENCE}, the human reference.")  # fmt: skip
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    about = {"folder": str(folder), "metrics": results.get("metrics", []), "scores": results.get("scores", {})}
+    about = {"folder": str(folder), "metrics": results.get("metrics", []), "scores": results.get("scores", {}),
+             "facts": results.get("facts", {})}  # fmt: skip
     return read_predictions(folder / "predictions.jsonl"), about
 
 

@@ -27,8 +27,8 @@ def answer(study: Study, found) -> list[str]:
     lines += [agreed(a) for a in found.agreements if a.alpha.estimate is not None]
     if found.unreliable:
         who = " and ".join(f"rater {n}" for n in found.unreliable)
-        lines.append(f"{who[0].upper()}{who[1:]} missed more than a third of the controls."
-                     + "".join(f" Left out, {preferred(p)}" for p in found.reliable))  # fmt: skip
+        lines.append(f"{who[0].upper()}{who[1:]} missed more than a third of the controls.")
+        lines += [f"Without {who}, {preferred(p)}" for p in found.reliable]
     return lines
 
 
@@ -101,16 +101,18 @@ def tables(study: Study, found) -> list[tuple[str, str, Table]]:
         ("Scales", "1 to 5, an item counting once as the mean of its raters; with the 95 % interval over items.",
          {"heads": ["scale", "condition", "ratings#", "mean#"],
           "rows": [[s.name, s.condition, str(s.ratings), with_span(s.mean, 2)] for s in found.scales]}),
-        ("Differences on scales", "On the items that were rated for both.",
+        ("Differences on scales", "On the items that were rated for both, with the 95 % interval over items. p is the chance of such "
+         "a difference if there were none, adjusted for the number of rows (Holm).",
          {"heads": ["scale", "first", "second", "first minus second#", "p#"],
           "rows": [[s, a, b, str(d), p_text(d.p_value)] for s, a, b, d in found.differences]}),
         ("Agreement between raters", AGREEMENT_WORDS, agreement_table(found.agreements)),
-        ("Raters", rater_words(found), rater_table(study, found)),
+        ("Raters", rater_words(study, found), rater_table(study, found)),
         ("People and metrics", "Kendall's tau-b: 1 = the metric orders the answers as people do, 0 = unrelated, with "
          "its 95 % interval. In pairs, the difference in the metric against who was preferred; the human reference "
-         "itself is left out. A dash: the metric or the judgement is the same everywhere.",
+         "itself is left out. A dash: the metric or the judgement is the same everywhere. Open: it would be, were one group left "
+         "out, so how sure the number is cannot be told.",
          {"heads": ["metric", "judgement", "items#", "tau#"],
-          "rows": [[r.metric, r.judgement, str(r.tau.items), with_span(r.tau, 2)] for r in found.relations]}),
+          "rows": [[r.metric, r.judgement, str(r.tau.items), tau_text(r.tau)] for r in found.relations]}),
         ("Conditions", "", {"heads": ["condition", "where from"],
                             "rows": [[n, c["folder"]] for n, c in study.conditions.items()]}),
     ]  # fmt: skip
@@ -149,13 +151,22 @@ def agreement_table(found: Sequence[Agreement]) -> Table:
     return {"heads": ["on", "rated by two or more#", "the same#", "Krippendorff's alpha#", "kappa"], "rows": rows}
 
 
-def rater_words(found) -> str:
-    words = (
-        "Consistent: the same verdict when an item came again with its sides swapped. Failed: controls, whose answer "
-    )
-    words += (
-        "is known, that were called wrong or a tie. Left and right: a rater who always takes one side does not read."
-    )
+def tau_text(tau: Interval) -> str:
+    return with_span(tau, 2) + (" (open)" if tau.estimate is not None and tau.low is None else "")
+
+
+PAIR_WORDS = (
+    "Consistent: the same verdict when an item came again with its sides swapped. Failed: controls, whose answer is known, "
+    "that were called wrong or a tie. Left and right: a rater who always takes one side does not read."
+)
+SCALE_WORDS = (
+    "Consistent: within one point on every scale when an answer came again. Failed: controls, an answer to another "
+    "question, that were rated above 3 on {control_scale}."
+)
+
+
+def rater_words(study: Study, found) -> str:
+    words = SCALE_WORDS.format(**study.settings) if study.on_scales else PAIR_WORDS
     if found.consistency is not None:
         words += f" Over all raters {with_span(found.consistency, 0)} % of repeats are consistent."
     return words

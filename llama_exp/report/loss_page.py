@@ -19,12 +19,15 @@ PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="color-scheme" content="light dark"><title>{name}</title><style>
 :root {{ {colours}; --font: system-ui, "DejaVu Sans", sans-serif; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8eaed; --muted: #a2a9b1; --grid: #33383e; --paper: #15181b; }} }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8eaed; --muted: #a2a9b1; --grid: #33383e; --paper: #15181b;
+                                               --rank0: #62b5ea; }} }}
 body {{ margin: 0 auto; padding: 1.5rem 1rem; max-width: 50rem; background: var(--paper); color: var(--ink);
        font: 1rem/1.5 var(--font); }}
-h1 {{ font-size: 1rem; color: var(--muted); overflow-wrap: anywhere; }} svg {{ width: 100%; height: auto; }}
+h1 {{ font-size: 1rem; color: var(--muted); overflow-wrap: anywhere; }} .scroll {{ overflow-x: auto; }}
+svg {{ display: block; width: 100%; min-width: 30rem; height: auto; }}
 .note {{ font-size: 1.2rem; font-weight: 600; line-height: 1.35; }} .small {{ color: var(--muted); font-size: .875rem; }}
-</style></head><body><h1>{name}</h1><p class="note">{note}</p><p>{ended}</p>{figure}
+</style></head><body><h1>{name}</h1><p class="note">{note}</p><p>{ended}</p>
+<div class="scroll" tabindex="0" role="region" aria-label="Curves">{figure}</div>
 <p class="small">The pale line is the loss of each training step, the strong one with dots the loss on validation Examples,
 which are not trained on; nats a label token, lower is better. All numbers: metrics.csv.</p></body></html>
 """
@@ -36,7 +39,7 @@ def write(folder: Path, ended: str = "") -> str | None:
     curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE)}
     if not curves["loss"]:
         return None
-    words = note(curves["validation_loss"])
+    words = note(curves["validation_loss"], curves["loss"])
     figure = draw(curves)
     with written_whole(folder / "losses.png", "wb") as file:
         file.write(png(figure))
@@ -60,21 +63,31 @@ def points(rows: Sequence[dict[str, str]], key: str) -> Points:
     return found
 
 
-def note(validation: Points) -> str:
-    """Whether more steps would help, as far as the validation loss tells."""
+def note(validation: Points, training: Points = ()) -> str:
+    """Whether more steps would help, as far as the validation loss tells, and whether the training loss went its way."""
     if len(validation) < 2:
         return "Validation loss was measured less than twice: whether more steps would help is not known."
     best_step, best = min(validation, key=lambda point: point[1])
     last_step, last = validation[-1]
     if last > (1 + RISE) * best:
-        return (f"Validation turns up: best at step {best_step:,.0f} ({best:.3f}), {last:.3f} at the end. From there on the "
-                "Examples were learnt by heart; fewer steps or more data would do better.")  # fmt: skip
+        if rose(training, best_step):
+            return (f"Validation turns up from step {best_step:,.0f} on ({best:.3f}; {last:.3f} at the end), and the training "
+                    "loss with it: that is no overfitting. A lower optimizer.lr or a longer warmup may do better.")  # fmt: skip
+        return (f"Validation turns up: overfitting from step {best_step:,.0f} on. It was best there ({best:.3f}) and is "
+                f"{last:.3f} at the end; fewer steps or more data would do better.")  # fmt: skip
     earlier = [point for point in validation if point[0] <= last_step * 2 / 3] or validation[:1]
     step, before = earlier[-1]
     if before > (1 + FALL) * last:
-        return (f"Validation has not flattened: from step {step:,.0f} to {last_step:,.0f} it still fell from {before:.3f} to "
+        return (f"Validation has not flattened yet: from step {step:,.0f} to {last_step:,.0f} it still fell from {before:.3f} to "
                 f"{last:.3f}. More steps or more data may do better.")  # fmt: skip
     return f"Validation has flattened at {last:.3f}: since step {step:,.0f} it fell by less than {FALL:.0%}."
+
+
+def rose(training: Points, step: float) -> bool:
+    """Whether the mean training loss after a step is above that of the stretch of equal length before it."""
+    after = [loss for at, loss in training if at > step]
+    before = [loss for at, loss in training if at <= step][-len(after) :]
+    return bool(after and before) and sum(after) / len(after) > (1 + RISE) * sum(before) / len(before)
 
 
 @styled
@@ -85,13 +98,13 @@ def draw(curves: dict[str, Points]):
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     grid = figure.add_gridspec(2, len(BESIDE), height_ratios=(2.4, 1))
     axes = figure.add_subplot(grid[0, :])
-    axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.4, linewidth=1, label="training")
+    axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.7, linewidth=1, label="training")
     if curves["validation_loss"]:
         x, y = zip(*curves["validation_loss"], strict=True)
-        axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
         best = min(range(len(y)), key=lambda place: y[place])
-        axes.annotate(f"best {y[best]:.3f}, step {x[best]:,.0f}", (x[best], y[best]), xytext=(0, 9), ha="right",
-                      textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
+        axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
+        axes.plot(x[best], y[best], color=INK, linestyle="", marker="o", markersize=9, fillstyle="none",
+                  label=f"best, {y[best]:.3f} at step {x[best]:,.0f}")  # fmt: skip
     axes.set_title("loss (nats a label token)")
     axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("optimizer step")

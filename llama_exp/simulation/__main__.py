@@ -193,7 +193,7 @@ def said(results: dict[str, Any]) -> str:
 
 def compared(one: tuple, other: tuple) -> str:
     """Paired differences over the same openings, Holm-adjusted over the scores; written, and as lines for a person."""
-    from llama_exp.simulation.page import p_text, write_page
+    from llama_exp.simulation.page import SAME, p_text, write_page
 
     folder, results, found = one
     _, results_too, found_too = other
@@ -208,7 +208,8 @@ def compared(one: tuple, other: tuple) -> str:
     both = {"first": results["name"], "second": results_too["name"], "differences": told}
     write_json(folder / "comparison.json", both)
     write_page(folder / "comparison.html", [(results, found), (results_too, found_too)], told)
-    lines = [f"  {name}: {difference}, p {p_text(adjusted[name])}" for name, difference in differences.items()]
+    lines = [f"  {name}: " + (SAME if d.low == d.high == 0 else f"{d}, p {p_text(adjusted[name])}")
+             for name, d in differences.items()]  # fmt: skip
     return "\n".join(
         [f"{folder / 'comparison.html'}: {results['name']} minus {results_too['name']}, the same openings:", *lines]
     )

@@ -9,6 +9,7 @@ from llama_exp.simulation.conversations import ENDINGS, Conversation
 from llama_exp.typed import visible
 
 SHOWN = 200  # conversations on the page; the file holds all
+SAME = "the same in every conversation"  # no spread: an interval of no width would claim that it is so everywhere
 SCORES = {
     "turns": "turns, the opening included",
     "closing": "share that reached a closing",
@@ -54,6 +55,8 @@ def difference(differences: dict | None, name: str) -> str:
     found = (differences or {}).get(name)
     if found is None:
         return ""
+    if found["low"] == found["high"] == 0:
+        return SAME
     told = f"{found['difference']:+.2f}"
     if found["low"] is not None:
         told += f" ({found['low']:+.2f} to {found['high']:+.2f})"

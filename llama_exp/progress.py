@@ -1,0 +1,29 @@
+"""How far training is, live: a bar where a person looks on, a line at each validation elsewhere. The same numbers in both.
+
+step 7/8  loss 3.116  validation loss 2.649  learning rate 0.00075  gradient norm 2.49  2,924 tokens/s
+"""
+
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import BarColumn, TimeRemainingColumn
+
+FORMATS = {"loss": ("loss", ".3f"), "validation_loss": ("validation loss", ".3f"), "lr": ("learning rate", ".2g"),
+           "grad_norm": ("gradient norm", ".3g"), "tokens_per_second": ("tokens/s", ",.0f")}  # fmt: skip
+
+
+def told(last: dict[str, float]) -> dict[str, str]:
+    """{name: number} for people, of the latest value of each column of metrics.csv."""
+    return {name: format(last[key], form) for key, (name, form) in FORMATS.items() if key in last}
+
+
+class Progress(RichProgressBar):
+    """Lightning's bar with our numbers, and steps instead of micro-batches. `last` is filled by `Curves`."""
+
+    def __init__(self, last: dict[str, float], steps: int):
+        super().__init__(refresh_rate=10)
+        self.last, self.steps = last, steps
+
+    def get_metrics(self, trainer, pl_module) -> dict[str, str]:
+        return {"step": f"{trainer.global_step}/{self.steps}", **told(self.last)}
+
+    def configure_columns(self, trainer) -> list:
+        return [BarColumn(bar_width=16), TimeRemainingColumn(compact=True)]
