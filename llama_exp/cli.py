@@ -36,6 +36,17 @@ INTERNALS = ("full_key", "object_type", "reference_type", "set HYDRA", "Config s
              "Error executing job")  # fmt: skip
 
 
+failures: list[str] = []  # why cells of this process's sweep failed: its exit code, and the last line of its table
+
+
+def failed(reason: str) -> dict[str, str]:
+    """Record a failed cell; the sweep goes on. A reason is printed once; the table at the end counts whom it hit."""
+    if reason not in failures:
+        print(f"FAILED: {reason}\nThe sweep goes on with the next cell.", flush=True)
+    failures.append(reason)
+    return {"said": f"FAILED: {reason}"}
+
+
 def hush() -> None:
     """Silence the libraries' advertisements and the REMARKS."""
     for message in REMARKS:
@@ -77,9 +88,7 @@ def run(main: Callable[[], None]) -> None:
         if _is_configuration(error):
             _stop(_readable(error), 2)
         raise
-    from llama_exp import sweep
-
-    sys.exit(1 if sweep.failures else 0)
+    sys.exit(1 if failures else 0)
 
 
 def _mistyped(words: list[str]) -> str | None:
@@ -108,25 +117,23 @@ def one_job(function: Callable) -> Callable:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from llama_exp import sweep
-
         single = HydraConfig.get().mode is not RunMode.MULTIRUN
         if not single and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
             # its child processes would be given the whole command line, and each would start the sweep again
-            return sweep.failed("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
+            return failed("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
         try:
             return function(cfg)
         except Problem as problem:
             if single:
                 _stop(str(problem), 2)
-            return sweep.failed(str(problem))
+            return failed(str(problem))
         except Exception as error:
             if single:
                 raise
             reason = f"{type(error).__name__}: {error}"
-            if reason not in sweep.failures:
+            if reason not in failures:
                 traceback.print_exc()
-            return sweep.failed(reason)
+            return failed(reason)
 
     return wrapped
 

@@ -6,17 +6,8 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from llama_exp.cli import failures
 from llama_exp.report.words import plural
-
-failures: list[str] = []  # why cells of this process failed; read by cli.run for the exit code
-
-
-def failed(reason: str) -> dict[str, str]:
-    """Record a failed cell; the sweep goes on. A reason is printed once; the table at the end counts whom it hit."""
-    if reason not in failures:
-        print(f"FAILED: {reason}\nThe sweep goes on with the next cell.", flush=True)
-    failures.append(reason)
-    return {"said": f"FAILED: {reason}"}
 
 
 class Summary(Callback):
