@@ -16,7 +16,7 @@ from llama_exp.llama.forward import token_nll
 from llama_exp.llama.layer import Layer, layers_of
 from llama_exp.llama.products import Group
 
-TOKENS = (512, 513)  # kernels are compiled anew for counts that 16 does not divide
+TOKENS = 513  # kernels are compiled anew for counts that 16 divides, which few steps have
 
 
 @contextlib.contextmanager
@@ -40,15 +40,14 @@ def _quietly(base: nn.Module, rank: int) -> None:
 
 
 def warm(base: nn.Module, rank: int) -> None:
-    """One layer and the output layer, forward and backward, as often as kernels differ. Leaves the base as it is."""
+    """One layer and the output layer, forward and backward. Leaves the base as it is."""
     weight = base.model.embed_tokens.weight
     layer = layers_of(base)[0]
     for group in layer.groups:
         _adapt(group, rank, weight)
     random = torch.Generator(weight.device).manual_seed(0)  # not the generator that training draws from
-    for tokens in TOKENS:
-        x = torch.randn(tokens, weight.shape[1], device=weight.device, generator=random).to(weight.dtype)
-        _step(base, layer, x.requires_grad_())
+    x = torch.randn(TOKENS, weight.shape[1], device=weight.device, generator=random).to(weight.dtype)
+    _step(base, layer, x.requires_grad_())
 
 
 def _adapt(group: Group, rank: int, like: torch.Tensor) -> None:
@@ -66,6 +65,5 @@ def _step(base: nn.Module, layer: Layer, x: torch.Tensor) -> None:
     positions = torch.cat([torch.arange(length) for length in lengths]).to(x.device)
     cos, sin = base.model.rotary_emb(x[None], positions[None])
     targets = torch.zeros(len(x), dtype=torch.long, device=x.device)
-    for recompute in (False, True):
-        y = layer.run(x, cos[0], sin[0], lambda q, k, v: attend(q, k, v, segments), None, 0, recompute)
-        token_nll(base.model.norm(y), base.lm_head.weight, targets).sum().backward()
+    y = layer.run(x, cos[0], sin[0], lambda q, k, v: attend(q, k, v, segments), None, 0, recompute=False)
+    token_nll(base.model.norm(y), base.lm_head.weight, targets).sum().backward()
