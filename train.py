@@ -79,7 +79,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     if runs.finished(folder):  # by another process, since this one looked
         return evaluated(config, {"said": "already finished", "run": str(folder)})
     runs.write_config(folder, config)
-    with clock("data"), warming(base, config.lora.r):
+    with warming(base, config.lora.r, clock("load")), clock("data"):
         leaks.check(config, data, folder)
     choice = choose(base, config, data.plan)
     data.micro_batch = choice.micro_batch
@@ -89,7 +89,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     try:
         module = Finetune(model, config.optimizer, steps, config.seed, data.plan.usual_labels)
         trainer = build_trainer(config, folder, data, base)
-        with clock("train"), held(base, choice.hold):
+        with clock("train"), held(base, choice.hold, choice.keep):
             outcome = fit(trainer, module, data, folder, config)
         said = summarise(folder, config, trainer, module, data, outcome, clock)
         if config.evaluate and trainer.is_global_zero:

@@ -72,7 +72,7 @@ def measured(config: ModelConfig, device, dtype, rounds, lr: float, ours: bool):
             p.zero_()
     model.zero_grad()
     optimizer, losses = torch.optim.AdamW(tuned.values(), lr), []
-    with held(base, ours and device.type == "cuda"):
+    with held(base, ours and device.type == "cuda", ours):
         for rows in rounds:
             losses.append(backward(model, rows, device, dtype, ours))
             optimizer.step()

@@ -2,7 +2,7 @@
 
     examples=8 length=2048   what a step holds: as many Examples of that length, every token a label
     squad=FILE.parquet       instead: steps of `examples` real SQuAD rows, answers as labels
-    micro_batch=N recompute=true hold=true   as llama_exp/memory.py chooses by what the card has free
+    micro_batch=N recompute=true hold=true keep=true   as llama_exp/memory.py chooses by what the card has free
     steps=12 profile=true peft=true (the same through transformers' and PEFT's own modules)
 
 Prints one line of JSON. Needs a GPU; random weights will do.
@@ -67,7 +67,7 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     losses: list[float] = []
     rest = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    with held(base, bool(words.get("hold"))):
+    with held(base, bool(words.get("hold")), bool(words.get("keep"))):
         times = [step(rounds[n % len(rounds)]) for n in range(steps)]
         if words.get("profile"):
             profiled(lambda: step(rounds[0]))

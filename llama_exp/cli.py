@@ -68,7 +68,7 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors to us instead of printing half a traceback
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Nothing here is compiled, but bitsandbytes calls torch.compile when it is imported, which loads the whole compiler
+    # Nothing that a command runs is compiled, but bitsandbytes calls torch.compile when it is imported, which loads the whole compiler
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     # Threads that spin while they wait are 25 times slower on a busy machine; that sleep at once, a third slower on an
     # idle one. A short spin costs a sixth on either.

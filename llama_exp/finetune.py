@@ -25,6 +25,16 @@ class Step:
     lr: float
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A step that the GPU may still be at. values: summed nll, label tokens and gradient norm, on their way to the CPU."""
+
+    number: int
+    lr: float
+    values: torch.Tensor
+    copied: torch.cuda.Event | None
+
+
 class Finetune(L.LightningModule):
     """Learns the responses of a Batch; only the adapter's parameters learn and are saved in checkpoints.
 
@@ -47,7 +57,7 @@ class Finetune(L.LightningModule):
         self.labels = 0
         self.learnt = [p for p in model.parameters() if p.requires_grad]
         self.norm: torch.Tensor | None = None  # of the step's gradients, before clipping
-        self.unread: deque[tuple[int, int, float, torch.Tensor, torch.cuda.Event | None]] = deque()
+        self.unread: deque[Unread] = deque()
         self.tell: Callable[[Step], None] = lambda step: None  # who wants to know of each step, in order
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -65,39 +75,44 @@ class Finetune(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Divide the summed gradients by the step's label tokens. Runs once a step, before clipping."""
-        world, nll, labels = self.trainer.world_size, self.nll, self.labels
+        world = self.trainer.world_size
+        summed = torch.stack([self.nll, torch.full_like(self.nll, self.labels)])
         if world > 1:
-            summed = torch.stack([nll, nll.new_tensor(labels)])
             torch.distributed.all_reduce(summed)
-            nll, labels = summed[0], int(summed[1])
         # DistributedDataParallel has averaged over ranks: undo that too
         gradients = [p.grad for p in self.learnt if p.grad is not None]
-        torch._foreach_mul_(gradients, world * self.usual_labels / max(labels, 1))
+        torch._foreach_mul_(gradients, world * self.usual_labels / summed[1].clamp(min=1))
         self.norm = torch.nn.utils.get_total_norm(gradients)
-        values, copied = torch.stack([nll, self.norm.float()]), None
+        values, copied = torch.cat([summed, self.norm.float()[None]]), None
         if values.is_cuda:
             values = values.to("cpu", non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-        self.unread.append((self.trainer.global_step + 1, labels, optimizer.param_groups[0]["lr"], values, copied))
+        self.unread.append(Unread(self.trainer.global_step + 1, optimizer.param_groups[0]["lr"], values, copied))
         self.nll, self.labels = 0.0, 0
 
     def read(self, late: int = 0) -> None:
         """Tell of the finished steps, but for the last `late`: looking at a step waits until the GPU is done with it.
 
-        Raises Problem where a loss is not finite. Whatever must not outlive such a step (a checkpoint) reads first.
+        Raises Problem where a loss or a gradient is not finite. Whatever must not outlive such a step (a checkpoint) reads
+        first.
         """
         while len(self.unread) > late:
-            number, labels, lr, values, copied = self.unread.popleft()
-            if copied is not None:
-                copied.synchronize()
-            nll, norm = values.tolist()
-            if not math.isfinite(nll):
-                raise Problem(
-                    f"The loss became {nll} at step {number}; the last good checkpoint is kept. "
-                    f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
-                )
-            self.tell(Step(number, nll / max(labels, 1), norm, lr))
+            step = self.unread.popleft()
+            if step.copied is not None:
+                step.copied.synchronize()
+            nll, labels, norm = step.values.tolist()
+            self._check_finite("loss", nll, step.number)
+            if self.trainer.precision != "16-mixed":  # float16's scaler leaves such a step out, and goes on
+                self._check_finite("gradient", norm, step.number)
+            self.tell(Step(step.number, nll / max(labels, 1), norm, step.lr))
+
+    def _check_finite(self, what: str, value: float, number: int) -> None:
+        if not math.isfinite(value):
+            raise Problem(
+                f"The {what} became {value} at step {number}; the last good checkpoint is kept. "
+                f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
+            )
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):  # the norm is known

@@ -24,11 +24,13 @@ WORTH_A_PASS = 1024  # tokens; with fewer at a time, dequantising the weights fo
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; hold: keep dequantised weights, norms and gates."""
+    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; hold: keep the dequantised weights; keep: norms
+    and gates too."""
 
     recompute: bool
     micro_batch: int
     hold: bool
+    keep: bool
     why: str
 
 
@@ -73,7 +75,7 @@ def choose(base: nn.Module, config: Config, plan) -> Choice:
     share = -(-config.batch // world)
     asked = config.model.gradient_checkpointing
     if device.type != "cuda":
-        return Choice(bool(asked), min(config.micro_batch or share, share), False, "")
+        return Choice(bool(asked), min(config.micro_batch or share, share), False, False, "")
     need = needs(base.config, config, next(base.parameters()).element_size())
     whole = config.memory * 2**30 if config.memory else available(device) * SPARE
     return fit(need, whole - held_now(device) - need.once, plan, config, share, world, whole)
@@ -90,16 +92,17 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
         for size in sizes:
             small = size < share and size * mean < WORTH_A_PASS and asked is None and not config.micro_batch
             if heaviest(size) * need.kept <= room and not small:
-                hold = room - heaviest(size) * need.whole > 1.25 * need.dequantised
-                also = ", dequantised weights held" if hold else ""
-                return Choice(False, size, hold, f"{size} Examples at once, nothing recomputed{also} ({said})")
+                hold = room - heaviest(size) * need.kept > 1.25 * need.dequantised
+                keep = hold and room - heaviest(size) * need.whole > 1.25 * need.dequantised
+                also = ", dequantised weights held" * hold + ", norms and gates kept" * keep
+                return Choice(False, size, hold, keep, f"{size} Examples at once, nothing recomputed{also} ({said})")
     if asked is not False:
         for size in sizes:
             if heaviest(size) * need.recomputed <= room:
-                return Choice(True, size, False, f"{size} Examples at once, activations recomputed ({said})")
+                return Choice(True, size, False, False, f"{size} Examples at once, activations recomputed ({said})")
     recompute = asked is not False
     wanted = heaviest(sizes[-1]) * (need.recomputed if recompute else need.kept) + whole - room
-    return Choice(recompute, sizes[-1], False,
+    return Choice(recompute, sizes[-1], False, False,
                   f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {said}")  # fmt: skip
 
 

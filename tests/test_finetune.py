@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from llama_exp.callbacks import Curves
+from llama_exp.callbacks import Checkpoints, Curves, WholeCheckpoints
 from llama_exp.config import (
     LoraConfig,
     ModelConfig,
@@ -18,7 +18,7 @@ from llama_exp.config import (
     Targets,
 )
 from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whole_loader
-from llama_exp.finetune import Finetune, neftune
+from llama_exp.finetune import Finetune, Unread, neftune
 from llama_exp.llama.forward import response_nll
 from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, save_lora, scale
 from llama_exp.records import Problem, Tokens
@@ -331,42 +331,63 @@ def test_the_learning_rate_warms_up_and_ends_where_it_should(schedule):
     assert all(math.isfinite(f) and 0 <= f <= 1 for f in factors)
 
 
-def curves_of(llama, folder, late: int) -> list[dict[str, str]]:
-    """metrics.csv of a real Lightning run of 6 steps with a validation after each second one."""
+def rows_of(llama, folder, late: int, broken_at: int | None = None, every: int = 100) -> list[dict[str, str]]:
+    """metrics.csv of a real Lightning run of 6 steps with a validation after each second one, a checkpoint `every` steps.
+
+    broken_at: the step whose gradient becomes infinite.
+    """
     import csv
 
     import lightning as L
+
+    class Broken(Finetune):
+        def on_before_optimizer_step(self, optimizer):
+            if self.trainer.global_step + 1 == broken_at:
+                self.learnt[0].grad[0, 0] = math.inf
+            super().on_before_optimizer_step(optimizer)
 
     tokens = items()
     plan = Plan(tokens, 4, seed=0, max_epochs=3)
     sampler = StepSampler(plan, 2)
     model = attach_lora(load_base(base_config(llama), CPU), LORA, 0)
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, max_steps=6, logger=False, enable_progress_bar=False,
-                        enable_model_summary=False, accumulate_grad_batches=sampler.accumulation, num_sanity_val_steps=0,
+                        enable_model_summary=False, enable_checkpointing=True, default_root_dir=folder,
+                        accumulate_grad_batches=sampler.accumulation, num_sanity_val_steps=0,
                         val_check_interval=4, check_val_every_n_epoch=None, use_distributed_sampler=False,
-                        gradient_clip_val=1.0, callbacks=[Curves(folder, plan, late)])  # fmt: skip
+                        gradient_clip_val=1.0, plugins=[WholeCheckpoints()],
+                        callbacks=[Curves(folder, plan, late), Checkpoints(folder, every, interval=2)])  # fmt: skip
     try:
-        trainer.fit(Finetune(model, ADAMW, 6, 0), step_loader(tokens, sampler), whole_loader(tokens[:2], 64))
+        trainer.fit(Broken(model, ADAMW, 6, 0), step_loader(tokens, sampler), whole_loader(tokens[:2], 64))
     finally:
         detach_lora(model)
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    return rows
 
 
-def test_steps_that_are_read_late_are_the_same_steps(llama, tmp_path):
+@pytest.mark.parametrize("every", [1, 100])
+def test_steps_that_are_read_late_are_the_same_steps(llama, tmp_path, every):
     told = {}
     for late in (0, 1):
         (tmp_path / str(late)).mkdir()
         told[late] = [{key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
-                      for row in curves_of(llama, tmp_path / str(late), late)]  # fmt: skip
+                      for row in rows_of(llama, tmp_path / str(late), late, every=every)]  # fmt: skip
     assert told[0] == told[1] and [row["step"] for row in told[0] if row["loss"]] == list("123456")
     assert len([row for row in told[0] if row["validation_loss"]]) == 3
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_step_whose_gradient_is_not_finite_never_reaches_a_checkpoint(llama, tmp_path, late):
+    with pytest.raises(Problem, match="The gradient became inf at step 3; the last good checkpoint is kept"):
+        rows_of(llama, tmp_path, late, broken_at=3, every=1)
+    kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
+    assert kept["global_step"] == 2 and all(value.isfinite().all() for value in kept["state_dict"].values())
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(llama):
     model = attach_lora(load_base(base_config(llama), CPU), LORA, 0)
     module = Finetune(model, ADAMW, 6, 0)
     detach_lora(model)
-    module.unread.append((7, 3, 1e-2, torch.tensor([math.nan, 1.0]), None))
+    module.unread.append(Unread(7, 1e-2, torch.tensor([math.nan, 3.0, 1.0]), None))
     with pytest.raises(Problem, match="nan at step 7; the last good checkpoint is kept. Lower optimizer.lr"):
         module.read()

@@ -14,6 +14,7 @@ from llama_exp.metrics import squad
 from llama_exp.records import Problem, read_predictions
 from llama_exp.report import costs, findings, items, score_tables
 from llama_exp.report.captions import cost_caption, cost_notes, curve_words, target_of
+from llama_exp.report.exact import Exact
 from llama_exp.report.results import collect
 from llama_exp.report.settings import comparisons
 from llama_exp.report.standing import Contender, standing
@@ -299,10 +300,27 @@ def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
     assert c.exact.metric == "squad/exact_match" and c.exact.other == at(c, 16, 100).key
     assert c.exact.p == pytest.approx(signs.pvalue, abs=0.01)
     [said] = [line for line in findings.answer(c) if line.startswith("By right or wrong alone (squad/exact_match)")]
-    verdict = "tells it from" if signs.pvalue < 0.05 else "does not tell it from"
-    assert f"an exact test {verdict} rank 16 on 100 examples: p" in said
+    assert signs.pvalue < 0.05
+    assert "an exact test puts it ahead of rank 16 on 100 examples too (59.0 against 50.0 % right): p" in said
     write_run(tmp_path, sample=300, f1=55.0)
     assert weighed(tmp_path).exact.words("it").endswith("after correction for 3 comparisons.")
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "p", "verdict"),
+    [
+        (90.0, 60.0, 0.001, "puts it ahead of r8 too (90.0 against 60.0 % right)"),
+        (
+            60.0,
+            90.0,
+            0.001,
+            "puts r8 ahead of it (60.0 against 90.0 % right)",
+        ),  # the best by F1 need not be right more often
+        (60.0, 61.0, 0.5, "does not tell it from r8 (60.0 against 61.0 % right)"),
+    ],
+)
+def test_an_exact_test_says_which_is_ahead(mine, theirs, p, verdict):
+    assert verdict in Exact("squad/exact_match", "r8", mine, theirs, p, 1).words("r8")
 
 
 def test_settings_of_several_runs_have_no_exact_test_in_which_a_seeds_luck_would_be_skill(grid):

@@ -260,7 +260,7 @@ def _without_template(train: Runs, held_out: Runs) -> tuple[Runs, Runs]:
 
 def _ngram(train: Runs, held_out: Runs, share: float) -> dict[int, int]:
     """Held-out texts of whose runs at least `share` stand in train, with the training text of the first of them."""
-    pool, first = np.unique(train.values, return_index=True)
+    pool, first = _distinct(train.values)
     found = {}
     for place in _mostly_in(pool, held_out, share):
         own = held_out.of(place)
@@ -276,7 +276,7 @@ def _near(train: Runs, held_out: Runs, jaccard: float, permutations: int) -> dic
     The index is asked for a little less than `jaccard`, because it misses pairs just at its threshold. It is asked only
     about texts that could be: at least `jaccard` of a near duplicate's runs stand somewhere in train.
     """
-    wanted = _mostly_in(np.unique(train.values), held_out, jaccard)
+    wanted = _mostly_in(_distinct(train.values)[0], held_out, jaccard)
     if not wanted:
         return {}
     from datasketch import MinHash, MinHashLSH
@@ -298,10 +298,18 @@ def _near(train: Runs, held_out: Runs, jaccard: float, permutations: int) -> dic
     return found
 
 
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted distinct values and where each stands first: by sorting, several times as fast as numpy's table of hashes."""
+    return np.unique(values, return_index=True)
+
+
 def _mostly_in(pool: np.ndarray, texts: Runs, share: float) -> list[int]:
     """Places of the texts of whose runs at least `share` stand in the pool of runs."""
-    known = np.bincount(texts.owner[np.isin(texts.values, pool)], minlength=texts.texts)
     sizes = texts.sizes()
+    if not len(pool):
+        return []
+    at = np.minimum(np.searchsorted(pool, texts.values), len(pool) - 1)
+    known = np.bincount(texts.owner[pool[at] == texts.values], minlength=texts.texts)
     return [int(place) for place in ((sizes > 0) & (known >= share * sizes)).nonzero()[0]]
 
 

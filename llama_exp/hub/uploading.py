@@ -133,7 +133,7 @@ def explained(what: str, error: Exception) -> str:
         403: "The token may not write there. Make one with the right to write at the hub (Settings, Access Tokens), "
              "or choose a name of your own: repo=NAME.",
         404: "No such repository, or none that this token may see.",
-    }.get(status(error), "What went up already stays there: the same command goes on from it.")  # fmt: skip
+    }.get(status(unwrapped(error)), "What went up already stays there: the same command goes on from it.")  # fmt: skip
     return f"Could not {what}: {reason(error)}.\n{advice}"
 
 

@@ -29,16 +29,16 @@ def layers_of(llama) -> list["Layer"]:
 
 
 @contextlib.contextmanager
-def held(llama, wanted: bool = True):
+def held(llama, weights: bool = True, products: bool = False):
     """Spend memory on time meanwhile: keep the dequantised weights, and what a step's gradient needs of norms and gate.
 
     They are the very values that are otherwise made anew, weights for each product and the others in the backward pass.
     """
-    decoders = list(llama.model.layers) if wanted else []
-    layers, kept = [Layer(decoder) for decoder in decoders], []
+    decoders = list(llama.model.layers)
+    layers, kept = [Layer(decoder) for decoder in decoders] if weights else [], []
     try:
         for decoder in decoders:
-            decoder.keeps_all = True
+            decoder.keeps_all = products
         for projection in (p for layer in layers for group in layer.groups for p in group.projections):
             first = projection.parts[0].layer
             if getattr(first.weight, "quant_state", None) is not None:
@@ -142,7 +142,7 @@ def _up_to_the_gate(layer: Layer, mixed, x, seed: int):
     (middle,), low_o = multiply(mixed, layer.o, seed + 1, onto=x)
     normed, rstd = layer.norm(1, middle)
     (gate_up,), low_gate = multiply(normed, layer.gate_up, seed + 2)
-    return middle, rstd, gate_up, low_o, low_gate, normed
+    return middle, rstd, gate_up, low_o, low_gate, normed if layer.keeps_all else None
 
 
 def _after_backward(

@@ -20,8 +20,11 @@ TOKENS = 513  # kernels are compiled anew for counts that 16 divides, which few 
 
 
 @contextlib.contextmanager
-def warming(base: nn.Module, rank: int) -> Iterator[None]:
-    """Warm `base` up for adapters of `rank` beside what is done meanwhile; leaving waits for it. Nothing on a CPU."""
+def warming(base: nn.Module, rank: int, waiting: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Warm `base` up for adapters of `rank` beside what is done meanwhile; leaving waits for it, under the clock `waiting`.
+
+    Nothing on a CPU.
+    """
     if not base.model.embed_tokens.weight.is_cuda or getattr(base, "is_warm", False):
         yield
         return
@@ -31,11 +34,15 @@ def warming(base: nn.Module, rank: int) -> Iterator[None]:
     try:
         yield
     finally:
-        worker.join()
+        with waiting:
+            worker.join()
 
 
 def _quietly(base: nn.Module, rank: int) -> None:
     with contextlib.suppress(Exception):
+        torch.cuda.set_device(
+            base.model.embed_tokens.weight.device
+        )  # each thread has its own, and begins with the first
         warm(base, rank)
 
 

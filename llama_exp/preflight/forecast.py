@@ -162,7 +162,7 @@ def measured(config: Config, base, tokens: Sequence[Tokens], choice):
     began = time.perf_counter()
     model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
-        with held(base, choice.hold):
+        with held(base, choice.hold, choice.keep):
             found = measure(model, config, tokens, choice.micro_batch)
     finally:
         detach_lora(model)

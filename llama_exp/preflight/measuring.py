@@ -86,7 +86,9 @@ def memory_of_a_token(model: torch.nn.Module, config: Config) -> float:
     """Bytes that a training step keeps of a token."""
     llama = causal_lm(model)
     need = needs(llama.config, config, llama.lm_head.weight.element_size())
-    return need.recomputed if llama.is_gradient_checkpointing else need.kept
+    if llama.is_gradient_checkpointing:
+        return need.recomputed
+    return need.whole if getattr(llama.model.layers[0], "keeps_all", False) else need.kept
 
 
 def smaller(config: Config, share: int, room: float, rest: float, row: float) -> str:
@@ -134,5 +136,5 @@ def _peak(device: torch.device, work) -> tuple[float, float, float]:
 def key_of(config: Config, device: torch.device, choice: Choice) -> tuple:
     """Cells with the same key differ in nothing that a token costs."""
     model, lora = config.model, config.lora
-    return (model.path, model.revision, model.quantisation, choice.recompute, choice.hold, str(device), lora.r, lora.targets,
+    return (model.path, model.revision, model.quantisation, choice.recompute, choice.hold, choice.keep, str(device), lora.r, lora.targets,
             lora.dropout > 0, config.optimizer.name, config.optimizer.neftune > 0, choice.micro_batch)  # fmt: skip

@@ -21,19 +21,27 @@ RIGHT_OR_WRONG = ("exact_match", "accuracy")
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """`p` is corrected for `pairs` comparisons (Bonferroni); `note`: why it cannot become small."""
+    """mine, theirs: shares of right answers in percent; `p` is corrected for `pairs` comparisons (Bonferroni); `note`: why
+    it cannot become small."""
 
     metric: str
     other: Hashable
+    mine: float
+    theirs: float
     p: float
     pairs: int
     note: str = ""
 
     def words(self, other: str) -> str:
-        verdict = "tells it from" if self.p < 0.05 else "does not tell it from"
+        verdict = f"does not tell it from {other}"
+        if self.p < 0.05 and self.mine > self.theirs:
+            verdict = f"puts it ahead of {other} too"
+        elif self.p < 0.05:
+            verdict = f"puts {other} ahead of it"
+        shares = f" ({self.mine:.1f} against {self.theirs:.1f} % right)"
         corrected = f" after correction for {self.pairs} comparisons" if self.pairs > 1 else ""
         note = f"; {self.note}" if self.note else ""
-        return f"By right or wrong alone ({self.metric}) an exact test {verdict} {other}: {p_words(self.p)}{corrected}{note}."
+        return f"By right or wrong alone ({self.metric}) an exact test {verdict}{shares}: {p_words(self.p)}{corrected}{note}."
 
 
 def against_runner_up(best: "Answered", other: "Answered", metrics: Sequence[str], pairs: int = 1) -> Exact | None:
@@ -50,6 +58,7 @@ def against_runner_up(best: "Answered", other: "Answered", metrics: Sequence[str
             )
             test = sign_flip(a, b, groups)
             return Exact(
-                metric, other.setting.key, min(1.0, pairs * test.p_value), pairs, "" if test.valid else test.note
-            )
+                metric, other.setting.key, float(mine.mean()), float(theirs.mean()), min(1.0, pairs * test.p_value), pairs,
+                "" if test.valid else test.note,
+            )  # fmt: skip
     return None
