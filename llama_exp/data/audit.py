@@ -10,16 +10,14 @@ Wording that many items of both sides share (the prompt's template) is left out 
 (Brown et al. 2020, appendix C), 5-word shingles and 0.8 the deduplication of Lee et al. (2022). Pure text; no torch.
 """
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 import numpy as np
+
+from llama_exp.data.shingles import Runs, normalise, runs
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -28,7 +26,6 @@ Row = tuple[str, Hashable, str, str]  # id, group, prompt, response
 
 NGRAM = 13
 SHINGLE = 5
-TEMPLATE = 0.05  # runs of words in more than this share of the distinct texts on both sides are the template's
 KINDS = ("same group", "exact", "normalised", "ngram", "near")
 
 
@@ -127,88 +124,6 @@ class Texts:
         for row, text in enumerate(self.whole):
             first.setdefault(text, row)
         return [first[text] for text in self.distinct]
-
-
-@lru_cache(maxsize=2**17)  # the cells of a sweep are measured on the same items
-def normalise(text: str) -> str:
-    """Lower case, no accents, no punctuation, single spaces: `Où est-ce ?` -> `ou est ce`."""
-    if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        for accent in filter(unicodedata.combining, set(decomposed)):
-            decomposed = decomposed.replace(accent, "")
-        text = decomposed
-    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """Hashes of all texts' runs of words, one text after the other, distinct within each: one operation on all
-    instead of one on each. values (R,) uint64; owner (R,): which text each is of; texts: how many there are; frequent:
-    values in more than 5 % of the texts and in at least 20, because a handful of texts has no template to find."""
-
-    values: np.ndarray
-    owner: np.ndarray
-    texts: int
-    frequent: np.ndarray
-
-    def only(self, kept: np.ndarray) -> "Runs":
-        return Runs(self.values[kept], self.owner[kept], self.texts, self.frequent[:0])
-
-    def sizes(self) -> np.ndarray:
-        return np.bincount(self.owner, minlength=self.texts)
-
-    def of(self, text: int) -> np.ndarray:
-        return self.values[slice(*np.searchsorted(self.owner, (text, text + 1)))]
-
-
-@lru_cache(maxsize=4)  # the cells of a sweep are measured on the same items
-def runs(texts: tuple[str, ...], length: int) -> Runs:
-    """Every text's runs of `length` words, as 64-bit hashes; a shorter text is one run.
-
-    A rolling polynomial over word hashes (wraps around 2^64): no string is built per run. crc32 is the same on every
-    machine, unlike Python's own hash.
-    """
-    codes, ends = _codes(texts)
-    sizes = np.diff(ends, prepend=0)
-    owner = np.repeat(np.arange(len(texts)), np.maximum(sizes - length + 1, np.minimum(sizes, 1)))
-    first = np.searchsorted(owner, owner)  # where the runs of the same text begin
-    starts = (ends - sizes)[owner] + np.arange(len(owner)) - first
-    whole = _rolled(codes, length)
-    total = whole[np.minimum(starts, len(whole) - 1)] if len(whole) else np.zeros(len(owner), np.uint64)
-    for run in (sizes[owner] < length).nonzero()[0]:  # a text of fewer words
-        total[run] = _rolled(codes[starts[run] : ends[owner[run]]], sizes[owner[run]])[0]
-    total ^= total >> np.uint64(31)
-    marked = total ^ (owner.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93))  # alike only within a text
-    order = np.argsort(marked)
-    begins = np.ones(len(total), bool)
-    begins[1:] = marked[order[1:]] != marked[order[:-1]]
-    new = np.sort(np.minimum.reduceat(order, begins.nonzero()[0])) if len(total) else order
-    values, counts = np.unique(total[new], return_counts=True)
-    return Runs(total[new], owner[new], len(texts), values[counts > max(TEMPLATE * len(texts), 20)])
-
-
-def _rolled(codes: np.ndarray, length: int) -> np.ndarray:
-    """The polynomial hash of every run of `length` codes."""
-    total = np.zeros(max(len(codes) - length + 1, 0), np.uint64)
-    for place in range(length):
-        total *= np.uint64(0x9E3779B97F4A7C15)
-        total += codes[place : place + len(total)]
-    return total
-
-
-@lru_cache(maxsize=4)
-def _codes(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The codes of all words of all texts, and where each text's words end."""
-    words = [text.split() for text in texts]
-    codes = np.array([_word(word) for text in words for word in text], np.uint64)
-    return codes, np.cumsum([len(text) for text in words], dtype=np.int64)
-
-
-@lru_cache(maxsize=2**20)  # texts repeat their words
-def _word(word: str) -> int:
-    """A word's 62-bit code."""
-    data = word.encode("utf-8", "surrogatepass")
-    return (crc32(data) << 30) ^ crc32(data[::-1] + b"\x01")
 
 
 def _same_key(train: Sequence[str], held_out: Sequence[str]) -> dict[int, int]:
