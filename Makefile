@@ -7,6 +7,7 @@ BIN     = $(VENV)/bin
 
 quickstart: $(VENV)/.installed   ## a small sweep on this machine: trained, evaluated, reported
 	$(BIN)/python train.py experiment=quickstart
+	@echo 'Look at outputs/report/index.html. For the other commands: . $(BIN)/activate'
 
 test: $(VENV)/.tested            ## the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal

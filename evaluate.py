@@ -29,7 +29,7 @@ def evaluate(config: Config) -> dict[str, str]:
     trained = runs.load_config(run) if config.lora.r else config
     asked = cell.as_asked(config, trained)
     folder = run / "eval" / cell.folder_name(asked, trained)
-    if (folder / "results.json").is_file():
+    if cell.done(folder):
         return again(folder, asked, trained, run)
     runs.check_hardware(asked)
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
@@ -53,7 +53,7 @@ def evaluate(config: Config) -> dict[str, str]:
 def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, data) -> dict[str, str]:
     """The same for a model in memory."""
     folder = run / "eval" / cell.folder_name(asked, trained)
-    if (folder / "results.json").is_file():
+    if cell.done(folder):
         return again(folder, asked, trained, run)
     examples = data.held_out(asked.split.value, asked.eval_sample)
     if asked.eval_sample and asked.eval_sample > len(examples):
@@ -61,7 +61,7 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
             f"  eval_sample={asked.eval_sample}: there are {len(examples)} held-out Examples; all are used.", flush=True
         )
     with runs.alone(folder):
-        if (folder / "results.json").is_file():  # by another process, since this one looked
+        if cell.done(folder):  # by another process, since this one looked
             return again(folder, asked, trained, run)
         predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
         lost = cell.answers_lost(asked, examples, predictions, data.tokenizer)

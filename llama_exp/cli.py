@@ -68,7 +68,7 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors to us instead of printing half a traceback
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Nothing that a command runs is compiled, but bitsandbytes calls torch.compile when it is imported, which loads the whole compiler
+    # Nothing that a command runs is compiled, but bitsandbytes calls torch.compile when it is imported: 3 s for the compiler
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     # Threads that spin while they wait are 25 times slower on a busy machine; that sleep at once, a third slower on an
     # idle one. A short spin costs a sixth on either.
@@ -188,6 +188,10 @@ def _readable(error: BaseException) -> str:
         return said
     told = [line for text in (str(error), str(error.__cause__ or "")) for line in text.split("\n")]
     lines = [line for line in dict.fromkeys(told) if line.strip() and not line.strip().startswith(INTERNALS)]
+    if (missing := re.search(r"Could not find '[^']*?([^/']+)'", str(error))) and (
+        near := difflib.get_close_matches(missing[1], [line.strip() for line in lines[1:]], n=1)
+    ):
+        lines.append(f"Did you mean {near[0]}?")
     return "\n".join(_unknown_keys() or lines)
 
 

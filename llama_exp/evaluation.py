@@ -87,6 +87,18 @@ def folder_name(asked: Config, trained: Config) -> str:
     return "-".join(words)
 
 
+def done(folder: Path) -> bool:
+    """Whether this evaluation has its results. Results that cannot be read are made again, from the replies that are there."""
+    path = folder / "results.json"
+    if not path.is_file():
+        return False
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        print(f"  {path} is damaged: scored anew.", flush=True)
+        return False
+
+
 def answer(folder: Path, asked: Config, examples: Sequence[Example], model, tokenizer) -> tuple[list[Prediction], dict]:
     """Reply to every Example that `predictions.jsonl` does not hold yet, and measure how likely its response is.
 

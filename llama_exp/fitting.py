@@ -22,6 +22,7 @@ from llama_exp.model import causal_lm, save_lora, scale, trainable_parameters
 from llama_exp.progress import Progress
 from llama_exp.records import Problem
 from llama_exp.report import loss_page
+from llama_exp.report.words import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ def summarise(
     runs.write_summary(folder, summary)
     runs.discard_checkpoints(folder)
     held_out = f", validation loss {validation[-1]:.3f}" if validation else ""
-    said = f"{outcome.status}: {step} steps in {seconds['train']:.0f} s, loss {train_loss[-1]:.3f}{held_out}"
+    said = f"{outcome.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {train_loss[-1]:.3f}{held_out}"
     print(f"{folder}: {said}", flush=True)
     draw_losses(folder, f"{said[:1].upper()}{said[1:]}.")
     return said

@@ -200,7 +200,25 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 def finished(folder: Path) -> bool:
     summary = read_summary(folder)
-    return bool(summary) and summary.get("status") in FINISHED and (Path(folder) / "adapter").is_dir()
+    return bool(summary) and summary.get("status") in FINISHED and _whole(Path(folder) / "adapter")
+
+
+def _whole(adapter: Path) -> bool:
+    """Whether the adapter's weights are all there: a safetensors file says in its header how long it is.
+
+    https://huggingface.co/docs/safetensors: eight bytes of length, a JSON header with data_offsets, the data.
+    """
+    try:
+        with open(adapter / "adapter_model.safetensors", "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+            if not 0 < length <= size:
+                return False
+            tensors = json.loads(file.read(length))
+        ends = [of["data_offsets"][1] for name, of in tensors.items() if name != "__metadata__"]
+        return bool(ends) and 8 + length + max(ends) == size
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def find(config: Config) -> Path:

@@ -45,7 +45,9 @@ class Summary(Callback):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("cell", "came to", title=f"{len(self.cells)} cells, {len(failures)} failed", title_justify="left")
+        table = Table(
+            "cell", "came to", title=f"{plural(len(self.cells), 'cell')}, {len(failures)} failed", title_justify="left"
+        )
         for cell, said in self.rows():
             table.add_row(Text(cell), Text(said))
         console = Console()

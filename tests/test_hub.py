@@ -12,7 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from llama_exp import cli, runs
 from llama_exp.config import default_config
@@ -222,7 +224,7 @@ def finished_run(outputs: Path, **changes) -> Path:
     run = runs.folder_of(config)
     runs.write_config(run, config)
     (run / "adapter").mkdir()
-    (run / "adapter" / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 40)
+    save_file({"lora_A": np.arange(2560, dtype=np.float32)}, run / "adapter" / "adapter_model.safetensors")
     write_json(
         run / "adapter" / "adapter_config.json", {"base_model_name_or_path": str(outputs), "r": 4, "revision": None}
     )

@@ -216,6 +216,7 @@ def test_a_sample_beyond_what_there_is_becomes_the_cell_of_all(tmp_path, command
     ("words", "said"),
     [
         (["dataset=squadd"], "Could not find 'dataset/squadd'"),
+        (["dataset=sqaud"], "Did you mean squad?"),
         (["optimzer.lr=1", "smaple=3"], "No key 'smaple'. Did you mean sample"),
         (["sample=many"], "sample=many: wanted a whole number or null."),
         (["lora.r=abc"], "lora.r=abc: wanted a whole number."),

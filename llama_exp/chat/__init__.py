@@ -25,6 +25,9 @@ def pipeline(folder: str | Path, **options: Any) -> "TextGenerationPipeline":
 
     `options` are the pipeline's own. Raises Problem for a folder that is no finished run.
     """
+    from llama_exp import cli
+
+    cli.hush()  # before the libraries are imported
     from llama_exp.chat import library
 
     return library.pipeline(folder, **options)

@@ -37,7 +37,11 @@ def answer_lines(partner: Partner, lines: Iterable[str], out=None) -> int:
             told = answered(partner, given)
         except (Problem, ValueError, TypeError, KeyError) as error:
             wrong += 1
-            told = {"error": f"not JSON: {error}" if isinstance(error, json.JSONDecodeError) else str(error)}
+            told = {
+                "error": f'not JSON ({error}); wanted {{"prompt": "…"}} on a line of its own'
+                if isinstance(error, json.JSONDecodeError)
+                else str(error)
+            }
         if isinstance(given, dict) and "id" in given:
             told = {"id": given["id"], **told}
         out.write(sound(json.dumps(told, ensure_ascii=False)) + "\n")

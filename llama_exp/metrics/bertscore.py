@@ -172,10 +172,12 @@ def choose(model: str) -> tuple[str, str]:
     if model == "auto":
         if reachable(PREFERRED):
             return PREFERRED, PREFERRED
+        found = embedded()
         print(
             f"  BERTScore: {PREFERRED} is neither in the cache nor reachable on the hub; using {PACKAGE}.", flush=True
         )
-    if model in ("auto", EMBEDDED):
+        return found
+    if model == EMBEDDED:
         return embedded()
     if Path(model).is_dir():
         return Path(model).name, str(Path(model))

@@ -6,11 +6,12 @@ if the two were equal. Settings of several runs have none: to such a test the lu
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_exp.statistics import sign_flip
+from llama_exp.statistics import holm, sign_flip
 from llama_exp.statistics.words import p_words
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ RIGHT_OR_WRONG = ("exact_match", "accuracy")
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """mine, theirs: shares of right answers in percent; `p` is corrected for `pairs` comparisons (Bonferroni); `note`: why
-    it cannot become small."""
+    """mine, theirs: shares of right answers in percent; `p` is corrected for `pairs` comparisons (Holm, as the intervals'
+    are); `note`: why it cannot become small."""
 
     metric: str
     other: Hashable
@@ -44,21 +45,22 @@ class Exact:
         return f"By right or wrong alone ({self.metric}) an exact test {verdict}{shares}: {p_words(self.p)}{corrected}{note}."
 
 
-def against_runner_up(best: "Answered", other: "Answered", metrics: Sequence[str], pairs: int = 1) -> Exact | None:
-    """On the first metric that is right or wrong on every item; None where there is none, or a setting has several runs."""
-    if len(best.items) > 1 or len(other.items) > 1:
+def against_runner_up(answered: Sequence["Answered"], metrics: Sequence[str]) -> Exact | None:
+    """The first of `answered` against the second, among all their pairs, on the first metric that is right or wrong on
+    every item; None where there is none, or a setting has several runs."""
+    if len(answered) < 2 or any(len(one.items) > 1 for one in answered[:2]):
         return None
+    single = [one for one in answered if len(one.items) == 1]
     for metric in (name for name in metrics if name.endswith(RIGHT_OR_WRONG)):
-        if metric not in best.items[0].scores or metric not in other.items[0].scores:
+        if any(metric not in one.items[0].scores for one in single):
             continue
-        mine, theirs = best.values(0, metric), other.values(0, metric)
-        if np.isin(mine, (0, 100)).all() and np.isin(theirs, (0, 100)).all():
-            a, b, groups = (
-                dict(zip(best.ids(), row, strict=True)) for row in (mine.tolist(), theirs.tolist(), best.groups())
-            )
-            test = sign_flip(a, b, groups)
-            return Exact(
-                metric, other.setting.key, float(mine.mean()), float(theirs.mean()), min(1.0, pairs * test.p_value), pairs,
-                "" if test.valid else test.note,
-            )  # fmt: skip
+        right = [one.values(0, metric) for one in single]
+        if not all(np.isin(row, (0, 100)).all() for row in right):
+            continue
+        ids, groups = single[0].ids(), dict(zip(single[0].ids(), single[0].groups(), strict=True))
+        rows = [dict(zip(ids, row.tolist(), strict=True)) for row in right]
+        tests = [sign_flip(a, b, groups) for a, b in combinations(rows, 2)]
+        adjusted, first = holm([test.p_value for test in tests]), tests[0]
+        return Exact(metric, single[1].setting.key, float(right[0].mean()), float(right[1].mean()), float(adjusted[0]),
+                     len(tests), "" if first.valid else first.note)  # fmt: skip
     return None

@@ -185,5 +185,5 @@ def _placed(c: Comparison, answered: dict) -> Comparison:
         return replace(c, unpaired=unpaired)
     return replace(
         c, standing=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)), unpaired=unpaired,
-        exact=against_runner_up(first, answered[contenders[1].key], c.metrics, math.comb(len(contenders), 2)),
+        exact=against_runner_up([answered[one.key] for one in contenders], c.metrics),
     )  # fmt: skip
