@@ -10,8 +10,8 @@ from pathlib import Path
 from llama_exp import runs
 from llama_exp.records import written_whole
 from llama_exp.report.drawing import CSS, INK, MUTED, RANKS, png, styled, svg
+from llama_exp.report.training_plots import Points, loss_limits
 
-Points = list[tuple[float, float]]
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
 RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample
 PAGE = """<!doctype html>
@@ -52,7 +52,7 @@ def write(folder: Path, ended: str = "") -> str | None:
     return words
 
 
-def points(rows: Sequence[dict[str, str]], key: str) -> Points:
+def points(rows: Sequence[dict[str, str]], key: str) -> list[tuple[float, float]]:
     """(step, value) of the rows that hold a value; a line cut short by a kill holds none."""
     found = []
     for row in rows:
@@ -96,6 +96,7 @@ def draw(curves: dict[str, Points]):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1)  # room for the first digit of long tick labels
     grid = figure.add_gridspec(2, len(BESIDE), height_ratios=(2.4, 1))
     axes = figure.add_subplot(grid[0, :])
     axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.7, linewidth=1, label="training")
@@ -105,10 +106,14 @@ def draw(curves: dict[str, Points]):
         axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
         axes.plot(x[best], y[best], color=INK, linestyle="", marker="o", markersize=9, fillstyle="none",
                   label=f"best, {y[best]:.3f} at step {x[best]:,.0f}")  # fmt: skip
-    axes.set_title("loss (nats a label token)")
+    low, high = loss_limits([curves["loss"]], [curves["validation_loss"]])
+    axes.set_ylim(low, high)
+    above = max(y for _, y in curves["loss"]) > high
+    axes.set_title("loss (nats a label token" + ("; the first steps begin above)" if above else ")"))
     axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("optimizer step")
     axes.set_xlim(left=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     for place, (key, name) in enumerate(BESIDE.items()):
         small = figure.add_subplot(grid[1, place])
         if curves[key]:

@@ -170,7 +170,16 @@ def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison
     size, unit = _unit([x for *_, x in trained], unit)
     worse = set(comparison.standing.worse) if comparison.standing else set()
     steps = [(x / size, s.mean(metric)) for _, s, x in trained if s.key in front]
-    axes.plot(*zip(*steps, strict=True), color=MUTED, linewidth=1.4, zorder=2, drawstyle="steps-post", gid="front")
+    axes.plot(
+        *zip(*steps, strict=True),
+        color=MUTED,
+        linewidth=1.2,
+        linestyle=":",
+        zorder=2,
+        drawstyle="steps-post",
+        gid="front",
+    )
+    limits, before = score_limits(comparison), None
     for _, setting, x in trained:
         ink = colour(setting.rank)
         interval = setting.interval(metric)
@@ -179,8 +188,12 @@ def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison
         axes.plot([x / size], [setting.mean(metric)], color=ink, marker=marker(setting.rank), markersize=7, markeredgewidth=1.6,
                   markerfacecolor=PAPER if setting.key in worse else ink, zorder=4)  # fmt: skip
         if setting.key in front:
-            axes.annotate(f"{setting.examples:,}", (x / size, setting.mean(metric)), xytext=(-5, 6), ha="right",
-                          textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
+            near = (
+                before and x < 1.3 * before[0] and abs(setting.mean(metric) - before[1]) < 0.1 * (limits[1] - limits[0])
+            )
+            axes.annotate(f"{setting.examples:,}", (x / size, setting.mean(metric)), xytext=(6, -11) if near else (-5, 6),
+                          ha="left" if near else "right", textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
+            before = x, setting.mean(metric)
     for rank in sorted({s.rank for _, s, _ in trained}):
         axes.plot([], [], color=colour(rank), marker=marker(rank), linestyle="none", label=f"rank {rank}")
     untuned = [s for _, s, _ in points if not s.rank]
@@ -193,7 +206,7 @@ def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     _cost_ticks(axes, [x / size for *_, x in trained])
     axes.set_xlabel(f"{unit} (log scale: equal steps multiply)")
-    axes.set_ylim(score_limits(comparison))
+    axes.set_ylim(limits)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title(f"{metric}, {'lower' if metric in LOWER_IS_BETTER else 'higher'} is better", pad=12)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.6)

@@ -14,6 +14,7 @@ from llama_exp.report.words import duration, key_value, seconds_of
 STAGE_NAMES = {"import": "start-up", "load": "model", "data": "data", "train": "training", "save": "saving",
                "evaluate": "evaluation"}  # fmt: skip
 ACROSS, ROWS, BARS, POINTS = 8, 8, 40, 160
+Points = Sequence[tuple[float, float]]  # (step, value)
 
 
 @styled
@@ -29,7 +30,8 @@ def losses(family: Family, curves: dict) -> list:
     if not tiles:
         return []
     sizes, ranks = (sorted({key[i] or 0 for key in tiles}) for i in (1, 0))
-    limits = _loss_limits([c for group in tiles.values() for c in group])
+    every = [c for group in tiles.values() for c in group]
+    limits = loss_limits([c.train for c in every], [c.validation for c in every])
     across = min(len(sizes), ACROSS)
     spots = list(tiles)
     if len(sizes) <= ACROSS:  # a row per rank, a column per size; what was not run leaves a hole
@@ -65,15 +67,15 @@ def _tile(axes, curves: list[Curve], ink: str) -> None:
     axes.set_xlim(left=0)
 
 
-def _loss_limits(curves: list[Curve]) -> tuple[float, float]:
+def loss_limits(training: Iterable[Points], validation: Iterable[Points]) -> tuple[float, float]:
     """All of validation, and training after its first steps: the fall from the start must not press the rest flat."""
-    train = sorted(y for c in curves for y in thinned(c.train)[1])
-    points = [y for c in curves for _, y in c.validation] + train[: max(1, round(0.9 * len(train)))]
+    train = sorted(y for curve in training for y in thinned(curve)[1])
+    points = [y for curve in validation for _, y in curve] + train[: max(1, round(0.9 * len(train)))]
     low, high = min(points), max(points)
     return low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
 
 
-def thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def thinned(points: Points) -> tuple[list[float], list[float]]:
     """At most POINTS points, each the mean of its stretch: enough for a tile an inch wide."""
     width = -(-len(points) // POINTS) or 1
     groups = [points[i : i + width] for i in range(0, len(points), width)]
