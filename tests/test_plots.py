@@ -113,12 +113,12 @@ def test_a_tile_per_size_and_rank_and_what_was_not_run_leaves_a_hole(grid):
 
 def test_a_first_spike_does_not_press_the_losses_flat():
     spiky = Curve(tuple((i, 1000.0 if i == 0 else 2.0 + i / 1000) for i in range(100)), ((50, 2.5), (99, 2.2)))
-    assert training_plots._loss_limits([spiky]) == pytest.approx((1.976, 2.525), abs=0.01)
+    assert training_plots.loss_limits([spiky.train], [spiky.validation]) == pytest.approx((1.976, 2.525), abs=0.01)
 
 
 def test_the_fall_of_a_short_run_does_not_hide_what_validation_does():
     falling = Curve(tuple((i, max(12.0 - 2 * i, 0.5)) for i in range(65)), ((20, 0.81), (42, 0.90), (64, 0.86)))
-    assert training_plots._loss_limits([falling])[1] < 1.2
+    assert training_plots.loss_limits([falling.train], [falling.validation])[1] < 1.2
 
 
 def test_long_curves_are_drawn_by_the_means_of_their_stretches():
