@@ -37,6 +37,7 @@ from llama_exp import cli, evaluation, runs, typed
 from llama_exp.config import Config, flat, register
 from llama_exp.data.dialogue import SIDES
 from llama_exp.records import Problem, line, write_json, write_records
+from llama_exp.report.words import plural
 from llama_exp.simulation import conversations
 from llama_exp.simulation.conversations import Conversation
 from llama_exp.statistics import holm, interval, paired
@@ -100,7 +101,7 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
         found = hold(folder, config, words, one, beginnings)
         results = write_results(folder, config, words, one, found)
         write_page(folder / "conversations.html", [(results, found)])
-        print(f"{folder}: {said(results)}", flush=True)
+        print(f"{folder}: {said(results)}\n  To read: {folder}/conversations.html", flush=True)
         held.append((folder, results, found))
     told = said(held[0][1])
     if len(held) == 2:
@@ -147,6 +148,12 @@ def hold(folder: Path, config: Config, words: Words, parts: dict, beginnings: li
         done.pop(opening.id, None)
     write_records(path, done.values())
     if left:
+        speakers = " and ".join(f"{side} {part.named}" for side, part in parts.items())
+        count = sum(len(batch) for batch in left)
+        print(
+            f"{speakers}: {plural(count, 'conversation')} of up to {words.turns} turns, {min(at_once, count)} at a time.",
+            flush=True,
+        )
         from llama_exp.simulation.talking import Stage
 
         if done:
