@@ -217,7 +217,7 @@ def publish(server, tmp_path, monkeypatch, capfd):
 
 
 def finished_run(outputs: Path, **changes) -> Path:
-    """A run's folder as training and evaluation leave it, with an adapter of random bytes."""
+    """A run's folder as training and evaluation leave it, with an adapter of one tensor."""
     config = default_config({"dataset": "squad", "model": "tiny"})
     lora = dataclasses.replace(config.lora, r=4)
     config = dataclasses.replace(config, outputs=str(outputs), sample=100, lora=lora, **changes)
@@ -248,14 +248,14 @@ def the_run(publish) -> Path:
 
 
 def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, server, tmp_path):
-    finished_run(tmp_path / "outputs")
+    run = finished_run(tmp_path / "outputs")
     done = command(
         "llama_exp.hub", *WORDS, f"outputs={tmp_path}/outputs", "repo=squad-r4", env=address(server, tmp_path)
     )
     repo = server.repos["ann/squad-r4"]
     assert repo["private"] is True
     assert set(repo["files"]) == FILES
-    assert repo["files"]["adapter_model.safetensors"] == bytes(range(256)) * 40
+    assert repo["files"]["adapter_model.safetensors"] == (run / "adapter" / "adapter_model.safetensors").read_bytes()
     assert json.loads(repo["files"]["adapter_config.json"])["base_model_name_or_path"] == "llama_exp/tiny"
     card = repo["files"]["README.md"].decode()
     for told in ("| squad/f1 | 71.2 | 66.1 to 75.9 |", "300 items from 12 groups", "100 of 900 Examples drawn",
