@@ -137,12 +137,11 @@ class Finetune(L.LightningModule):
 
     def configure_optimizers(self):
         settings = self.optimizer_config
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
         options = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
         # One kernel for all parameters; Lightning does not clip gradients that float16's scaler leaves to a fused optimizer.
-        if settings.name is OptimizerName.adamw and parameters[0].is_cuda and self.trainer.precision != "16-mixed":
+        if settings.name is OptimizerName.adamw and self.learnt[0].is_cuda and self.trainer.precision != "16-mixed":
             options["fused"] = True
-        optimizer = _optimizer_class(settings.name)(parameters, **options)
+        optimizer = _optimizer_class(settings.name)(self.learnt, **options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
