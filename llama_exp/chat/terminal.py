@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llama_exp.chat.partner import Answer, Partner
@@ -128,12 +129,30 @@ def talk(partner: Partner) -> None:
     chat.start()
     while not chat.over:
         try:
-            chat.said(typed("> "))
+            with _heeded():
+                line = typed("> ")
+            chat.said(line)
         except EOFError:
             print()
             return
         except KeyboardInterrupt:  # at the prompt: what was being typed is thrown away
             print("\n[/quit or Ctrl-D ends]")
+
+
+@contextlib.contextmanager
+def _heeded() -> Iterator[None]:
+    """Inside, Ctrl-C ends an input() within half a second at most.
+
+    CPython looks for signals and then waits for a key: one that comes in between would be heeded at the next key only
+    (1 in 10,000 on a busy machine). A clock that interrupts the wait makes it look again.
+    """
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def typed(prompt: str) -> str:
