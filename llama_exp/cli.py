@@ -67,7 +67,6 @@ def run(main: Callable[[], None]) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":  # a process that DistributedDataParallel started: the first one speaks
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors to us instead of printing half a traceback
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Nothing that a command runs is compiled, but bitsandbytes calls torch.compile when it is imported: 3 s for the compiler
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     # Threads that spin while they wait are 25 times slower on a busy machine; that sleep at once, a third slower on an

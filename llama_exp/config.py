@@ -151,7 +151,7 @@ class Config:
     micro_batch: int | None  # Examples a forward pass; null = as many as the memory holds
     memory: float | None  # GiB of the GPU
     max_tokens: int | None  # budget in tokens seen; null = trainer.max_epochs or trainer.max_steps rules
-    validations: int  # how often validation loss is measured during a run
+    validations: int | None  # how often validation loss is measured during a run; null = what it may cost decides
     validation_sample: int | None  # Examples it is measured on; null = all
     early_stopping: int | None  # stop after so many validations without a better loss; null = never
     checkpoint_every: int  # optimizer steps between checkpoints
@@ -237,7 +237,7 @@ def _problems(c: Config):
         "seed": c.seed,
         "data_seed": c.data_seed,
         "lora.r": c.lora.r,
-        "validations": c.validations,
+        "validations": c.validations or 0,
     }.items():
         if value < 0:
             yield f"{key}={value}: wanted 0 or more."
@@ -270,7 +270,7 @@ def _problems(c: Config):
         yield f"optimizer.warmup={c.optimizer.warmup}: wanted a share of all steps, from 0 to 1."
     if len(c.optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in c.optimizer.betas):
         yield f"optimizer.betas={c.optimizer.betas}: wanted two numbers from 0 to below 1, like [0.9, 0.999]."
-    if c.early_stopping and not c.validations:
+    if c.early_stopping and c.validations == 0:
         yield f"early_stopping={c.early_stopping} counts validations, and validations=0 makes none."
     budgets = {f"trainer.{key}": c.trainer.get(key) for key in ("max_epochs", "max_steps")}
     strange = {key: value for key, value in budgets.items() if not isinstance(value, int | None)}

@@ -24,6 +24,8 @@ from llama_exp.records import Problem
 from llama_exp.report import loss_page
 from llama_exp.report.words import plural
 
+MANY, VALIDATING = 10, 0.25  # validation losses of a run, and the share of training time that they may add
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -51,7 +53,7 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
     if not sys.stderr.isatty():
         settings["enable_progress_bar"] = False
     plan = data.plan
-    interval = max(1, plan.total_steps // config.validations) if config.validations and data.validation else None
+    interval = validation_interval(config, data)
     curves = Curves(folder, plan, late=int(device.type == "cuda"))
     bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
     trainer = L.Trainer(
@@ -65,6 +67,23 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
     trainer.accumulate_grad_batches = plan.accumulation(data.micro_batch, trainer.world_size)
     trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
     return trainer
+
+
+def validation_interval(config: Config, data) -> int | None:
+    """Optimizer steps from one validation loss to the next; None where there are none.
+
+    Left open (`validations=null`), there are MANY, fewer (but two) where they would add more than VALIDATING to a training's
+    time: with a frozen base a validated token costs half of one that is learnt. They are not fewer where they decide when
+    to stop.
+    """
+    if not data.validation or config.validations == 0:
+        return None
+    many = config.validations or MANY
+    if config.validations is None and not config.early_stopping:
+        once = sum(len(tokens.input_ids) for tokens in data.encoded("validation"))
+        learnt = data.plan.seen(data.plan.total_steps, data.plan.lengths)
+        many = min(many, max(2, int(2 * VALIDATING * learnt / max(once, 1))))
+    return max(1, data.plan.total_steps // many)
 
 
 def build_loggers(config: Config, folder: Path) -> list:

@@ -15,12 +15,16 @@ from llama_exp.config import (
     Quantisation,
     Scaling,
     Schedule,
+    Source,
     Targets,
+    default_config,
 )
+from llama_exp.data import DATASETS
 from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whole_loader
 from llama_exp.finetune import Finetune, Unread, neftune
+from llama_exp.fitting import validation_interval
 from llama_exp.llama.forward import response_nll
-from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, save_lora, scale
+from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, load_tokenizer, save_lora, scale
 from llama_exp.records import Problem, Tokens
 
 from .conftest import make_it_matter
@@ -391,3 +395,33 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(llama):
     module.unread.append(Unread(7, 1e-2, torch.tensor([math.nan, 3.0, 1.0]), None))
     with pytest.raises(Problem, match="nan at step 7; the last good checkpoint is kept. Lower optimizer.lr"):
         module.read()
+
+
+def test_validations_left_open_add_at_most_a_quarter_to_the_training_and_are_two_at_least():
+    """A validated token is a forward pass; a learnt one has as much to do again backwards."""
+
+    def interval(**changes):
+        config = dataclasses.replace(default_config({"dataset": "squad", "model": "tiny"}), **changes)
+        config = dataclasses.replace(
+            config, dataset=dataclasses.replace(config.dataset, source=Source.synthetic, rows=3000)
+        )
+        data = DATASETS["squad"].of(config, load_tokenizer(config.model))
+        data.setup()
+        data.plan_steps(max_epochs=1, max_steps=None, max_tokens=None)
+        return validation_interval(config, data), data
+
+    def share(steps, data):
+        validated = sum(len(tokens.input_ids) for tokens in data.encoded("validation"))
+        return data.plan.total_steps // steps * validated / (2 * sum(data.plan.lengths))
+
+    few, data = interval(sample=100, validation_sample=100)
+    assert data.plan.total_steps // few == 2
+    steps, data = interval(sample=1000, validation_sample=100)
+    assert 3 <= data.plan.total_steps // steps <= 10 and 0.15 < share(steps, data) < 0.27
+    many, data = interval(sample=1000, validation_sample=10)
+    assert data.plan.total_steps // many == 10 and share(many, data) < 0.25
+    asked, data = interval(sample=100, validation_sample=100, validations=7)
+    assert asked == 1  # what is asked for is done
+    stopping, data = interval(sample=100, validation_sample=100, early_stopping=3)
+    assert stopping == 1  # and so is what decides when to stop
+    assert interval(sample=100, validations=0)[0] is None

@@ -174,10 +174,12 @@ def measured(config: Config, base, tokens: Sequence[Tokens], choice):
 
 def validation_tokens(config: Config, data) -> int:
     """Tokens of all validations of a run."""
-    if not config.validations:
+    from llama_exp.fitting import validation_interval
+
+    interval = validation_interval(config, data)
+    if interval is None:
         return 0
-    times = data.plan.total_steps // max(1, data.plan.total_steps // config.validations)
-    return times * sum(len(item.input_ids) for item in data.encoded("validation"))
+    return data.plan.total_steps // interval * sum(len(item.input_ids) for item in data.encoded("validation"))
 
 
 # -- how it is said ----------------------------------------------------------------------------------------------------
