@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from llama_exp import cli, metrics, runs
 from llama_exp import evaluation as cell
 from llama_exp.config import Config, register, resolve
+from llama_exp.data import loading
 from llama_exp.records import Problem, read_predictions
 from llama_exp.report.words import plural
 
@@ -32,6 +33,7 @@ def evaluate(config: Config) -> dict[str, str]:
     if cell.done(folder):
         return again(folder, asked, trained, run)
     runs.check_hardware(asked)
+    loading.check(asked.dataset)
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
 
     from llama_exp import model as models

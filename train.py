@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from llama_exp import cli, metrics, runs
 from llama_exp.config import Config, register, resolve
+from llama_exp.data import loading
 from llama_exp.records import Problem
 
 register()
@@ -31,6 +32,7 @@ def train(config: Config) -> dict[str, str]:
 
 def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     runs.check_hardware(config)
+    loading.check(config.dataset)
     if config.evaluate:
         from llama_exp.evaluation import metric_settings
 

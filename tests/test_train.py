@@ -296,6 +296,20 @@ def test_help_and_config_are_quick(command):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_data_that_are_not_there_are_refused_before_anything_heavy_is_imported(tmp_path):
+    """The imports take ten seconds, in which nothing could be said about a typo."""
+    code = ("import sys, train, evaluate\nfrom llama_exp.config import default_config\nfrom llama_exp.records import Problem\n"
+            "config = default_config({'dataset': 'squad', 'model': 'tiny', 'trainer': 'cpu'})\n"
+            "config.dataset.path, config.outputs = '/nowhere', sys.argv[1]\n"
+            "for command in (train.train, evaluate.evaluate):\n"
+            "    try:\n        command(config)\n    except Problem as problem:\n        print(problem)\n"
+            "    config.lora.r = 0\n"
+            "print(sorted({'torch', 'lightning', 'transformers', 'datasets'} & sys.modules.keys()))")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    refused = "dataset.path=/nowhere: there is no such folder or file (looked at /nowhere)."
+    assert done.stdout.splitlines() == [refused, refused, "[]"], done.stdout + done.stderr
+
+
 def test_wandb_keeps_two_cells_of_a_sweep_apart_and_never_asks_for_a_key(tmp_path, command):
     words = [word for word in small(sample="8") if not word.startswith("lora.r=")]
     command("train.py", "-m", *words, "lora.r=1,2", "logger=wandb", f"outputs={tmp_path}/o",

@@ -46,6 +46,12 @@ def existing(path: str) -> Path:
     return place
 
 
+def check(dataset: DatasetConfig) -> None:
+    """A Problem where `dataset.path` is not there: said before anything heavy is imported."""
+    if dataset.path:
+        existing(dataset.path)
+
+
 def named_subsets(place: Path) -> list[str]:
     """Subsets that a cloned hub repository declares in its README; most local folders have none."""
     import datasets
