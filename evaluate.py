@@ -82,7 +82,11 @@ def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, 
     told = "already evaluated"
     if not cell.up_to_date(folder, results, asked):
         cost = {key: results.get(key) for key in (*cell.COST, "answers_lost")}
-        results = cell.write_results(folder, asked, trained, run, read_predictions(folder / "predictions.jsonl"), cost)
+        predictions = read_predictions(folder / "predictions.jsonl")
+        if len(predictions) != results["items"]:
+            raise Problem(f"{folder}/predictions.jsonl holds {len(predictions):,} of the {results['items']:,} answers that were "
+                          "scored. Delete results.json there, and the same command answers the rest.")  # fmt: skip
+        results = cell.write_results(folder, asked, trained, run, predictions, cost)
         told = "scored anew from its predictions"
     print(f"{folder}: {told}: {cell.said(results)}", flush=True)
     return {"said": f"{told}: {cell.said(results)}", "run": str(run)}

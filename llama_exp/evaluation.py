@@ -23,6 +23,7 @@ from llama_exp.statistics import Interval, interval, ratio_interval, statistic_i
 from llama_exp.statistics.words import plus_minus
 from llama_exp.tables import SCORES, write_items
 
+NO_ANSWER = "\ufffd"  # of an id that is not in a predictions file: unlike "", it matches no reference, not even one of signs alone
 COST = ("seconds", "tokens", "peak_memory_bytes")
 
 
@@ -142,7 +143,11 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
                 f"\r  answered {len(done)}/{len(examples)}", end="\n" if len(done) == len(examples) else "", flush=True
             )
     cost = total(before, time.perf_counter() - started, tokens, peak_memory(device))
-    return [done[example.id] for example in examples], cost
+    predictions = [done[example.id] for example in examples]
+    write_records(
+        path, predictions
+    )  # in the Examples' order: scored anew, they give the same interval to the last digit
+    return predictions, cost
 
 
 def cost_so_far(folder: Path) -> dict[str, Any]:
@@ -162,8 +167,11 @@ def total(before: dict[str, Any], seconds: float, tokens: int, peak: int) -> dic
 
 def answers_lost(asked: Config, examples: Sequence[Example], predictions: Sequence[Prediction], tokenizer) -> int:
     """Of how many Examples the answer stood in a context that had to be cut, and stands there no longer."""
+    from llama_exp.data import DATASETS
     from llama_exp.data.encoding import encode_all
 
+    if not DATASETS[asked.dataset.name].answers_in_context:
+        return 0
     cut = [example for example, prediction in zip(examples, predictions, strict=True) if prediction.shortened]
     return encode_all(cut, tokenizer, asked.max_length, asked.dataset.max_new_tokens)[1]["answers_lost"]
 
@@ -335,5 +343,5 @@ def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[
     if len(known & given.keys()) == 0:
         raise Problem(f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples.")
     return [
-        Prediction(e.id, e.prompt, e.references, given.get(e.id, ""), e.group, tags=e.tags) for e in examples
+        Prediction(e.id, e.prompt, e.references, given.get(e.id, NO_ANSWER), e.group, tags=e.tags) for e in examples
     ], counts

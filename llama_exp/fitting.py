@@ -83,7 +83,11 @@ def validation_interval(config: Config, data) -> int | None:
         once = sum(len(tokens.input_ids) for tokens in data.encoded("validation"))
         learnt = data.plan.seen(data.plan.total_steps, data.plan.lengths)
         many = min(many, max(2, int(2 * VALIDATING * learnt / max(once, 1))))
-    return max(1, data.plan.total_steps // many)
+    total = data.plan.total_steps
+    # about so many, and the last one near the end
+    return min(
+        {max(1, total // many), -(-total // many)}, key=lambda steps: (abs(total // steps - many), total % steps)
+    )
 
 
 def build_loggers(config: Config, folder: Path) -> list:
@@ -255,7 +259,7 @@ def summarise(
         "label_tokens": plan.seen(step, plan.labels),
         "tokens_per_second": speed,
         "flops_per_token": 4 * parameters,  # forward, and backward to the inputs only: the base is frozen
-        "mfu": runs.utilisation(4 * parameters * speed, device),
+        "mfu": runs.utilisation(4 * parameters * speed / trainer.world_size, device),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(device),
         "energy_joules": joules,
@@ -273,7 +277,9 @@ def summarise(
     }  # fmt: skip
     runs.write_summary(folder, summary)
     runs.discard_checkpoints(folder)
+    measured = [int(row["step"]) for row in rows if row["validation_loss"]]
     held_out = f", validation loss {validation[-1]:.3f}" if validation else ""
+    held_out += f" at step {measured[-1]:,}" if measured and measured[-1] != step else ""
     said = f"{outcome.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {train_loss[-1]:.3f}{held_out}"
     print(f"{folder}: {said}", flush=True)
     draw_losses(folder, f"{said[:1].upper()}{said[1:]}.")

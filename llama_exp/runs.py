@@ -14,6 +14,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -303,13 +304,15 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 40
 
 
 def utilisation(flops_per_second: float, device) -> float | None:
-    """Model FLOP utilisation: the share of the card's bf16 peak. None on CPU and on cards that PEAKS does not name."""
+    """Model FLOP utilisation: the share of one card's bf16 peak (its SXM form's, where there are several).
+
+    None on CPU and on cards that PEAKS does not name."""
     if device.type != "cuda":
         return None
     import torch
 
     name = torch.cuda.get_device_name(device)
-    return next((flops_per_second / peak for card, peak in PEAKS.items() if card in name), None)
+    return next((flops_per_second / peak for card, peak in PEAKS.items() if re.search(rf"\b{card}\b", name)), None)
 
 
 def real_size(parameter) -> int:

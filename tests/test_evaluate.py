@@ -49,6 +49,18 @@ def test_an_official_predictions_file_is_scored_without_a_model(dev_set, tmp_pat
     assert "120 questions; 1 without an answer (they score 0); 1 unknown ids left out." in done.stdout
 
 
+def test_an_answer_that_is_not_in_the_file_scores_0_also_where_the_reference_is_a_sign(dev_set, tmp_path, command):
+    """The official script counts it as wrong; "" would match a reference of which nothing is left once normalised."""
+    shutil.copytree(dev_set, tmp_path / "data")
+    found = [json.loads(line) for line in (dev_set / "validation.jsonl").read_text().splitlines()]
+    for row in found[:2]:
+        row["answers"] = {"text": ["."], "answer_start": [row["context"].index(".")]}
+    (tmp_path / "data/validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    (tmp_path / "p.json").write_text(json.dumps({found[1]["id"]: ""}))
+    done = command("evaluate.py", "dataset=squad", f"dataset.path={tmp_path}/data", f"predictions={tmp_path}/p.json")
+    assert f"squad/exact_match {100 / len(found):.10f} " in done.stdout
+
+
 def test_without_a_second_article_there_is_no_interval_and_words_say_why(dev_set, tmp_path, command):
     first = json.loads((dev_set / "validation.jsonl").read_text().splitlines()[0])
     alike = [first | {"id": f"q{n}", "question": f"{first['question']} {n}"} for n in range(4)]
@@ -360,3 +372,22 @@ def test_a_damaged_adapter_is_trained_again_and_damaged_results_are_scored_anew(
         assert refused.returncode == 2 and "Train it first: python train.py" in refused.stderr
     command("train.py", *words)
     assert weights.read_bytes() == whole
+
+
+def test_scored_anew_it_has_the_same_intervals_and_lost_answers_are_refused(tmp_path, command):
+    words = [*small(evaluate="true", eval_sample="40", batch="16"), f"outputs={tmp_path}/o"]
+    command("train.py", *words)
+    [results] = (tmp_path / "o/squad").glob("*/eval/*/results.json")
+    first, replies = json.loads(results.read_text()), results.with_name("predictions.jsonl")
+    results.with_name("scores.jsonl").unlink()
+    again = command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"))
+    assert "scored anew" in again.stdout
+    assert json.loads(results.read_text())["intervals"] == first["intervals"]
+    replies.write_text("".join(replies.read_text().splitlines(keepends=True)[:30]))
+    results.with_name("scores.jsonl").unlink()
+    refused = command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"), check=None)
+    assert refused.returncode == 2 and "holds 30 of the 40 answers" in refused.stderr
+    assert json.loads(results.read_text())["items"] == 40
+    results.unlink()
+    command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"))
+    assert json.loads(results.read_text())["scores"] == pytest.approx(first["scores"], rel=1e-5)

@@ -202,9 +202,10 @@ def test_the_answer_comes_first_with_its_interval_and_the_untuned_model(sweep):
     assert "on the same 300 items it cannot be told from rank 8 on 1,000 examples at 54.0 ± 5.5" in page.text
     assert "It is better than the 5 others." in page.text
     assert "300 held-out items in 75 groups" in page.text
-    assert (
-        "is a 95 % interval: where the score would likely lie" in page.text and "Its method: clustered t." in page.text
-    )
+    assert "is a 95 % interval: where the score would likely lie" in page.text
+    shown = "test-set (CR2) plus between-run variance, t with Satterthwaite's degrees of freedom and clustered t."
+    assert f"Its method: {shown}" in page.text  # of settings of several runs, and of the untuned model
+    assert "never seen in training" not in page.text  # whether that is so, the audit says
 
 
 def test_the_table_has_a_row_per_setting_and_groups_seeds(sweep):

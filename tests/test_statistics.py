@@ -222,7 +222,7 @@ def test_order_of_items_does_not_matter_to_a_comparison():
 
 
 def test_the_best_and_all_that_cannot_be_told_from_it_are_marked():
-    base = {i: float(value) for i, value in zip(IDS, RNG.random(len(IDS)) < 0.7, strict=True)}
+    base = {i: float(value) for i, value in zip(IDS, np.random.default_rng(5).random(len(IDS)) < 0.7, strict=True)}
     flip = lambda share, seed: {  # noqa: E731
         i: 0.0 if r < share else v
         for (i, v), r in zip(base.items(), np.random.default_rng(seed).random(len(IDS)), strict=True)

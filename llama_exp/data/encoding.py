@@ -15,13 +15,14 @@ IGNORED = -100
 
 
 def encode_all(
-    examples: Sequence[Example], tokenizer, max_length: int, max_new_tokens: int
+    examples: Sequence[Example], tokenizer, max_length: int, max_new_tokens: int, answers_in_context: bool = True
 ) -> tuple[list[Tokens], dict[str, int]]:
     """Encode Examples for training; also return what it cost.
 
     The prompt gets at most `max_length - max_new_tokens` tokens, whatever the answer is; a response that does not fit
     beside its prompt drops the Example, and so does an empty one. Counts: encoded, shortened, answers_lost (a reference
-    that stood in the context stands there no longer), dropped_response_too_long, dropped_no_response, tokens, label_tokens.
+    that stood in the context stands there no longer; 0 where answers are no spans of it, for a "no" stands in any text),
+    dropped_response_too_long, dropped_no_response, tokens, label_tokens.
     """
     prompts, shortened = encode_prompts(examples, tokenizer, max_length - max_new_tokens)
     kept = [tokens for tokens in with_responses(examples, prompts, tokenizer, max_length) if tokens]
@@ -29,7 +30,9 @@ def encode_all(
     counts = {
         "encoded": len(kept),
         "shortened": len(shortened),
-        "answers_lost": sum(_answer_lost(examples[place], cut) for place, cut in shortened.items()),
+        "answers_lost": sum(
+            answers_in_context and _answer_lost(examples[place], cut) for place, cut in shortened.items()
+        ),
         "dropped_response_too_long": len(examples) - len(kept) - empty,
         "dropped_no_response": empty,
         "tokens": sum(len(tokens.input_ids) for tokens in kept),

@@ -49,6 +49,7 @@ class ExampleDataModule(LightningDataModule):
     columns: tuple[str, ...]  # that `read` needs
     fields: tuple[str, ...]  # that a template may name
     tasks: tuple[str, ...] = ("answer",)  # what `read` can make of a row; the first is the default
+    answers_in_context = False  # whether a response is a span of the context, so that a shortened one may lose it
     splits: dict[str, str]  # ours -> upstream's; what is not there is carved out of train by group
 
     def __init__(self, dataset: DatasetConfig, tokenizer=None, *, max_length: int = 1024, batch: int = 16,
@@ -243,7 +244,8 @@ class ExampleDataModule(LightningDataModule):
 
             examples = {"train": self.train, "test": self.test,
                         "validation": self.held_out("validation", self.validation_sample)}[split]  # fmt: skip
-            tokens, counts = encode_all(examples, self.tokenizer, self.max_length, self.dataset.max_new_tokens)
+            tokens, counts = encode_all(examples, self.tokenizer, self.max_length, self.dataset.max_new_tokens,
+                                        self.answers_in_context)  # fmt: skip
             self._encoded[split] = tokens
             self.counts.setdefault("encoded", {})[split] = counts
         return self._encoded[split]

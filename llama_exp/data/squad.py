@@ -21,6 +21,7 @@ class SquadDataModule(ExampleDataModule):
     """
 
     columns = ("id", "title", "context", "question", "answers")
+    answers_in_context = True
     fields = ("context", "question", "title")
     splits = {"train": "train", "test": "validation"}  # the official dev set; the official test set was never published
 

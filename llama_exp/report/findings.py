@@ -87,9 +87,15 @@ def _place(c: Comparison, best: Setting) -> list[str]:
         said.append("Some of these comparisons rest on a single run each: another training seed could change them.")
     if c.unpaired:
         said.append(c.unpaired)
-    if standing.detectable is None:
+    differences = [difference for difference, _ in standing.against.values()]
+    if any(difference.clusters < 2 for difference in differences):
+        return [
+            *said,
+            "All these items belong to one group, so what chance does cannot be told: no difference here is shown.",
+        ]
+    if not any(difference.difference for difference in differences):
         return [*said, "Every setting gave every group of items the same score."]
-    return [*said, *_exact(c), describe_detectable(standing.detectable)]
+    return [*said, *_exact(c), *([describe_detectable(standing.detectable)] if standing.detectable else [])]
 
 
 def _exact(c: Comparison) -> list[str]:
@@ -125,8 +131,8 @@ def _cheapest(c: Comparison, prices: Prices) -> list[str]:
     whole = next(x for _, s, x in priced(c, prices) if s.key == best[1].key)
     gap = c.standing.against.get(setting.key) if c.standing else None
     worst = None if not gap or gap[0].low is None else -gap[0].low if c.metric in LOWER_IS_BETTER else gap[0].high
-    room = "" if worst is None else (
-        f" That it is as good is not shown: it may score up to {number(c.metric, worst)} worse.")  # fmt: skip
+    room = f": it may score up to {number(c.metric, worst)} worse" if worst is not None else ""
+    room = f" That it is as good is not shown{room}." if gap else ""
     if axis(c, prices) == "money":
         said = f"{money(spent, prices.currency)} instead of {money(whole, prices.currency)}"
     else:
@@ -185,7 +191,8 @@ def _overlapping(c: Comparison, setting: Setting) -> list[str]:
     if clean is None:
         return []
     value, interval, items = clean
-    some = f" ({items:,} of {c.items:,})" if items is not None and c.items else ""
+    count = " to ".join(f"{n:,}" for n in dict.fromkeys((items[0], items[-1]))) if items else ""
+    some = f" ({count} of {c.items:,})" if count and c.items else ""
     return [
         f"On the test items that nothing in training overlaps with{some} it scores {sure(value, interval, c.metric)}."
     ]
@@ -229,12 +236,15 @@ def test_words(c: Comparison) -> str:
     intervals = [e.intervals.get(c.metric) for e in evaluations]
     stored = [i for i in intervals if i]
     split = f"the {c.split} split" if c.split else "a split that is not named"
-    words = f"Scores are on {split} of {c.dataset}: {items}{groups}, never seen in training."
+    words = f"Scores are on {split} of {c.dataset}: {items}{groups}."
     if c.metric in MEANINGS:
         words += f" {c.metric} is {MEANINGS[c.metric]}."
     if not stored:
         return words + " No interval is stored with them."
-    kinds = joined(dict.fromkeys(i.method for i in stored if i.method)) or "not named"
+    shown = [
+        i for _, s in c.settings() if (i := s.interval(c.metric))
+    ]  # of several runs: another one than each run stored
+    kinds = joined(dict.fromkeys(i.method for i in shown if i.method)) or "not named"
     several = any((known := s.known.get(c.metric)) and known.shares for _, s in c.settings())
     training = ", and after other training runs where there are several" * several
     words += (" ±, or a range in brackets, is a 95 % interval: where the score would likely lie on other items of this kind"

@@ -126,7 +126,8 @@ def cost_table(c: Comparison, prices: Prices) -> Table:
 
 
 def cost_words(c: Comparison, prices: Prices) -> str:
-    said = "Each row is one training run of that setting, the mean over its seeds; evaluation is not in it."
+    said = ("Each row is one training run of that setting, the mean over its seeds (memory: the most that one took). Time counts "
+            "validation losses, not evaluation.")  # fmt: skip
     spent = [costs.cost(s, prices) for _, s in c.settings() if s.rank]
     if any(one.money is None for one in spent):
         said += (" Money is unknown: it takes a run on a GPU and price_per_gpu_hour in conf/report.yaml."

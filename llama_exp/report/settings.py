@@ -84,17 +84,17 @@ class Setting:
         note = found[0].note if self.seeds(metric) < 2 else "test set only; the spread between seeds is not in it"
         return Interval(low, high, found[0].method, note)
 
-    def clean(self, metric: str) -> tuple[float, Interval | None, int | None] | None:
-        """(mean, interval, items) on the test items that training does not overlap with, where all runs stored it."""
+    def clean(self, metric: str) -> tuple[float, Interval | None, list[int]] | None:
+        """(mean, interval, items) on the test items that training does not overlap with, where all runs stored it.
+
+        No interval for several runs: what each stored knows nothing of the others. `items`: the counts there are, rising.
+        """
         found = [s.evaluation.clean for s in self.scored if metric in s.evaluation.scores]
         if not found or any(one is None or metric not in one.scores for one in found):
             return None
         value = sum(one.scores[metric] for one in found) / len(found)
-        intervals = [one.intervals.get(metric) for one in found]
-        if None in intervals:
-            return value, None, found[0].items
-        low, high = (sum(getattr(i, end) for i in intervals) / len(found) for end in ("low", "high"))
-        return value, Interval(low, high, intervals[0].method, intervals[0].note), found[0].items
+        interval = found[0].intervals.get(metric) if len(found) == 1 else None
+        return value, interval, sorted({one.items for one in found if one.items is not None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,10 +71,10 @@ def standing(contenders: Sequence[Contender]) -> Standing:
 def _gap(a: Contender, b: Contender) -> RunSums:
     """a minus b by unit: a unit is a data seed, the mean of its runs; with one data seed, a run."""
     shared = sorted(set(a.runs) & set(b.runs)) if not (a.fixed or b.fixed) else a.runs if b.fixed else b.runs
-    if not shared:  # no run of either has the other's seeds: their means, on the test set's noise alone
-        return RunSums((a.table.sums.mean(axis=0) - b.table.sums.mean(axis=0))[None], a.table.weights, a.table.items)
-    gaps = np.stack([_row(a, run) - _row(b, run) for run in shared])
-    draws = [data_seed for data_seed, _ in shared]
+    # Runs that have no seed in common are independent: any run of the one beside any of the other shows what pairs scatter by.
+    couples = [(run, run) for run in shared] or list(zip(sorted(a.runs), sorted(b.runs), strict=False))
+    gaps = np.stack([_row(a, one) - _row(b, other) for one, other in couples])
+    draws = [data_seed for (data_seed, _), _ in couples]
     if len(set(draws)) > 1:
         gaps = np.stack([gaps[[d == draw for d in draws]].mean(axis=0) for draw in sorted(set(draws))])
     return RunSums(gaps, a.table.weights, a.table.items)

@@ -129,12 +129,19 @@ def difference_of(clusters: Clusters, confidence: float = 0.95, seed: int = 0) -
 
 
 def p_value_of(clusters: Clusters, confidence: float = 0.95, seed: int = 0) -> float | None:
-    """Two-sided p of no difference; 1 when no group differs, None when there is no spread to judge by."""
-    if not np.any(clusters.sums) and len(clusters.sums) > 1:
-        return 1.0
-    error = sqrt(robust_variance(clusters)) if len(clusters.sums) > 1 else 0.0
-    if error <= 1e-12 * abs(clusters.estimate):
+    """Two-sided p of no difference; 1 when no group differs, None for a single group.
+
+    Where all groups differ by the same amount there is no spread for a t: then it is the share of sign patterns that are as
+    extreme, 2 of 2^G.
+    """
+    count = len(clusters.sums)
+    if count < 2:
         return None
+    if not np.any(clusters.sums):
+        return 1.0
+    error = sqrt(robust_variance(clusters))
+    if error <= 1e-12 * abs(clusters.estimate):
+        return 2.0 ** (1 - count)
     p = float(2 * special.stdtr(null_df(clusters, confidence, seed), -abs(clusters.estimate) / error))
     return 1 - confidence if abs(p - (1 - confidence)) < 1e-7 else p  # a tie with the critical draw is no rejection
 
