@@ -6,8 +6,8 @@ python evaluate.py dataset=squad predictions=FILE.json                       sco
 """
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -29,8 +29,8 @@ def evaluate(config: Config) -> dict[str, str]:
     trained = runs.load_config(run) if config.lora.r else config
     asked = cell.as_asked(config, trained)
     folder = run / "eval" / cell.folder_name(asked, trained)
-    if cell.done(folder):
-        return again(folder, asked, trained, run)
+    if (results := cell.done(folder)) is not None:
+        return again(folder, results, asked, trained, run)
     runs.check_hardware(asked)
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
 
@@ -53,16 +53,16 @@ def evaluate(config: Config) -> dict[str, str]:
 def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, data) -> dict[str, str]:
     """The same for a model in memory."""
     folder = run / "eval" / cell.folder_name(asked, trained)
-    if cell.done(folder):
-        return again(folder, asked, trained, run)
+    if (results := cell.done(folder)) is not None:
+        return again(folder, results, asked, trained, run)
     examples = data.held_out(asked.split.value, asked.eval_sample)
     if asked.eval_sample and asked.eval_sample > len(examples):
         print(
             f"  eval_sample={asked.eval_sample}: there are {len(examples)} held-out Examples; all are used.", flush=True
         )
     with runs.alone(folder):
-        if cell.done(folder):  # by another process, since this one looked
-            return again(folder, asked, trained, run)
+        if (results := cell.done(folder)) is not None:  # by another process, since this one looked
+            return again(folder, results, asked, trained, run)
         predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
         lost = cell.answers_lost(asked, examples, predictions, data.tokenizer)
         results = cell.write_results(folder, asked, trained, run, predictions, cost, {"answers_lost": lost})
@@ -73,9 +73,8 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
     return {"said": cell.said(results), "run": str(run)}
 
 
-def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, str]:
+def again(folder: Path, results: dict[str, Any], asked: Config, trained: Config, run: Path) -> dict[str, str]:
     """An evaluation that is there already: scored anew from its predictions where other metrics or settings are asked."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     cell.check_same(folder, results, asked)
     told = "already evaluated"
     if not cell.up_to_date(folder, results, asked):

@@ -87,16 +87,17 @@ def folder_name(asked: Config, trained: Config) -> str:
     return "-".join(words)
 
 
-def done(folder: Path) -> bool:
-    """Whether this evaluation has its results. Results that cannot be read are made again, from the replies that are there."""
+def done(folder: Path) -> dict[str, Any] | None:
+    """This evaluation's results; None where there are none. Damaged ones are made again, from the replies that are there."""
     path = folder / "results.json"
     if not path.is_file():
-        return False
+        return None
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         print(f"  {path} is damaged: scored anew.", flush=True)
-        return False
+        return None
+    return results if isinstance(results, dict) else None
 
 
 def answer(folder: Path, asked: Config, examples: Sequence[Example], model, tokenizer) -> tuple[list[Prediction], dict]:
@@ -113,14 +114,14 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     device = next(model.parameters()).device
     forget_peak(device)
     path = folder / "predictions.jsonl"
-    done = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
+    answered = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
     wanted = {example.id: (example.prompt, example.references) for example in examples}
-    done = {key: was for key, was in done.items() if wanted.get(key) == (was.prompt, was.references)}
-    write_records(path, done.values())  # without the line that a kill cut short
-    before = cost_so_far(folder) if done else dict.fromkeys(COST, 0)
-    left = [example for example in examples if example.id not in done]
-    if done and left:
-        print(f"  continuing: {len(done)} of {len(examples)} are answered", flush=True)
+    answered = {key: was for key, was in answered.items() if wanted.get(key) == (was.prompt, was.references)}
+    write_records(path, answered.values())  # without the line that a kill cut short
+    before = cost_so_far(folder) if answered else dict.fromkeys(COST, 0)
+    left = [example for example in examples if example.id not in answered]
+    if answered and left:
+        print(f"  continuing: {len(answered)} of {len(examples)} are answered", flush=True)
     limit = asked.max_length - asked.dataset.max_new_tokens
     prompts, shortened = encode_prompts(left, tokenizer, limit)
     measured = with_responses(left, prompts, tokenizer, asked.max_length)
@@ -132,17 +133,16 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
             for reply in replies:
                 example = left[reply.place]
                 count = measured[reply.place].label_tokens if measured[reply.place] else 0
-                done[example.id] = Prediction(example.id, example.prompt, example.references, reply.text, example.group,
-                                              reply.nll, count, reply.finished, reply.place in shortened, example.tags)  # fmt: skip
+                answered[example.id] = Prediction(example.id, example.prompt, example.references, reply.text, example.group,
+                                                  reply.nll, count, reply.finished, reply.place in shortened, example.tags)  # fmt: skip
                 tokens += len(prompts[reply.place]) + count + reply.tokens
-                file.write(line(done[example.id]))
+                file.write(line(answered[example.id]))
             file.flush()
             write_json(folder / "cost.json", total(before, time.perf_counter() - started, tokens, peak_memory(device)))
-            print(
-                f"\r  answered {len(done)}/{len(examples)}", end="\n" if len(done) == len(examples) else "", flush=True
-            )
+            end = "\n" if len(answered) == len(examples) else ""
+            print(f"\r  answered {len(answered)}/{len(examples)}", end=end, flush=True)
     cost = total(before, time.perf_counter() - started, tokens, peak_memory(device))
-    return [done[example.id] for example in examples], cost
+    return [answered[example.id] for example in examples], cost
 
 
 def cost_so_far(folder: Path) -> dict[str, Any]:
