@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from llama_exp import cli, metrics, runs
 from llama_exp import evaluation as cell
+from llama_exp.asking import as_asked, check_same, folder_name
 from llama_exp.config import Config, register, resolve
 from llama_exp.records import Problem, read_predictions
 from llama_exp.report.words import plural
@@ -27,8 +28,8 @@ def evaluate(config: Config) -> dict[str, str]:
         return evaluate_file(config)
     run = runs.find(config) if config.lora.r else runs.untuned_folder(config)
     trained = runs.load_config(run) if config.lora.r else config
-    asked = cell.as_asked(config, trained)
-    folder = run / "eval" / cell.folder_name(asked, trained)
+    asked = as_asked(config, trained)
+    folder = run / "eval" / folder_name(asked, trained)
     if (results := cell.done(folder)) is not None:
         return again(folder, results, asked, trained, run)
     runs.check_hardware(asked)
@@ -52,7 +53,7 @@ def evaluate(config: Config) -> dict[str, str]:
 
 def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, data) -> dict[str, str]:
     """The same for a model in memory."""
-    folder = run / "eval" / cell.folder_name(asked, trained)
+    folder = run / "eval" / folder_name(asked, trained)
     if (results := cell.done(folder)) is not None:
         return again(folder, results, asked, trained, run)
     examples = data.held_out(asked.split.value, asked.eval_sample)
@@ -75,7 +76,7 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
 
 def again(folder: Path, results: dict[str, Any], asked: Config, trained: Config, run: Path) -> dict[str, str]:
     """An evaluation that is there already: scored anew from its predictions where other metrics or settings are asked."""
-    cell.check_same(folder, results, asked)
+    check_same(folder, results, asked)
     told = "already evaluated"
     if not cell.up_to_date(folder, results, asked):
         cost = {key: results.get(key) for key in (*cell.COST, "answers_lost")}
