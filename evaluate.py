@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, metrics, runs
+from llama_exp import cli, lookup, metrics, runs
 from llama_exp import evaluation as cell
 from llama_exp.asking import as_asked, check_same, folder_name
 from llama_exp.config import Config, register, resolve
@@ -26,7 +26,7 @@ def evaluate(config: Config) -> dict[str, str]:
     """Find the run that the words mean, let it answer the held-out Examples, score the answers."""
     if config.predictions:
         return evaluate_file(config)
-    run = runs.find(config) if config.lora.r else runs.untuned_folder(config)
+    run = lookup.find(config) if config.lora.r else runs.untuned_folder(config)
     trained = runs.load_config(run) if config.lora.r else config
     asked = as_asked(config, trained)
     folder = run / "eval" / folder_name(asked, trained)
