@@ -6,14 +6,15 @@ python evaluate.py dataset=squad predictions=FILE.json                       sco
 """
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, metrics, runs
+from llama_exp import cli, lookup, metrics, runs
 from llama_exp import evaluation as cell
+from llama_exp.asking import as_asked, check_same, folder_name
 from llama_exp.config import Config, register, resolve
 from llama_exp.data import loading
 from llama_exp.records import Problem, read_predictions
@@ -26,12 +27,12 @@ def evaluate(config: Config) -> dict[str, str]:
     """Find the run that the words mean, let it answer the held-out Examples, score the answers."""
     if config.predictions:
         return evaluate_file(config)
-    run = runs.find(config) if config.lora.r else runs.untuned_folder(config)
+    run = lookup.find(config) if config.lora.r else runs.untuned_folder(config)
     trained = runs.load_config(run) if config.lora.r else config
-    asked = cell.as_asked(config, trained)
-    folder = run / "eval" / cell.folder_name(asked, trained)
-    if cell.done(folder):
-        return again(folder, asked, trained, run)
+    asked = as_asked(config, trained)
+    folder = run / "eval" / folder_name(asked, trained)
+    if (results := cell.done(folder)) is not None:
+        return again(folder, results, asked, trained, run)
     runs.check_hardware(asked)
     loading.check(asked.dataset)
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
@@ -54,17 +55,17 @@ def evaluate(config: Config) -> dict[str, str]:
 
 def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, data) -> dict[str, str]:
     """The same for a model in memory."""
-    folder = run / "eval" / cell.folder_name(asked, trained)
-    if cell.done(folder):
-        return again(folder, asked, trained, run)
+    folder = run / "eval" / folder_name(asked, trained)
+    if (results := cell.done(folder)) is not None:
+        return again(folder, results, asked, trained, run)
     examples = data.held_out(asked.split.value, asked.eval_sample)
     if asked.eval_sample and asked.eval_sample > len(examples):
         print(
             f"  eval_sample={asked.eval_sample}: there are {len(examples)} held-out Examples; all are used.", flush=True
         )
     with runs.alone(folder):
-        if cell.done(folder):  # by another process, since this one looked
-            return again(folder, asked, trained, run)
+        if (results := cell.done(folder)) is not None:  # by another process, since this one looked
+            return again(folder, results, asked, trained, run)
         predictions, cost = cell.answer(folder, asked, examples, model, tokenizer)
         lost = cell.answers_lost(asked, examples, predictions, data.tokenizer)
         results = cell.write_results(folder, asked, trained, run, predictions, cost, {"answers_lost": lost})
@@ -75,15 +76,14 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
     return {"said": cell.said(results), "run": str(run)}
 
 
-def again(folder: Path, asked: Config, trained: Config, run: Path) -> dict[str, str]:
+def again(folder: Path, results: dict[str, Any], asked: Config, trained: Config, run: Path) -> dict[str, str]:
     """An evaluation that is there already: scored anew from its predictions where other metrics or settings are asked."""
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    cell.check_same(folder, results, asked)
+    check_same(folder, results, asked)
     told = "already evaluated"
     if not cell.up_to_date(folder, results, asked):
         cost = {key: results.get(key) for key in (*cell.COST, "answers_lost")}
         predictions = read_predictions(folder / "predictions.jsonl")
-        if len(predictions) != results["items"]:
+        if len(predictions) != results.get("items", len(predictions)):
             raise Problem(f"{folder}/predictions.jsonl holds {len(predictions):,} of the {results['items']:,} answers that were "
                           "scored. Delete results.json there, and the same command answers the rest.")  # fmt: skip
         results = cell.write_results(folder, asked, trained, run, predictions, cost)

@@ -1,4 +1,4 @@
-"""One evaluation of one cell: its folder, the replies, the scores. `evaluate.py` is the recipe that uses it.
+"""One evaluation of one cell: the replies, the scores and what its folder holds. `evaluate.py` is the recipe that uses it.
 
 eval/squad-test-300/predictions.jsonl    a line a reply, written as they come: a killed evaluation continues
 eval/squad-test-300/cost.json            what the answers have cost so far, those before a kill included
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp import leaks, runs
-from llama_exp.config import Config, DatasetConfig, default_config, flat, identity, settled, spoken, typed
+from llama_exp.config import Config, flat, identity
 from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
 from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
@@ -27,77 +27,17 @@ NO_ANSWER = "\ufffd"  # of an id that is not in a predictions file: unlike "", i
 COST = ("seconds", "tokens", "peak_memory_bytes")
 
 
-NOT_TRAINED = ("dataset.metrics", "dataset.licence")  # always as the command has them
-# Keys of the dataset that decide which items are in training and which are held out.
-SPLITTING = ("subset", "revision", "rows", "validation", "test", "split_seed", "task", "cleaning")
-
-
-def as_asked(config: Config, trained: Config) -> Config:
-    """The run's own config, with the data and the size of the evaluation that were asked for."""
-    return settled(dataclasses.replace(
-        trained, dataset=data_of(config, trained), split=config.split, eval_sample=config.eval_sample,
-        eval_seed=config.eval_seed, eval_batch=config.eval_batch, trainer=config.trainer, bertscore=config.bertscore,
-    ))  # fmt: skip
-
-
-def data_of(config: Config, trained: Config) -> DatasetConfig:
-    """The data as the run was trained on it, worded as this command says.
-
-    A reader finds a run without repeating how its data were split, and another split would test it on what it has learnt:
-    such keys come from the run, and saying another value is a Problem. Other data (another dataset, or by trained_on= or
-    out= another source of the same one) are taken as the command has them.
-    """
-    mine, theirs = config.dataset, trained.dataset
-    if mine.name != theirs.name:
-        return mine
-    said = typed(config)
-    elsewhere = [key for key in ("source", "path", "hub") if getattr(mine, key) != getattr(theirs, key)]
-    if elsewhere and (config.trained_on or any(f"dataset.{key}" in said for key in elsewhere)):
-        print(f"  other data than the run's (dataset.{', dataset.'.join(elsewhere)}): it may have learnt from these items.",
-              flush=True)  # fmt: skip
-        return mine
-    taken, refused = {}, []
-    for key in (field.name for field in dataclasses.fields(mine) if f"dataset.{field.name}" not in NOT_TRAINED):
-        if getattr(mine, key) == getattr(theirs, key):
-            continue
-        if not any(word == f"dataset.{key}" or word.startswith(f"dataset.{key}.") for word in said):
-            taken[key] = getattr(theirs, key)
-        elif key in SPLITTING:
-            refused.append(f"  dataset.{key}: {getattr(theirs, key)} in training, {getattr(mine, key)} asked for")
-    if refused:
-        raise Problem("This would test the run on items that it may have learnt from:\n" + "\n".join(refused)
-                      + "\nLeave these keys out: an evaluation takes them from its run.")  # fmt: skip
-    if taken:
-        as_text = ", ".join(f"dataset.{key}={getattr(value, 'value', value)}" for key, value in taken.items())
-        print(f"  As in training: {as_text}.", flush=True)
-    return dataclasses.replace(mine, **taken)
-
-
-def folder_name(asked: Config, trained: Config) -> str:
-    """`squad-test-300`, and whatever of the data differs from what the run was trained on (rank 0: from the defaults)."""
-    usual = trained
-    if asked.lora.r == 0 or asked.dataset.name != trained.dataset.name:
-        usual = default_config({"dataset": asked.dataset.name, "model": asked.model.name})
-    words = [asked.dataset.name, asked.split.value, str(asked.eval_sample or "all")]
-    words += [f"eval_seed{asked.eval_seed}"] if asked.eval_seed else []
-    mine, theirs = flat(asked), flat(usual)
-    shapes = [key for key in mine if key.startswith("dataset.") and key in identity(asked, everything=True)] + [
-        "max_length"
-    ]
-    words += [spoken(key, mine[key]) for key in sorted(shapes) if mine[key] != theirs.get(key)]
-    return "-".join(words)
-
-
-def done(folder: Path) -> bool:
-    """Whether this evaluation has its results. Results that cannot be read are made again, from the replies that are there."""
+def done(folder: Path) -> dict[str, Any] | None:
+    """This evaluation's results; None where there are none. Damaged ones are made again, from the replies that are there."""
     path = folder / "results.json"
     if not path.is_file():
-        return False
+        return None
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         print(f"  {path} is damaged: scored anew.", flush=True)
-        return False
+        return None
+    return results if isinstance(results, dict) else None
 
 
 def answer(folder: Path, asked: Config, examples: Sequence[Example], model, tokenizer) -> tuple[list[Prediction], dict]:
@@ -114,14 +54,14 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     device = next(model.parameters()).device
     forget_peak(device)
     path = folder / "predictions.jsonl"
-    done = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
+    answered = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
     wanted = {example.id: (example.prompt, example.references) for example in examples}
-    done = {key: was for key, was in done.items() if wanted.get(key) == (was.prompt, was.references)}
-    write_records(path, done.values())  # without the line that a kill cut short
-    before = cost_so_far(folder) if done else dict.fromkeys(COST, 0)
-    left = [example for example in examples if example.id not in done]
-    if done and left:
-        print(f"  continuing: {len(done)} of {len(examples)} are answered", flush=True)
+    answered = {key: was for key, was in answered.items() if wanted.get(key) == (was.prompt, was.references)}
+    write_records(path, answered.values())  # without the line that a kill cut short
+    before = cost_so_far(folder) if answered else dict.fromkeys(COST, 0)
+    left = [example for example in examples if example.id not in answered]
+    if answered and left:
+        print(f"  continuing: {len(answered)} of {len(examples)} are answered", flush=True)
     limit = asked.max_length - asked.dataset.max_new_tokens
     prompts, shortened = encode_prompts(left, tokenizer, limit)
     measured = with_responses(left, prompts, tokenizer, asked.max_length)
@@ -133,20 +73,17 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
             for reply in replies:
                 example = left[reply.place]
                 count = measured[reply.place].label_tokens if measured[reply.place] else 0
-                done[example.id] = Prediction(example.id, example.prompt, example.references, reply.text, example.group,
-                                              reply.nll, count, reply.finished, reply.place in shortened, example.tags)  # fmt: skip
+                answered[example.id] = Prediction(example.id, example.prompt, example.references, reply.text, example.group,
+                                                  reply.nll, count, reply.finished, reply.place in shortened, example.tags)  # fmt: skip
                 tokens += len(prompts[reply.place]) + count + reply.tokens
-                file.write(line(done[example.id]))
+                file.write(line(answered[example.id]))
             file.flush()
             write_json(folder / "cost.json", total(before, time.perf_counter() - started, tokens, peak_memory(device)))
-            print(
-                f"\r  answered {len(done)}/{len(examples)}", end="\n" if len(done) == len(examples) else "", flush=True
-            )
+            end = "\n" if len(answered) == len(examples) else ""
+            print(f"\r  answered {len(answered)}/{len(examples)}", end=end, flush=True)
     cost = total(before, time.perf_counter() - started, tokens, peak_memory(device))
-    predictions = [done[example.id] for example in examples]
-    write_records(
-        path, predictions
-    )  # in the Examples' order: scored anew, they give the same interval to the last digit
+    predictions = [answered[example.id] for example in examples]
+    write_records(path, predictions)  # in their order: scored anew, they give the same interval to the last digit
     return predictions, cost
 
 
@@ -280,33 +217,6 @@ def how_scored(asked: Config) -> dict[str, Any]:
         del found["batch"]
         found["model"], _ = choose(found["model"])
     return {"metrics": list(asked.dataset.metrics), "metric_settings": settings}
-
-
-def asked_for(asked: Config) -> dict[str, Any]:
-    """What decides the replies to an evaluation, beside the adapter: the base, the items and how they are asked."""
-    said = ("max_length", "split", "eval_sample", "eval_seed")
-    return {key: value for key, value in flat(asked).items()
-            if (key.startswith("dataset.") and key not in NOT_TRAINED) or key in said
-            or (key.startswith("model.") and key in identity(asked))}  # fmt: skip
-
-
-def check_same(folder: Path, results: dict[str, Any], asked: Config) -> None:
-    """Stop where results.json is of another evaluation: the folder's name leaves out what the YAML says.
-
-    Keys that did not exist when it was made are not compared; a cleaning rule that is not named is off.
-    """
-    mine, stored = asked_for(asked), results.get("evaluation", {})
-    rules = {key: False for key in mine.keys() | stored.keys() if key.startswith("dataset.cleaning.")} if stored else {}
-    base = {key: value for key, value in results.get("identity", {}).items() if key.startswith("model.")}
-    mine, theirs = rules | mine, rules | base | stored
-    differ = [f"  {key}: {theirs[key]} there, {mine[key]} asked for"
-              for key in mine if key in theirs and theirs[key] != mine[key]]  # fmt: skip
-    if differ:
-        raise Problem(
-            f"{folder} holds an evaluation that was asked otherwise:\n"
-            + "\n".join(differ)
-            + "\nDelete that folder to evaluate anew, or move it elsewhere to keep it."
-        )
 
 
 def up_to_date(folder: Path, results: dict[str, Any], asked: Config) -> bool:

@@ -22,9 +22,10 @@ from llama_exp.config import (
     run_folder,
 )
 from llama_exp.data import DATASETS
+from llama_exp.lookup import training_command
 from llama_exp.metrics import METRICS
 from llama_exp.records import Problem
-from llama_exp.runs import folder_of, training_command
+from llama_exp.runs import folder_of
 
 GROUPS = ("dataset", "model", "lora", "trainer", "logger", "experiment", "sweep")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]

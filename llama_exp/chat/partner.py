@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from llama_exp import runs
+from llama_exp import lookup, runs
 from llama_exp.config import Config
 from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.records import Example, Problem, Turn
@@ -119,7 +119,7 @@ def find(config: Config) -> tuple[Path | None, Config]:
     """(the run that the words mean, its config); rank 0 is no run. A Problem says how to train what is not there."""
     if config.lora.r == 0:
         return None, config
-    run = runs.find(config)
+    run = lookup.find(config)
     return run, runs.load_config(run)
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 from collections import Counter
-from string import Formatter
 from typing import Any
 
 from lightning import LightningDataModule
@@ -19,6 +18,7 @@ from llama_exp.config import Config, DatasetConfig, Source
 from llama_exp.data import loading
 from llama_exp.data.cleaning import Cleaner
 from llama_exp.data.packing import Plan, StepSampler, step_loader, whole_loader
+from llama_exp.data.prompts import check_template
 from llama_exp.data.splitting import carve, shuffled
 from llama_exp.records import Example, Problem, Tokens
 
@@ -294,15 +294,3 @@ class ExampleDataModule(LightningDataModule):
     def val_dataloader(self):
         trainer = self.trainer
         return whole_loader(self.encoded("validation"), VALIDATED_AT_ONCE, trainer.global_rank, trainer.world_size)
-
-
-def check_template(template: str, fields: tuple[str, ...]) -> None:
-    """Raise a Problem for a template that `str.format` would refuse, or that names a field the dataset has not."""
-    try:
-        named = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
-    except ValueError as error:
-        raise Problem(f"dataset.template: {error}. Write a literal brace twice: {{{{ or }}}}.\n{template}") from None
-    unknown = sorted(named - set(fields))
-    if unknown:
-        raise Problem(f"dataset.template names {', '.join('{' + name + '}' for name in unknown)}; "
-                      f"the fields there are: {', '.join('{' + field + '}' for field in fields)}.")  # fmt: skip

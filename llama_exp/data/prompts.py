@@ -4,11 +4,13 @@
 
 `<s>` and `</s>` above are ids, never text: written into the text, "<s>[INST]" tokenises to 29961 where Meta's reference
 has 518 (https://github.com/meta-llama/llama, `chat_completion`), and the model would be asked in words it never learnt.
+The message itself is a dataset's template (`dataset.template`), filled in.
 """
 
 from collections.abc import Iterable
+from string import Formatter
 
-from llama_exp.records import Example, Turn
+from llama_exp.records import Example, Problem, Turn
 
 
 def user_text(message: str, system: str = "") -> str:
@@ -35,3 +37,15 @@ def check_alternation(turns: Iterable[Turn]) -> None:
         wanted = ("user", "assistant")[place % 2]
         if turn.role != wanted:
             raise ValueError(f"turn {place} of the history is by {turn.role!r}, wanted {wanted!r}")
+
+
+def check_template(template: str, fields: tuple[str, ...]) -> None:
+    """Raise a Problem for a template that `str.format` would refuse, or that names a field the dataset has not."""
+    try:
+        named = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    except ValueError as error:
+        raise Problem(f"dataset.template: {error}. Write a literal brace twice: {{{{ or }}}}.\n{template}") from None
+    unknown = sorted(named - set(fields))
+    if unknown:
+        raise Problem(f"dataset.template names {', '.join('{' + name + '}' for name in unknown)}; "
+                      f"the fields there are: {', '.join('{' + field + '}' for field in fields)}.")  # fmt: skip

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import cli, runs, typed
+from llama_exp import cli, lookup, runs, typed
 from llama_exp.config import Config, register
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.uploading import TOKEN, Hub
@@ -69,7 +69,7 @@ def publish(config: Config, words: Words) -> Path:
         raise Problem("lora.r=0 is the untuned model: there is nothing of yours to publish. Give the rank you trained.")
     if not words.repo and not words.dry_run:
         raise Problem("Where to? Type repo=NAME, or dry_run=true to see what would go up.")
-    run = runs.find(config)
+    run = lookup.find(config)
     trained = runs.load_config(run)
     hub = (
         None if words.dry_run else Hub.open(words.repo, words.private)
@@ -112,7 +112,7 @@ def prepare_adapter(run: Path, trained: Config, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ADAPTER_FILES:
         if not (run / "adapter" / name).is_file():
-            again = runs.training_command(trained)
+            again = lookup.training_command(trained)
             raise Problem(f"{run}/adapter has no {name}. Delete {run} and train again: {again}")
         shutil.copyfile(run / "adapter" / name, folder / name)
     adapter = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))

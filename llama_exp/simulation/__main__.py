@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import cli, evaluation, runs, typed
+from llama_exp import asking, cli, runs, typed
 from llama_exp.config import Config, flat, register
 from llama_exp.data.dialogue import SIDES
 from llama_exp.records import Problem, line, write_json, write_records
@@ -113,7 +113,7 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
 def _unlearnt(config: Config, trained: Config) -> Config:
     """The config with the run's own split of its data: openings by another split may be what the run has learnt."""
     same_task = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, task=trained.dataset.task))
-    data = evaluation.data_of(same_task, trained)
+    data = asking.data_of(same_task, trained)
     return dataclasses.replace(config, dataset=dataclasses.replace(data, task=config.dataset.task))
 
 

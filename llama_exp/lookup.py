@@ -1,0 +1,71 @@
+"""The run that a reader's words mean, and the words that would train it.
+
+Readers (evaluate, chat, simulation, hub) say dataset, model, LoRA, sample and seeds, as the training command did; the
+training keys are the run's own.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from llama_exp import commands, runs
+from llama_exp.config import CONF, SPOKEN, Config, default_config, flat, identity
+from llama_exp.records import Problem
+
+
+def find(config: Config) -> Path:
+    """The finished run that this config speaks of, by dataset, model, LoRA, sample and seeds.
+
+    The run named by exactly this config comes first; else the one run that agrees in all that a reader says, whatever
+    its training keys were. Several such runs are a Problem that says how to tell them apart. With `trained_on` only runs
+    of that dataset count, wherever their rows came from.
+    """
+    dataset = config.trained_on or config.dataset.name
+    if dataset not in (known := sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))):
+        raise Problem(f"trained_on={dataset}: no such dataset; known: {', '.join(known)}.")
+    own = runs.folder_of(config)
+    if not config.trained_on and runs.finished(own):
+        return own
+    near = [run for run in _runs(Path(config.outputs) / dataset) if _means(config, dataset, run)]
+    if len(near) == 1:
+        return near[0]
+    if near:
+        names = "\n".join(f"  out={run}" for run in near)
+        raise Problem(f"{len(near)} runs answer to these words; add the keys they differ in, or choose one:\n{names}")
+    place = Path(config.outputs, dataset) if config.trained_on else own / "adapter"
+    raise Problem(f"No adapter at {place.absolute()}. Train it first: {training_command(config)}")
+
+
+def _runs(parent: Path) -> list[Path]:
+    return sorted(path.parent for path in parent.glob("*/config.yaml") if runs.finished(path.parent))
+
+
+def _means(config: Config, dataset: str, run: Path) -> bool:
+    """Whether a run is one that the reader's words fit. A sample beyond what there is means all there is."""
+    mine, theirs = flat(config), runs.read_config(run)
+    spoken = _spoken(mine)
+    if config.trained_on:
+        spoken = [key for key in spoken if not key.startswith("dataset.")]
+    for key in spoken:
+        if mine[key] != theirs.get(key):
+            everything = (runs.read_summary(run) or {}).get("counts", {}).get("train", {}).get("available", 0)
+            if key == "sample" and theirs[key] is None and mine[key] and mine[key] >= everything:
+                continue
+            return False
+    return theirs["dataset.name"] == dataset
+
+
+def _spoken(keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if key in SPOKEN or key.split(".")[0] in SPOKEN]
+
+
+def training_command(config: Config) -> str:
+    """What to type to train the very run that this config speaks of; with `trained_on`, that dataset's usual one."""
+    leaves = identity(config, everything=True)
+    if config.trained_on:
+        usual = identity(default_config({"dataset": config.trained_on, "model": config.model.name}), everything=True)
+        data = {key: value for key, value in usual.items() if key.startswith("dataset.")}
+        leaves = {**leaves, **data, "dataset.source": config.dataset.source.value}
+    folder = Path(config.out or Path(config.outputs, leaves["dataset.name"], "any"))
+    return commands.command(
+        "train.py", leaves, *commands.place(folder, leaves["dataset.name"], Path(config.outputs), config.out)
+    )
