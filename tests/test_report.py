@@ -18,9 +18,10 @@ import pytest
 
 from llama_exp.report import __main__ as reporting
 from llama_exp.report import words
-from llama_exp.report.results import clean, collect, item_ids
+from llama_exp.report.results import collect, item_ids
 from llama_exp.report.settings import comparisons
 from llama_exp.report.spreadsheet import harmless
+from llama_exp.untrusted import clean
 
 ROOT = Path(__file__).parent.parent
 ITEMS = 300

@@ -29,7 +29,6 @@ from llama_exp.report.results import (
     Run,
     Unread,
     asked_of,
-    clean,
     collect,
     identity_among,
     read_curve,
@@ -38,6 +37,7 @@ from llama_exp.report.results import (
 from llama_exp.report.score_tables import scores_table
 from llama_exp.report.settings import Comparison, comparisons
 from llama_exp.report.spreadsheet import write_csv
+from llama_exp.untrusted import clean
 
 EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decides which items are answered
 

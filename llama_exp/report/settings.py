@@ -12,7 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_exp.report.results import Evaluation, Interval, Run, item_ids, part
+from llama_exp.report.results import Evaluation, Interval, Run, item_ids
+from llama_exp.untrusted import part
 
 if TYPE_CHECKING:
     from llama_exp.report.exact import Exact
