@@ -23,6 +23,7 @@ from llama_exp.records import Problem, written_whole
 from llama_exp.report import captions, costs, findings, items, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.families import families
+from llama_exp.report.grouping import comparisons
 from llama_exp.report.page import Picture, Pictures, panel_notes, render
 from llama_exp.report.results import (
     Evaluation,
@@ -35,7 +36,7 @@ from llama_exp.report.results import (
     stored_leaves,
 )
 from llama_exp.report.score_tables import scores_table
-from llama_exp.report.settings import Comparison, comparisons
+from llama_exp.report.settings import Comparison
 from llama_exp.report.spreadsheet import write_csv
 from llama_exp.untrusted import clean
 
