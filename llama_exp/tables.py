@@ -20,6 +20,7 @@ from pathlib import Path
 from llama_exp.metrics import bounds
 from llama_exp.records import Prediction, Problem, read_predictions, written_whole
 from llama_exp.statistics import Interval, interval, ratio_interval
+from llama_exp.untrusted import clean
 
 SCORES = "scores.jsonl"
 Items = Mapping[str, Sequence[float]]  # {score: [value per prediction]}
@@ -101,8 +102,6 @@ def of_folder(folder: Path) -> dict[str, list[Row]]:
 
 def written(tables: Mapping[str, Sequence[Row]]) -> str:
     """The tables as text in columns."""
-    from llama_exp.report.results import clean
-
     texts = []
     for tag, rows in tables.items():
         names = list(dict.fromkeys(name for row in rows for name in row.scores))

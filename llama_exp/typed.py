@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
 from llama_exp.records import Problem
-from llama_exp.report.results import BIDI
+from llama_exp.untrusted import BIDI
 
 Words = TypeVar("Words")
 

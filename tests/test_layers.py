@@ -11,11 +11,12 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "llama_exp"
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
-LIGHT = """records config runs lookup cli commands sweep asking evaluation leaks metrics.squad metrics.decision metrics.bertscore
-    metrics.rouge statistics data data.synthetic tiny tables chat hub.__main__ hub.uploading hub.model_card human.study
-    human.app human.pages human.evaluated human.report report.__main__ report.captions report.costs report.drawing report.exact
-    report.families report.findings report.items report.page report.plots report.results report.score_tables report.settings
-    report.spreadsheet report.standing report.training_plots report.words report.worth""".split()
+LIGHT = """records untrusted config runs lookup cli commands sweep asking evaluation leaks metrics.squad metrics.decision
+    metrics.bertscore metrics.rouge statistics data data.synthetic tiny tables chat hub.__main__ hub.uploading
+    hub.model_card human.study human.app human.pages human.evaluated human.report report.__main__ report.captions
+    report.costs report.drawing report.exact report.families report.findings report.grouping report.items report.page report.plots
+    report.results report.score_tables report.settings report.spreadsheet report.standing report.training_plots
+    report.words report.worth""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

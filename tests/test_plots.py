@@ -7,8 +7,8 @@ import pytest
 
 from llama_exp.report import captions, drawing, plots, training_plots, words
 from llama_exp.report.families import families
+from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import Curve, Evaluation, Interval, Run
-from llama_exp.report.settings import comparisons
 
 METRIC = "squad/f1"
 

@@ -18,9 +18,10 @@ import pytest
 
 from llama_exp.report import __main__ as reporting
 from llama_exp.report import words
-from llama_exp.report.results import clean, collect, item_ids
-from llama_exp.report.settings import comparisons
+from llama_exp.report.grouping import comparisons
+from llama_exp.report.results import collect, item_ids
 from llama_exp.report.spreadsheet import harmless
+from llama_exp.untrusted import clean
 
 ROOT = Path(__file__).parent.parent
 ITEMS = 300
@@ -264,9 +265,9 @@ def test_the_report_never_imports_torch_and_starts_in_under_a_second(sweep):
     code = f"""
 import sys, time
 started = time.process_time()
-from llama_exp.report import __main__ as report, results, settings
+from llama_exp.report import __main__ as report, grouping, results
 runs, _ = results.collect({str(outputs)!r})
-settings.comparisons(runs)
+grouping.comparisons(runs)
 print("seconds", time.process_time() - started)
 print("early", [m for m in ("matplotlib", "scipy", "numpy", "statsmodels") if m in sys.modules])
 report.main([{str(outputs)!r}])

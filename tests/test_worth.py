@@ -16,8 +16,8 @@ from llama_exp.records import Problem, read_predictions
 from llama_exp.report import costs, findings, items, score_tables
 from llama_exp.report.captions import cost_caption, cost_notes, curve_words, target_of
 from llama_exp.report.exact import Exact
+from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import collect
-from llama_exp.report.settings import comparisons
 from llama_exp.report.standing import Contender, standing
 from llama_exp.report.worth import weigh
 from llama_exp.statistics.variance import RunSums

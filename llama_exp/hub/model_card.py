@@ -16,8 +16,9 @@ from llama_exp.config import Config, Source
 from llama_exp.data.prompts import user_text
 from llama_exp.hub.uploading import MARK
 from llama_exp.records import Problem, written_whole
-from llama_exp.report.results import Evaluation, clean, collect
-from llama_exp.report.settings import comparisons
+from llama_exp.report.grouping import comparisons
+from llama_exp.report.results import Evaluation, collect
+from llama_exp.untrusted import clean
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
 TINY = "llama_exp/tiny"

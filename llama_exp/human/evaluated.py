@@ -12,7 +12,7 @@ from typing import Any
 
 from llama_exp.human.study import REFERENCE, Item
 from llama_exp.records import Prediction, Problem
-from llama_exp.report.settings import ENCODER
+from llama_exp.report.grouping import ENCODER
 from llama_exp.tables import read_items
 
 CHEAP = ("squad", "decision")  # no model, no library: computed at every report

@@ -26,8 +26,9 @@ from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
 from llama_exp.records import Prediction, Problem, write_json, written_whole
-from llama_exp.report.results import Unread, clean
+from llama_exp.report.results import Unread
 from llama_exp.report.spreadsheet import FORMULA
+from llama_exp.untrusted import clean
 
 
 @dataclass(frozen=True, slots=True)

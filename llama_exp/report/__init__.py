@@ -2,7 +2,7 @@
 
 __main__        the command, from a folder of runs to files
 results         runs, evaluations and curves, read back from disk
-settings        which scores may stand on one line (a size at a rank, over its seeds)
+settings        what is compared (a size at a rank, over its seeds); grouping: which scores may stand on one line
 items, worth    scores item by item; intervals over all seeds, ties, learning curves
 standing        which settings share the first place
 exact           best against the runner-up, by right or wrong alone

@@ -23,21 +23,22 @@ from llama_exp.records import Problem, written_whole
 from llama_exp.report import captions, costs, findings, items, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.families import families
+from llama_exp.report.grouping import comparisons
 from llama_exp.report.page import Picture, Pictures, panel_notes, render
 from llama_exp.report.results import (
     Evaluation,
     Run,
     Unread,
     asked_of,
-    clean,
     collect,
     identity_among,
     read_curve,
     stored_leaves,
 )
 from llama_exp.report.score_tables import scores_table
-from llama_exp.report.settings import Comparison, comparisons
+from llama_exp.report.settings import Comparison
 from llama_exp.report.spreadsheet import write_csv
+from llama_exp.untrusted import clean
 
 EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decides which items are answered
 

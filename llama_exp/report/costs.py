@@ -12,8 +12,9 @@ from typing import Any
 
 from llama_exp.config import CONF
 from llama_exp.records import Problem
-from llama_exp.report.results import Run, part
+from llama_exp.report.results import Run
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
+from llama_exp.untrusted import part
 
 SETTINGS = CONF / "report.yaml"
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from llama_exp.report.grouping import differing
 from llama_exp.report.results import Run
-from llama_exp.report.settings import differing
 
 
 @dataclass(frozen=True, slots=True)

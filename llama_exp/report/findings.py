@@ -6,8 +6,9 @@ intervals leave open.
 """
 
 from llama_exp.report.costs import Prices, axis, cheapest_tied, priced
+from llama_exp.report.grouping import USABLE
 from llama_exp.report.results import Run
-from llama_exp.report.settings import LOWER_IS_BETTER, USABLE, Comparison, Panel, Setting, overlap
+from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting, overlap
 from llama_exp.report.words import (
     cell,
     duration,

@@ -12,9 +12,11 @@ from typing import Any
 from llama_exp import commands
 from llama_exp.report import findings, words
 from llama_exp.report.costs import Prices
-from llama_exp.report.results import Run, Unread, asked_of, clean, part
+from llama_exp.report.grouping import AXES
+from llama_exp.report.results import Run, Unread, asked_of
 from llama_exp.report.score_tables import Table, columns, cost_table, cost_words, curve_table, scores_table
-from llama_exp.report.settings import AXES, Comparison, Panel, Scored
+from llama_exp.report.settings import Comparison, Panel, Scored
+from llama_exp.untrusted import clean, part
 
 LOSSES_WORDS = (
     "Pale lines are the loss on the training batches, strong lines with dots the loss on validation examples, which "

@@ -166,51 +166,46 @@ def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison
     metric = comparison.metric
     figure = Figure(figsize=(6.4, 3.9), layout="constrained")
     axes = figure.subplots()
-    trained = sorted((one for one in points if one[1].rank and one[2] > 0), key=lambda one: one[2])
-    size, unit = _unit([x for *_, x in trained], unit)
-    worse = set(comparison.standing.worse) if comparison.standing else set()
-    steps = [(x / size, s.mean(metric)) for _, s, x in trained if s.key in front]
-    axes.plot(
-        *zip(*steps, strict=True),
-        color=MUTED,
-        linewidth=1.2,
-        linestyle=":",
-        zorder=2,
-        drawstyle="steps-post",
-        gid="front",
-    )
-    limits, before = score_limits(comparison), None
-    for _, setting, x in trained:
-        ink = colour(setting.rank)
-        interval = setting.interval(metric)
-        if interval:
-            axes.vlines(x / size, interval.low, interval.high, color=ink, linewidth=1.2, alpha=0.55, zorder=3)
-        axes.plot([x / size], [setting.mean(metric)], color=ink, marker=marker(setting.rank), markersize=7, markeredgewidth=1.6,
-                  markerfacecolor=PAPER if setting.key in worse else ink, zorder=4)  # fmt: skip
-        if setting.key in front:
-            near = (
-                before and x < 1.3 * before[0] and abs(setting.mean(metric) - before[1]) < 0.1 * (limits[1] - limits[0])
-            )
-            axes.annotate(f"{setting.examples:,}", (x / size, setting.mean(metric)), xytext=(6, -11) if near else (-5, 6),
-                          ha="left" if near else "right", textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
-            before = x, setting.mean(metric)
-    for rank in sorted({s.rank for _, s, _ in trained}):
+    trained = sorted(((s, x) for _, s, x in points if s.rank and x > 0), key=lambda one: one[1])
+    size, unit = _unit([x for _, x in trained], unit)
+    trained = [(setting, x / size) for setting, x in trained]
+    _cost_points(axes, trained, front, comparison)
+    for rank in sorted({s.rank for s, _ in trained}):
         axes.plot([], [], color=colour(rank), marker=marker(rank), linestyle="none", label=f"rank {rank}")
-    untuned = [s for _, s, _ in points if not s.rank]
-    if untuned:
-        axes.axhline(
-            untuned[0].mean(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, label="untuned model, free"
-        )
+    if untuned := [s for _, s, _ in points if not s.rank]:
+        axes.axhline(untuned[0].mean(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6,
+                     label="untuned model, free")  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
-    _cost_ticks(axes, [x / size for *_, x in trained])
+    _cost_ticks(axes, [x for _, x in trained])
     axes.set_xlabel(f"{unit} (log scale: equal steps multiply)")
-    axes.set_ylim(limits)
+    axes.set_ylim(score_limits(comparison))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title(f"{metric}, {'lower' if metric in LOWER_IS_BETTER else 'higher'} is better", pad=12)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.6)
     return figure
+
+
+def _cost_points(axes, trained: Sequence[tuple[Setting, float]], front: set, c: Comparison) -> None:
+    """A dot a setting, cheapest first: those of the front joined by steps and named by their size."""
+    steps = [(x, s.mean(c.metric)) for s, x in trained if s.key in front]
+    axes.plot(*zip(*steps, strict=True), color=MUTED, linewidth=1.2, linestyle=":", zorder=2, drawstyle="steps-post",
+              gid="front")  # fmt: skip
+    low, high = score_limits(c)
+    worse = set(c.standing.worse) if c.standing else set()
+    before = None  # the last one named
+    for setting, x in trained:
+        ink, y, interval = colour(setting.rank), setting.mean(c.metric), setting.interval(c.metric)
+        if interval:
+            axes.vlines(x, interval.low, interval.high, color=ink, linewidth=1.2, alpha=0.55, zorder=3)
+        axes.plot([x], [y], color=ink, marker=marker(setting.rank), markersize=7, markeredgewidth=1.6,
+                  markerfacecolor=PAPER if setting.key in worse else ink, zorder=4)  # fmt: skip
+        if setting.key in front:
+            near = before and x < 1.3 * before[0] and abs(y - before[1]) < 0.1 * (high - low)
+            axes.annotate(f"{setting.examples:,}", (x, y), xytext=(6, -11) if near else (-5, 6),
+                          ha="left" if near else "right", textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
+            before = x, y
 
 
 def _unit(values: Sequence[float], unit: str) -> tuple[float, str]:

@@ -9,19 +9,17 @@ on them: what cannot be read is named with its reason, and every string is clean
 
 import csv
 import json
-import math
 import os
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llama_exp.untrusted import as_number, as_text, as_whole, clean, cleaned, part, read_json, reason
+
 SKIPPED = {"report", "adapter", "checkpoints", "wandb", "lightning_logs", "tensorboard"}
 MARKS = {"summary.json", "results.json", "config.yaml"}
-# Right-to-left overrides and their kin can make one name read like another.
-BIDI = {chr(c) for c in (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +116,17 @@ def collect(folder: Path) -> tuple[list[Run], list[Unread]]:
             if path.name == "config.yaml":
                 entry["config"] = path  # parsed only where there is no summary
             elif path.name == "summary.json":
-                entry["summary"] = _read_json(path)
+                entry["summary"] = read_json(path)
             else:
                 entry["evaluations"].append(_evaluation(path))
         except (OSError, ValueError, RecursionError) as error:
-            unread.append(Unread(path, _reason(error)))
+            unread.append(Unread(path, reason(error)))
     runs = []
     for home, entry in sorted(found.items()):
         try:
             run = _run(home, Path(folder), **entry)
         except (OSError, ValueError, RecursionError) as error:
-            unread.append(Unread(home / "config.yaml", _reason(error)))
+            unread.append(Unread(home / "config.yaml", reason(error)))
         else:
             runs += [run] if run else []
     return runs, unread
@@ -154,13 +152,13 @@ def read_curve(run: Run) -> tuple[Curve, list[Unread]]:
             if not {"step", "loss", "validation_loss"} <= set(rows.fieldnames or ()):
                 return Curve(), [Unread(path, "wanted the columns step, loss and validation_loss")]
             for row in rows:
-                step = _number(row.get("step"))
+                step = as_number(row.get("step"))
                 for key, points in (("loss", train), ("validation_loss", validation)):
-                    value = _number(row.get(key))
+                    value = as_number(row.get(key))
                     if step is not None and value is not None:
                         points.append((step, value))
     except (OSError, csv.Error) as error:
-        return Curve(), [Unread(path, _reason(error))]
+        return Curve(), [Unread(path, reason(error))]
     return Curve(tuple(train), tuple(validation)), []
 
 
@@ -174,61 +172,33 @@ def item_ids(evaluation: Evaluation) -> frozenset[str] | None:
     return frozenset(i.decode("utf-8", "replace") for i in ids)
 
 
-def clean(text: Any, limit: int = 400) -> str:
-    """A string for a terminal or a file: no control characters, no overrides of direction, not endless."""
-    kept = "".join(
-        " " if c in "\n\r\t\u2028\u2029" else c
-        for c in str(text)
-        if c in "\n\r\t\u2028\u2029" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDI)
-    )
-    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
-
-
 def _files(folder: Path, unread: list[Unread]) -> Iterator[Path]:
     def refused(error: OSError) -> None:
-        unread.append(Unread(Path(error.filename), _reason(error)))
+        unread.append(Unread(Path(error.filename), reason(error)))
 
     for home, folders, files in os.walk(folder, onerror=refused):
         folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
         yield from (Path(home, name) for name in sorted(MARKS.intersection(files)) if Path(home, name).is_file())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if not text.strip():
-        raise ValueError("the file is empty")
-    values = json.loads(text, parse_constant=lambda word: None)  # NaN and Infinity: stored by others, no numbers
-    if not isinstance(values, dict):
-        raise ValueError(f"wanted an object, got {type(values).__name__}")
-    return _cleaned(values)
-
-
-def _cleaned(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, dict):
-        return {clean(k): _cleaned(v) for k, v in value.items()}
-    return [_cleaned(v) for v in value] if isinstance(value, list) else value
-
-
 def _evaluation(path: Path) -> Evaluation:
-    values = _read_json(path)
+    values = read_json(path)
     scores = values.pop("scores", None)
     if not isinstance(scores, dict) or not scores:
         raise ValueError('no "scores": not an evaluation of this project')
-    strange = [k for k, v in scores.items() if v is not None and _number(v) is None]
+    strange = [k for k, v in scores.items() if v is not None and as_number(v) is None]
     if strange:
         raise ValueError(f"not a number: {strange[0]} = {clean(scores[strange[0]], 40)}")
     intervals = values.pop("intervals", None)
-    dataset = _text(values, "dataset") or "unknown"
+    dataset = as_text(values, "dataset") or "unknown"
     return Evaluation(
         folder=path.parent,
         name=clean(path.parent.name),
         dataset=dataset,
-        trained_on=_text(values, "trained_on") or dataset,
-        split=_text(values, "split"),
-        items=_whole(values.get("items")),
-        groups=_whole(values.get("groups")),
+        trained_on=as_text(values, "trained_on") or dataset,
+        split=as_text(values, "split"),
+        items=as_whole(values.get("items")),
+        groups=as_whole(values.get("groups")),
         scores={k: float(v) for k, v in scores.items() if v is not None},
         intervals=dict(_intervals(intervals if isinstance(intervals, dict) else {})),
         undefined=tuple(k for k, v in scores.items() if v is None),
@@ -238,18 +208,18 @@ def _evaluation(path: Path) -> Evaluation:
 
 
 def _subset(values: dict[str, Any]) -> Subset | None:
-    scores = {k: _number(v) for k, v in part(values, "scores").items()}
+    scores = {k: as_number(v) for k, v in part(values, "scores").items()}
     scores = {k: v for k, v in scores.items() if v is not None}
-    items = _whole(values.get("items"))
+    items = as_whole(values.get("items"))
     return Subset(items, scores, dict(_intervals(part(values, "intervals")))) if scores or items is not None else None
 
 
 def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, Interval]]:
     for metric, value in stored.items():
         if isinstance(value, dict):
-            low, high = _number(value.get("low")), _number(value.get("high"))
+            low, high = as_number(value.get("low")), as_number(value.get("high"))
             if low is not None and high is not None and low <= high:
-                yield metric, Interval(low, high, _text(value, "method"), _text(value, "note"))
+                yield metric, Interval(low, high, as_text(value, "method"), as_text(value, "note"))
 
 
 def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations: list[Evaluation]) -> Run | None:
@@ -262,10 +232,10 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
         if "dataset.name" not in identity:  # some other program's config.yaml
             return None
     counts = part(summary, "counts", "train")
-    rank = _whole(identity.get("lora.r", details.get("r", part(summary, "lora").get("r"))))
-    sample = _whole(identity.get("sample", details.get("sample", counts.get("asked"))))
-    examples = _whole(counts.get("sampled")) or _whole(details.get("train_examples"))
-    status = _text(summary, "status") or ("untuned" if rank == 0 else "finished" if evaluations else "unfinished")
+    rank = as_whole(identity.get("lora.r", details.get("r", part(summary, "lora").get("r"))))
+    sample = as_whole(identity.get("sample", details.get("sample", counts.get("asked"))))
+    examples = as_whole(counts.get("sampled")) or as_whole(details.get("train_examples"))
+    status = as_text(summary, "status") or ("untuned" if rank == 0 else "finished" if evaluations else "unfinished")
     return Run(
         folder=home,
         name=clean(home.relative_to(root) if home != root else home.name),
@@ -274,10 +244,10 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
         rank=rank,
         sample=sample,
         examples=None if rank == 0 else examples or sample,
-        seed=_whole(identity.get("seed", details.get("seed"))) or 0,
-        data_seed=_whole(identity.get("data_seed", details.get("data_seed"))) or 0,
+        seed=as_whole(identity.get("seed", details.get("seed"))) or 0,
+        data_seed=as_whole(identity.get("data_seed", details.get("data_seed"))) or 0,
         status=status,
-        reason=_text(summary, "reason"),
+        reason=as_text(summary, "reason"),
         identity=identity,
         summary=summary,
         evaluations=tuple(sorted(evaluations, key=lambda e: e.name)),
@@ -286,7 +256,7 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
 
 def _identity_of(config: Path) -> dict[str, Any]:
     """The identity of a run that has no summary yet, from its config.yaml."""
-    return _cleaned(identity_among(stored_leaves(config)))
+    return cleaned(identity_among(stored_leaves(config)))
 
 
 def identity_among(leaves: dict[str, Any]) -> dict[str, Any]:
@@ -309,40 +279,5 @@ def stored_leaves(config: Path) -> dict[str, Any]:
     try:
         stored = yaml.safe_load(config.read_text(encoding="utf-8", errors="replace"))
     except yaml.YAMLError as error:
-        raise ValueError(_reason(error)) from None
+        raise ValueError(reason(error)) from None
     return dict(walk(stored, "")) if isinstance(stored, dict) else {}
-
-
-def part(values: dict, *keys: str) -> dict[str, Any]:
-    """The object at `keys`, or an empty one where it is missing or something else."""
-    for key in keys:
-        values = values.get(key) if isinstance(values, dict) else None
-    return values if isinstance(values, dict) else {}
-
-
-def _text(values: dict, key: str) -> str:
-    value = values.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        value = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _whole(value: Any) -> int | None:
-    number = None if isinstance(value, str) else _number(value)
-    return int(number) if number is not None and number == int(number) else None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not whole JSON, line {error.lineno}: {error.msg}"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return clean(error, 200) or type(error).__name__

@@ -1,39 +1,22 @@
-"""Which scores may stand on one line.
+"""What is compared, and what it says: the mean and interval of a setting, the best of a comparison and its rivals.
 
 A *setting* is a sample size at a rank: its runs differ in seeds alone. A *panel* holds settings that differ in size and
 rank alone: one model, one set of training keys, one line per rank. A *comparison* holds panels that answered the same
-held-out items. Whatever differs beyond that is a panel of its own; a key that merely follows the rank (alpha = 2r) may
-stay in one panel, where it is said in words.
+held-out items. `grouping` makes them of runs.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_exp.report.results import Evaluation, Interval, Run, item_ids, part
+from llama_exp.report.results import Evaluation, Interval, Run
 
 if TYPE_CHECKING:
     from llama_exp.report.exact import Exact
     from llama_exp.report.standing import Standing
     from llama_exp.statistics import Curve
 
-AXES = {"sample", "lora.r", "seed", "data_seed"}
-# Keys that change which items are held out or how they are asked; and whatever begins with "dataset.cleaning.".
-TEST_KEYS = ("eval_sample", "eval_seed", "dataset.source", "dataset.path", "dataset.subset", "dataset.revision",
-             "dataset.task", "dataset.rows", "dataset.test", "dataset.validation", "dataset.split_seed", "dataset.hub",
-             "dataset.max_new_tokens", "dataset.template",
-             "dataset.system")  # fmt: skip
-ENCODER = (
-    "model",
-    "layer",
-    "rescaled",
-    "language",
-)  # facts of a BERTScore: numbers that differ in one are not comparable
 LOWER_IS_BETTER = {"loss", "perplexity"}
-FIRST = ("squad/f1", "bertscore/f1", "rouge/rougeL", "rouge/rougeLsum", "decision/accuracy", "pubmedqa/accuracy")
-USABLE = {"finished", "stopped early", "untuned"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,156 +144,3 @@ class Comparison:
 
 def overlap(a: Interval, b: Interval) -> bool:
     return a.low <= b.high and b.low <= a.high
-
-
-def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparison]:
-    """All scores that may be set side by side: test splits first, then the largest.
-
-    `metric` is drawn; default: the dataset's own.
-    """
-    scored = [Scored(r, e) for r in runs if r.status in USABLE and r.rank is not None for e in r.evaluations]
-    untuned = [s for s in scored if s.run.rank == 0]
-    by_test: dict[tuple, list[Scored]] = {}
-    for one in scored:
-        if one.run.rank != 0:
-            test = _test(one)
-            if any(other.run.folder == one.run.folder for other in by_test.get(test, ())):  # asked alike, or a copy
-                test = (*test[:-1], (*test[-1], ("evaluation", one.evaluation.name)))
-            by_test.setdefault(test, []).append(one)
-    found = [(test, members, [s for s in untuned if _same_items(s, members[0])]) for test, members in by_test.items()]
-    claimed = {id(s) for _, _, mine in found for s in mine}
-    alone: dict[tuple, list[Scored]] = {}
-    for one in untuned:
-        if id(one) not in claimed:
-            alone.setdefault(_test(one), []).append(one)
-    found += [(test, [], mine) for test, mine in alone.items()]
-    made = []
-    for test, members, mine in found:
-        like = [dict(t[-1]) for t, _, _ in found if t[:3] == test[:3]]
-        # Where all items were asked no seed drew them: that sets nothing apart.
-        apart = {k: v for k, v in test[-1] if any(other.get(k, v if k == "eval_seed" else None) != v for other in like)}
-        made.append(_comparison(test, members, mine, metric, apart))
-    cells = {id(c): sum(len(p.settings) for p in c.panels) for c in made}
-    made.sort(
-        key=lambda c: (
-            c.dataset,
-            c.split != "test",
-            c.trained_on != c.dataset,
-            c.trained_on,
-            -cells[id(c)],
-            str(c.keys),
-        )
-    )
-    return made
-
-
-def _test(one: Scored) -> tuple:
-    """What must be equal for two scores to be about the same held-out items."""
-    e = one.evaluation
-    return e.dataset, e.trained_on, e.split, e.items, e.groups, tuple(sorted(_asked(one).items()))
-
-
-def _asked(one: Scored) -> dict[str, str]:
-    """How the items were chosen and asked, as stored with the evaluation, else what the run and the folder tell; and with
-    which encoder BERTScore was made."""
-    e = one.evaluation
-    stored, facts = part(e.details, "evaluation"), part(e.details, "facts", "bertscore")
-    encoder = {f"bertscore.{k}": str(facts[k]) for k in ENCODER if k in facts}
-    if stored:
-        kept = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
-        return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")} | encoder
-    known = one.run.identity if one.run.rank and e.trained_on == e.dataset else {}
-    return {"evaluation": e.name} | {k: str(known[k]) for k in TEST_KEYS if k in known} | encoder
-
-
-def _same_items(untuned: Scored, other: Scored) -> bool:
-    """Whether the untuned model answered what the other did: the same keys, and the same ids where both are on disk."""
-    a, b = untuned.evaluation, other.evaluation
-    if (a.dataset, a.split, a.items) != (b.dataset, b.split, b.items):
-        return False
-    asked, like = _asked(untuned), _asked(other)
-    if any(asked[key] != like[key] for key in asked.keys() & like.keys() - {"evaluation"}):
-        return False
-    mine, theirs = item_ids(a), item_ids(b)
-    return mine is None or theirs is None or mine == theirs
-
-
-def _comparison(
-    test: tuple, members: list[Scored], untuned: list[Scored], metric: str | None, keys: dict[str, str]
-) -> Comparison:
-    dataset, trained_on, split, items, groups, _ = test
-    metrics = _metrics(members + untuned)
-    chosen = metric if metric in metrics else metrics[0] if metrics else "loss"
-    panels = []
-    by_model = sorted(members, key=lambda s: s.run.model)
-    for model, group in groupby(by_model, key=lambda s: s.run.model):
-        panels += _panels(model, list(group), untuned)
-    drawn = {p.baseline.key for p in panels if p.baseline}
-    for one in untuned:
-        if one.evaluation.folder not in drawn:
-            several = sum(other.run.folder == one.run.folder for other in untuned) > 1
-            keys_of_one = {"evaluation": one.evaluation.name} if several else {}
-            panels.append(Panel(one.run.model, keys_of_one, {}, (), Setting(0, None, (one,))))
-    return Comparison(dataset, trained_on, split, items, groups, chosen, metrics, tuple(panels), keys)
-
-
-def _metrics(scored: list[Scored]) -> tuple[str, ...]:
-    """The dataset's own score first, loss and perplexity last."""
-    names = list(dict.fromkeys(name for s in scored for name in s.evaluation.scores))
-    return tuple(sorted(names, key=lambda n: (n in LOWER_IS_BETTER, FIRST.index(n) if n in FIRST else len(FIRST))))
-
-
-def _panels(model: str, members: list[Scored], untuned: list[Scored]) -> list[Panel]:
-    facets, following = differing([s.run for s in members])
-
-    def facet(one: Scored) -> str:
-        return str([one.run.identity.get(k) for k in facets])
-
-    panels = []
-    for _, group in groupby(sorted(members, key=facet), key=facet):
-        group = list(group)
-        first = group[0].run.identity
-        settings = []
-        for (rank, examples), same in groupby(sorted(group, key=_place), key=_place):
-            same = tuple(same)
-            settings.append(Setting(rank, examples or None, same, whole=any(_whole(s.run) for s in same)))
-        alike = (
-            s for s in untuned if s.run.model == model and _same_model(s.run, group[0].run) and _same_rows(s, group)
-        )
-        mine = tuple(alike)[:1]
-        baseline = Setting(0, None, mine) if mine else None
-        follows = {k: {s.run.rank: s.run.identity.get(k) for s in group} for k in following}
-        follows = {k: v for k, v in follows.items() if len(set(map(str, v.values()))) > 1}
-        panels.append(Panel(model, {k: first.get(k) for k in facets}, follows, tuple(settings), baseline))
-    return panels
-
-
-def differing(runs: list[Run]) -> tuple[list[str], list[str]]:
-    """Identity keys whose values differ between runs: those that split panels, and those that only follow the rank."""
-    facets, following = [], []
-    for key in sorted({k for r in runs for k in r.identity} - AXES):
-        by_rank: dict[int, set[str]] = {}
-        for run in runs:
-            by_rank.setdefault(run.rank, set()).add(str(run.identity.get(key)))
-        if len(set.union(*by_rank.values())) > 1:
-            (following if all(len(v) == 1 for v in by_rank.values()) else facets).append(key)
-    return facets, following
-
-
-def _place(one: Scored) -> tuple[int, int]:
-    return one.run.rank, one.run.examples or 0
-
-
-def _whole(run: Run) -> bool:
-    return run.sample is None or part(run.summary, "counts", "train").get("available", -1) == run.examples
-
-
-def _same_model(untuned: Run, tuned: Run) -> bool:
-    shared = [k for k in untuned.identity if k.startswith("model.") and k in tuned.identity]
-    return all(untuned.identity[k] == tuned.identity[k] for k in shared)
-
-
-def _same_rows(untuned: Scored, tuned: list[Scored]) -> bool:
-    """Whether the untuned model was asked in rows as long as the tuned ones, where both are known."""
-    mine, *theirs = (part(s.evaluation.details, "evaluation").get("max_length") for s in (untuned, *tuned))
-    return mine is None or None in theirs or mine in theirs

@@ -6,7 +6,8 @@ from typing import Any
 
 from llama_exp.records import written_whole
 from llama_exp.report import words
-from llama_exp.report.results import Run, clean
+from llama_exp.report.results import Run
+from llama_exp.untrusted import clean
 
 FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-from llama_exp.report.results import Interval, Run, clean, part
+from llama_exp.report.results import Interval, Run
 from llama_exp.report.settings import Comparison, Panel, Setting
+from llama_exp.untrusted import clean, part
 
 
 def number(metric: str, value: float | None) -> str:

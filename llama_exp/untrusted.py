@@ -1,0 +1,81 @@
+"""Values that something else made (a file half written, another tool, a model), taken for what they are.
+
+Every string is cleaned before it is shown; what is no number, text or object where one was wanted is taken as absent.
+"""
+
+import json
+import math
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+# Right-to-left overrides and their kin can make one name read like another.
+BIDI = {chr(c) for c in (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def clean(text: Any, limit: int = 400) -> str:
+    """A string for a terminal or a file: no control characters, no overrides of direction, not endless."""
+    kept = "".join(
+        " " if c in "\n\r\t\u2028\u2029" else c
+        for c in str(text)
+        if c in "\n\r\t\u2028\u2029" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDI)
+    )
+    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file, cleaned. Raises ValueError or OSError, which `reason` words."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.strip():
+        raise ValueError("the file is empty")
+    values = json.loads(text, parse_constant=lambda word: None)  # NaN and Infinity: stored by others, no numbers
+    if not isinstance(values, dict):
+        raise ValueError(f"wanted an object, got {type(values).__name__}")
+    return cleaned(values)
+
+
+def cleaned(value: Any) -> Any:
+    """What JSON or YAML may hold, with every string in it cleaned."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(k): cleaned(v) for k, v in value.items()}
+    return [cleaned(v) for v in value] if isinstance(value, list) else value
+
+
+def part(values: dict, *keys: str) -> dict[str, Any]:
+    """The object at `keys`, or an empty one where it is missing or something else."""
+    for key in keys:
+        values = values.get(key) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def as_text(values: dict, key: str) -> str:
+    """The text at `key`, or ""."""
+    value = values.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number, also one that is written out (the cells of a CSV file)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        value = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def as_whole(value: Any) -> int | None:
+    number = None if isinstance(value, str) else as_number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in one line."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"not whole JSON, line {error.lineno}: {error.msg}"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return clean(error, 200) or type(error).__name__
