@@ -247,6 +247,15 @@ def test_the_page_is_one_file_that_fetches_nothing(sweep):
     assert not list(home.glob(".*"))  # written aside, then renamed
 
 
+def test_at_1280_pixels_no_table_is_cut_and_a_phone_scrolls_a_table_in_its_own_box(sweep, browse):
+    outputs, _, _ = sweep
+    cut = "tables => tables.map(t => t.scrollWidth - t.parentElement.clientWidth).filter(over => over > 0)"
+    for width in (1280, 390):
+        page = browse((outputs / "report" / "index.html").as_uri(), viewport={"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert (page.locator("table").evaluate_all(cut) == []) == (width == 1280)
+
+
 def test_every_run_and_metric_is_in_the_csv(sweep):
     outputs, _, _ = sweep
     with open(outputs / "report" / "runs.csv", newline="") as file:
