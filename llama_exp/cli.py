@@ -41,8 +41,8 @@ failures: list[str] = []  # why cells of this process's sweep failed: its exit c
 
 def failed(reason: str) -> dict[str, str]:
     """Record a failed cell; the sweep goes on. A reason is printed once; the table at the end counts whom it hit."""
-    if reason not in failures:
-        print(f"FAILED: {reason}\nThe sweep goes on with the next cell.", flush=True)
+    known = reason in failures
+    print("FAILED as above." if known else f"FAILED: {reason}\nThe sweep goes on with the next cell.", flush=True)
     failures.append(reason)
     return {"said": f"FAILED: {reason}"}
 

@@ -1,9 +1,11 @@
-"""What a sweep says at its end: which cells were trained, skipped or failed, and why. A Hydra callback."""
+"""What a sweep says: at each cell's start which one it is, and at the end what they came to, and why. A Hydra callback."""
 
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from llama_exp.cli import failures
@@ -15,10 +17,18 @@ class Summary(Callback):
 
     def __init__(self) -> None:
         self.cells: list[tuple[list[str], str]] = []
+        self.typed: set[str] = set()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.cells.clear()
         failures.clear()
+        self.typed = {word.lower() for word in config.hydra.overrides.task}  # Hydra tells a cell `evaluate=True`
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """`Cell 2: sample=30 lora.r=4`: the words that the cells differ in, which were not typed as they stand."""
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            own = [word for word in config.hydra.overrides.task if word.lower() not in self.typed]
+            print(f"\nCell {config.hydra.job.num + 1}: {' '.join(own)}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         done = job_return._return_value  # not .return_value, which raises and prints

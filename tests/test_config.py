@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import random
+import re
 import shlex
 
 import pytest
@@ -50,6 +51,16 @@ def test_every_shipped_yaml_composes_to_the_types(group, choice):
     if group == "dataset":
         assert choice in DATASETS
         assert set(config.dataset.metrics) <= set(METRICS)
+
+
+def test_help_tells_every_choice_and_only_keys_that_there_are(command):
+    told = command("train.py", "model=tiny", "--help").stdout
+    lines = dict(re.findall(r"^  (\S+) {2,}(.*)", told, re.MULTILINE))
+    for group, choice in CHOICES:
+        assert re.search(rf"\b{choice}\b", lines[group]), (group, choice)
+    keys = lines.keys() - {group for group, _ in CHOICES} - {"-m", "--cfg"}
+    assert len(keys) > 10 and keys <= flat(default_config({})).keys()
+    assert "(llama_exp/tiny)" in lines["model.path"]
 
 
 def test_a_config_comes_back_from_its_file_as_it_was(tmp_path):

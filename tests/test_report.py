@@ -249,6 +249,15 @@ def test_the_page_is_one_file_that_fetches_nothing(sweep):
     assert not list(home.glob(".*"))  # written aside, then renamed
 
 
+def test_at_1280_pixels_no_table_is_cut_and_a_phone_scrolls_a_table_in_its_own_box(sweep, browse):
+    outputs, _, _ = sweep
+    cut = "tables => tables.map(t => t.scrollWidth - t.parentElement.clientWidth).filter(over => over > 0)"
+    for width in (1280, 390):
+        page = browse((outputs / "report" / "index.html").as_uri(), viewport={"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert (page.locator("table").evaluate_all(cut) == []) == (width == 1280)
+
+
 def test_every_run_and_metric_is_in_the_csv(sweep):
     outputs, _, _ = sweep
     with open(outputs / "report" / "runs.csv", newline="") as file:
@@ -292,13 +301,16 @@ def test_an_unknown_metric_names_the_known_ones(tmp_path):
     done = run_report(tmp_path, "--metric", "rogue")
     assert done.returncode == 1
     assert "No evaluation has the metric rogue. Known: loss, perplexity, squad/exact_match" in done.stderr
-    assert "Best so far: squad/exact_match 50.0" in run_report(tmp_path, "--metric", "squad/exact_match").stdout
+    assert "One setting so far: squad/exact_match 50.0" in run_report(tmp_path, "--metric", "squad/exact_match").stdout
 
 
 def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
     write_run(tmp_path / "one", f1=57.1)
     write_run(tmp_path / "untuned", r=0, f1=0.4, half=0.3)
     one, untuned = run_report(tmp_path / "one"), run_report(tmp_path / "untuned")
+    assert "One setting so far: squad/f1 57.0 (likely" in one.stdout
+    for alone in (one, untuned):
+        assert "best" not in alone.stdout.lower(), "there is nothing to be the best of"
     assert (
         "57.0 (likely 53.0 to 61.0) with 300 examples at rank 16; the untuned model has not been evaluated."
         in one.stdout
@@ -346,7 +358,7 @@ def test_broken_and_foreign_files_are_named_with_the_reason_and_stop_nothing(tmp
     for reason in ("wanted an object, got list", 'no "scores"', "the file is empty", "not a number: f1 = high",
                    "recursion", "wanted the columns step, loss and validation_loss"):  # fmt: skip
         assert reason in done.stdout, reason
-    assert "Best so far: squad/f1 50.0" in done.stdout
+    assert "One setting so far: squad/f1 50.0" in done.stdout
     assert "squad/tiny-100-r16-seed0 (finished, not evaluated)" in done.stdout
 
 

@@ -263,6 +263,8 @@ def test_cells_that_fail_alike_are_one_line_with_their_number(command, tmp_path)
                    env={"CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
     assert done.returncode == 1 and "9 cells, 9 failed" in done.stdout
     assert "sample=1 lora.r=1 and 8 more cells" in done.stdout
+    named = [line for line in done.stdout.splitlines() if line.startswith("Cell ")]
+    assert named[0] == "Cell 1: sample=1 lora.r=1" and named[8] == "Cell 9: sample=3 lora.r=4" and len(named) == 9
     assert done.stdout.count("needs a GPU") == 2, "once where it happened, once in the table"
 
 

@@ -48,7 +48,8 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         nothing = f"Nothing fine-tuned has been evaluated on {c.dataset} yet."
         return [f"The untuned model scores {c.metric} {score}. {nothing}"]
     over = f", the mean of {seeds} runs," if seeds > 1 else ""
-    first = f"Best so far: {c.metric} {score}{over} with {who(panel, setting, c)}"
+    alone = len(c.settings()) == 1  # nothing to be the best of
+    first = f"{'One setting' if alone else 'Best'} so far: {c.metric} {score}{over} with {who(panel, setting, c)}"
     if setting.rank == 0:
         first = f"Best so far is the untuned model: {c.metric} {score}. No fine-tuned run is better"
     elif baseline and baseline.mean(c.metric) is not None:
