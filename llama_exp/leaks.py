@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_exp.config import NOT_IDENTITY, Config, flat
+from llama_exp.config import NOT_IDENTITY, Config, Source, flat
+from llama_exp.data.dialogue import BEGIN
 from llama_exp.records import Example, Prediction, write_json
 from llama_exp.report.words import plural
 from llama_exp.typed import visible
@@ -42,7 +43,7 @@ def check(config: Config, data, folder: Path | None = None) -> dict[str, Any] | 
         found = {"content": content, **_plain(_audited(content, train, asked), held_out)}
         if folder:
             write_json(folder / "audit.json", found)
-    print(describe(found), flush=True)
+    print("\n".join([describe(found), *by_construction(config, held_out, found)]), flush=True)
     return found
 
 
@@ -75,6 +76,20 @@ def describe(found: dict[str, Any]) -> str:
     if found["repeated_train"]:
         said += f"\n{plural(found['repeated_train'], 'training Example')} repeating an earlier one."
     return visible(said)  # ids and groups come from the data
+
+
+def by_construction(config: Config, held_out: dict[str, list[Example]], found: dict[str, Any]) -> list[str]:
+    """What of the overlap comes of how the items are made, and is no reason for alarm."""
+    touched = {split: set(found[split]["overlapping"]) for split in held_out}
+    openings = sum(
+        e.id in touched[split] and e.prompt == BEGIN and not e.history for split, of in held_out.items() for e in of
+    )
+    said = []
+    if openings:
+        said.append(f"Openings of a conversation among them: {openings:,}; all have the same prompt (“{BEGIN}”).")
+    if any(touched.values()) and config.dataset.source is Source.synthetic:
+        said.append("Rows made by rule have few patterns: the same wording on both sides is to be expected here.")
+    return said
 
 
 def summary(folder: Path) -> dict[str, Any] | None:

@@ -281,3 +281,22 @@ def test_a_turn_is_compared_with_its_history():
         "h", "Thanks!", "You are welcome.", (), "g", history=(Turn("user", "Hi"), Turn("assistant", "Hello"))
     )
     assert leaks.rows([asked]) == [("h", "g", "Hi Hello Thanks!", "You are welcome.")]
+
+
+def test_overlap_by_construction_is_said_to_be_that():
+    """Every opening of a conversation answers the same prompt, and rows made by rule repeat their few patterns."""
+    from llama_exp.config import Source, default_config
+    from llama_exp.data.dialogue import CLIENT, Said, next_turn
+
+    opening = next_turn("a-0", [], CLIENT, "", "Where is my parcel?")
+    later = next_turn("a-1", [Said("agent", "Hello")], CLIENT, "", "Thanks!")
+    config = default_config({"dataset": "tweetsumm", "model": "tiny"})
+    found = {"test": {"overlapping": ["a-0", "a-1"], "clean": []}}
+    said = ["Openings of a conversation among them: 1; all have the same prompt (“Begin the conversation.”)."]
+    assert leaks.by_construction(config, {"test": [opening, later]}, found) == said
+    config.dataset.source = Source.synthetic
+    assert [line.split()[0] for line in leaks.by_construction(config, {"test": [opening, later]}, found)] == [
+        "Openings",
+        "Rows",
+    ]
+    assert leaks.by_construction(config, {"test": [later]}, {"test": {"overlapping": [], "clean": ["a-1"]}}) == []
