@@ -388,7 +388,7 @@ def test_synthetic_rows_fill_all_three_splits_with_the_numbers_asked():
 def test_encoding_is_asked_for_once_and_its_counts_are_kept(monkeypatch):
     asked = []
 
-    def encode_all(examples, tokenizer, max_length, max_new_tokens):
+    def encode_all(examples, tokenizer, max_length, max_new_tokens, answers_in_context):
         asked.append((len(examples), tokenizer, max_length, max_new_tokens))
         return ["tokens"], {"encoded": 1}
 
