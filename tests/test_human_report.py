@@ -246,8 +246,10 @@ def test_scales_have_means_differences_and_agreement(tmp_path):
     assert summary.failed == 0 and summary.consistent == summary.repeats == 5
     _, said = report(folder)
     assert said[0] == "On fluency, zebra_tuned and zebra_plain are rated the same."
-    assert said[1].startswith(
-        "On faithfulness, zebra_tuned is rated 2.00 points higher than zebra_plain, of 1 to 5; whether"
+    assert said[
+        1
+    ].startswith(
+        "On faithfulness, zebra_tuned and zebra_plain cannot be told apart: they differ by +2 (no interval)."  # so few signs
     )
 
 
