@@ -173,25 +173,9 @@ def leave_behind(
     """What a broken fit came to: how far, why it ended, and its curves. Never hides the error that broke it."""
     if not trainer.is_global_zero:
         return
-    step = trainer.global_step
     with contextlib.suppress(Exception):
-        runs.write_summary(folder, {
-            "run": f"{folder.parent.name}/{folder.name}",
-            "status": status,
-            "reason": reason[:2000],
-            "identity": identity(config),
-            "counts": counts(data),
-            "audit": leaks.summary(folder),
-            "steps": step,
-            "planned_steps": data.plan.total_steps,
-            "tokens": data.plan.seen(step, data.plan.lengths),
-            "energy_joules": energy(trainer),
-            "world_size": trainer.world_size,
-            **runs.provenance(),
-            "started": started,
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        })  # fmt: skip
-    ended = f"{status.capitalize()} after step {step:,} of {data.plan.total_steps:,}: {reason}"
+        runs.write_summary(folder, came_to(folder, config, trainer, data, started, status, reason[:2000]))
+    ended = f"{status.capitalize()} after step {trainer.global_step:,} of {data.plan.total_steps:,}: {reason}"
     draw_losses(folder, ended, say=False)
 
 
@@ -230,60 +214,65 @@ def summarise(
     with clock("save"):
         save_lora(module.model, folder / "adapter")
     seconds = {**clock.seconds, "train": round(curves.seconds + clock.seconds["train"], 3)}
-    step = trainer.global_step
-    plan = data.plan
-    tokens = plan.seen(step, plan.lengths)
+    plan, step = data.plan, trainer.global_step
     device = next(module.model.parameters()).device
     rows = runs.read_metrics(folder)
-    train_loss = [float(row["loss"]) for row in rows if row["loss"]]
-    validation = [float(row["validation_loss"]) for row in rows if row["validation_loss"]]
-    speed = tokens / max(curves.training_seconds, 1e-9)
+    losses, validation = loss_page.points(rows, "loss"), loss_page.points(rows, "validation_loss")
+    speed = plan.seen(step, plan.lengths) / max(curves.training_seconds, 1e-9)
     parameters = sum(runs.real_size(p) for p in module.model.parameters())
-    joules = energy(trainer)
-    summary = {
-        "run": f"{folder.parent.name}/{folder.name}",
-        "status": outcome.status,
-        "reason": None,
-        "identity": identity(config),
+    runs.write_summary(folder, {
+        **came_to(folder, config, trainer, data, outcome.started, outcome.status, None),
         "content": data.content,
-        "counts": counts(data),
-        "audit": leaks.summary(folder),
         "lora": {"r": config.lora.r, "alpha": config.lora.alpha, "scaling": config.lora.scaling.value,
                  "scale": scale(config.lora), "targets": config.lora.targets.value},
         "trainable_parameters": trainable_parameters(module.model),
         "parameters": parameters,
-        "steps": step,
-        "planned_steps": plan.total_steps,
         "epochs": step / plan.steps_per_epoch,
-        "tokens": tokens,
         "label_tokens": plan.seen(step, plan.labels),
         "tokens_per_second": speed,
         "flops_per_token": 4 * parameters,  # forward, and backward to the inputs only: the base is frozen
         "mfu": runs.utilisation(4 * parameters * speed / trainer.world_size, device),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(device),
-        "energy_joules": joules,
-        "loss": {"train": train_loss[-1] if train_loss else None, "validation": validation[-1] if validation else None,
-                 "best_validation": min(validation, default=None)},
+        "loss": {"train": losses[-1][1] if losses else None, "validation": validation[-1][1] if validation else None,
+                 "best_validation": min((loss for _, loss in validation), default=None)},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(trainer.precision),
         "quantisation": config.model.quantisation.value,
-        "world_size": trainer.world_size,
         "micro_batch": data.micro_batch,
         "gradient_checkpointing": causal_lm(module.model).is_gradient_checkpointing,
-        **runs.provenance(),
-        "started": outcome.started,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-    runs.write_summary(folder, summary)
+    })  # fmt: skip
     runs.discard_checkpoints(folder)
-    measured = [int(row["step"]) for row in rows if row["validation_loss"]]
-    held_out = f", validation loss {validation[-1]:.3f}" if validation else ""
-    held_out += f" at step {measured[-1]:,}" if measured and measured[-1] != step else ""
-    said = f"{outcome.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {train_loss[-1]:.3f}{held_out}"
+    said = f"{outcome.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {losses[-1][1]:.3f}"
+    if validation:
+        measured, held_out = validation[-1]
+        said += f", validation loss {held_out:.3f}" + (f" at step {measured:,.0f}" if measured != step else "")
     print(f"{folder}: {said}", flush=True)
     draw_losses(folder, f"{said[:1].upper()}{said[1:]}.")
     return said
+
+
+def came_to(
+    folder: Path, config: Config, trainer: L.Trainer, data, started: str, status: str, reason: str | None
+) -> dict[str, Any]:
+    """What summary.json says of any fit, whether it ended well or broke."""
+    step, plan = trainer.global_step, data.plan
+    return {
+        "run": f"{folder.parent.name}/{folder.name}",
+        "status": status,
+        "reason": reason,
+        "identity": identity(config),
+        "counts": counts(data),
+        "audit": leaks.summary(folder),
+        "steps": step,
+        "planned_steps": plan.total_steps,
+        "tokens": plan.seen(step, plan.lengths),
+        "energy_joules": energy(trainer),
+        "world_size": trainer.world_size,
+        **runs.provenance(),
+        "started": started,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def counts(data) -> dict[str, Any]:
