@@ -107,10 +107,10 @@ def answers_lost(asked: Config, examples: Sequence[Example], predictions: Sequen
     from llama_exp.data import DATASETS
     from llama_exp.data.encoding import encode_all
 
-    if not DATASETS[asked.dataset.name].answers_in_context:
-        return 0
     cut = [example for example, prediction in zip(examples, predictions, strict=True) if prediction.shortened]
-    return encode_all(cut, tokenizer, asked.max_length, asked.dataset.max_new_tokens)[1]["answers_lost"]
+    _, counts = encode_all(cut, tokenizer, asked.max_length, asked.dataset.max_new_tokens,
+                           DATASETS[asked.dataset.name].answers_in_context)  # fmt: skip
+    return counts["answers_lost"]
 
 
 @dataclass(frozen=True, slots=True)
