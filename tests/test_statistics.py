@@ -426,4 +426,8 @@ def test_a_comparison_is_a_sentence_that_does_not_claim_equality():
     worse = dict.fromkeys(a, 0.0)
     other = words.describe_difference(paired(worse, a, GROUP_OF), "r0", "r8")
     assert other.startswith("r8 scores higher than r0 by 0.")
+    alike = words.describe_difference(paired(worse, dict.fromkeys(a, 1.0), GROUP_OF), "r0", "r8")
+    assert alike.startswith("r8 scores higher than r0 by 1 (no interval)")  # by as much in every group
+    alone = words.describe_difference(paired(worse, a, dict.fromkeys(a, "one group")), "r0", "r8")
+    assert alone.startswith("r0 and r8 cannot be compared: ")
     assert "chance of 80 %" in words.describe_detectable(3.21)

@@ -67,7 +67,8 @@ def paired(a: Scores, b: Scores, groups: Groups = None, confidence: float = 0.95
     """a minus b over the same items, with interval and two-sided p-value.
 
     Raises ValueError when the items differ (how many, and the first ids), or a score is NaN.
-    The p-value is below 1 - confidence exactly when the interval leaves out 0.
+    The p-value is below 1 - confidence exactly when the interval leaves out 0; where all groups differ by the same amount there
+    is a p-value but no interval.
     """
     ids = shared_ids({"a": a, "b": b})
     return difference_of(paired_clusters(a, b, ids, groups), confidence, seed)

@@ -76,14 +76,14 @@ def describe_interval(result: "Interval", metric: str = "score", group: str = "g
 
 def describe_difference(result: "Difference", first: str = "A", second: str = "B") -> str:
     """Who is better, by how much, and whether that can be told from chance."""
-    if result.low is None:
+    if result.p_value is None:
         return f"{first} and {second} cannot be compared: {result.note}."
     ahead, behind = (first, second) if result.difference >= 0 else (second, first)
     size = plus_minus(*_turned(result))
     p = p_words(result.p_value)
     seen = f"{count_of(result.items, 'item')} in {count_of(result.clusters, 'group')}"
     note = f" In the interval: {result.note}." if result.note.startswith("test set") else ""
-    if result.low > 0 or result.high < 0:
+    if result.p_value < 1 - result.confidence:
         return f"{ahead} scores higher than {behind} by {size} ({p}; the same {seen}).{note}"
     return (
         f"{first} and {second} cannot be told apart: the difference is {result} ({p}; the same {seen}). "
@@ -91,7 +91,9 @@ def describe_difference(result: "Difference", first: str = "A", second: str = "B
     )
 
 
-def _turned(result: "Difference") -> tuple[float, float, float]:
+def _turned(result: "Difference") -> tuple[float, float | None, float | None]:
+    if result.low is None:
+        return abs(result.difference), None, None
     if result.difference >= 0:
         return result.difference, result.low, result.high
     return -result.difference, -result.high, -result.low
