@@ -246,7 +246,8 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 40
 def utilisation(flops_per_second: float, device) -> float | None:
     """Model FLOP utilisation: the share of one card's bf16 peak (its SXM form's, where there are several).
 
-    None on CPU and on cards that PEAKS does not name."""
+    None on CPU and on cards that PEAKS does not name.
+    """
     if device.type != "cuda":
         return None
     import torch

@@ -91,13 +91,12 @@ def _place(c: Comparison, best: Setting) -> list[str]:
         said.append(c.unpaired)
     differences = [difference for difference, _ in standing.against.values()]
     if any(difference.clusters < 2 for difference in differences):
-        return [
-            *said,
-            "All these items belong to one group, so what chance does cannot be told: no difference here is shown.",
-        ]
+        one = "All these items belong to one group, so what chance does cannot be told: no difference here is shown."
+        return [*said, one]
     if not any(difference.difference for difference in differences):
         return [*said, "Every setting gave every group of items the same score."]
-    return [*said, *_exact(c), *([describe_detectable(standing.detectable)] if standing.detectable else [])]
+    said += _exact(c)
+    return said if standing.detectable is None else [*said, describe_detectable(standing.detectable)]
 
 
 def _exact(c: Comparison) -> list[str]:
@@ -193,7 +192,7 @@ def _overlapping(c: Comparison, setting: Setting) -> list[str]:
     if clean is None:
         return []
     value, interval, items = clean
-    count = " to ".join(f"{n:,}" for n in dict.fromkeys((items[0], items[-1]))) if items else ""
+    count = " to ".join(f"{n:,}" for n in sorted({min(items), max(items)})) if items else ""
     some = f" ({count} of {c.items:,})" if count and c.items else ""
     return [
         f"On the test items that nothing in training overlaps with{some} it scores {sure(value, interval, c.metric)}."
@@ -243,9 +242,8 @@ def test_words(c: Comparison) -> str:
         words += f" {c.metric} is {MEANINGS[c.metric]}."
     if not stored:
         return words + " No interval is stored with them."
-    shown = [
-        i for _, s in c.settings() if (i := s.interval(c.metric))
-    ]  # of several runs: another one than each run stored
+    # of several runs: another one than each run stored
+    shown = [i for _, s in c.settings() if (i := s.interval(c.metric))]
     kinds = joined(dict.fromkeys(i.method for i in shown if i.method)) or "not named"
     several = any((known := s.known.get(c.metric)) and known.shares for _, s in c.settings())
     training = ", and after other training runs where there are several" * several
