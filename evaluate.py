@@ -42,9 +42,10 @@ def evaluate(config: Config) -> dict[str, str]:
 
     tokenizer = models.load_tokenizer(trained.model)
     data = DATASETS[asked.dataset.name].of(asked, tokenizer)
-    data.setup()
     device = models.target_device(asked.trainer)
-    base = models.load_base(trained.model, device, models.asked_dtype(asked.trainer, device))
+    with models.loading(trained.model, device, models.asked_dtype(asked.trainer, device)) as loaded:
+        data.setup()
+    base = loaded()
     models.check_length(base, asked.max_length)
     model = models.load_lora(base, run / "adapter") if trained.lora.r else base
     try:

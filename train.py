@@ -8,6 +8,7 @@ Every key stands in conf/; --help lists the choices, --cfg job prints what a com
 
 import contextlib
 import dataclasses
+import functools
 
 import hydra
 from omegaconf import DictConfig
@@ -59,30 +60,35 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         from llama_exp.finetune import Finetune
         from llama_exp.fitting import build_trainer, fit, summarise
         from llama_exp.llama.layer import held
-        from llama_exp.llama.warmup import warming
+        from llama_exp.llama.warmup import warmed
         from llama_exp.memory import choose
     with clock("data"):
         tokenizer = models.load_tokenizer(config.model)
         data = DATASETS[config.dataset.name].of(config, tokenizer)
-        data.setup()
-        print(data.describe(), flush=True)
-    if config.sample and config.sample >= len(data.available):  # the same cell as sample=null: it has one name
-        print(
-            f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.", flush=True
-        )
-        return train(dataclasses.replace(config, sample=None))
-    with clock("data"):
-        steps = data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
-    with clock("load"):
         device = models.target_device(config.trainer)
-        base = models.load_base(config.model, device, models.asked_dtype(config.trainer, device))
+        dtype = models.asked_dtype(config.trainer, device)
+    ready = functools.partial(warmed, rank=config.lora.r)
+    with models.loading(config.model, device, dtype, clock("load"), ready) as loaded:
+        with clock("data"):
+            data.setup()
+            print(data.describe(), flush=True)
+        if config.sample and config.sample >= len(data.available):  # the same cell as sample=null: it has one name
+            everything = len(data.available)
+            print(f"sample={config.sample} is all {everything} Examples there are: the cell sample=null.", flush=True)
+            return train(dataclasses.replace(config, sample=None))
+        with clock("data"):
+            steps = data.plan_steps(
+                config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens
+            )
+            overlap = leaks.look(config, data, folder)
+    with clock("load"):
+        base = loaded()
         models.check_length(base, config.max_length)
     working.enter_context(runs.alone(folder))
     if runs.finished(folder):  # by another process, since this one looked
         return evaluated(config, {"said": "already finished", "run": str(folder)})
     runs.write_config(folder, config)
-    with warming(base, config.lora.r, clock("load")), clock("data"):
-        leaks.check(config, data, folder)
+    leaks.tell(config, data, overlap, folder)
     choice = choose(base, config, data.plan)
     data.micro_batch = choice.micro_batch
     if choice.why:

@@ -27,16 +27,23 @@ class WholeCheckpoints(TorchCheckpointIO):
         os.replace(aside, path)
 
 
+A_MINUTE = 60.0  # of work that a kill may cost where `checkpoint_every` is left open
+AGREED_EVERY = 8  # optimizer steps between looks at the clock of several processes: a look waits for the GPU
+
+
 class Checkpoints(Checkpoint):
     """`checkpoints/last.ckpt`, every so many optimizer steps: adapter, optimizer, schedule and position, not the base.
+
+    every: None = one a minute. On a GPU a step is over long before a checkpoint of it is written (2 s at 7B).
 
     Only at the end of a step, and after the validation that is due there (every `interval` steps; None: never): Lightning
     does not repeat it, so a checkpoint written before it would forget what came of it.
     """
 
-    def __init__(self, folder: Path, every: int, interval: int | None):
+    def __init__(self, folder: Path, every: int | None, interval: int | None):
         self.path, self.every, self.interval = folder / "checkpoints" / "last.ckpt", every, interval
         self.last_step = 0
+        self.last_time = time.monotonic()
 
     def on_load_checkpoint(self, trainer, module, checkpoint) -> None:
         """Say the position in micro-batches of today's size: how steps are cut may change between the two processes."""
@@ -48,7 +55,7 @@ class Checkpoints(Checkpoint):
             at.update(ready=learnt, started=learnt, processed=learnt, completed=learnt - open_)
 
     def on_train_start(self, trainer, module) -> None:
-        self.last_step = trainer.global_step
+        self.last_step, self.last_time = trainer.global_step, time.monotonic()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.last_step:  # in the middle of a step
@@ -61,9 +68,19 @@ class Checkpoints(Checkpoint):
         self._save(trainer, module)
 
     def _save(self, trainer, module) -> None:
-        if trainer.global_step % self.every == 0:
+        if self._due(trainer):
             module.read()  # never a checkpoint of a step whose loss was not finite
             trainer.save_checkpoint(self.path)
+            self.last_time = time.monotonic()
+
+    def _due(self, trainer) -> bool:
+        if self.every:
+            return trainer.global_step % self.every == 0
+        due = time.monotonic() - self.last_time >= A_MINUTE
+        if trainer.world_size == 1:
+            return due
+        # all processes write it together, or none
+        return trainer.global_step % AGREED_EVERY == 0 and trainer.strategy.broadcast(due)
 
 
 class Curves(L.Callback):

@@ -154,7 +154,7 @@ class Config:
     validations: int | None  # how often validation loss is measured during a run; null = what it may cost decides
     validation_sample: int | None  # Examples it is measured on; null = all
     early_stopping: int | None  # stop after so many validations without a better loss; null = never
-    checkpoint_every: int  # optimizer steps between checkpoints
+    checkpoint_every: int | None  # optimizer steps between checkpoints; null = one a minute
 
     preflight: bool  # train.py: show what would be learnt, how long it takes and whether it fits; train nothing
     audit: bool  # look for held-out items in the training set before training

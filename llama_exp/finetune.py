@@ -120,6 +120,10 @@ class Finetune(L.LightningModule):
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
+    def on_fit_end(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()  # Lightning would copy the moments to the CPU, for nobody
+
     def on_validation_epoch_start(self) -> None:
         self.held_out = torch.zeros(2, dtype=torch.float64)
 

@@ -163,7 +163,8 @@ def interrupted(folder: Path, config: Config, step: int, steps: int) -> str:
     """How far it came, and what the same command will do."""
     again = "The same command continues from the last checkpoint."
     if not (folder / "checkpoints" / "last.ckpt").is_file():
-        again = f"There was no checkpoint yet (checkpoint_every={config.checkpoint_every} steps): the same command starts it anew."
+        when = f"every {config.checkpoint_every} steps" if config.checkpoint_every else "one a minute"
+        again = f"There was no checkpoint yet ({when}: checkpoint_every): the same command starts it anew."
     return f"Interrupted after step {step:,} of {steps:,}. {again}"
 
 

@@ -27,8 +27,8 @@ KEPT = 8  # audits in memory: the ranks of a sweep learn the same Examples
 _known: dict[str, "Audit"] = {}
 
 
-def check(config: Config, data, folder: Path | None = None) -> dict[str, Any] | None:
-    """Compare `data.train` with what this config measures on; print it, and store it where a folder is given.
+def look(config: Config, data, folder: Path | None = None) -> dict[str, Any] | None:
+    """Compare `data.train` with what this config measures on. What `folder` knows already is not compared again.
 
     Only the validation sample and the evaluation's Examples are compared, because the time goes with their number.
     None where `audit=false`, and in the processes that do not speak.
@@ -41,10 +41,16 @@ def check(config: Config, data, folder: Path | None = None) -> dict[str, Any] | 
     found = _stored(folder)
     if found.get("content") != content:
         found = {"content": content, **_plain(_audited(content, train, asked), held_out)}
-        if folder:
-            write_json(folder / "audit.json", found)
-    print("\n".join([describe(found), *by_construction(config, held_out, found)]), flush=True)
     return found
+
+
+def tell(config: Config, data, found: dict[str, Any] | None, folder: Path | None = None) -> None:
+    """Print what `look` found, and store it where a folder is given."""
+    if found is None:
+        return
+    if folder and _stored(folder) != found:
+        write_json(folder / "audit.json", found)
+    print("\n".join([describe(found), *by_construction(config, measured_on(config, data), found)]), flush=True)
 
 
 def measured_on(config: Config, data) -> dict[str, list[Example]]:

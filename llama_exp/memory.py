@@ -17,6 +17,7 @@ from torch import nn
 from llama_exp.config import Config, Targets
 from llama_exp.llama.elementwise import liger
 from llama_exp.llama.forward import CHUNK
+from llama_exp.llama.layer import MLP_TOKENS
 
 SPARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
 WORTH_A_PASS = 1024  # tokens; with fewer at a time, dequantising the weights for each pass costs more than recomputing
@@ -36,14 +37,34 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes: of a token where all is kept, where norms and gates are made again, where only layers' inputs are kept; of what
-    is there once; of W in 16 bits."""
+    """Bytes that a step needs.
+
+    Kept of a token until its gradient: everything, everything but norms and gates, only layers' inputs. Of a token in one
+    layer's backward pass: where its activations are there, where they are made again, and then of those whose gate and up
+    are made at once. Once: adapters, gradients and moments; the logits of a chunk; weights being dequantised; all of W in 16
+    bits, where it is held.
+    """
 
     whole: float
     kept: float
-    recomputed: float
-    once: float
+    inputs: float
+    passing: float
+    again: float
+    gates: float
+    learning: float
+    logits: float
+    weights: float
     dequantised: float
+
+    def keeping(self, tokens: int, norms: bool = False) -> float:
+        """For so many tokens at once where nothing is computed again, but for norms and gates (kept too: `norms`)."""
+        stored = self.whole if norms else self.kept
+        return self.learning + tokens * stored + max(self.logits, self.weights + tokens * self.passing)
+
+    def recomputing(self, tokens: int) -> float:
+        """For so many tokens at once where only layers' inputs are kept."""
+        layer = self.weights + tokens * self.again + min(tokens, MLP_TOKENS) * self.gates
+        return self.learning + tokens * self.inputs + max(self.logits, layer)
 
 
 def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
@@ -52,19 +73,20 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     d, f, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
     head = getattr(shape, "head_dim", None) or d // shape.num_attention_heads
     kv = head * shape.num_key_value_heads
-    # input, queries, attention's result, middle; keys and values, repeated for every head; gate and up
-    layer = (4 * d + 2 * head * shape.num_attention_heads + 2 * f) * size
-    passing = (3 * f + 4 * d) * size + (0 if fused else 14 * f)  # in one layer's backward pass
+    # input, queries, attention's result, middle; keys and values, repeated for every head
+    first = (4 * d + 2 * head * shape.num_attention_heads) * size
+    gates = 3 * f * size + (0 if fused else 14 * f)  # product, its gradient, and what Liger does without
+    norms = 4 * d * size
     attention = [(d, d), (d, kv), (d, kv), (d, d)]
     tuned = attention if config.lora.targets is Targets.attention else [*attention, (d, f), (d, f), (f, d)]
-    learning = layers * config.lora.r * sum(a + b for a, b in tuned) * 16  # weight, gradient, two moments in float32
-    weights = 2 * 2 * f * d * size  # the largest dequantised weight, and one in the making
-    logits = CHUNK * shape.vocab_size * 10
-    dequantised = layers * (2 * d * d + 2 * d * kv + 3 * d * f) * size
-    kept = layers * layer + passing
+    again = 2 * f * size + gates
     return Needs(
-        kept + layers * (2 * d + f) * size, kept, layers * d * size + layer + passing, learning + weights + logits,
-        dequantised,
+        whole=layers * (first + 2 * f * size + (2 * d + f) * size), kept=layers * (first + 2 * f * size),
+        inputs=layers * d * size, passing=gates + norms,
+        again=first + norms + (again if config.lora.dropout else 0), gates=0 if config.lora.dropout else again,
+        learning=layers * config.lora.r * sum(a + b for a, b in tuned) * 16,  # weight, gradient, two moments in float32
+        logits=CHUNK * shape.vocab_size * 10, weights=2 * 2 * f * d * size,  # the largest, and one in the making
+        dequantised=layers * (2 * d * d + 2 * d * kv + 3 * d * f) * size,
     )  # fmt: skip
 
 
@@ -78,11 +100,11 @@ def choose(base: nn.Module, config: Config, plan) -> Choice:
         return Choice(bool(asked), min(config.micro_batch or share, share), False, False, "")
     need = needs(base.config, config, next(base.parameters()).element_size())
     whole = config.memory * 2**30 if config.memory else available(device) * SPARE
-    return fit(need, whole - held_now(device) - need.once, plan, config, share, world, whole)
+    return fit(need, whole - held_now(device), plan, config, share, world, whole)
 
 
 def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, whole: float) -> Choice:
-    """`choose`, from the numbers alone: `room` bytes for activations."""
+    """`choose`, from the numbers alone: `room` bytes beside the base."""
     asked = config.model.gradient_checkpointing
     sizes = [config.micro_batch] if config.micro_batch else _parts(share)
     mean = sum(plan.lengths) / len(plan.lengths)
@@ -91,17 +113,18 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
     if asked is not True:
         for size in sizes:
             small = size < share and size * mean < WORTH_A_PASS and asked is None and not config.micro_batch
-            if heaviest(size) * need.kept <= room and not small:
-                hold = room - heaviest(size) * need.kept > 1.25 * need.dequantised
-                keep = hold and room - heaviest(size) * need.whole > 1.25 * need.dequantised
+            if need.keeping(heaviest(size)) <= room and not small:
+                hold = room - need.keeping(heaviest(size)) > 1.25 * need.dequantised
+                keep = hold and room - need.keeping(heaviest(size), norms=True) > 1.25 * need.dequantised
                 also = ", dequantised weights held" * hold + ", norms and gates kept" * keep
                 return Choice(False, size, hold, keep, f"{size} Examples at once, nothing recomputed{also} ({said})")
     if asked is not False:
         for size in sizes:
-            if heaviest(size) * need.recomputed <= room:
+            if need.recomputing(heaviest(size)) <= room:
                 return Choice(True, size, False, False, f"{size} Examples at once, activations recomputed ({said})")
     recompute = asked is not False
-    wanted = heaviest(sizes[-1]) * (need.recomputed if recompute else need.kept) + whole - room
+    least = heaviest(sizes[-1])
+    wanted = (need.recomputing(least) if recompute else need.keeping(least)) + whole - room
     return Choice(recompute, sizes[-1], False, False,
                   f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {said}")  # fmt: skip
 

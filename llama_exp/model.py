@@ -3,9 +3,14 @@
 One base serves a whole sweep: `load_base` keeps the last one in memory, and only the adapter changes between cells.
 """
 
+import contextlib
+import functools
 import json
+import math
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -53,13 +58,17 @@ def resolve_path(path: str) -> str:
 
 
 def load_tokenizer(model: ModelConfig):
-    """The base's tokenizer, checked for what the encoding needs: BOS and EOS."""
+    """The base's tokenizer, checked for what the encoding needs: BOS and EOS. The cells of a sweep share one."""
+    return _tokenizer(resolve_path(model.path), model.path, model.revision)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(path: str, asked: str, revision: str | None):
     from transformers import AutoTokenizer
 
     from llama_exp.data.encoding import warn_of_slow_merges
 
-    path = resolve_path(model.path)
-    tokenizer = _from_hub(AutoTokenizer, path, model, {})
+    tokenizer = _from_hub(AutoTokenizer, path, asked, revision, {})
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise Problem(f"The tokenizer of {path} has no BOS or no EOS: not a Llama tokenizer.")
     tokenizer.model_max_length = int(1e9)  # lengths are ours to keep; the library would only warn
@@ -76,7 +85,7 @@ def asked_dtype(trainer: dict, device: torch.device) -> torch.dtype:
 def load_base(model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
     dtype = dtype or compute_dtype(device)
-    key = (model.path, model.revision, model.quantisation, str(device), dtype)
+    key = _key(model, device, dtype)
     if key not in _loaded:
         forget_base()  # two bases would not fit beside each other on most cards
         base = _read_base(model, device, dtype)
@@ -84,6 +93,57 @@ def load_base(model: ModelConfig, device: torch.device, dtype: torch.dtype | Non
         base.config.use_cache = True
         _loaded[key] = base.eval()
     return _loaded[key]
+
+
+def _key(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> tuple:
+    return model.path, model.revision, model.quantisation, str(device), dtype
+
+
+@contextlib.contextmanager
+def loading(model: ModelConfig, device: torch.device, dtype: torch.dtype,
+            waiting: contextlib.AbstractContextManager | None = None, ready: Callable[[nn.Module], None] = lambda base: None,
+            ) -> Iterator[Callable[[], nn.Module]]:  # fmt: skip
+    """Load a base and make it `ready` beside what is done meanwhile; leaving waits for it, under the clock `waiting`.
+
+        with loading(…) as loaded: …
+        base = loaded()
+
+    Not where it must be downloaded: that takes its time, and would hold up whoever wants to stop it.
+    """
+
+    def load() -> nn.Module:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # each thread has its own, and begins with the first
+        base = load_base(model, device, dtype)
+        ready(base)
+        return base
+
+    if _key(model, device, dtype) in _loaded or not _on_disk(model):
+        yield load
+        return
+    # before there are two threads: of two that import the same packages at once, one may see half of a module
+    import accelerate  # noqa: F401
+    import bitsandbytes  # noqa: F401
+    import datasets  # noqa: F401
+    from transformers.models.llama import modeling_llama  # noqa: F401
+
+    aside = ThreadPoolExecutor(1)
+    try:
+        yield aside.submit(load).result
+    finally:
+        with waiting or contextlib.nullcontext():
+            aside.shutdown()
+
+
+def _on_disk(model: ModelConfig) -> bool:
+    """Whether the weights lie in a folder, or in the hub's cache."""
+    path = resolve_path(model.path)
+    if Path(path).is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    weights = ("model.safetensors.index.json", "model.safetensors")
+    return any(isinstance(try_to_load_from_cache(path, name, revision=model.revision), str) for name in weights)
 
 
 def forget_base() -> None:
@@ -103,7 +163,7 @@ def _read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> 
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    base = _from_hub(AutoModelForCausalLM, resolve_path(model.path), model, options)
+    base = _from_hub(AutoModelForCausalLM, resolve_path(model.path), model.path, model.revision, options)
     if base.config.model_type != "llama":
         raise Problem(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
     if foreign := _foreign(base):
@@ -172,14 +232,14 @@ def dequantise(base: nn.Module, dtype: torch.dtype) -> None:
     base.hf_quantizer = None
 
 
-def _from_hub(loader, path: str, model: ModelConfig, options: dict):
+def _from_hub(loader, path: str, asked: str, revision: str | None, options: dict):
     """Load and turn what the hub and the file system can answer into one readable line."""
     try:
-        return loader.from_pretrained(path, revision=model.revision, trust_remote_code=False, **options)
+        return loader.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise Problem(
-            f"Could not load model.path={model.path}: {reason}\n"
+            f"Could not load model.path={asked}: {reason}\n"
             "Wanted a hub repository that this machine may read (log in with `hf auth login` if it is gated) or a folder "
             "with config.json, *.safetensors and a tokenizer: model.path=FOLDER."
         ) from error
@@ -211,18 +271,34 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = 
         r=lora.r, lora_alpha=scale(lora) * lora.r, lora_dropout=lora.dropout, target_modules=names, bias="none",
         task_type="CAUSAL_LM",
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[p.device for p in base.parameters() if p.is_cuda][:1]):
-        torch.manual_seed(seed)
-        embeddings = base.get_input_embeddings()
-        hooks = dict(embeddings._forward_hooks)
-        if recompute:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
-        model = get_peft_model(base, peft_config)
-        # PEFT makes the embeddings ask for a gradient where activations are recomputed, and leaves that to the next cell;
-        # our recomputation needs none.
-        embeddings._forward_hooks.clear()
-        embeddings._forward_hooks.update(hooks)
-        return model.train()  # Lightning leaves modes as they are: dropout must be on
+    embeddings = base.get_input_embeddings()
+    hooks = dict(embeddings._forward_hooks)
+    if recompute:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    model = get_peft_model(
+        base, peft_config, low_cpu_mem_usage=True
+    )  # without numbers, which it would draw three times
+    _draw(model, seed)
+    # PEFT makes the embeddings ask for a gradient where activations are recomputed, and leaves that to the next cell;
+    # our recomputation needs none.
+    embeddings._forward_hooks.clear()
+    embeddings._forward_hooks.update(hooks)
+    return model.train()  # Lightning leaves modes as they are: dropout must be on
+
+
+def _draw(model: nn.Module, seed: int) -> None:
+    """A and B of every adapter layer as PEFT begins them: A uniform within ±1/√in, B zero. Drawn on the CPU, so that a seed
+    means the same start on every machine."""
+    from peft.tuners.lora import LoraLayer
+
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            device, [name] = layer.get_base_layer().weight.device, layer.active_adapters
+            a, b = layer.lora_A[name], layer.lora_B[name]
+            start = nn.init.kaiming_uniform_(torch.empty(a.weight.shape), a=math.sqrt(5), generator=generator)
+            a.weight = nn.Parameter(start.to(device))
+            b.weight = nn.Parameter(torch.zeros(b.weight.shape, device=device))
 
 
 def load_lora(base: nn.Module, folder: Path) -> nn.Module:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
 
+from llama_exp import callbacks
 from llama_exp.callbacks import Checkpoints, Curves, WholeCheckpoints
 from llama_exp.config import (
     LoraConfig,
@@ -24,7 +26,18 @@ from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whol
 from llama_exp.finetune import Finetune, Unread, neftune
 from llama_exp.fitting import validation_interval
 from llama_exp.llama.forward import response_nll
-from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base, load_lora, load_tokenizer, save_lora, scale
+from llama_exp.model import (
+    attach_lora,
+    causal_lm,
+    detach_lora,
+    forget_base,
+    load_base,
+    load_lora,
+    load_tokenizer,
+    loading,
+    save_lora,
+    scale,
+)
 from llama_exp.records import Problem, Tokens
 
 from .conftest import make_it_matter
@@ -227,6 +240,49 @@ def test_a_new_adapter_changes_nothing_and_the_same_seed_makes_the_same(llama):
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_an_adapter_begins_as_peft_begins_it(llama):
+    """A as kaiming_uniform(a=√5) makes it: uniform within ±1/√in; B zero; float32, and all of them asked to learn."""
+    base = load_base(base_config(llama), CPU)
+    model = attach_lora(base, dataclasses.replace(LORA, r=64), seed=3)
+    learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert sum("lora_A" in name for name in learnt) == sum("lora_B" in name for name in learnt) == 3 * 7
+    for name, p in learnt.items():
+        assert p.dtype is torch.float32 and p.device.type == "cpu"
+        if "lora_B" in name:
+            assert not p.any()
+        else:
+            bound = 1 / math.sqrt(p.shape[1])
+            assert float(p.abs().max()) <= bound
+            assert (
+                float(p.std()) == pytest.approx(bound / math.sqrt(3), rel=0.05) and abs(float(p.mean())) < 0.1 * bound
+            )
+    first, second = (
+        learnt[f"base_model.model.model.layers.{n}.self_attn.q_proj.lora_A.default.weight"] for n in (0, 1)
+    )
+    assert not torch.equal(first, second)
+    detach_lora(model)
+
+
+def test_a_base_that_is_loaded_aside_is_the_base(llama):
+    forget_base()
+    seen = []
+    with loading(base_config(llama), CPU, torch.float32, ready=seen.append) as loaded:
+        pass
+    base = loaded()
+    assert seen == [base] and load_base(base_config(llama), CPU) is base
+    with loading(base_config(llama), CPU, torch.float32, ready=seen.append) as again:
+        assert again() is base
+
+
+def test_a_base_that_cannot_be_loaded_aside_says_why(llama, tmp_path):
+    shutil.copytree(llama, tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"cut")
+    with loading(base_config(tmp_path / "broken"), CPU, torch.float32) as loaded:
+        pass
+    with pytest.raises(Exception, match="(?i)header|safetensors|invalid"):
+        loaded()
+
+
 def test_the_base_is_loaded_once_and_is_the_same_after_a_cell(llama):
     base = load_base(base_config(llama), CPU)
     before = {name: value.clone() for name, value in base.state_dict().items() if torch.is_tensor(value)}
@@ -335,7 +391,7 @@ def test_the_learning_rate_warms_up_and_ends_where_it_should(schedule):
     assert all(math.isfinite(f) and 0 <= f <= 1 for f in factors)
 
 
-def rows_of(llama, folder, late: int, broken_at: int | None = None, every: int = 100) -> list[dict[str, str]]:
+def rows_of(llama, folder, late: int, broken_at: int | None = None, every: int | None = 100) -> list[dict[str, str]]:
     """metrics.csv of a real Lightning run of 6 steps with a validation after each second one, a checkpoint `every` steps.
 
     broken_at: the step whose gradient becomes infinite.
@@ -386,6 +442,14 @@ def test_a_step_whose_gradient_is_not_finite_never_reaches_a_checkpoint(llama, t
         rows_of(llama, tmp_path, late, broken_at=3, every=1)
     kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
     assert kept["global_step"] == 2 and all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+def test_left_open_a_checkpoint_is_written_once_a_minute(llama, tmp_path, monkeypatch):
+    rows_of(llama, tmp_path, 0, every=None)  # over in seconds
+    assert not (tmp_path / "checkpoints").exists()
+    monkeypatch.setattr(callbacks, "A_MINUTE", 0.0)
+    rows_of(llama, tmp_path, 0, every=None)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["global_step"] == 6
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(llama):

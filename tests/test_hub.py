@@ -199,6 +199,7 @@ def publish(server, tmp_path, monkeypatch, capfd):
                         ("HF_TOKEN_PATH", str(tmp_path / "no_token"))):  # fmt: skip
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(cli, "Ending", SimpleNamespace)  # this process goes on after the command
 
     def run(*words, token=TOKEN, check=True):
         monkeypatch.setenv("HF_TOKEN", token)

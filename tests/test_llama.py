@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from llama_exp.config import Quantisation, Targets
 from llama_exp.data.packing import collate
 from llama_exp.llama import forward
+from llama_exp.llama import layer as layer_module
 from llama_exp.llama.attention import Segments, attend
 from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
 from llama_exp.llama.forward import response_nll, token_nll
@@ -16,7 +17,7 @@ from llama_exp.llama.layer import held
 from llama_exp.llama.products import Projection, dropped
 from llama_exp.llama.warmup import warm
 from llama_exp.model import attach_lora, causal_lm, check_length, detach_lora, load_base, load_lora, save_lora
-from llama_exp.records import Problem
+from llama_exp.records import Problem, Tokens
 
 from .conftest import make_it_matter
 from .test_finetune import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
@@ -243,6 +244,22 @@ def test_recomputing_keeps_only_the_layers_inputs(llama):
         kept[recompute] = sum(sizes.values())
         detach_lora(model)
     assert kept[True] < 0.5 * kept[False]
+
+
+@pytest.mark.parametrize("at_once", [1000, 7])
+def test_recomputing_some_tokens_at_a_time_gives_the_same_gradients(llama, monkeypatch, at_once):
+    """Every token has a label here, so the last layer is computed again too."""
+    monkeypatch.setattr(layer_module, "MLP_TOKENS", at_once)
+    tokens = [Tokens(item.id, item.input_ids, [-100, *item.input_ids[1:]]) for item in items()]
+    found = {}
+    for recompute in (False, True):
+        model = attach_lora(load_base(base_config(llama), CPU), LORA, 0, recompute)
+        make_it_matter(model)
+        peft = gradients(model, torch.cat(theirs(model, tokens)).sum())
+        found[recompute] = gradients(model, response_nll(model, collate(tokens))[0].sum())
+        agree(found[recompute], peft)
+        detach_lora(model)
+    assert not any(hasattr(part, "held") for part in load_base(base_config(llama), CPU).modules())
 
 
 def test_memory_does_not_grow_over_thirty_cells(llama):

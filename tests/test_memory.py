@@ -39,8 +39,8 @@ def chosen(room_gib: float, length=2048, batch=8, micro_batch=None, recompute=No
         (120, (False, 8, True)),  # everything fits, and the dequantised weights beside it
         (50, (False, 8, False)),
         (30, (False, 4, False)),  # half the step at a time before anything is computed twice
-        (3.5, (True, 4, False)),
-        (2.0, (True, 2, False)),
+        (4.2, (True, 4, False)),
+        (3.0, (True, 2, False)),
     ],
 )
 def test_the_fastest_way_that_fits_is_taken(room, expected):
@@ -63,7 +63,7 @@ def test_the_needs_are_those_that_were_measured():
     """One H200, 2026-11-24: a step of 8 x 2,048 tokens peaked at 51.46 GiB, 3.76 of them the base and the adapter."""
     config = default_config({"dataset": "squad", "model": "llama2_7b"})
     need = needs(LLAMA_7B, config, 2, fused=True)
-    assert (need.kept * 16384 + need.once) / GIB == pytest.approx(51.46 - 3.76, rel=0.05)
+    assert need.keeping(16384) / GIB == pytest.approx(51.46 - 3.76 + 0.15, rel=0.03)  # 0.15: the adapter itself
     assert need.dequantised == pytest.approx(2 * (6_738_415_616 - 2 * 32000 * 4096 - 65 * 4096), rel=1e-6)
 
 

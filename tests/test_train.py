@@ -135,9 +135,9 @@ def test_a_killed_run_continues_and_its_losses_are_those_of_an_uninterrupted_one
     assert summary["steps"] == 12
 
 
-@pytest.mark.parametrize("checkpoint_every", [2, 50])
+@pytest.mark.parametrize("checkpoint_every", [2, None])
 def test_ctrl_c_in_a_sweep_is_one_clear_message_and_the_same_command_goes_on(checkpoint_every, tmp_path, command):
-    words = [w for w in small(**{"trainer.max_epochs": "6", "checkpoint_every": str(checkpoint_every)})
+    words = [w for w in small(**{"trainer.max_epochs": "6", "checkpoint_every": str(checkpoint_every or "null")})
              if not w.startswith("lora.r=")]  # fmt: skip
     words = ["train.py", "-m", *words, "lora.r=1,2", f"outputs={tmp_path}/o"]
     process = subprocess.Popen([sys.executable, *words], cwd=ROOT, text=True, start_new_session=True,
@@ -362,4 +362,4 @@ def test_the_first_losses_are_pinned(tmp_path, command):
     """One seeded run on CPU. A change here means that the numbers of earlier runs can no longer be compared."""
     command("train.py", *small(), f"outputs={tmp_path}/o")
     found = [float(loss) for loss in losses(only_run(tmp_path / "o")).values()]
-    assert found == pytest.approx([8.578, 4.682, 5.562, 4.394], abs=0.01)
+    assert found == pytest.approx([8.578, 4.698, 5.265, 4.086], abs=0.01)

@@ -1,5 +1,6 @@
 """A run as a transformers pipeline, in the words it was trained with."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     voices = Voices(config, config.trainer)
     forget_base()  # this base is the pipeline's own: a second pipeline must not put its adapter on it too
     voices.add(folder)
-    llama, tokenizer = causal_lm(voices.model), voices.tokenizer
+    llama, tokenizer = causal_lm(voices.model), copy.deepcopy(voices.tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
     llama.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,

@@ -36,15 +36,19 @@ class Segments:
 
 
 @lru_cache
-def varlen(device: int):
-    """PyTorch's attention for sequences of different lengths, or None where the card (before Ampere) has it not."""
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return None
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
+def has_flash(device: int) -> bool:
+    """Whether PyTorch has FlashAttention for sequences of different lengths on this card (not before Ampere)."""
+    return torch.cuda.get_device_capability(device) >= (8, 0) and torch.backends.cuda.is_flash_attention_available()
+
+
+def flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments) -> torch.Tensor:
+    """What torch.nn.attention.varlen.varlen_attn calls, without its custom operator: two calls of Python a layer and pass,
+    for which a step of few tokens would wait."""
+    mixed, *_ = torch.ops.aten._flash_attention_forward(
+        q, k, v, segments.query_ends, segments.key_ends, max(segments.queries), max(segments.keys),
+        0.0, True, False, window_size_left=-1, window_size_right=0,
+    )  # fmt: skip
+    return mixed
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments) -> torch.Tensor:
@@ -56,9 +60,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     if q.is_cuda and q.dtype != torch.float32 and _rows(segments):
         return _attend_rows(q, k, v, len(segments.queries))
-    if q.is_cuda and q.dtype != torch.float32 and (kernel := varlen(q.device.index or 0)):
-        return kernel(q, k, v, segments.query_ends, segments.key_ends, max(segments.queries), max(segments.keys),
-                      window_size=(-1, 0))  # fmt: skip
+    if q.is_cuda and q.dtype != torch.float32 and has_flash(q.device.index or 0):
+        return flash(q, k, v, segments)
     found = []
     parts = zip(q.split(segments.queries), k.split(segments.keys), v.split(segments.keys), strict=True)
     for queries, keys, values in parts:

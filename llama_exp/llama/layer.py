@@ -6,17 +6,20 @@
 Kept for the gradient, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's result 8 K, the
 middle 8 K, gate and up 44 K: 92 K, where autograd would keep 130 K. Norms and the gate's product are computed again, unless
 there is memory to keep them too (`held`).
-`Recomputed` keeps x alone (8 K) and computes the rest again, but for the last product (down), whose result nobody needs.
+`Recomputed` keeps x alone (8 K) and computes the rest again, but for the last product (down), whose result nobody needs; the
+second half of the layer for MLP_TOKENS at a time, which is where most memory would be taken.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch.autograd import Function
 
 from llama_exp.llama.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
 from llama_exp.llama.products import Group, Projection, adapt, lowered, multiply, multiply_backward
+
+MLP_TOKENS = 4096  # whose gate and up are computed again at once: more take memory, fewer take time
 
 
 def layers_of(llama) -> list["Layer"]:
@@ -35,21 +38,30 @@ def held(llama, weights: bool = True, products: bool = False):
     They are the very values that are otherwise made anew, weights for each product and the others in the backward pass.
     """
     decoders = list(llama.model.layers)
-    layers, kept = [Layer(decoder) for decoder in decoders] if weights else [], []
     try:
         for decoder in decoders:
             decoder.keeps_all = products
-        for projection in (p for layer in layers for group in layer.groups for p in group.projections):
+        with dequantised(group for decoder in decoders if weights for group in Layer(decoder).groups):
+            yield
+    finally:
+        for decoder in decoders:
+            decoder.__dict__.pop("keeps_all", None)
+
+
+@contextlib.contextmanager
+def dequantised(groups: Iterable[Group]) -> Iterator[None]:
+    """Keep the dequantised weights of these groups meanwhile."""
+    kept = []
+    try:
+        for projection in (p for group in groups for p in group.projections):
             first = projection.parts[0].layer
-            if getattr(first.weight, "quant_state", None) is not None:
+            if getattr(first.weight, "quant_state", None) is not None and not hasattr(first, "held"):
                 first.held = projection.weight(first.weight.quant_state.dtype)
                 kept.append(first)
         yield
     finally:
         for first in kept:
-            first.__dict__.pop("held", None)  # an inner `held` may have ended first
-        for decoder in decoders:
-            decoder.__dict__.pop("keeps_all", None)
+            del first.held
 
 
 class Layer:
@@ -84,8 +96,12 @@ class Layer:
         self, x, cos, sin, attend: Callable, places: torch.Tensor | None, seed: int, recompute: bool
     ) -> torch.Tensor:
         """x (N, d) -> (N, d), or (len(places), d): what only those tokens need is computed for them alone."""
-        if recompute and places is None and torch.is_grad_enabled():
-            return Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after())
+        few = places is not None and 2 * len(places) <= len(
+            x
+        )  # what is kept of few takes no more than computing it again
+        if recompute and not few and torch.is_grad_enabled():
+            y = Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after())
+            return y if places is None else y[places]
         q, k, v = Before.apply(x, cos, sin, self, seed, *self.qkv.tensors())
         mixed = attend(q, k, v).flatten(1)
         if places is not None:
@@ -149,6 +165,13 @@ def _after_backward(
     layer: Layer, dy, mixed, middle, rstd, gate_up, low_o, low_gate, low_down, normed, product, seed: int
 ):
     """Gradients to attention's result and to the layer's input, then those of the adapters of o, gate, up and down."""
+    dmiddle, grads = _mlp_backward(layer, dy, middle, rstd, gate_up, low_gate, low_down, normed, product, seed)
+    dmixed, of_o = multiply_backward([dmiddle], mixed, low_o, layer.o, seed + 1)
+    return dmixed, dmiddle, [*of_o, *grads]
+
+
+def _mlp_backward(layer: Layer, dy, middle, rstd, gate_up, low_gate, low_down, normed, product, seed: int):
+    """The gradient to what enters the second norm, and those of the adapters of gate, up and down."""
     if product is None:
         product = gated(gate_up)
     if low_down is None:
@@ -161,9 +184,25 @@ def _after_backward(
         normed, _ = layer.norm(1, middle)
     dnormed, of_gate = multiply_backward([dgate_up], normed, low_gate, layer.gate_up, seed + 2)
     del dgate_up, normed
-    dmiddle = layer.norm_backward(1, dnormed, middle, rstd).add_(dy)
-    dmixed, of_o = multiply_backward([dmiddle], mixed, low_o, layer.o, seed + 1)
-    return dmixed, dmiddle, [*of_o, *of_gate, *of_down]
+    return layer.norm_backward(1, dnormed, middle, rstd).add_(dy), [*of_gate, *of_down]
+
+
+def _mlp_again(layer: Layer, dy, middle, seed: int):
+    """`_mlp_backward` from the second norm's input alone, which its gradient overwrites. Each weight is dequantised once."""
+    size = len(middle) if layer.dropout else MLP_TOKENS  # a dropout mask is drawn for all tokens together
+    totals = None
+    with dequantised([layer.gate_up, layer.down]):
+        for own, dy_own in zip(middle.split(size), dy.split(size), strict=True):
+            normed, rstd = layer.norm(1, own)
+            (gate_up,), low = multiply(normed, layer.gate_up, seed + 2)
+            found, grads = _mlp_backward(layer, dy_own, own, rstd, gate_up, low, None, normed, None, seed)
+            own.copy_(found)
+            del normed, gate_up, found
+            if totals is None:
+                totals = grads if size >= len(middle) else [None if g is None else g.float() for g in grads]
+            else:
+                totals = [None if total is None else total.add_(g) for total, g in zip(totals, grads, strict=True)]
+    return middle, [None if total is None else total.to(middle.dtype) for total in totals]
 
 
 class Recomputed(Function):
@@ -186,9 +225,10 @@ class Recomputed(Function):
             q, k, v = Before.apply(x, cos, sin, layer, seed, *own)
             mixed = ctx.attend(q, k, v).flatten(1)
         kept = mixed.detach()
-        *parts, normed = _up_to_the_gate(layer, kept, x.detach(), seed)
-        dmixed, dx, grads = _after_backward(layer, dy, kept, *parts, None, normed, None, seed)
-        del parts, normed
+        (middle,), low = multiply(kept, layer.o, seed + 1, onto=x.detach())
+        dx, grads = _mlp_again(layer, dy, middle, seed)
+        dmixed, of_o = multiply_backward([dx], kept, low, layer.o, seed + 1)
+        grads = [*of_o, *grads]
         wanted = [t for t in (x if x.requires_grad else None, *own) if t is not None]
         found = list(torch.autograd.grad(mixed, wanted, dmixed)) if wanted else []
         if x.requires_grad:

@@ -1,12 +1,10 @@
 """A GPU's first use of each kernel, out of the way while the CPU still reads data.
 
-Kernels are compiled or loaded when they are first called, 2 to 5 s in all; done here, in a thread, on random numbers at the
-model's own widths. What goes wrong here would go wrong in the first step too, which can say it better.
+Kernels are compiled or loaded when they are first called, 2 to 5 s in all; done here, by the thread that loads the base, on
+random numbers at the model's own widths. What goes wrong here would go wrong in the first step too, which can say it better.
 """
 
 import contextlib
-import threading
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -19,30 +17,12 @@ from llama_exp.llama.products import Group
 TOKENS = 513  # kernels are compiled anew for counts that 16 divides, which few steps have
 
 
-@contextlib.contextmanager
-def warming(base: nn.Module, rank: int, waiting: contextlib.AbstractContextManager) -> Iterator[None]:
-    """Warm `base` up for adapters of `rank` beside what is done meanwhile; leaving waits for it, under the clock `waiting`.
-
-    Nothing on a CPU.
-    """
+def warmed(base: nn.Module, rank: int) -> None:
+    """Warm `base` up for adapters of `rank`, once. Nothing on a CPU."""
     if not base.model.embed_tokens.weight.is_cuda or getattr(base, "is_warm", False):
-        yield
         return
     base.is_warm = True
-    worker = threading.Thread(target=_quietly, args=(base, rank))
-    worker.start()
-    try:
-        yield
-    finally:
-        with waiting:
-            worker.join()
-
-
-def _quietly(base: nn.Module, rank: int) -> None:
     with contextlib.suppress(Exception):
-        torch.cuda.set_device(
-            base.model.embed_tokens.weight.device
-        )  # each thread has its own, and begins with the first
         warm(base, rank)
 
 

@@ -98,7 +98,7 @@ def prepared(config: Config):
         data.setup()
         if not config.sample or config.sample < len(data.available):
             show_data(data, tokenizer, with_example=not _prepared)
-            leaks.check(config, data)
+            leaks.tell(config, data, leaks.look(config, data))
         _prepared[key] = data
     _prepared[key].seed = config.seed
     return _prepared[key]

@@ -87,8 +87,8 @@ def memory_of_a_token(model: torch.nn.Module, config: Config) -> float:
     llama = causal_lm(model)
     need = needs(llama.config, config, llama.lm_head.weight.element_size())
     if llama.is_gradient_checkpointing:
-        return need.recomputed
-    return need.whole if getattr(llama.model.layers[0], "keeps_all", False) else need.kept
+        return need.inputs + need.again + need.gates
+    return (need.whole if getattr(llama.model.layers[0], "keeps_all", False) else need.kept) + need.passing
 
 
 def smaller(config: Config, share: int, room: float, rest: float, row: float) -> str:
