@@ -71,6 +71,7 @@ class Checkpoints(Checkpoint):
         if self._due(trainer):
             module.read()  # never a checkpoint of a step whose loss was not finite
             trainer.save_checkpoint(self.path)
+            module.begin()
             self.last_time = time.monotonic()
 
     def _due(self, trainer) -> bool:
@@ -94,7 +95,7 @@ class Curves(L.Callback):
         self.tokens = 0  # useful ones (no padding) seen so far
         self.seconds, self.training_seconds = 0.0, 0.0  # seconds: of the processes before this one
         self.last: dict[str, float] = {}  # the latest value of each column
-        self.began = self.last_time = time.perf_counter()
+        self.began = time.perf_counter()
         self.quiet: set[str] = set()
 
     def state_dict(self) -> dict:
@@ -105,7 +106,7 @@ class Curves(L.Callback):
 
     def on_train_start(self, trainer, module) -> None:
         """After a resume, rows beyond the checkpoint are dropped: those steps are run again."""
-        self.began = self.last_time = time.perf_counter()
+        self.began = time.perf_counter()
         self.began_at = trainer.global_step
         module.tell = lambda step: self._step(trainer, module, step)
         self.tokens = self.plan.seen(trainer.global_step, self.plan.lengths)
@@ -135,12 +136,10 @@ class Curves(L.Callback):
             module.read()
 
     def _step(self, trainer, module, step) -> None:
-        now = time.perf_counter()
         tokens = self.plan.tokens_of(self.plan.step(step.number - 1))
         self.tokens += tokens
-        speed = tokens / max(now - self.last_time, 1e-9)
-        self.training_seconds += now - self.last_time
-        self.last_time = now
+        speed = tokens / max(step.seconds, 1e-9)
+        self.training_seconds += step.seconds
         self._write(trainer, step.number, loss=step.loss, lr=step.lr,
                     grad_norm=step.grad_norm, tokens_per_second=speed)  # fmt: skip
 
@@ -157,7 +156,6 @@ class Curves(L.Callback):
                 numbers = "  ".join(f"{name} {number}" for name, number in told(self.last).items())
                 step = f"step {trainer.global_step}/{self.plan.total_steps}"
                 print(f"  {step}  {numbers}  about {left:.0f} s left", flush=True)
-        self.last_time = time.perf_counter()  # validation is no part of a step's time
 
     def _write(self, trainer, step: int, **values: float) -> None:
         self.last |= values

@@ -31,6 +31,7 @@ REMARKS = (
     ".*module.* in eval mode.*",
     ".*Trying to infer the `batch_size`.*",
     ".*your dataloader is not resumable.*",  # the sampler goes on where it was (StepSampler.start)
+    ".*AccumulateGrad node's stream.*",  # DistributedDataParallel's own streams
     ".*sync_dist=True.*",  # Finetune sums over ranks itself
 )
 # Lines of Hydra's messages that are about Hydra.

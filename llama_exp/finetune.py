@@ -1,6 +1,7 @@
 """The LightningModule around the 4-bit Llama and its adapter: loss, validation, optimizer."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +18,31 @@ from llama_exp.records import Problem
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A finished optimizer step: its number from 1, loss in nats a label token over all ranks, gradient norm before clipping."""
+    """A finished optimizer step: its number from 1, loss in nats a label token over all ranks, gradient norm before clipping,
+    seconds since the step before (or since the validation or checkpoint between them)."""
 
     number: int
     loss: float
     grad_norm: float
     lr: float
+    seconds: float
+
+
+Moment = float | torch.cuda.Event  # seconds of the CPU's clock, or a place among what the GPU has to do
+
+
+def moment(device: torch.device) -> Moment:
+    """Now, in the order of the work that was given to the device: a GPU gets there later."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(first: Moment, second: Moment) -> float:
+    """Both must have been reached."""
+    return second - first if isinstance(first, float) else first.elapsed_time(second) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +52,7 @@ class Unread:
     number: int
     lr: float
     values: torch.Tensor
-    copied: torch.cuda.Event | None
+    ended: Moment  # when the values have arrived, too
 
 
 class Finetune(L.LightningModule):
@@ -58,7 +78,15 @@ class Finetune(L.LightningModule):
         self.learnt = [p for p in model.parameters() if p.requires_grad]
         self.norm: torch.Tensor | None = None  # of the step's gradients, before clipping
         self.unread: deque[Unread] = deque()
+        self.began: Moment = 0.0  # the step that is read next
         self.tell: Callable[[Step], None] = lambda step: None  # who wants to know of each step, in order
+
+    def on_train_start(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """The next step begins now: what lay between is no part of its time."""
+        self.began = moment(self.learnt[0].device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Seeded per micro-batch, dropout needs no stored random state to be the same after a resume.
@@ -83,12 +111,9 @@ class Finetune(L.LightningModule):
         gradients = [p.grad for p in self.learnt if p.grad is not None]
         torch._foreach_mul_(gradients, world * self.usual_labels / summed[1].clamp(min=1))
         self.norm = torch.nn.utils.get_total_norm(gradients)
-        values, copied = torch.cat([summed, self.norm.float()[None]]), None
-        if values.is_cuda:
-            values = values.to("cpu", non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        self.unread.append(Unread(self.trainer.global_step + 1, optimizer.param_groups[0]["lr"], values, copied))
+        values = torch.cat([summed, self.norm.float()[None]]).to("cpu", non_blocking=True)
+        ended = moment(self.norm.device)
+        self.unread.append(Unread(self.trainer.global_step + 1, optimizer.param_groups[0]["lr"], values, ended))
         self.nll, self.labels = 0.0, 0
 
     def read(self, late: int = 0) -> None:
@@ -99,13 +124,14 @@ class Finetune(L.LightningModule):
         """
         while len(self.unread) > late:
             step = self.unread.popleft()
-            if step.copied is not None:
-                step.copied.synchronize()
+            if not isinstance(step.ended, float):
+                step.ended.synchronize()
+            seconds, self.began = seconds_between(self.began, step.ended), step.ended
             nll, labels, norm = step.values.tolist()
             self._check_finite("loss", nll, step.number)
             if self.trainer.precision != "16-mixed":  # float16's scaler leaves such a step out, and goes on
                 self._check_finite("gradient", norm, step.number)
-            self.tell(Step(step.number, nll / max(labels, 1), norm, step.lr))
+            self.tell(Step(step.number, nll / max(labels, 1), norm, step.lr, seconds))
 
     def _check_finite(self, what: str, value: float, number: int) -> None:
         if not math.isfinite(value):
@@ -138,6 +164,9 @@ class Finetune(L.LightningModule):
             torch.distributed.all_reduce(held_out)
         # Not to the loggers: Lightning would count micro-batches there. `Curves` sends it, at its step.
         self.log("validation_loss", held_out[0] / held_out[1].clamp(min=1), logger=False)
+
+    def on_validation_end(self) -> None:
+        self.begin()
 
     def configure_optimizers(self):
         settings = self.optimizer_config

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shutil
+import time
 
 import pytest
 import torch
@@ -391,10 +392,12 @@ def test_the_learning_rate_warms_up_and_ends_where_it_should(schedule):
     assert all(math.isfinite(f) and 0 <= f <= 1 for f in factors)
 
 
-def rows_of(llama, folder, late: int, broken_at: int | None = None, every: int | None = 100) -> list[dict[str, str]]:
+def rows_of(
+    llama, folder, late: int, broken_at: int | None = None, every: int | None = 100, pause: float = 0.0
+) -> list[dict[str, str]]:
     """metrics.csv of a real Lightning run of 6 steps with a validation after each second one, a checkpoint `every` steps.
 
-    broken_at: the step whose gradient becomes infinite.
+    broken_at: the step whose gradient becomes infinite; pause: seconds that a step takes longer, and twice that a validation.
     """
     import csv
 
@@ -404,7 +407,12 @@ def rows_of(llama, folder, late: int, broken_at: int | None = None, every: int |
         def on_before_optimizer_step(self, optimizer):
             if self.trainer.global_step + 1 == broken_at:
                 self.learnt[0].grad[0, 0] = math.inf
+            time.sleep(pause)
             super().on_before_optimizer_step(optimizer)
+
+        def validation_step(self, batch, batch_idx):
+            time.sleep(2 * pause)
+            super().validation_step(batch, batch_idx)
 
     tokens = items()
     plan = Plan(tokens, 4, seed=0, max_epochs=3)
@@ -444,6 +452,18 @@ def test_a_step_whose_gradient_is_not_finite_never_reaches_a_checkpoint(llama, t
     assert kept["global_step"] == 2 and all(value.isfinite().all() for value in kept["state_dict"].values())
 
 
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_step_is_as_fast_as_it_was_whenever_it_is_read(llama, tmp_path, late):
+    """Validations and checkpoints read before they begin, and their own time belongs to no step."""
+    rows = [row for row in rows_of(llama, tmp_path, late, every=1, pause=0.2) if row["loss"]]
+    seen = [0, *(int(row["tokens"]) for row in rows)]
+    seconds = [
+        (after - before) / float(row["tokens_per_second"])
+        for row, before, after in zip(rows, seen, seen[1:], strict=False)
+    ]
+    assert len(seconds) == 6 and all(0.2 <= each < 0.55 for each in seconds), seconds
+
+
 def test_left_open_a_checkpoint_is_written_once_a_minute(llama, tmp_path, monkeypatch):
     rows_of(llama, tmp_path, 0, every=None)  # over in seconds
     assert not (tmp_path / "checkpoints").exists()
@@ -456,7 +476,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(llama):
     model = attach_lora(load_base(base_config(llama), CPU), LORA, 0)
     module = Finetune(model, ADAMW, 6, 0)
     detach_lora(model)
-    module.unread.append(Unread(7, 1e-2, torch.tensor([math.nan, 3.0, 1.0]), None))
+    module.unread.append(Unread(7, 1e-2, torch.tensor([math.nan, 3.0, 1.0]), 0.0))
     with pytest.raises(Problem, match="nan at step 7; the last good checkpoint is kept. Lower optimizer.lr"):
         module.read()
 
