@@ -40,10 +40,11 @@ def evaluate(config: Config) -> dict[str, str]:
     from llama_exp import model as models
     from llama_exp.data import DATASETS
 
-    tokenizer = models.load_tokenizer(trained.model)
-    data = DATASETS[asked.dataset.name].of(asked, tokenizer)
+    models.import_all()
     device = models.target_device(asked.trainer)
     with models.loading(trained.model, device, models.asked_dtype(asked.trainer, device)) as loaded:
+        tokenizer = models.load_tokenizer(trained.model)
+        data = DATASETS[asked.dataset.name].of(asked, tokenizer)
         data.setup()
     base = loaded()
     models.check_length(base, asked.max_length)

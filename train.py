@@ -54,22 +54,23 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
 
     clock = runs.Clock()
     with clock("import"):
-        from llama_exp import leaks
         from llama_exp import model as models
-        from llama_exp.data import DATASETS
-        from llama_exp.finetune import Finetune
-        from llama_exp.fitting import build_trainer, fit, summarise
-        from llama_exp.llama.layer import held
         from llama_exp.llama.warmup import warmed
-        from llama_exp.memory import choose
-    with clock("data"):
-        tokenizer = models.load_tokenizer(config.model)
-        data = DATASETS[config.dataset.name].of(config, tokenizer)
-        device = models.target_device(config.trainer)
-        dtype = models.asked_dtype(config.trainer, device)
-    ready = functools.partial(warmed, rank=config.lora.r)
+
+        models.import_all()
+    device = models.target_device(config.trainer)
+    dtype, ready = models.asked_dtype(config.trainer, device), functools.partial(warmed, rank=config.lora.r)
     with models.loading(config.model, device, dtype, clock("load"), ready) as loaded:
+        with clock("import"):
+            from llama_exp import leaks
+            from llama_exp.data import DATASETS
+            from llama_exp.finetune import Finetune
+            from llama_exp.fitting import build_trainer, fit, summarise
+            from llama_exp.llama.layer import held
+            from llama_exp.memory import choose
         with clock("data"):
+            tokenizer = models.load_tokenizer(config.model)
+            data = DATASETS[config.dataset.name].of(config, tokenizer)
             data.setup()
             print(data.describe(), flush=True)
         if config.sample and config.sample >= len(data.available):  # the same cell as sample=null: it has one name

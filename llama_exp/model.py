@@ -9,8 +9,9 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEARS = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 _loaded: dict[tuple, nn.Module] = {}  # the one base that stays in memory
+_aside: Future | None = None  # the last one that was loaded beside something else
 
 
 def target_device(trainer: dict) -> torch.device:
@@ -85,7 +87,7 @@ def asked_dtype(trainer: dict, device: torch.device) -> torch.dtype:
 def load_base(model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
     dtype = dtype or compute_dtype(device)
-    key = _key(model, device, dtype)
+    key = (model.path, model.revision, model.quantisation, str(device), dtype)
     if key not in _loaded:
         forget_base()  # two bases would not fit beside each other on most cards
         base = _read_base(model, device, dtype)
@@ -95,20 +97,30 @@ def load_base(model: ModelConfig, device: torch.device, dtype: torch.dtype | Non
     return _loaded[key]
 
 
-def _key(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> tuple:
-    return model.path, model.revision, model.quantisation, str(device), dtype
+def import_all() -> None:
+    """What loading a base imports. Of two threads that import the same packages at once, one may see half of a module: so all
+    of it is there before `loading` begins a second one."""
+    import accelerate  # noqa: F401
+    import bitsandbytes  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: F401
+    from transformers.integrations import bitsandbytes as integration  # noqa: F401
+    from transformers.models.llama import modeling_llama  # noqa: F401
+
+    from llama_exp.llama import elementwise, warmup  # noqa: F401
+
+    if torch.cuda.is_available():
+        elementwise.liger()
 
 
 @contextlib.contextmanager
 def loading(model: ModelConfig, device: torch.device, dtype: torch.dtype,
             waiting: contextlib.AbstractContextManager | None = None, ready: Callable[[nn.Module], None] = lambda base: None,
             ) -> Iterator[Callable[[], nn.Module]]:  # fmt: skip
-    """Load a base and make it `ready` beside what is done meanwhile; leaving waits for it, under the clock `waiting`.
+    """Load a base and make it `ready` beside what is done meanwhile. Leaving waits for it, under the clock `waiting`; an error
+    does not wait, so that it is said at once.
 
         with loading(…) as loaded: …
         base = loaded()
-
-    Not where it must be downloaded: that takes its time, and would hold up whoever wants to stop it.
     """
 
     def load() -> nn.Module:
@@ -118,32 +130,21 @@ def loading(model: ModelConfig, device: torch.device, dtype: torch.dtype,
         ready(base)
         return base
 
-    if _key(model, device, dtype) in _loaded or not _on_disk(model):
-        yield load
-        return
-    # before there are two threads: of two that import the same packages at once, one may see half of a module
-    import accelerate  # noqa: F401
-    import bitsandbytes  # noqa: F401
-    import datasets  # noqa: F401
-    from transformers.models.llama import modeling_llama  # noqa: F401
+    global _aside
+    if _aside is not None:
+        _aside.exception()  # a cell before broke while its base was being loaded: two would not fit beside each other
+    _aside = future = Future()
+    threading.Thread(target=_fulfil, args=(future, load), daemon=True).start()
+    yield future.result
+    with waiting or contextlib.nullcontext():
+        future.exception()
 
-    aside = ThreadPoolExecutor(1)
+
+def _fulfil(future: Future, work: Callable[[], nn.Module]) -> None:
     try:
-        yield aside.submit(load).result
-    finally:
-        with waiting or contextlib.nullcontext():
-            aside.shutdown()
-
-
-def _on_disk(model: ModelConfig) -> bool:
-    """Whether the weights lie in a folder, or in the hub's cache."""
-    path = resolve_path(model.path)
-    if Path(path).is_dir():
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    weights = ("model.safetensors.index.json", "model.safetensors")
-    return any(isinstance(try_to_load_from_cache(path, name, revision=model.revision), str) for name in weights)
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def forget_base() -> None:
