@@ -253,6 +253,19 @@ def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(s
         model.detach_lora(tuned)
 
 
+def test_a_run_that_learnt_to_summarise_is_no_voice(simulate, tmp_path):
+    """The small run, as if it had learnt summaries: what it learnt stands in its config."""
+    run = shutil.copytree(simulate.home, tmp_path / "tweetsumm" / "summaries")
+    config = run / "config.yaml"
+    text = config.read_text()
+    assert text.count("task: turns") == 1
+    config.write_text(text.replace("task: turns", "task: summary"))
+    for words in ([f"agent={run}"], [f"against={run}"], [f"out={run}", "dataset.task=summary"]):
+        done = simulate(*words, "conversations=2", "turns=2", check=None)
+        assert done.returncode == 2, done.stdout
+        assert "tweetsumm/summaries has learnt dataset.task=summary, not to say what comes next" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
