@@ -30,6 +30,12 @@ def test_an_untrained_run_names_the_command_that_trains_it(speaker, command):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("word", ["promt=Hi", 'promt=Where\'s my "order", {please}?'])
+def test_a_mistyped_word_of_the_command_is_told_from_the_keys_of_conf(word, command):
+    done = command("llama_exp.chat", "model=tiny", word, check=None)
+    assert (done.returncode, done.stderr) == (2, "No key 'promt'. Did you mean prompt?\n")
+
+
 def test_a_folder_that_holds_no_run_is_said_and_another_run_never_answers_for_it(speaker, command, tmp_path):
     words, outputs = speaker
     [run] = outputs.glob("tweetsumm/tiny-16-r2*")

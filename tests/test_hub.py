@@ -408,6 +408,7 @@ def test_what_is_to_be_public_is_private_until_all_of_it_is_there(publish, serve
         (["repo=x", "tolerance=-1"], "tolerance=-1: wanted 0 or more"),
         (["repo=x", f"token={TOKEN}"], "hf auth login"),
         (["repo=x", "sampel=3"], "No key 'sampel'. Did you mean sample"),
+        (["repo=x", "tolerence=3"], "No key 'tolerence'. Did you mean tolerance?"),
     ],
 )
 def test_what_is_wrong_with_the_words_is_said_in_a_line(publish, server, words, said):
