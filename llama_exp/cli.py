@@ -39,6 +39,7 @@ INTERNALS = ("full_key", "object_type", "reference_type", "set HYDRA", "Config s
              "Error executing job")  # fmt: skip
 
 
+own_words: list[str] = []  # of the command that runs, beside the keys of conf/
 failures: list[str] = []  # why cells of this process's sweep failed: its exit code, and the last line of its table
 
 
@@ -179,6 +180,7 @@ def with_words(doc: str, split: Callable, work: Callable, one_run: str | None = 
         print(doc.strip())
         return None
     sys.argv[1:] = rest
+    own_words[:] = [field.name for field in dataclasses.fields(words)]
     came_to = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -228,6 +230,8 @@ def _override(error: BaseException) -> str | None:
 
     first = str(error).split("\n")[0]
     if isinstance(error, OverrideParseException):
+        if unknown := _unknown_keys():  # perhaps one of the command's own words, whose text Hydra is not to read
+            return "\n".join(unknown)
         key, equals, text = error.override.partition("=")
         if not equals:
             return f"{error.override}: wanted key=value."
@@ -266,7 +270,17 @@ def _unknown_keys() -> list[str]:
     from llama_exp.config import default_config, flat
 
     try:
-        known = [*flat(default_config({})), "experiment", "sweep", "dataset", "model", "lora", "trainer", "logger"]
+        known = [
+            *own_words,
+            *flat(default_config({})),
+            "experiment",
+            "sweep",
+            "dataset",
+            "model",
+            "lora",
+            "trainer",
+            "logger",
+        ]
     except Exception:  # conf/ itself is broken: Hydra's message says how
         return []
     lines = []
@@ -282,6 +296,8 @@ def _unknown_keys() -> list[str]:
             continue
         if parent and any(k.startswith(f"{key}.") for k in known):
             continue
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.8) or difflib.get_close_matches(
+            key, known, n=3, cutoff=0.5
+        )
         lines.append(f"No key {key!r}." + (f" Did you mean {', '.join(near)}?" if near else " --cfg job lists all."))
     return lines

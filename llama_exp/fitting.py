@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +121,9 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
     Loggers always end, with a status. A fit that breaks leaves its reason in summary.json, and its curves, behind.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint = whole_checkpoint(folder)
     forget_peak(next(module.parameters()).device)
-    if not checkpoint.is_file():
-        checkpoint = None
+    if checkpoint is None:
         for stale in ("eval", "adapter", "simulation", "summary.json"):  # of a run that this one replaces
             with contextlib.suppress(NotADirectoryError):
                 shutil.rmtree(folder / stale, ignore_errors=True)
@@ -157,6 +157,28 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
         )
     best.restore(module)
     return Outcome("stopped early" if best.stopped else "finished", started)
+
+
+def whole_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to continue from; None where there is none, or only one that a disk or a copy has damaged.
+
+    A kill leaves no half of one (WholeCheckpoints). torch writes a zip archive, whose sums tell whether it is what was written.
+    """
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is None:
+                return path
+    except zipfile.BadZipFile:
+        pass
+    aside = path.with_name("last.ckpt.broken")
+    os.replace(path, aside)
+    print(
+        f"{path} is damaged and cannot be continued from: put aside as {aside.name}. The run starts anew.", flush=True
+    )
+    return None
 
 
 def interrupted(folder: Path, config: Config, step: int, steps: int) -> str:

@@ -4,12 +4,15 @@ Readers (evaluate, chat, simulation, hub) say dataset, model, LoRA, sample and s
 training keys are the run's own.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
 from llama_exp import commands, runs
 from llama_exp.config import CONF, SPOKEN, Config, default_config, flat, identity
 from llama_exp.records import Problem
+
+SHOWN = 10  # runs in a message
 
 
 def find(config: Config) -> Path:
@@ -25,14 +28,47 @@ def find(config: Config) -> Path:
     own = runs.folder_of(config)
     if not config.trained_on and runs.finished(own):
         return own
+    if config.out and not config.trained_on:  # that folder and no other
+        raise Problem(_unfinished(config, own))
     near = [run for run in _runs(Path(config.outputs) / dataset) if _means(config, dataset, run)]
     if len(near) == 1:
         return near[0]
     if near:
         names = "\n".join(f"  out={run}" for run in near)
         raise Problem(f"{len(near)} runs answer to these words; add the keys they differ in, or choose one:\n{names}")
-    place = Path(config.outputs, dataset) if config.trained_on else own / "adapter"
-    raise Problem(f"No adapter at {place.absolute()}. Train it first: {training_command(config)}")
+    told = f"Train it first: {training_command(config)}"
+    if others := _others(config, dataset):
+        told += f"\nFinished on {dataset}, and what to type for each in place of yours:\n{others}"
+    if config.trained_on:
+        raise Problem(f"No run below {Path(config.outputs, dataset).absolute()} answers to these words. {told}")
+    raise Problem(f"No adapter at {(own / 'adapter').absolute()}. {told}")
+
+
+def _unfinished(config: Config, folder: Path) -> str:
+    """Why `out=` names no finished run, and what to type."""
+    if folder.is_dir() and runs.read_config(folder) is not None:
+        begun = dataclasses.replace(runs.load_config(folder), out=config.out)
+        return (
+            f"No adapter at {folder.absolute()}/adapter: its run has not finished. To go on: {training_command(begun)}"
+        )
+    what = "that folder holds no run" if folder.is_dir() else "there is no such folder"
+    return (f"out={config.out}: {what} (looked at {folder.absolute()}). Name the folder of a finished run, or leave out=… away "
+            "and say the words that trained it: dataset=… sample=… lora.r=…")  # fmt: skip
+
+
+def _others(config: Config, dataset: str) -> str:
+    """The finished runs of a dataset, a line each: the spoken words in which they differ from the config."""
+    mine, lines = flat(config), []
+    for run in _runs(Path(config.outputs) / dataset):
+        theirs = runs.read_config(run)
+        differ = {key: theirs.get(key) for key in _said_of_a_run(config, mine) if theirs.get(key) != mine[key]}
+        if "model.name" in differ:
+            differ.pop("model.path", None)  # comes with the name
+        names = {word: key for key, word in commands.SPOKEN_FIRST.items()}
+        words = [commands.quoted(f"{names.get(key, key)}={commands.value(of)}") for key, of in differ.items()]
+        lines.append(f"  {' '.join(words)}  ({run.name})")
+    shown = lines[:SHOWN]
+    return "\n".join(shown + ([f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []))
 
 
 def _runs(parent: Path) -> list[Path]:
@@ -42,10 +78,7 @@ def _runs(parent: Path) -> list[Path]:
 def _means(config: Config, dataset: str, run: Path) -> bool:
     """Whether a run is one that the reader's words fit. A sample beyond what there is means all there is."""
     mine, theirs = flat(config), runs.read_config(run)
-    spoken = _spoken(mine)
-    if config.trained_on:
-        spoken = [key for key in spoken if not key.startswith("dataset.")]
-    for key in spoken:
+    for key in _said_of_a_run(config, mine):
         if mine[key] != theirs.get(key):
             everything = (runs.read_summary(run) or {}).get("counts", {}).get("train", {}).get("available", 0)
             if key == "sample" and theirs[key] is None and mine[key] and mine[key] >= everything:
@@ -54,8 +87,10 @@ def _means(config: Config, dataset: str, run: Path) -> bool:
     return theirs["dataset.name"] == dataset
 
 
-def _spoken(keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if key in SPOKEN or key.split(".")[0] in SPOKEN]
+def _said_of_a_run(config: Config, keys: Iterable[str]) -> list[str]:
+    """The keys that say which run is meant; with `trained_on`, those of the dataset speak of what is asked."""
+    spoken = [key for key in keys if key in SPOKEN or key.split(".")[0] in SPOKEN]
+    return [key for key in spoken if not (config.trained_on and key.startswith("dataset."))]
 
 
 def training_command(config: Config) -> str:

@@ -171,17 +171,26 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         return None
-    try:
-        return flat(load_config(folder))
-    except Exception as error:  # whatever OmegaConf or YAML make of a damaged file
-        raise Problem(
-            f"{path} cannot be read ({str(error).splitlines()[0]}). Delete {folder} and run again."
-        ) from error
+    return flat(load_config(folder))
 
 
 def load_config(folder: Path) -> Config:
     """The run's config. A key that did not exist yet when the run was made has today's default."""
-    schema, stored = OmegaConf.structured(Config), OmegaConf.load(Path(folder) / "config.yaml")
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise Problem(
+            f"{folder} has no config.yaml, which says how a run was trained: not a run's folder, or one that was copied in part. "
+            "Copy that file too, or name another folder."
+        )
+    try:
+        return _stored_config(path)
+    except Exception as error:  # whatever OmegaConf or YAML make of a damaged file
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise Problem(f"{path} cannot be read ({said}). Delete {folder} and run again.") from error
+
+
+def _stored_config(path: Path) -> Config:
+    schema, stored = OmegaConf.structured(Config), OmegaConf.load(path)
     if newer := [key for key in schema if key not in stored]:
         usual = OmegaConf.structured(default_config({"dataset": stored.dataset.name, "model": stored.model.name}))
         stored = OmegaConf.merge({key: usual[key] for key in newer}, stored)

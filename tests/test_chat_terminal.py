@@ -84,7 +84,21 @@ def test_in_a_terminal_one_talks_saves_forgets_and_takes_up_what_was_saved(words
     assert here.type("/reset") == "[forgotten]" and here.type("/history") == ""
     assert here.ask("Where is my parcel?") == first, "nothing of before is left"
     assert "And when does it come?" in here.type(f"/load {saved}")
-    assert "No command /nothing." in here.type("/nothing") and "not a saved conversation" in here.type("/load nowhere")
+    assert "No command /nothing." in here.type("/nothing")
+    assert here.type("/load nowhere") == "nowhere: No such file or directory." and "Which file?" in here.type("/load")
+    history = here.type("/history")
+    page = {"system": "Be brief.", "conversations": {"tuned": kept["turns"][:2], "untuned": kept["turns"][2:]}}
+    saved.write_text(json.dumps(page), encoding="utf-8")  # as the page writes it
+    assert here.type(f"/load {saved}").startswith(f"[saved on the page: its tuned side]\nyou: {said[0]}\nmodel: ")
+    assert here.type("/system") == "system: Be brief." and history != here.type("/history")
+    assert here.type(f"/save {saved}") == f"[saved: {saved}]", "a conversation may be written anew"
+    for text in ("my own notes\n", '{"turns": []}', '{"system": "", "turns": [{"role": "user", "text": "alone"}]}'):
+        saved.write_text(text, encoding="utf-8")
+        assert (
+            f"{saved}: not a saved conversation" in (told := here.type(f"/save {saved}"))
+            and "It stays as it is" in told
+        )
+        assert saved.read_text(encoding="utf-8") == text and "not a saved conversation" in here.type(f"/load {saved}")
     assert here.type("/system You are a pirate.") == "system: You are a pirate." and here.type("/history") == ""
     os.write(here.screen, b"/quit\n")
     assert here.ended() == 0

@@ -423,6 +423,29 @@ def test_an_unreadable_folder_says_what_was_wanted(tmp_path):
         set_up("squad", {"path": str(tmp_path / "empty")})
 
 
+ROW = json.dumps(squad_row(1))
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"train.jsonl": ""}, "train.jsonl: the file is empty (0 bytes)."),
+        ({"train.csv": ""}, "train.csv: the file is empty (0 bytes)."),
+        ({"train.csv": "id,title\n"}, "train.csv: the file has a header and no rows."),
+        ({"train.jsonl": ROW, "validation.jsonl": ""}, "validation.jsonl: the file is empty (0 bytes)."),
+        ({"train.jsonl": f"{ROW}\n\n{ROW}\n{{bad\n"}, "train.jsonl: line 4 is not JSON (Expecting property name"),
+        ({"train.json": f"[{ROW},\n{ROW},"}, "train.json: line 2 is not JSON (Expecting value)."),
+        ({"train.parquet": "PAR1, not"}, "ArrowInvalid: Parquet magic bytes not found"),
+    ],
+)
+def test_the_file_that_is_empty_or_broken_is_named_with_what_is_wrong_in_it(files, said, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(Problem) as raised:
+        set_up("squad", {"path": str(tmp_path)})
+    assert str(raised.value).startswith(f"Could not load dataset.path={tmp_path}: {said}"), raised.value
+
+
 def test_a_row_of_another_shape_is_named(tmp_path):
     rows = [{**squad_row(1), "answers": "miners"}]
     with pytest.raises(Problem, match="squad: row 1 of train has not the shape wanted"):

@@ -35,6 +35,8 @@ ENDPOINTS = {
     r"/api/validate-yaml": "validate",
     r"/api/models/(.+)/preupload/main": "preupload",
     r"/api/models/(.+)/tree/main": "tree",
+    r"/api/models/(.+)/settings": "settings",
+    r"/api/models/(.+)/xet-write-token/main": "xet",
     r"/api/models/(.+)/commit/main": "commit",
     r"/(.+)\.git/info/lfs/objects/batch": "batch",
     r"/api/models/(.+?)(?:/revision/main)?": "info",
@@ -136,6 +138,14 @@ class Answer(BaseHTTPRequestHandler):
                 "tags": repo.get("tags", []),
             }
         )
+
+    def settings(self, body, name):
+        asked = json.loads(body)
+        self.server.repos[name]["private"] = asked.get("private", asked.get("visibility") == "private")
+        self.reply({})
+
+    def xet(self, body, name):
+        self.reply({"error": "unknown"}, 404)
 
     def tree(self, body, name):
         files = self.server.repos[name]["files"]
@@ -359,6 +369,32 @@ def test_no_right_to_write_is_said_at_once(publish, server):
     assert server.asked("create") == 1
 
 
+def test_a_server_without_xet_is_asked_once_and_the_way_around_is_said(publish, server, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    done = publish("repo=squad-r4", check=False)
+    assert "the hub answered 404 to /api/models/ann/squad-r4/xet-write-token/main." in done.stderr
+    assert "put HF_HUB_DISABLE_XET=1 before the same command" in done.stderr and server.asked("xet-write-token") == 1
+    assert "hf repos delete ann/squad-r4" in done.stderr
+
+
+def test_what_is_to_be_public_is_private_until_all_of_it_is_there(publish, server):
+    server.faults = [(r"/commit/main", 500, 99)]
+    done = publish("repo=squad-r4", "private=false", check=False)
+    assert done.returncode == 2 and "ann/squad-r4 is left there, private and without these files" in done.stderr
+    assert server.repos["ann/squad-r4"] == {"private": True, "files": {}}
+    server.faults = []
+    publish("repo=squad-r4", "private=false")  # the same command
+    assert server.repos["ann/squad-r4"]["private"] is False and set(server.repos["ann/squad-r4"]["files"]) == FILES
+    server.repos["ann/mine"] = {"private": True, "files": {"notes.md": b""}}
+    assert "its visibility stays as it is" in publish("repo=mine", "private=false").stdout
+    assert server.repos["ann/mine"]["private"] is True
+    server.faults = [(r"PUT /api/models/ann/new/settings", 403, 99)]
+    done = publish("repo=new", "private=false", check=False)
+    assert done.returncode == 2 and "All files are there" in done.stderr and server.repos["ann/new"]["private"] is True
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -366,10 +402,13 @@ def test_no_right_to_write_is_said_at_once(publish, server):
         ([], "Where to? Type repo=NAME"),
         (["repo=x", "lora.r=0"], "nothing of yours to publish"),
         (["repo=a/b/c"], "repo=a/b/c"),
+        (["repo=my name/x", "dry_run=true"], "repo=my name/x"),
+        (["repo=", "dry_run=true"], "repo=: "),
         (["repo=x", "merged=perhaps"], "merged=perhaps: wanted true or false"),
         (["repo=x", "tolerance=-1"], "tolerance=-1: wanted 0 or more"),
         (["repo=x", f"token={TOKEN}"], "hf auth login"),
         (["repo=x", "sampel=3"], "No key 'sampel'. Did you mean sample"),
+        (["repo=x", "tolerence=3"], "No key 'tolerence'. Did you mean tolerance?"),
     ],
 )
 def test_what_is_wrong_with_the_words_is_said_in_a_line(publish, server, words, said):

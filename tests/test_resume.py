@@ -94,6 +94,19 @@ def test_a_run_killed_twice_never_continues_from_the_middle_of_a_step(tmp_path, 
     assert adapter(tmp_path / "o") == adapter(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: whole.replace(b"lora_A", b"lora_C", 1)],
+                         ids=["cut short", "a letter changed"])  # fmt: skip
+def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_anew(damage, whole, tmp_path, command):
+    words = [*small(**LONG), "checkpoint_every=2", f"outputs={tmp_path}/o"]
+    killed(*words, *killed_at(7))
+    checkpoint = run_of(tmp_path / "o") / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    said = command("train.py", *words).stdout
+    assert f"{checkpoint} is damaged and cannot be continued from: put aside as last.ckpt.broken." in said
+    assert "Continuing from" not in said
+    assert curve(tmp_path / "o") == curve(whole) and adapter(tmp_path / "o") == adapter(whole)
+
+
 def test_a_run_that_ends_before_its_plan_is_not_called_finished(tmp_path, command):
     words = [*small(**LONG), "+trainer.max_time='00:00:00:01'", f"outputs={tmp_path}/o"]
     done = command("train.py", *words, *killed_at(99, pause=0.4), check=None)

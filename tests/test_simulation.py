@@ -1,5 +1,6 @@
 """Two who talk, through the command, on one small run that learnt to speak; its pages in a real browser."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +12,11 @@ import time
 import pytest
 import torch
 
+from llama_exp.config import default_config
 from llama_exp.data.dialogue import AGENT, CLIENT
+from llama_exp.records import write_records
+from llama_exp.simulation.__main__ import Words, compared, said, write_results
+from llama_exp.simulation.cast import Part
 from llama_exp.simulation.conversations import (
     CLOSING,
     ENDINGS,
@@ -22,7 +27,9 @@ from llama_exp.simulation.conversations import (
     Conversation,
     Speech,
     ending,
+    read,
     score,
+    scored,
 )
 from tests.conftest import ROOT
 
@@ -58,6 +65,38 @@ def test_the_scores_of_a_conversation_can_be_counted_by_hand():
     found = score(Conversation("1", "g", LIMIT, turns, real={AGENT: (6.0, 4), CLIENT: (0.0, 0)}))
     assert found == {"turns": 4.0, "closing": 0.0, "words": 8.0, "distinct_1": 4 / 8, "distinct_2": 3 / 5,
                      "self_repetition": 1 / 2, "real_loss_agent": 1.5}  # fmt: skip
+
+
+def test_a_share_of_nothing_is_no_score_and_counts_in_no_mean_and_no_pair(tmp_path):
+    def held(*texts: str):
+        """One conversation a text: the client's opening, then the model's only turn."""
+        return [scored(Conversation(str(n), str(n), LIMIT, (*talk("Hi", text),))) for n, text in enumerate(texts)]
+
+    mine, theirs = held("...", "Yes", "go on, go on now"), held("no no no", "no no no no no", "")
+    assert [sorted(one.scores.keys() - {"turns", "closing", "words"}) for one in mine] == [
+        [], ["distinct_1"], ["distinct_1", "distinct_2"],
+    ]  # fmt: skip
+    config = default_config({"dataset": "tweetsumm", "model": "tiny"})
+    parts = {side: Part(side, "tuned", config, "") for side in (CLIENT, AGENT)}
+    first, second = (write_results(tmp_path / name, config, Words(), parts, found)
+                     for name, found in (("mine", mine), ("theirs", theirs)))  # fmt: skip
+    assert first["scores"] == {"turns": 2.0, "closing": 0.0, "words": 2.0, "distinct_1": 0.8, "distinct_2": 0.75}
+    assert "(3 by turn limit, 1 without a word from a model)" in said(first)
+    assert "distinct_1 0.8 (n = 2), distinct_2 0.75 (n = 1)" in said(first)
+    told = compared((tmp_path / "mine", first, mine), (tmp_path / "theirs", second, theirs))
+    found = json.loads((tmp_path / "mine" / "comparison.json").read_text())["differences"]
+    assert (found["distinct_1"]["items"], found["distinct_1"]["difference"]) == (1, pytest.approx(1 - 1 / 5))
+    assert found["words"]["items"] == 3 and "distinct_2" not in found, "no opening has pairs of words on both sides"
+    assert [line.endswith("(n = 1)") for line in told.split("\n") if "distinct_1" in line] == [True]
+    page = (tmp_path / "mine" / "comparison.html").read_text()
+    assert "<td>of all, without a word from a model</td><td>1</td><td>1</td>" in page and "0.75 (n = 1)" in page
+
+
+def test_conversations_of_before_are_scored_as_today(tmp_path):
+    """A file from when silence scored 0."""
+    before = dataclasses.replace(Conversation("1", "g", SILENCE, (*talk("Hi", ""),)), scores={"distinct_1": 0.0})
+    write_records(tmp_path / "conversations.jsonl", [before])
+    assert "distinct_1" not in read(tmp_path / "conversations.jsonl")[0].scores
 
 
 @pytest.fixture
@@ -212,6 +251,19 @@ def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(s
                     assert conversation["scores"][f"real_loss_{side}"] == pytest.approx(nll / count, rel=1e-4)
     finally:
         model.detach_lora(tuned)
+
+
+def test_a_run_that_learnt_to_summarise_is_no_voice(simulate, tmp_path):
+    """The small run, as if it had learnt summaries: what it learnt stands in its config."""
+    run = shutil.copytree(simulate.home, tmp_path / "tweetsumm" / "summaries")
+    config = run / "config.yaml"
+    text = config.read_text()
+    assert text.count("task: turns") == 1
+    config.write_text(text.replace("task: turns", "task: summary"))
+    for words in ([f"agent={run}"], [f"against={run}"], [f"out={run}", "dataset.task=summary"]):
+        done = simulate(*words, "conversations=2", "turns=2", check=None)
+        assert done.returncode == 2, done.stdout
+        assert "tweetsumm/summaries has learnt dataset.task=summary, not to say what comes next" in done.stderr
 
 
 @pytest.mark.parametrize(

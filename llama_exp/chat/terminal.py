@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Answer, Partner
 from llama_exp.records import Problem, Turn, write_json
 from llama_exp.typed import sound, visible
@@ -15,7 +16,7 @@ HELP = """  /system TEXT   another system prompt (alone: show it); the conversat
   /reset         forget the conversation
   /history       what was said
   /save [FILE]   write the conversation as JSON (default: a new file in the run's folder)
-  /load FILE     go on with a saved conversation
+  /load FILE     go on with a saved conversation, from here or from the page
   /quit          or Ctrl-D
 A line that ends in \\ goes on in the next one. Ctrl-C stops a reply. Type // for a message that begins with /."""
 
@@ -100,17 +101,24 @@ class Chat:
         path = Path(rest).expanduser() if rest else self._next_file()
         turns = [{"role": turn.role, "text": turn.text} for turn in self.history]
         try:
+            if path.exists():
+                saved_conversation(path)
+        except (Problem, OSError) as error:
+            raise Problem(f"{error} It stays as it is. Another name: /save FILE") from None
+        try:
             write_json(path, {"model": self.partner.named(), "system": self.system, "turns": turns})
         except OSError as error:
             raise Problem(f"Cannot write {path}: {error.strerror}. Another place: /save FILE") from None
         self.show(f"[saved: {path}]")
 
     def do_load(self, rest: str) -> None:
-        try:
-            saved = json.loads(Path(rest).expanduser().read_text(encoding="utf-8"))
-            self.system, self.history = str(saved["system"]), [Turn(**turn) for turn in saved["turns"]]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise Problem(f"{rest or 'no file'}: not a saved conversation ({error}).") from None
+        if not rest:
+            raise Problem("Which file? /load FILE")
+        self.system, sides = saved_conversation(Path(rest).expanduser())
+        side = "untuned" if self.partner.run is None and "untuned" in sides else next(iter(sides))
+        self.history = list(sides[side])
+        if len(sides) > 1:
+            self.show(f"[saved on the page: its {side} side]")
         self.do_history("")
 
     def do_quit(self, rest: str) -> None:
@@ -119,6 +127,22 @@ class Chat:
     def _next_file(self) -> Path:
         folder = (self.partner.run or Path(self.partner.config.outputs)) / "chats"
         return next(path for number in range(1, 100_000) if not (path := folder / f"{number:03}.json").exists())
+
+
+def saved_conversation(path: Path) -> tuple[str, dict[str, tuple[Turn, ...]]]:
+    """(system prompt, {side: its turns}) of a file that /save or the page wrote; the page has several sides, /save the tuned one."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        sides = saved["conversations"] if "conversations" in saved else {"tuned": saved["turns"]}
+        if not sides:
+            raise Problem("it has no side")
+        return sound(str(saved["system"])), {str(side): past(turns) for side, turns in {**sides}.items()}
+    except OSError as error:
+        raise Problem(f"{path}: {error.strerror}.") from None
+    except KeyError as error:
+        raise Problem(f"{path}: not a saved conversation (there is no {error}).") from None
+    except (Problem, ValueError, TypeError) as error:
+        raise Problem(f"{path}: not a saved conversation ({error}).") from None
 
 
 def talk(partner: Partner) -> None:

@@ -1,5 +1,7 @@
 """Raw rows from a local folder or file, or from the Hugging Face hub: {upstream split: [row, …]}."""
 
+import contextlib
+import json
 import os
 import sys
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ def from_path(path: str, subset: str | None, columns: tuple[str, ...]) -> Rows:
     import datasets
 
     wanted = "Wanted parquet, JSON lines or CSV files, named by their split (train.parquet …)."
-    with quiet(), reading(f"dataset.path={path}", wanted):
+    with quiet(), reading(f"dataset.path={path}", wanted, place):
         if place.is_file():
             kind = READERS[place.suffix]
             separator = {"sep": "\t"} if place.suffix == ".tsv" else {}
@@ -101,13 +103,53 @@ def quiet():
 
 
 @contextmanager
-def reading(what: str, advice: str):
-    """Turn whatever the readers raise (gated, offline, broken file: a dozen types) into one readable line."""
+def reading(what: str, advice: str, place: Path | None = None):
+    """Turn whatever the readers raise (gated, offline, broken file: a dozen types) into one readable line. `place`: of the files."""
     try:
         yield
     except Exception as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise Problem(f"Could not load {what}: {type(error).__name__}: {said[:300]}\n{advice}") from error
+        # "An error occurred while generating the dataset" says nothing; what it came from does
+        first = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+        said = next((line.strip() for line in str(first).splitlines() if line.strip()), "")
+        found = (place and broken(place)) or f"{type(first).__name__}: {said[:300]}"
+        raise Problem(f"Could not load {what}: {found}\n{advice}") from error
+
+
+def broken(place: Path) -> str | None:
+    """Which file keeps the rows from being read, and why, where that can be seen in it: the readers do not say."""
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.suffix in READERS)
+    for file in files:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if why := _wrong_with(file):
+                return f"{file.relative_to(place) if place.is_dir() else file.name}: {why}."
+    return None
+
+
+def _wrong_with(file: Path) -> str | None:
+    if not file.stat().st_size:
+        return "the file is empty (0 bytes)"
+    if READERS[file.suffix] == "parquet":
+        return None
+    whole = file.read_text(encoding="utf-8-sig")
+    lines = [(number, line) for number, line in enumerate(whole.split("\n"), 1) if line.strip()]
+    if not lines:
+        return "the file has no rows"
+    if READERS[file.suffix] == "csv":
+        return "the file has a header and no rows" if len(lines) == 1 else None
+    if file.suffix == ".json":  # a whole, or a row a line
+        with contextlib.suppress(ValueError):
+            json.loads(whole)
+            return None
+        if whole.lstrip().startswith("["):
+            lines = [(1, whole)]
+    for number, text in lines:
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            return f"line {number + error.lineno - 1} is not JSON ({error.msg})"
+        if not isinstance(row, dict | list):
+            return f'line {number} is no row: wanted {{"column": …}}, got {text.strip()[:60]}'
+    return None
 
 
 def as_rows(found, columns: tuple[str, ...], where: str) -> Rows:

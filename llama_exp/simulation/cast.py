@@ -14,6 +14,7 @@ from llama_exp.simulation.voices import check_same_base
 from llama_exp.typed import sound
 
 PERSON = "You are a person who asks an assistant for help. Write what this person says next."
+NO_SPEECH = ("summary", "decision")  # tasks that make something of a text, and answer nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,10 @@ def _part(side: str, word: str, config: Config, tuned: Path | None, trained: Con
         if not runs.finished(run):
             raise Problem(f"{side}={word}: wanted tuned, untuned, script:FILE or the folder of a finished run.")
         of = runs.load_config(run)
+    if run is not None and of.dataset.task in NO_SPEECH:
+        raise Problem(f"{side}={word}: {run.parent.name}/{run.name} has learnt dataset.task={of.dataset.task}, not to say what comes "
+                      "next: in a conversation it would do that to whatever it hears. Choose a run that learnt turns: "
+                      "python train.py dataset=tweetsumm dataset.task=turns")  # fmt: skip
     told = of.dataset.system or (config.dataset.system if run is None else "") or usual_system(config, side)
     return Part(side, word, of, told if system is None else system, run)
 

@@ -45,7 +45,10 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """`real`: by side, (nll in nats, tokens) of that side's turns in the real conversation, under the side's model."""
+    """`real`: by side, (nll in nats, tokens) of that side's turns in the real conversation, under the side's model.
+
+    scores    by name; one that is not defined here is not there, and counts in no mean
+    """
 
     id: str
     group: str
@@ -84,15 +87,23 @@ def score(conversation: Conversation) -> dict[str, float]:
 
     distinct_n        different n-grams in the share of all (Li et al. 2016), within a conversation
     self_repetition   the share of a turn's word pairs that its speaker had used before, mean over later turns
-    real_loss_SIDE    nats a token of the side's real turns under its model, where there are any
+    real_loss_SIDE    nats a token of the side's real turns under its model
 
+    A share of nothing is no score: without a word (distinct_1), a word pair (distinct_2), a speaker who said pairs in two turns
+    (self_repetition) or real turns it is left out. As a 0 it would make a silent model the least repetitive of all.
     Both rise or fall with length alone: compare conversations over the same openings, and look at `turns` beside them.
     """
     own = [turn for turn in conversation.turns if turn.made]
     found = {"turns": float(len(conversation.turns)), "closing": float(conversation.ending == CLOSING),
              "words": float(sum(len(words(turn.text)) for turn in own)), "distinct_1": distinct(own, 1),
              "distinct_2": distinct(own, 2), "self_repetition": self_repetition(own)}  # fmt: skip
-    return found | {f"real_loss_{side}": nll / tokens for side, (nll, tokens) in conversation.real.items() if tokens}
+    found |= {f"real_loss_{side}": nll / tokens for side, (nll, tokens) in conversation.real.items() if tokens}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def silent(conversations: Iterable[Conversation]) -> int:
+    """In how many no model said a word."""
+    return sum(not any(words(turn.text) for turn in one.turns if turn.made) for one in conversations)
 
 
 def grams(text: str, size: int) -> list[tuple[str, ...]]:
@@ -100,21 +111,21 @@ def grams(text: str, size: int) -> list[tuple[str, ...]]:
     return [said[start : start + size] for start in range(len(said) - size + 1)]
 
 
-def distinct(turns: Sequence[Speech], size: int) -> float:
-    """0 where there is no n-gram at all."""
+def distinct(turns: Sequence[Speech], size: int) -> float | None:
+    """None where there is no n-gram at all."""
     all_grams = [gram for turn in turns for gram in grams(turn.text, size)]
-    return len(set(all_grams)) / len(all_grams) if all_grams else 0.0
+    return len(set(all_grams)) / len(all_grams) if all_grams else None
 
 
-def self_repetition(turns: Sequence[Speech]) -> float:
-    """0 where no side spoke twice."""
+def self_repetition(turns: Sequence[Speech]) -> float | None:
+    """None where no side said word pairs twice."""
     shares, said = [], {}
     for turn in turns:
         pairs, known = grams(turn.text, 2), said.setdefault(turn.speaker, set())
         if pairs and known:
             shares.append(sum(pair in known for pair in pairs) / len(pairs))
         known.update(pairs)
-    return sum(shares) / len(shares) if shares else 0.0
+    return sum(shares) / len(shares) if shares else None
 
 
 def scored(conversation: Conversation) -> Conversation:
@@ -122,7 +133,7 @@ def scored(conversation: Conversation) -> Conversation:
 
 
 def read(path: Path) -> list[Conversation]:
-    """conversations.jsonl; [] where there is none. A last line that a kill cut short is left out."""
+    """conversations.jsonl, scored as today; [] where there is none. A last line that a kill cut short is left out."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -143,7 +154,7 @@ def read(path: Path) -> list[Conversation]:
 def _parsed(values: dict) -> Conversation:
     turns = tuple(Speech(**turn) for turn in values["turns"])
     real = {side: (float(nll), int(tokens)) for side, (nll, tokens) in values["real"].items()}
-    return Conversation(**{**values, "turns": turns, "real": real})
+    return scored(Conversation(**{**values, "turns": turns, "real": real}))
 
 
 def endings(conversations: Iterable[Conversation]) -> dict[str, int]:

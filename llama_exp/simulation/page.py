@@ -35,7 +35,7 @@ def write_page(
     names = [name for name in SCORES if any(name in results["scores"] for results, _ in held)]
     page = template.render(held=[results for results, _ in held], rows=rows[:SHOWN], count=len(rows),
                            scores=[(name, SCORES[name], [cell(results, name) for results, _ in held],
-                                    difference(differences, name)) for name in names],
+                                    difference(differences, name, len(rows))) for name in names],
                            endings=ENDINGS, compared=differences is not None)  # fmt: skip
     with written_whole(path) as file:
         file.write(page)
@@ -47,20 +47,28 @@ def cell(results: dict[str, Any], name: str) -> str:
         return "none"
     found = results["intervals"][name]
     low, high = found.get("low"), found.get("high")
-    mean = number(results["scores"][name])
-    return mean if low is None or high is None else f"{mean} ({number(low)} to {number(high)})"
+    told = number(results["scores"][name])
+    if low is not None and high is not None:
+        told += f" ({number(low)} to {number(high)})"
+    return told + of_fewer(found["items"], results["conversations"])
 
 
-def difference(differences: dict | None, name: str) -> str:
+def difference(differences: dict | None, name: str, count: int) -> str:
     found = (differences or {}).get(name)
     if found is None:
         return ""
+    fewer = of_fewer(found["items"], count)
     if found["low"] == found["high"] == 0:
-        return SAME
+        return SAME + fewer
     told = f"{found['difference']:+.2f}"
     if found["low"] is not None:
         told += f" ({found['low']:+.2f} to {found['high']:+.2f})"
-    return f"{told}, p {p_text(found['p_adjusted'])}"
+    return f"{told}, p {p_text(found['p_adjusted'])}{fewer}"
+
+
+def of_fewer(items: int, count: int) -> str:
+    """` (n = 13)`, where a score is not defined in all conversations."""
+    return f" (n = {items})" if items < count else ""
 
 
 def p_text(p: float) -> str:
