@@ -162,6 +162,7 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
     scored = score(predictions, asked)
     write_items(folder, predictions, scored.items)
     summary = runs.read_summary(run) or {}
+    of_train = summary.get("counts", {}).get("train", {})
     results = {
         "scores": scored.values,
         "intervals": {name: dataclasses.asdict(of) for name, of in scored.intervals.items()},
@@ -179,7 +180,8 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
         "model": trained.model.name,
         "r": trained.lora.r,
         "sample": trained.sample if trained.lora.r else None,
-        "train_examples": summary.get("counts", {}).get("train", {}).get("sampled"),
+        "train_examples": of_train.get("sampled"),
+        "examples_in_training": of_train.get("encoded"),  # less those whose response is empty or does not fit
         "seed": trained.seed,
         "data_seed": trained.data_seed,
         "run": f"{run.parent.name}/{run.name}",

@@ -446,6 +446,21 @@ def test_the_untuned_model_is_drawn_only_beside_the_items_that_it_answered(tmp_p
     assert baselines == [None, None]
 
 
+def test_sizes_that_much_was_dropped_of_are_said_by_the_figure_in_the_headline_and_in_the_tables(tmp_path):
+    counts = {"available": 3800, "dropped_response_too_long": 60}
+    for sample, encoded in ((100, 40), (1000, 960)):  # 60 and 4 %
+        summary = {"counts": {"train": {**counts, "sampled": sample, "encoded": encoded}}}
+        write_run(tmp_path, sample=sample, f1=60 - sample / 100, summary=summary)
+    printed = run_report(tmp_path).stdout
+    assert "with 100 examples at rank 16 (40 of them in training);" in printed
+    said = "What reached training is less: 40 of 100 examples; the responses of the others are empty or do not fit"
+    page = Page(tmp_path / "report" / "index.html").text
+    assert said in printed and page.count(said) == 2, "in the answer and by the figure"
+    rows = [line.split()[:3] for line in printed.splitlines() if line.lstrip().startswith(("100 ", "1,000 "))]
+    assert rows == [["100", "40", "16"], ["1,000", "960", "16"]]
+    assert "training examples sampled, up to 60 % of them dropped" in (tmp_path / "report" / "index.html").read_text()
+
+
 HOSTILE = "</td><script>alert(1)</script>$x_1^2$ \x1b[31m\x07\u202eevil\ud800"
 
 

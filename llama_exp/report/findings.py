@@ -11,7 +11,9 @@ from llama_exp.report.results import Run
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting, overlap
 from llama_exp.report.words import (
     cell,
+    dropped,
     duration,
+    in_training,
     joined,
     likely,
     money,
@@ -50,6 +52,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     over = f", the mean of {seeds} runs," if seeds > 1 else ""
     alone = len(c.settings()) == 1  # nothing to be the best of
     first = f"{'One setting' if alone else 'Best'} so far: {c.metric} {score}{over} with {who(panel, setting, c)}"
+    first += f" ({in_training(setting)} of them in training)" * setting.shrunk
     if setting.rank == 0:
         first = f"Best so far is the untuned model: {c.metric} {score}. No fine-tuned run is better"
     elif baseline and baseline.mean(c.metric) is not None:
@@ -57,7 +60,8 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     else:
         first += "; the untuned model has not been evaluated" + " with this BERTScore" * bool(_apart(c))
     said = _place(c, setting) if c.standing else _by_intervals(c, setting)
-    return [first + ".", *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
+    fewer = dropped(s for _, s in c.settings())
+    return [first + ".", *[fewer] * bool(fewer), *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
             *_overlapping(c, setting), *_loss_instead(c, setting), *_undefined(c), *_apart(c)]  # fmt: skip
 
 

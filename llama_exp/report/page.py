@@ -157,6 +157,8 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
     for what, values in made_with(r for r in runs if r.folder in members).items():
         if len(values) > 1:
             notes.append(f"The runs here differ in {what}: {_counted(values)}.")
+    if fewer := words.dropped(settings):
+        notes.append(fewer)
     missing = [s for s in settings if not s.examples]
     if missing:
         notes.append(f"{words.plural(len(missing), 'setting')} without a stored sample size: in the table only.")

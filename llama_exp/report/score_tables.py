@@ -37,14 +37,22 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     metrics = metrics if wide else metrics[:2] + tuple(m for m in metrics[2:] if m == "loss")
     named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds(c.metric) > 1 for _, s in pairs)
     clean = any(s.clean(c.metric) for _, s in pairs)
+    shrunk = any(s.shrunk for _, s in pairs)
     ordered = len(pairs) > 1 and c.rivals() is not None
     family = {m.split("/")[0] for m in metrics if "/" in m}
     short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 else m for m in metrics]
     short[1:1] = [f"{short[0]}, clean items"] * clean
-    heads = ["setting"] * named + ["examples#", "rank#"] + ["runs#"] * seeded + [f"{m}#" for m in short]
+    heads = (
+        ["setting"] * named
+        + ["examples#"]
+        + ["in training#"] * shrunk
+        + ["rank#"]
+        + ["runs#"] * seeded
+        + [f"{m}#" for m in short]
+    )
     heads[-len(short) + 1 : -len(short) + 1] = ["against the best"] * ordered if len(short) > 1 else []
     heads += ["which runs/"] if wide else ["trainable#", "tokens#", "training#", "memory#"]
-    rows = [_row(p, s, c, metrics, named, seeded, ordered, clean, wide) for p, s in pairs]
+    rows = [_row(p, s, c, metrics, named, shrunk, seeded, ordered, clean, wide) for p, s in pairs]
     best = c.best()
     tied = {s.key for _, s in c.rivals() or ()}
     return Table(columns(*heads), rows, next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
@@ -55,11 +63,11 @@ def _order(panel: Panel, setting: Setting, c: Comparison) -> tuple:
     return setting.rank > 0, words.panel_name(panel, c), setting.rank, setting.examples or 0
 
 
-def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: bool, seeded: bool,
+def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: bool, shrunk: bool, seeded: bool,
          ordered: bool, clean: bool, wide: bool) -> tuple[str, ...]:  # fmt: skip
     size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + words.whole(s.examples)
     name = words.panel_name(p, c) if s.rank else f"model {p.model}"
-    row = [name] * named + [size, str(s.rank)] + [str(s.seeds(c.metric))] * seeded
+    row = [name] * named + [size] + [words.in_training(s)] * shrunk + [str(s.rank)] + [str(s.seeds(c.metric))] * seeded
     scores = [words.with_span(metric, s) for metric in metrics]
     row += [scores[0]] + ([placed(s, c, wide)] if ordered else []) + [_clean(s, c)] * clean + scores[1:]
     if wide:

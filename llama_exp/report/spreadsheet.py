@@ -33,8 +33,8 @@ def harmless(value: Any) -> Any:
 def _csv_row(run: Run, evaluation) -> dict[str, Any]:
     details = evaluation.details if evaluation else {}
     row = {"run": run.name, "status": run.status, "reason": run.reason, "dataset": run.dataset, "model": run.model,
-           "rank": run.rank, "sample": run.sample, "examples": run.examples, "seed": run.seed,
-           "data_seed": run.data_seed}  # fmt: skip
+           "rank": run.rank, "sample": run.sample, "examples": run.examples,
+           "examples_in_training": run.encoded, "seed": run.seed, "data_seed": run.data_seed}  # fmt: skip
     if evaluation:
         row |= {"evaluated_on": evaluation.dataset, "split": evaluation.split, "items": evaluation.items,
                 "groups": evaluation.groups}  # fmt: skip

@@ -110,6 +110,25 @@ def size_of(setting: Setting) -> str:
     return f"all {setting.examples:,} examples" if setting.whole else plural(setting.examples, "example")
 
 
+def in_training(setting: Setting) -> str:
+    """`29`, or `27 to 31` where runs differ: how many of its examples reached training."""
+    return (
+        " to ".join(f"{n:,}" for n in dict.fromkeys([setting.encoded[0], setting.encoded[-1]]))
+        if setting.encoded
+        else "–"
+    )
+
+
+def dropped(settings: Iterable[Setting]) -> str:
+    """Which sample sizes mislead, because much of them did not reach training; "" where none does."""
+    shrunk = sorted((s for s in settings if s.shrunk), key=lambda s: (s.examples, s.rank))
+    if not shrunk:
+        return ""
+    each = dict.fromkeys(f"{in_training(s)} of {s.examples:,}" for s in shrunk)
+    return (f"Sizes are those of the samples. What reached training is less: {joined(each, 8)} examples; the responses of the "
+            "others are empty or do not fit in max_length.")  # fmt: skip
+
+
 def key_value(key: str, value: Any) -> str:
     leaf = key.rpartition(".")[2]
     if key.startswith("bertscore."):
