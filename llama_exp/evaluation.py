@@ -19,6 +19,7 @@ from llama_exp import leaks, runs
 from llama_exp.config import Config, flat, identity
 from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
+from llama_exp.report.words import number
 from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
 from llama_exp.statistics.words import plus_minus
 from llama_exp.tables import SCORES, write_items
@@ -171,6 +172,7 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
         **how_scored(asked),
         "items": len(predictions),
         "groups": len({prediction.group for prediction in predictions}),
+        "empty_replies": sum(not prediction.reply.strip() for prediction in predictions),
         "unfinished": sum(not prediction.finished for prediction in predictions),
         "shortened": sum(prediction.shortened for prediction in predictions),
         "unmeasured": sum(prediction.nll is None for prediction in predictions),  # no response, or too long for its row
@@ -228,15 +230,21 @@ def up_to_date(folder: Path, results: dict[str, Any], asked: Config) -> bool:
 
 
 def said(results: dict[str, Any]) -> str:
-    """The scores in one line, each with its 95 % interval, percents first, then loss; why there is none, once."""
-    named, why = [], []
+    """The scores in one line, each with its 95 % interval, percents first, then loss; why there is none, once.
+
+    Also how many items the loss is of, where that is not all of them, and how many replies are empty.
+    """
+    named, why, items = [], [], results.get("items")
     for name, value in results["scores"].items():
         of = results.get("intervals", {}).get(name) or {}
         if name != "perplexity":
-            sure = f"{value:.4g}" if of.get("low") is None else plus_minus(value, of["low"], of["high"])
-            named.append(f"{name.split('/')[-1]} {sure}")
+            sure = number(name, value) if of.get("low") is None else plus_minus(value, of["low"], of["high"])
+            some = name == "loss" and results.get("unmeasured")
+            named.append(f"{name} {sure}" + (f" on {items - some:,} of {items:,} items" if some else ""))
             why += [of["note"]] if of.get("low") is None and of.get("note") else []
-    return ", ".join(named) + (f" (no interval: {why[0]})" if why else "")
+    empty = results.get("empty_replies")
+    return (", ".join(named) + (f" (no interval: {why[0]})" if why else "")
+            + (f"; {empty:,} of {items:,} replies are empty" if empty else ""))  # fmt: skip
 
 
 def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[Prediction], dict[str, int]]:

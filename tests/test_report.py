@@ -682,12 +682,43 @@ def test_scores_of_two_encoders_are_never_compared_and_the_page_says_why(tmp_pat
         assert "the untuned model has not been evaluated with this BERTScore." in told
 
 
-def test_one_encoder_alone_needs_no_words(tmp_path):
+def test_one_encoder_alone_sets_nothing_apart_and_is_named_beside_its_scores(tmp_path):
     for sample in (100, 300):
         write_encoder(write_run(tmp_path, sample=sample, f1=50.0), "minilm", f1=sample / 10)
-    assert run_report(tmp_path, "--metric", "bertscore/f1").returncode == 0
+    printed = run_report(tmp_path, "--metric", "bertscore/f1").stdout
     text = Page(tmp_path / "report" / "index.html").text
-    assert "stand apart" not in text and "BERTScore's" not in text
+    assert "stand apart" not in text and "BERTScore's model" not in text
+    named = "BERTScore's encoder: minilm, layer 6, not rescaled."
+    assert named in printed and text.count(named) == 2, "in the answer and by the table"
+    with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["bertscore.model"] for row in rows} == {"minilm"} and {row["bertscore.layer"] for row in rows} == {"6"}
+    assert {row["bertscore.rescaled"] for row in rows} == {"False"}
+
+
+def test_a_bertscore_whose_encoder_is_not_recorded_is_compared_with_none(tmp_path):
+    write_encoder(write_run(tmp_path, f1=50.0), "minilm")
+    untuned = write_run(tmp_path, r=0, f1=5.0)
+    write_encoder(untuned, "minilm")
+    [path] = untuned.glob("eval/*/results.json")
+    for facts, beside in ((json.loads(path.read_text())["facts"], True), ({}, False)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"facts": facts}))
+        baselines = [p.baseline for c in comparisons(collect(tmp_path)[0]) for p in c.panels if p.settings]
+        assert [bool(b) for b in baselines] == [beside]
+
+
+def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tmp_path):
+    write_run(tmp_path, f1=0.0, evaluation={"unmeasured": 105, "empty_replies": 300})
+    write_run(tmp_path, r=0, f1=5.0, half=1.4, evaluation={"unmeasured": 105, "empty_replies": 15})
+    printed = run_report(tmp_path).stdout
+    text = Page(tmp_path / "report" / "index.html").text
+    assert "loss, 195 items" in printed and "perplexity, 195 items" in text
+    said = "Loss and perplexity are of 195 of these items: the responses of the others are empty or do not fit in max_length."
+    assert said in text
+    for told in (printed, text):
+        assert "Replies that are empty: 300 of 300 with rank 16 on 300 examples." in told, "5 % are not worth a line"
+    with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
+        assert [(row["items"], row["loss_items"]) for row in csv.DictReader(file)] == [("300", "195")] * 2
 
 
 def test_what_people_prefer_is_on_the_page_and_a_broken_study_stops_nothing(tmp_path):

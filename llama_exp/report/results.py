@@ -63,6 +63,19 @@ class Evaluation:
     details: dict[str, Any] = field(default_factory=dict)  # the rest of the file
     clean: Subset | None = None  # on the items that nothing in training overlaps with
 
+    @property
+    def empty_replies(self) -> int | None:
+        """How many replies hold no word; None: not recorded."""
+        return as_whole(
+            self.details.get("empty_replies", part(self.details, "facts", "bertscore").get("empty_replies"))
+        )
+
+    @property
+    def measured(self) -> int | None:
+        """How many items have a loss: a response that is empty or does not fit has none. None: not recorded."""
+        without = as_whole(self.details.get("unmeasured"))
+        return None if without is None or self.items is None else self.items - without
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

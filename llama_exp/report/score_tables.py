@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from llama_exp.report import captions, costs, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.results import Interval
-from llama_exp.report.settings import Comparison, Panel, Setting
+from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,17 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     """A row per setting; the untuned model first, then by rank and size. `wide`: every metric, not three."""
     pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
     metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
-    metrics = metrics if wide else metrics[:2] + tuple(m for m in metrics[2:] if m == "loss")
+    family = {m.split("/")[0] for m in metrics if "/" in m}
+    if not wide:  # of one family every score, of several one each
+        metrics = tuple(m for place, m in enumerate(metrics)
+                        if place < 2 or m == "loss" or (len(family) == 1 and m != "perplexity"))  # fmt: skip
     named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds(c.metric) > 1 for _, s in pairs)
     clean = any(s.clean(c.metric) for _, s in pairs)
     shrunk = any(s.shrunk for _, s in pairs)
     ordered = len(pairs) > 1 and c.rivals() is not None
-    family = {m.split("/")[0] for m in metrics if "/" in m}
-    short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 else m for m in metrics]
+    short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 and m != c.metric else m for m in metrics]
+    measured = words.measured(c)
+    short = [f"{m}, {measured} items" if m in LOWER_IS_BETTER and measured else m for m in short]
     short[1:1] = [f"{short[0]}, clean items"] * clean
     heads = (
         ["setting"] * named
