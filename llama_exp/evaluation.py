@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,10 +247,13 @@ def said(results: dict[str, Any]) -> str:
             + (f"; {empty:,} of {items:,} replies are empty" if empty else ""))  # fmt: skip
 
 
-def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[Prediction], dict[str, int]]:
-    """A predictions file in the official format, {id: text}, as Predictions; unknown ids and missing ones are counted.
+def official_predictions(
+    path: Path, examples: Sequence[Example], everything: Set[str]
+) -> tuple[list[Prediction], dict[str, int]]:
+    """A predictions file in the official format, {id: text}, as Predictions. `everything`: the ids that `examples` were drawn of.
 
-    As in the official script a missing answer scores 0. Raises Problem for a file of another shape.
+    Counted are ids that are unknown, known but not drawn, and missing. As in the official script a missing answer scores 0.
+    Raises Problem for a file of another shape.
     """
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -259,9 +262,16 @@ def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         raise Problem(f'predictions={path}: wanted one JSON object {{"id": "text"}}, as the official script does.')
     known = {example.id for example in examples}
-    counts = {"unknown_ids": len(given.keys() - known), "missing_ids": len(known - given.keys())}
+    counts = {
+        "unknown_ids": len(given.keys() - everything),
+        "not_drawn": len(given.keys() & everything - known),
+        "missing_ids": len(known - given.keys()),
+    }
     if len(known & given.keys()) == 0:
-        raise Problem(f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples.")
+        drawn = f" that were drawn; leave eval_sample out to score all {len(everything)}" if counts["not_drawn"] else ""
+        raise Problem(
+            f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples{drawn}."
+        )
     return [
         Prediction(e.id, e.prompt, e.references, given.get(e.id, NO_ANSWER), e.group, tags=e.tags) for e in examples
     ], counts

@@ -1,6 +1,7 @@
 """The report reads what runs leave on disk; the folders here are written in the same formats, without any run."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from rich.console import Console
 
 from llama_exp.report import __main__ as reporting
 from llama_exp.report import words
@@ -294,6 +296,24 @@ def test_no_runs_is_a_message_with_what_to_type_and_exit_code_1(tmp_path):
         assert done.stderr.startswith(f"No runs in {folder}")
         assert "python train.py experiment=quickstart" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_without_room_leaves_columns_out_and_never_cuts_a_number(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    write_run(tmp_path, r=0, f1=5.0)
+    compared = comparisons(collect(tmp_path)[0])
+    wanted = ["squad/f1", "exact_match", "precision", "recall", "loss", "trainable", "tokens", "training", "memory"]
+    for width, kept in ((200, 9), (110, 7), (60, 2)):
+        console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
+        reporting.print_tables(console, compared)
+        lines = console.file.getvalue().splitlines()
+        head = next(line for line in lines if line.startswith("examples"))
+        assert "…" not in "".join(lines[:5])
+        shown = [name for name in wanted if re.search(rf"\b{name}\b", head)]
+        assert len(shown) == kept and shown[0] == "squad/f1"
+        left_out = [line for line in lines if line.startswith("Too wide for this terminal, and on the page: ")]
+        names = ", ".join(name for name in wanted if name not in shown)
+        assert left_out == [f"Too wide for this terminal, and on the page: {names}."] * (kept < 9)
 
 
 def test_an_unknown_metric_names_the_known_ones(tmp_path):
@@ -712,7 +732,7 @@ def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tm
     write_run(tmp_path, r=0, f1=5.0, half=1.4, evaluation={"unmeasured": 105, "empty_replies": 15})
     printed = run_report(tmp_path).stdout
     text = Page(tmp_path / "report" / "index.html").text
-    assert "loss, 195 items" in printed and "perplexity, 195 items" in text
+    assert "loss (195 items)" in printed and "perplexity (195 items)" in text
     said = "Loss and perplexity are of 195 of these items: the responses of the others are empty or do not fit in max_length."
     assert said in text
     for told in (printed, text):

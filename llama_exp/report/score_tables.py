@@ -44,7 +44,7 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     ordered = len(pairs) > 1 and c.rivals() is not None
     short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 and m != c.metric else m for m in metrics]
     measured = words.measured(c)
-    short = [f"{m}, {measured} items" if m in LOWER_IS_BETTER and measured else m for m in short]
+    short = [f"{m} ({measured} items)" if m in LOWER_IS_BETTER and measured else m for m in short]
     short[1:1] = [f"{short[0]}, clean items"] * clean
     heads = (
         ["setting"] * named
