@@ -260,6 +260,18 @@ def test_at_1280_pixels_no_table_is_cut_and_a_phone_scrolls_a_table_in_its_own_b
         assert (page.locator("table").evaluate_all(cut) == []) == (width == 1280)
 
 
+def test_a_long_name_of_a_run_stands_on_one_line_and_groups_of_one_item_are_not_said(tmp_path, browse):
+    name = "tiny-300-r16-seed0-dataset_pathguanaco_llama2_1k_635ebc-max_epochs3"
+    write_run(tmp_path, name=name, f1=50.0, evaluation={"groups": ITEMS})
+    run_report(tmp_path)
+    page = browse((tmp_path / "report" / "index.html").as_uri(), viewport={"width": 1280, "height": 800})
+    page.get_by_text("Which runs these are").click()
+    cell = page.locator("details td.run").get_by_text(f"squad/{name}")
+    height, line = cell.evaluate("td => [td.clientHeight, parseFloat(getComputedStyle(td).lineHeight)]")
+    assert height < 2 * line
+    assert "300 held-out items." in page.locator("main").inner_text()
+
+
 def test_every_run_and_metric_is_in_the_csv(sweep):
     outputs, _, _ = sweep
     with open(outputs / "report" / "runs.csv", newline="") as file:

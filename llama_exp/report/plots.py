@@ -138,8 +138,8 @@ def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0, dr
     axes.set_xticks([], minor=True)
     room = max((sizes[-1] / sizes[0]) ** 0.06, 1.15) if len(sizes) > 1 else 3
     axes.set_xlim(sizes[0] / room, max(sizes[-1], reach) * room)
-    fewer = f" sampled, up to {100 * dropped:.0f} % of them dropped" if dropped else ""
-    axes.set_xlabel(f"training examples{fewer} (log scale: equal steps multiply)")
+    fewer = f" sampled, up to {100 * dropped:.0f} % of them dropped\n" if dropped else " "
+    axes.set_xlabel(f"training examples{fewer}(log scale: equal steps multiply)")
 
 
 def _margin_labels(axes, labels: list[tuple[float, str, str]]) -> None:

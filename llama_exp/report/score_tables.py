@@ -55,7 +55,7 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
         + [f"{m}#" for m in short]
     )
     heads[-len(short) + 1 : -len(short) + 1] = ["against the best"] * ordered if len(short) > 1 else []
-    heads += ["which runs/"] if wide else ["trainable#", "tokens#", "training#", "memory#"]
+    heads += [] if wide else ["trainable#", "tokens#", "training#", "memory#"]
     rows = [_row(p, s, c, metrics, named, shrunk, seeded, ordered, clean, wide) for p, s in pairs]
     best = c.best()
     tied = {s.key for _, s in c.rivals() or ()}
@@ -75,10 +75,17 @@ def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: boo
     scores = [words.with_span(metric, s) for metric in metrics]
     row += [scores[0]] + ([placed(s, c, wide)] if ordered else []) + [_clean(s, c)] * clean + scores[1:]
     if wide:
-        return tuple(row + [words.joined((one.run.name for one in s.scored), 2)])
+        return tuple(row)
     spent = costs.cost(s, Prices())
     return tuple(row + [words.short(spent.trainable), words.short(spent.tokens), words.duration(spent.seconds),
                         words.memory(spent.memory)])  # fmt: skip
+
+
+def runs_table(c: Comparison) -> Table:
+    """Which runs a setting is made of: apart, as their names are long."""
+    pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
+    rows = [(words.who(p, s, c), words.joined((one.run.name for one in s.scored), 8)) for p, s in pairs]
+    return Table(columns("setting", "runs/"), rows)
 
 
 def placed(s: Setting, c: Comparison, wide: bool) -> str:
