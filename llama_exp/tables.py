@@ -19,7 +19,7 @@ from pathlib import Path
 
 from llama_exp.metrics import bounds
 from llama_exp.records import Prediction, Problem, read_predictions, written_whole
-from llama_exp.report.words import number
+from llama_exp.report.words import number, plural
 from llama_exp.statistics import Interval, interval, ratio_interval
 from llama_exp.untrusted import clean
 
@@ -120,7 +120,7 @@ def _cell(name: str, row: Row) -> str:
     if of is None:
         return ""
     said = str(of) if of.low is not None else f"{number(name, of.estimate)} (no interval)"
-    return said if of.items == row.items else f"{said}, {of.items:,} items"
+    return said if of.items == row.items else f"{said}, {plural(of.items, 'item')}"
 
 
 def _set(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
