@@ -108,14 +108,16 @@ def evaluate_file(config: Config) -> dict[str, str]:
     data = DATASETS[config.dataset.name].of(config)
     data.setup()
     examples = data.held_out(config.split.value, config.eval_sample)
-    predictions, counts = cell.official_predictions(path, examples)
+    everything = data.held_out(config.split.value)
+    predictions, counts = cell.official_predictions(path, examples, {example.id for example in everything})
     scored = cell.score(predictions, config)
     for name, value in scored.values.items():
         print(f"{name} {value:.10f}  ({scored.intervals[name]}, {plural(scored.intervals[name].clusters, 'article')})")
     for why in dict.fromkeys(of.note for of in scored.intervals.values() if of.low is None):
         print(f"No interval: {why}.")
+    drawn = f"{counts['not_drawn']} answers to questions that eval_sample={config.eval_sample} did not draw left out; "
     print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
-          f"{counts['unknown_ids']} unknown ids left out.", flush=True)  # fmt: skip
+          f"{drawn if counts['not_drawn'] else ''}{counts['unknown_ids']} unknown ids left out.", flush=True)  # fmt: skip
     intervals = {name: dataclasses.asdict(of) for name, of in scored.intervals.items()}
     return {"said": cell.said({"scores": scored.values, "intervals": intervals}), "run": str(path)}
 

@@ -81,6 +81,8 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
             steps = data.plan_steps(
                 config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens
             )
+            if said := data.reaching_training():
+                print(f"  {said}", flush=True)
             overlap = leaks.look(config, data, folder)
     with clock("load"):
         base = loaded()

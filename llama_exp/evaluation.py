@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from llama_exp import leaks, runs
 from llama_exp.config import Config, flat, identity
 from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
+from llama_exp.report.words import number
 from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
 from llama_exp.statistics.words import plus_minus
 from llama_exp.tables import SCORES, write_items
@@ -162,6 +163,7 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
     scored = score(predictions, asked)
     write_items(folder, predictions, scored.items)
     summary = runs.read_summary(run) or {}
+    of_train = summary.get("counts", {}).get("train", {})
     results = {
         "scores": scored.values,
         "intervals": {name: dataclasses.asdict(of) for name, of in scored.intervals.items()},
@@ -170,6 +172,7 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
         **how_scored(asked),
         "items": len(predictions),
         "groups": len({prediction.group for prediction in predictions}),
+        "empty_replies": sum(not prediction.reply.strip() for prediction in predictions),
         "unfinished": sum(not prediction.finished for prediction in predictions),
         "shortened": sum(prediction.shortened for prediction in predictions),
         "unmeasured": sum(prediction.nll is None for prediction in predictions),  # no response, or too long for its row
@@ -179,7 +182,8 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
         "model": trained.model.name,
         "r": trained.lora.r,
         "sample": trained.sample if trained.lora.r else None,
-        "train_examples": summary.get("counts", {}).get("train", {}).get("sampled"),
+        "train_examples": of_train.get("sampled"),
+        "examples_in_training": of_train.get("encoded"),  # less those whose response is empty or does not fit
         "seed": trained.seed,
         "data_seed": trained.data_seed,
         "run": f"{run.parent.name}/{run.name}",
@@ -226,21 +230,30 @@ def up_to_date(folder: Path, results: dict[str, Any], asked: Config) -> bool:
 
 
 def said(results: dict[str, Any]) -> str:
-    """The scores in one line, each with its 95 % interval, percents first, then loss; why there is none, once."""
-    named, why = [], []
+    """The scores in one line, each with its 95 % interval, percents first, then loss; why there is none, once.
+
+    Also how many items the loss is of, where that is not all of them, and how many replies are empty.
+    """
+    named, why, items = [], [], results.get("items")
     for name, value in results["scores"].items():
         of = results.get("intervals", {}).get(name) or {}
         if name != "perplexity":
-            sure = f"{value:.4g}" if of.get("low") is None else plus_minus(value, of["low"], of["high"])
-            named.append(f"{name.split('/')[-1]} {sure}")
+            sure = number(name, value) if of.get("low") is None else plus_minus(value, of["low"], of["high"])
+            some = name == "loss" and results.get("unmeasured")
+            named.append(f"{name} {sure}" + (f" on {items - some:,} of {items:,} items" if some else ""))
             why += [of["note"]] if of.get("low") is None and of.get("note") else []
-    return ", ".join(named) + (f" (no interval: {why[0]})" if why else "")
+    empty = results.get("empty_replies")
+    return (", ".join(named) + (f" (no interval: {why[0]})" if why else "")
+            + (f"; {empty:,} of {items:,} replies are empty" if empty else ""))  # fmt: skip
 
 
-def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[Prediction], dict[str, int]]:
-    """A predictions file in the official format, {id: text}, as Predictions; unknown ids and missing ones are counted.
+def official_predictions(
+    path: Path, examples: Sequence[Example], everything: Set[str]
+) -> tuple[list[Prediction], dict[str, int]]:
+    """A predictions file in the official format, {id: text}, as Predictions. `everything`: the ids that `examples` were drawn of.
 
-    As in the official script a missing answer scores 0. Raises Problem for a file of another shape.
+    Counted are ids that are unknown, known but not drawn, and missing. As in the official script a missing answer scores 0.
+    Raises Problem for a file of another shape.
     """
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -249,9 +262,16 @@ def official_predictions(path: Path, examples: Sequence[Example]) -> tuple[list[
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         raise Problem(f'predictions={path}: wanted one JSON object {{"id": "text"}}, as the official script does.')
     known = {example.id for example in examples}
-    counts = {"unknown_ids": len(given.keys() - known), "missing_ids": len(known - given.keys())}
+    counts = {
+        "unknown_ids": len(given.keys() - everything),
+        "not_drawn": len(given.keys() & everything - known),
+        "missing_ids": len(known - given.keys()),
+    }
     if len(known & given.keys()) == 0:
-        raise Problem(f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples.")
+        drawn = f" that were drawn; leave eval_sample out to score all {len(everything)}" if counts["not_drawn"] else ""
+        raise Problem(
+            f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples{drawn}."
+        )
     return [
         Prediction(e.id, e.prompt, e.references, given.get(e.id, NO_ANSWER), e.group, tags=e.tags) for e in examples
     ], counts

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from llama_exp.metrics import bounds
 from llama_exp.records import Prediction, Problem, read_predictions, written_whole
+from llama_exp.report.words import number, plural
 from llama_exp.statistics import Interval, interval, ratio_interval
 from llama_exp.untrusted import clean
 
@@ -107,10 +108,19 @@ def written(tables: Mapping[str, Sequence[Row]]) -> str:
         names = list(dict.fromkeys(name for row in rows for name in row.scores))
         cells = [[clean(tag, 40), "items", "groups", *names]]
         cells += [[clean(row.value, 40) or '""', f"{row.items:,}", f"{row.groups:,}",
-                   *(str(row.scores[name]) if name in row.scores else "" for name in names)] for row in rows]  # fmt: skip
+                   *(_cell(name, row) for name in names)] for row in rows]  # fmt: skip
         widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
         texts.append("\n".join("  ".join(_set(line, widths)).rstrip() for line in cells))
     return "\n\n".join(texts)
+
+
+def _cell(name: str, row: Row) -> str:
+    """A score with its interval; of how many items it is, where some have none (a response without a loss)."""
+    of = row.scores.get(name)
+    if of is None:
+        return ""
+    said = str(of) if of.low is not None else f"{number(name, of.estimate)} (no interval)"
+    return said if of.items == row.items else f"{said}, {plural(of.items, 'item')}"
 
 
 def _set(cells: Sequence[str], widths: Sequence[int]) -> list[str]:

@@ -61,6 +61,9 @@ def test_help_tells_every_choice_and_only_keys_that_there_are(command):
     keys = lines.keys() - {group for group, _ in CHOICES} - {"-m", "--cfg"}
     assert len(keys) > 10 and keys <= flat(default_config({})).keys()
     assert "(llama_exp/tiny)" in lines["model.path"]
+    assert {"trained_on", "predictions", "split", "eval_sample", "eval_seed"} <= keys, (
+        "evaluate.py prints this help too"
+    )
 
 
 def test_a_config_comes_back_from_its_file_as_it_was(tmp_path):

@@ -47,6 +47,11 @@ def test_an_official_predictions_file_is_scored_without_a_model(dev_set, tmp_pat
         [line] = [line for line in done.stdout.splitlines() if line.startswith(f"squad/{name} ")]
         assert float(line.split()[1]) == pytest.approx(100 * sum(s[place] for s in scored) / len(questions), abs=1e-9)
     assert "120 questions; 1 without an answer (they score 0); 1 unknown ids left out." in done.stdout
+    given[questions[0]["id"]] = "x"
+    (tmp_path / "p.json").write_text(json.dumps(given))
+    words = [f"dataset.path={dev_set}", f"predictions={tmp_path}/p.json", "eval_sample=20"]
+    assert ("20 questions; 0 without an answer (they score 0); 100 answers to questions that eval_sample=20 did not draw left "
+            "out; 1 unknown ids left out.") in command("evaluate.py", "dataset=squad", *words).stdout  # fmt: skip
 
 
 def test_an_answer_that_is_not_in_the_file_scores_0_also_where_the_reference_is_a_sign(dev_set, tmp_path, command):

@@ -249,7 +249,8 @@ def finished_run(outputs: Path, **changes) -> Path:
     write_json(run / "eval" / "squad-test-300" / "results.json", {
         "dataset": "squad", "trained_on": "squad", "split": "test", "items": 300, "groups": 12,
         "scores": {"squad/f1": 71.23, "loss": 0.61}, "intervals": {"squad/f1": {"low": 66.1, "high": 75.9}},
-        "facts": {"bertscore": {"model": "roberta-large", "layer": 17}},
+        "facts": {"bertscore": {"model": "roberta-large", "layer": 17, "versions": {"bert-score": "0.3.13", "torch": "2"}}},
+        "unmeasured": 120, "empty_replies": 4,
     })  # fmt: skip
     return run
 
@@ -270,7 +271,11 @@ def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, serve
     assert json.loads(repo["files"]["adapter_config.json"])["base_model_name_or_path"] == "llama_exp/tiny"
     card = repo["files"]["README.md"].decode()
     for told in ("| squad/f1 | 71.2 | 66.1 to 75.9 |", "300 items from 12 groups", "100 of 900 Examples drawn",
-                 "97 trained on", "CC BY-SA 4.0", "abc123", "torch 2.13", "12 s training", "1,234", "bertscore: model roberta-large",
+                 "97 trained on", "CC BY-SA 4.0", "abc123", "torch 2.13", "12 s training", "1,234",
+                 "bertscore: model roberta-large, layer 17, versions bert-score 0.3.13 and torch 2.",
+                 "of squad on 97 Examples (100 were sampled; what was left out stands below).",
+                 "loss and perplexity are of 180 of them, as the other responses are empty or do not fit",
+                 "4 replies are empty",
                  'PeftModel.from_pretrained(model, "ann/squad-r4")', "license: mit", "- rajpurkar/squad"):  # fmt: skip
         assert told in card, told
     assert str(tmp_path) not in card  # no path of this machine

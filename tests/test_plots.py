@@ -23,7 +23,7 @@ def run(rank=8, examples=100, f1=None, half=4.0, seed=0, model="tiny", **more):
         at = folder / "eval" / "squad-test-300"
         evaluations = (Evaluation(at, at.name, "squad", "squad", "test", 300, 75, {METRIC: f1}, interval),)
     summary = {"seconds": {"import": 7, "load": 2, "train": examples / 10, "evaluate": 11}} if rank else {}
-    return Run(folder, name, "squad", model, rank, examples if rank else None, examples if rank else None, seed, 0,
+    return Run(folder, name, "squad", model, rank, examples if rank else None, examples if rank else None, None, seed, 0,
                "finished" if rank else "untuned", "", {"lora.r": rank, "model.name": model, **more}, summary,
                evaluations)  # fmt: skip
 

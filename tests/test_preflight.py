@@ -58,6 +58,12 @@ def test_one_cell_is_shown_and_nothing_is_written(command, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_the_folder_is_the_one_that_training_will_write_also_where_the_sample_is_all_there_is(command, tmp_path):
+    done = command("train.py", *small(sample="5000"), "preflight=true", f"outputs={tmp_path}/o")
+    [line] = [line for line in done.stdout.splitlines() if "2 steps" in line or " steps, " in line]
+    assert line.startswith(f"{tmp_path}/o/squad/tiny-all-r2-") and "tiny-5000" not in done.stdout
+
+
 def test_a_sweep_that_begins_with_the_untuned_model_shows_an_example_all_the_same(command, tmp_path):
     words = [word for word in small(sample="8") if not word.startswith("lora.r")]
     done = command("train.py", "-m", *words, "lora.r=0,2", "preflight=true", f"outputs={tmp_path}/o")

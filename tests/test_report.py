@@ -1,6 +1,7 @@
 """The report reads what runs leave on disk; the folders here are written in the same formats, without any run."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from rich.console import Console
 
 from llama_exp.report import __main__ as reporting
 from llama_exp.report import words
@@ -258,6 +260,18 @@ def test_at_1280_pixels_no_table_is_cut_and_a_phone_scrolls_a_table_in_its_own_b
         assert (page.locator("table").evaluate_all(cut) == []) == (width == 1280)
 
 
+def test_a_long_name_of_a_run_stands_on_one_line_and_groups_of_one_item_are_not_said(tmp_path, browse):
+    name = "tiny-300-r16-seed0-dataset_pathguanaco_llama2_1k_635ebc-max_epochs3"
+    write_run(tmp_path, name=name, f1=50.0, evaluation={"groups": ITEMS})
+    run_report(tmp_path)
+    page = browse((tmp_path / "report" / "index.html").as_uri(), viewport={"width": 1280, "height": 800})
+    page.get_by_text("Which runs these are").click()
+    cell = page.locator("details td.run").get_by_text(f"squad/{name}")
+    height, line = cell.evaluate("td => [td.clientHeight, parseFloat(getComputedStyle(td).lineHeight)]")
+    assert height < 2 * line
+    assert "300 held-out items." in page.locator("main").inner_text()
+
+
 def test_every_run_and_metric_is_in_the_csv(sweep):
     outputs, _, _ = sweep
     with open(outputs / "report" / "runs.csv", newline="") as file:
@@ -294,6 +308,24 @@ def test_no_runs_is_a_message_with_what_to_type_and_exit_code_1(tmp_path):
         assert done.stderr.startswith(f"No runs in {folder}")
         assert "python train.py experiment=quickstart" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_without_room_leaves_columns_out_and_never_cuts_a_number(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    write_run(tmp_path, r=0, f1=5.0)
+    compared = comparisons(collect(tmp_path)[0])
+    wanted = ["squad/f1", "exact_match", "precision", "recall", "loss", "trainable", "tokens", "training", "memory"]
+    for width, kept in ((200, 9), (110, 7), (60, 2)):
+        console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
+        reporting.print_tables(console, compared)
+        lines = console.file.getvalue().splitlines()
+        head = next(line for line in lines if line.startswith("examples"))
+        assert "…" not in "".join(lines[:5])
+        shown = [name for name in wanted if re.search(rf"\b{name}\b", head)]
+        assert len(shown) == kept and shown[0] == "squad/f1"
+        left_out = [line for line in lines if line.startswith("Too wide for this terminal, and on the page: ")]
+        names = ", ".join(name for name in wanted if name not in shown)
+        assert left_out == [f"Too wide for this terminal, and on the page: {names}."] * (kept < 9)
 
 
 def test_an_unknown_metric_names_the_known_ones(tmp_path):
@@ -444,6 +476,21 @@ def test_the_untuned_model_is_drawn_only_beside_the_items_that_it_answered(tmp_p
     predictions.write_text(predictions.read_text().replace('"id": "q', '"id": "other'))
     baselines = [p.baseline for c in comparisons(collect(tmp_path)[0]) for p in c.panels if p.settings]
     assert baselines == [None, None]
+
+
+def test_sizes_that_much_was_dropped_of_are_said_by_the_figure_in_the_headline_and_in_the_tables(tmp_path):
+    counts = {"available": 3800, "dropped_response_too_long": 60}
+    for sample, encoded in ((100, 40), (1000, 960)):  # 60 and 4 %
+        summary = {"counts": {"train": {**counts, "sampled": sample, "encoded": encoded}}}
+        write_run(tmp_path, sample=sample, f1=60 - sample / 100, summary=summary)
+    printed = run_report(tmp_path).stdout
+    assert "with 100 examples at rank 16 (40 of them in training);" in printed
+    said = "What reached training is less: 40 of 100 examples; the responses of the others are empty or do not fit"
+    page = Page(tmp_path / "report" / "index.html").text
+    assert said in printed and page.count(said) == 2, "in the answer and by the figure"
+    rows = [line.split()[:3] for line in printed.splitlines() if line.lstrip().startswith(("100 ", "1,000 "))]
+    assert rows == [["100", "40", "16"], ["1,000", "960", "16"]]
+    assert "training examples sampled, up to 60 % of them dropped" in (tmp_path / "report" / "index.html").read_text()
 
 
 HOSTILE = "</td><script>alert(1)</script>$x_1^2$ \x1b[31m\x07\u202eevil\ud800"
@@ -667,12 +714,43 @@ def test_scores_of_two_encoders_are_never_compared_and_the_page_says_why(tmp_pat
         assert "the untuned model has not been evaluated with this BERTScore." in told
 
 
-def test_one_encoder_alone_needs_no_words(tmp_path):
+def test_one_encoder_alone_sets_nothing_apart_and_is_named_beside_its_scores(tmp_path):
     for sample in (100, 300):
         write_encoder(write_run(tmp_path, sample=sample, f1=50.0), "minilm", f1=sample / 10)
-    assert run_report(tmp_path, "--metric", "bertscore/f1").returncode == 0
+    printed = run_report(tmp_path, "--metric", "bertscore/f1").stdout
     text = Page(tmp_path / "report" / "index.html").text
-    assert "stand apart" not in text and "BERTScore's" not in text
+    assert "stand apart" not in text and "BERTScore's model" not in text
+    named = "BERTScore's encoder: minilm, layer 6, not rescaled."
+    assert named in printed and text.count(named) == 2, "in the answer and by the table"
+    with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["bertscore.model"] for row in rows} == {"minilm"} and {row["bertscore.layer"] for row in rows} == {"6"}
+    assert {row["bertscore.rescaled"] for row in rows} == {"False"}
+
+
+def test_a_bertscore_whose_encoder_is_not_recorded_is_compared_with_none(tmp_path):
+    write_encoder(write_run(tmp_path, f1=50.0), "minilm")
+    untuned = write_run(tmp_path, r=0, f1=5.0)
+    write_encoder(untuned, "minilm")
+    [path] = untuned.glob("eval/*/results.json")
+    for facts, beside in ((json.loads(path.read_text())["facts"], True), ({}, False)):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"facts": facts}))
+        baselines = [p.baseline for c in comparisons(collect(tmp_path)[0]) for p in c.panels if p.settings]
+        assert [bool(b) for b in baselines] == [beside]
+
+
+def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tmp_path):
+    write_run(tmp_path, f1=0.0, evaluation={"unmeasured": 105, "empty_replies": 300})
+    write_run(tmp_path, r=0, f1=5.0, half=1.4, evaluation={"unmeasured": 105, "empty_replies": 15})
+    printed = run_report(tmp_path).stdout
+    text = Page(tmp_path / "report" / "index.html").text
+    assert "loss (195 items)" in printed and "perplexity (195 items)" in text
+    said = "Loss and perplexity are of 195 of these items: the responses of the others are empty or do not fit in max_length."
+    assert said in text
+    for told in (printed, text):
+        assert "Replies that are empty: 300 of 300 with rank 16 on 300 examples." in told, "5 % are not worth a line"
+    with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
+        assert [(row["items"], row["loss_items"]) for row in csv.DictReader(file)] == [("300", "195")] * 2
 
 
 def test_what_people_prefer_is_on_the_page_and_a_broken_study_stops_nothing(tmp_path):

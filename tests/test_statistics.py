@@ -411,6 +411,8 @@ def test_identical_cells_are_equal_with_p_1():
         (0.71234, 0.696, 0.728, "0.712 ± 0.016"),
         (71.2, 55.0, 87.0, "71 ± 16"),
         (98.9, 95.1, 99.7, "98.9 (95.1 to 99.7)"),
+        (1.0, -0.01, 4.1, "1.0 (0.0 to 4.1)"),  # no minus before a zero
+        (-0.001, -2.0, 2.0, "0.0 ± 2.0"),
         (71.234, None, None, "71.23 (no interval)"),
         (None, None, None, "undefined"),
     ],

@@ -1,5 +1,6 @@
 """Scores by kind of question: counts and means a person can check, intervals, files that are not whole."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -49,6 +50,17 @@ def test_the_command_reads_an_evaluations_folder_and_needs_no_torch(tmp_path):
     assert lines[0].split() == ["qtype", "items", "groups", "squad/f1", "loss"]
     assert lines[1].startswith("symptoms       3       2  60")
     assert len(lines) == 4
+
+
+def test_a_score_without_an_interval_keeps_its_columns_digits_and_a_loss_says_of_how_many_items_it_is():
+    made = predictions()
+    made[0] = dataclasses.replace(made[0], nll=None, tokens=0)  # a response that does not fit
+    [head, *lines] = tables.written(
+        tables.by_tag(made, {"squad/f1": [100.0, 0.0, 50.0, 100.0, 30.0, 22.0]})
+    ).splitlines()
+    symptoms, treatment, causes = (line[head.index("squad/f1") :] for line in lines)
+    assert causes.split("  ")[0] == "22.0 (no interval)" and causes.endswith("3.500 (no interval)")
+    assert symptoms.endswith(", 2 items") and not treatment.endswith("items")
 
 
 def test_scores_are_joined_to_predictions_by_id(tmp_path):

@@ -212,6 +212,25 @@ def test_a_sample_beyond_what_there_is_becomes_the_cell_of_all(tmp_path, command
     assert "f1" in done.stdout
 
 
+def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, command):
+    """Longer responses than the rows hold: half of a sample may be gone, and no size may pass for what was learnt."""
+    words = small(evaluate="true", sample="40", max_length="128", eval_sample="40", **{"dataset.max_new_tokens": "4"})
+    done = command("train.py", *words, f"outputs={tmp_path}/o")
+    run = only_run(tmp_path / "o")
+    train = json.loads((run / "summary.json").read_text())["counts"]["train"]
+    assert 0 < train["encoded"] == 40 - train["dropped_response_too_long"] < 38
+    assert (f"  {train['encoded']} of 40 Examples reach training; {train['dropped_response_too_long']} dropped (the response "
+            "does not fit in max_length=128)\n") in done.stdout  # fmt: skip
+    results = json.loads(next(run.glob("eval/*/results.json")).read_text())
+    assert (results["train_examples"], results["examples_in_training"]) == (40, train["encoded"])
+    printed = command("llama_exp.report", str(tmp_path / "o")).stdout
+    assert f"with 40 examples at rank 2 ({train['encoded']} of them in training);" in printed
+    [row] = read_csv(tmp_path / "o/report/runs.csv")
+    assert (row["sample"], row["examples"], row["examples_in_training"]) == ("40", "40", str(train["encoded"]))
+    whole = command("train.py", *small(), f"outputs={tmp_path}/whole").stdout
+    assert "reach training" not in whole, "nothing to say where nothing is dropped"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

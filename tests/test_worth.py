@@ -197,7 +197,7 @@ def test_the_score_on_clean_items_stands_beside_the_full_one(tmp_path):
     said = "On the test items that nothing in training overlaps with (280 of 300) it scores 48.0 ± 4.0."
     assert said in findings.answer(c)
     table = score_tables.scores_table(c)
-    assert "f1, clean items" in [column.name for column in table.columns] and "48.0 ± 4.0" in table.rows[0]
+    assert "squad/f1, clean items" in [column.name for column in table.columns] and "48.0 ± 4.0" in table.rows[0]
 
 
 AUDITS = [(None, "Whether the training sets hold test items is not known"), ({"items": 300}, "The audit found no test item"),

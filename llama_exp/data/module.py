@@ -250,6 +250,16 @@ class ExampleDataModule(LightningDataModule):
             self.counts.setdefault("encoded", {})[split] = counts
         return self._encoded[split]
 
+    def reaching_training(self) -> str:
+        """How much of the sample reaches training and why the rest does not, for a person; "" where all of it does."""
+        train, sampled = self.counts["encoded"]["train"], self.counts["sample"]["used"]
+        why = {
+            f"the response does not fit in max_length={self.max_length}": train["dropped_response_too_long"],
+            "there is no response": train["dropped_no_response"],
+        }
+        dropped = ", ".join(f"{count:,} dropped ({reason})" for reason, count in why.items() if count)
+        return f"{train['encoded']:,} of {sampled:,} Examples reach training; {dropped}" if dropped else ""
+
     @functools.cached_property
     def content(self) -> str:
         """A hash of what is learnt and what validation is measured on: tells that a source was changed behind its name."""

@@ -18,6 +18,7 @@ from llama_exp.hub.uploading import MARK
 from llama_exp.records import Problem, written_whole
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import Evaluation, collect
+from llama_exp.report.words import joined
 from llama_exp.untrusted import clean
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
@@ -127,8 +128,14 @@ def table(evaluation: dict[str, Any], untuned: Evaluation | None = None) -> dict
     asked = evaluation.get("evaluation", {})
     return {**evaluation, "rows": rows, "untuned": untuned is not None,
             "synthetic": asked.get("dataset.source") == Source.synthetic.value,
-            "facts": [f"{name}: " + ", ".join(f"{clean(k)} {clean(v)}" for k, v in facts.items())
-                      for name, facts in evaluation.get("facts", {}).items() if facts]}  # fmt: skip
+            "facts": [f"{name}: {_pairs(facts)}" for name, facts in evaluation.get("facts", {}).items() if facts]}  # fmt: skip
+
+
+def _pairs(facts: dict[str, Any]) -> str:
+    """`model roberta-large, layer 17, versions bert-score 0.3.13 and transformers 5.23.0`."""
+    said = {name: joined(f"{clean(k)} {clean(v)}" for k, v in value.items()) if isinstance(value, dict) else clean(value)
+            for name, value in facts.items()}  # fmt: skip
+    return ", ".join(f"{clean(name)} {value}" for name, value in said.items())
 
 
 def _span(low: float | None, high: float | None, places: int) -> str:

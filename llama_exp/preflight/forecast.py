@@ -32,9 +32,13 @@ _prepared: dict[str, Any] = {}  # the last data modules
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The forecast of one cell. `how`: "measured", "derived", "already trained", "untuned" or why it is refused."""
+    """The forecast of one cell. `how`: "measured", "derived", "already trained", "untuned" or why it is refused.
+
+    `folder` is the one that training would write: that of all Examples where the sample asks for more than there are.
+    """
 
     name: str
+    folder: Path
     how: str
     examples: int | None = None
     steps: int | None = None
@@ -59,21 +63,21 @@ def preflight(config: Config, folder: Path) -> dict[str, str]:
     try:
         cell = forecast(config, folder)
     except Problem as problem:
-        cells.append(Cell(name(folder), f"refused: {problem}".split("\n")[0]))
+        cells.append(Cell(name(folder), folder, f"refused: {problem}".split("\n")[0]))
         raise
     cells.append(cell)
-    say(f"{folder}: {cell}", "bold")
+    say(f"{cell.folder}: {cell}", "bold")
     if config.evaluate and config.lora.r and len(cells) == 1:
         say("  Evaluation comes on top: it is not counted here.")
-    return {"said": str(cell), "run": str(folder)}
+    return {"said": str(cell), "run": str(cell.folder)}
 
 
 def forecast(config: Config, folder: Path) -> Cell:
     if config.lora.r == 0:
-        return Cell(name(folder), "untuned: nothing to train")
+        return Cell(name(folder), folder, "untuned: nothing to train")
     runs.check_owner(folder, config)
     if runs.finished(folder):
-        return Cell(name(folder), "already trained")
+        return Cell(name(folder), folder, "already trained")
     data = prepared(config)
     if config.sample and config.sample >= len(data.available):
         say(f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.")
@@ -136,7 +140,7 @@ def estimate(config: Config, folder: Path, data) -> Cell:
     )
     price = costs.load().price_per_gpu_hour
     money = None if price is None or device.type != "cuda" else price * world * seconds / 3600
-    return Cell(name(folder), how, len(data.train), plan.total_steps, seen, needed, found.room, seconds, money)
+    return Cell(name(folder), folder, how, len(data.train), plan.total_steps, seen, needed, found.room, seconds, money)
 
 
 def loaded(config: Config, device):

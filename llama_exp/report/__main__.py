@@ -7,6 +7,7 @@ The table is printed at once; the pictures follow. Nothing here needs a model, a
 """
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
@@ -35,11 +36,13 @@ from llama_exp.report.results import (
     read_curve,
     stored_leaves,
 )
-from llama_exp.report.score_tables import scores_table
+from llama_exp.report.score_tables import Table, scores_table
 from llama_exp.report.settings import Comparison
 from llama_exp.report.spreadsheet import write_csv
 from llama_exp.untrusted import clean
 
+GAP = 2  # between columns
+COSTS = ("trainable", "tokens", "memory", "training")  # the columns that a narrow terminal does without, in this order
 EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decides which items are answered
 
 
@@ -114,10 +117,10 @@ def cache_of_this_report(folder: Path) -> Callable[[Evaluation], items.Items | s
 def print_tables(console: Console, compared: list[Comparison], prices: Prices = Prices()) -> None:  # noqa: B008  frozen
     """The finding, then a row per setting; as `report` prints it."""
     for c in compared:
-        numbers = scores_table(c, wide=False)
+        numbers, left_out = fitting(scores_table(c, wide=False), c.metric, console.width)
         name = Text(f"{words.title(c)}, {words.split_of(c)}")
         table = RichTable(title=name, title_justify="left", title_style="bold", box=None, header_style="dim",
-                          padding=(0, 2, 0, 0))  # fmt: skip
+                          padding=(0, GAP, 0, 0))  # fmt: skip
         for column in numbers.columns:
             table.add_column(Text(column.name), justify="right" if column.kind else "left", no_wrap=bool(column.kind))
         for i, row in enumerate(numbers.rows):
@@ -125,9 +128,35 @@ def print_tables(console: Console, compared: list[Comparison], prices: Prices = 
                 *map(Text, row), style="bold green" if i == numbers.best else "green" if i in numbers.tied else ""
             )
         console.print(table)
+        if left_out:
+            _say(console, f"Too wide for this terminal, and on the page: {', '.join(left_out)}.", "dim")
         for line in findings.answer(c, prices):
             _say(console, line)
         console.print()
+
+
+def fitting(table: Table, drawn: str, width: int) -> tuple[Table, list[str]]:
+    """The table without the columns that `width` has no room for, and their names: a number cut short is a wrong one.
+
+    What a run cost goes first, then scores from the right. The drawn score stays, and what is left of it.
+    """
+
+    def needed(at: int) -> int:
+        cells = (table.columns[at].name, *(row[at] for row in table.rows))
+        may_wrap = not table.columns[at].kind  # the name of a setting, which may be long
+        return GAP + max(
+            len(part) for cell in cells for part in (cell.split() if may_wrap and len(cell) > 20 else [cell])
+        )
+
+    names = [column.name for column in table.columns]
+    first = next(at for at, name in enumerate(names) if name.startswith(drawn))
+    scores = [at for at in range(len(names) - 1, first, -1) if names[at] not in (*COSTS, "against the best")]
+    spare, kept = [names.index(name) for name in COSTS] + scores, list(range(len(names)))
+    while spare and sum(map(needed, kept)) > width:
+        kept.remove(spare.pop(0))
+    columns = tuple(table.columns[at] for at in kept)
+    shown = dataclasses.replace(table, columns=columns, rows=[tuple(row[at] for at in kept) for row in table.rows])
+    return shown, [name for at, name in enumerate(names) if at not in kept]
 
 
 def _print_pending(console: Console, pending: list[tuple[Run, str]], typed: dict[Path, str], limit: int = 12) -> None:
@@ -222,8 +251,8 @@ def _nothing(folder: Path, unread: list[Unread]) -> str:
 
 def _console() -> Console:
     console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and console.width < 150:
-        console.width = 150  # a log has no width of its own; 80 columns would cut the numbers
+    if not console.is_terminal and console.width < 200:
+        console.width = 200  # a log has no width of its own; in 80 columns few of the scores would have room
     return console
 
 

@@ -11,9 +11,13 @@ from llama_exp.report.results import Run
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting, overlap
 from llama_exp.report.words import (
     cell,
+    dropped,
     duration,
+    encoders,
+    in_training,
     joined,
     likely,
+    measured,
     money,
     number,
     plural,
@@ -23,6 +27,7 @@ from llama_exp.report.words import (
     with_span,
 )
 
+MANY_EMPTY = 0.05  # of the replies
 MEANINGS = {
     "squad/f1": "words shared with the right answer, in percent",
     "squad/exact_match": "answers equal to a right one, in percent",
@@ -50,6 +55,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     over = f", the mean of {seeds} runs," if seeds > 1 else ""
     alone = len(c.settings()) == 1  # nothing to be the best of
     first = f"{'One setting' if alone else 'Best'} so far: {c.metric} {score}{over} with {who(panel, setting, c)}"
+    first += f" ({in_training(setting)} of them in training)" * setting.shrunk
     if setting.rank == 0:
         first = f"Best so far is the untuned model: {c.metric} {score}. No fine-tuned run is better"
     elif baseline and baseline.mean(c.metric) is not None:
@@ -57,8 +63,27 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     else:
         first += "; the untuned model has not been evaluated" + " with this BERTScore" * bool(_apart(c))
     said = _place(c, setting) if c.standing else _by_intervals(c, setting)
-    return [first + ".", *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
-            *_overlapping(c, setting), *_loss_instead(c, setting), *_undefined(c), *_apart(c)]  # fmt: skip
+    fewer = dropped(s for _, s in c.settings())
+    return [first + ".", *[fewer] * bool(fewer), *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
+            *_overlapping(c, setting), *_loss_instead(c, setting), *_undefined(c), *_empty(c), *_encoder(c), *_apart(c)]  # fmt: skip
+
+
+def _encoder(c: Comparison) -> list[str]:
+    found = encoders(c)
+    return (
+        [f"BERTScore's encoder: {found}. With another encoder, layer or scale the numbers are others."] if found else []
+    )
+
+
+def _empty(c: Comparison) -> list[str]:
+    """Settings that often said nothing: a score of 0 alone does not tell."""
+    said = []
+    for panel, setting in c.settings():
+        replies = [(one.evaluation.empty_replies or 0, one.evaluation.items or 0) for one in setting.scored]
+        empty, items = (sum(count) for count in zip(*replies, strict=True))
+        if empty > MANY_EMPTY * items:
+            said.append(f"{empty:,} of {items:,} with {cell(panel, setting, c)}")
+    return [f"Replies that are empty: {joined(said)}."] if said else []
 
 
 def _apart(c: Comparison) -> list[str]:
@@ -220,9 +245,9 @@ def _loss_instead(c: Comparison, best: Setting) -> list[str]:
     a, b = setting.interval("loss"), best.interval("loss")
     if setting.mean("loss") >= untuned or (a and b and overlap(a, b)):
         return []
-    return [
-        f"The loss did improve: from {with_span('loss', best)} to {with_span('loss', setting)} with {who(panel, setting, c)}."
-    ]
+    some = f" (on the {measured(c)} of {c.items:,} items that have one)" * bool(measured(c))
+    return [f"The loss did improve: from {with_span('loss', best)} to {with_span('loss', setting)} with "
+            f"{who(panel, setting, c)}{some}."]  # fmt: skip
 
 
 def _sorted(pairs: list[tuple[Panel, Setting]], c: Comparison) -> list[tuple[Panel, Setting]]:
@@ -232,7 +257,8 @@ def _sorted(pairs: list[tuple[Panel, Setting]], c: Comparison) -> list[tuple[Pan
 def test_words(c: Comparison) -> str:
     """Held-out test, N items, M groups, and which interval."""
     items = f"{c.items:,} held-out items" if c.items else "held-out items"
-    groups = f" in {plural(c.groups, 'group')} that belong together (an article, a dialogue)" if c.groups else ""
+    grouped = c.groups and c.groups != c.items
+    groups = f" in {plural(c.groups, 'group')} that belong together (an article, a dialogue)" if grouped else ""
     evaluations = [s.evaluation for _, setting in c.settings() for s in setting.scored]
     intervals = [e.intervals.get(c.metric) for e in evaluations]
     stored = [i for i in intervals if i]
@@ -240,6 +266,11 @@ def test_words(c: Comparison) -> str:
     words = f"Scores are on {split} of {c.dataset}: {items}{groups}."
     if c.metric in MEANINGS:
         words += f" {c.metric} is {MEANINGS[c.metric]}."
+    if some := measured(c):
+        words += (f" Loss and perplexity are of {some} of these items: the responses of the others are empty or do not fit in "
+                  "max_length.")  # fmt: skip
+    if found := encoders(c):
+        words += f" BERTScore's encoder: {found}."
     if not stored:
         return words + " No interval is stored with them."
     # of several runs: another one than each run stored

@@ -75,7 +75,8 @@ def _asked(one: Scored) -> dict[str, str]:
     which encoder BERTScore was made."""
     e = one.evaluation
     stored, facts = part(e.details, "evaluation"), part(e.details, "facts", "bertscore")
-    encoder = {f"bertscore.{k}": str(facts[k]) for k in ENCODER if k in facts}
+    scored = any(name.startswith("bertscore/") for name in e.scores)
+    encoder = {f"bertscore.{k}": str(facts.get(k, "not recorded")) for k in ENCODER} if scored else {}
     if stored:
         kept = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
         return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")} | encoder

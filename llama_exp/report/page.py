@@ -14,7 +14,7 @@ from llama_exp.report import findings, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.grouping import AXES
 from llama_exp.report.results import Run, Unread, asked_of
-from llama_exp.report.score_tables import Table, columns, cost_table, cost_words, curve_table, scores_table
+from llama_exp.report.score_tables import Table, columns, cost_table, cost_words, curve_table, runs_table, scores_table
 from llama_exp.report.settings import Comparison, Panel, Scored
 from llama_exp.untrusted import clean, part
 
@@ -157,6 +157,8 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
     for what, values in made_with(r for r in runs if r.folder in members).items():
         if len(values) > 1:
             notes.append(f"The runs here differ in {what}: {_counted(values)}.")
+    if fewer := words.dropped(settings):
+        notes.append(fewer)
     missing = [s for s in settings if not s.examples]
     if missing:
         notes.append(f"{words.plural(len(missing), 'setting')} without a stored sample size: in the table only.")
@@ -176,7 +178,7 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
     for i, c in enumerate(compared):
         sections.append({"title": words.title(c), "test": words.split_of(c), "answer": findings.answer(c, prices),
                          "words": findings.test_words(c), "figures": pictures.scores.get(i, []),
-                         "table": scores_table(c), "curves": curve_table(c, prices),
+                         "table": scores_table(c), "members": runs_table(c), "curves": curve_table(c, prices),
                          "cost": pictures.costs.get(i), "costs": cost_table(c, prices),
                          "cost_words": cost_words(c, prices),
                          "best_of": sum(s.rank > 0 for _, s in c.settings())})  # fmt: skip

@@ -42,7 +42,13 @@ def scores(panel: Panel, comparison: Comparison):
             axes.axhspan(interval.low, interval.high, color=MUTED, alpha=0.16, linewidth=0, zorder=1)
         axes.axhline(level, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, zorder=2)
         labels.append((level, "untuned model", MUTED))
-    _size_axis(axes, sizes, {s.examples for s in settings if s.whole}, reach)
+    _size_axis(
+        axes,
+        sizes,
+        {s.examples for s in settings if s.whole},
+        reach,
+        max((s.dropped for s in settings if s.shrunk), default=0),
+    )
     axes.set_ylim(score_limits(comparison))
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
     axes.set_title(f"{metric}, {better} is better" + (f" — {name}" if name else ""), pad=12)
@@ -112,8 +118,11 @@ def _uncertainty(axes, x: float, setting: Setting, metric: str, ink: str) -> Non
                   markeredgecolor=ink, markeredgewidth=0.9, zorder=3.5)  # fmt: skip
 
 
-def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0) -> None:
-    """A log axis whose ticks are the sizes that were tried, as far as they can be read side by side; and `reach`."""
+def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0, dropped: float = 0) -> None:
+    """A log axis whose ticks are the sizes that were tried, as far as they can be read side by side; and `reach`.
+
+    `dropped`: the share of a sample that did not reach training, where that must be said.
+    """
     axes.set_xscale("log")
     if not sizes:
         axes.set_xticks([])
@@ -129,7 +138,8 @@ def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0) ->
     axes.set_xticks([], minor=True)
     room = max((sizes[-1] / sizes[0]) ** 0.06, 1.15) if len(sizes) > 1 else 3
     axes.set_xlim(sizes[0] / room, max(sizes[-1], reach) * room)
-    axes.set_xlabel("training examples (log scale: equal steps multiply)")
+    fewer = f" sampled, up to {100 * dropped:.0f} % of them dropped\n" if dropped else " "
+    axes.set_xlabel(f"training examples{fewer}(log scale: equal steps multiply)")
 
 
 def _margin_labels(axes, labels: list[tuple[float, str, str]]) -> None:

@@ -63,6 +63,19 @@ class Evaluation:
     details: dict[str, Any] = field(default_factory=dict)  # the rest of the file
     clean: Subset | None = None  # on the items that nothing in training overlaps with
 
+    @property
+    def empty_replies(self) -> int | None:
+        """How many replies hold no word; None: not recorded."""
+        return as_whole(
+            self.details.get("empty_replies", part(self.details, "facts", "bertscore").get("empty_replies"))
+        )
+
+    @property
+    def measured(self) -> int | None:
+        """How many items have a loss: a response that is empty or does not fit has none. None: not recorded."""
+        without = as_whole(self.details.get("unmeasured"))
+        return None if without is None or self.items is None else self.items - without
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -70,6 +83,7 @@ class Run:
 
     sample    what was asked for (None = all of it)
     examples  what that came to
+    encoded   how many of them reached training: a response that is empty or does not fit is dropped (None: not recorded)
     status    "finished", "stopped early", "interrupted", "failed", "untuned", or "unfinished" (no summary was written)
     """
 
@@ -80,6 +94,7 @@ class Run:
     rank: int | None
     sample: int | None
     examples: int | None
+    encoded: int | None
     seed: int
     data_seed: int
     status: str
@@ -235,6 +250,7 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
     rank = as_whole(identity.get("lora.r", details.get("r", part(summary, "lora").get("r"))))
     sample = as_whole(identity.get("sample", details.get("sample", counts.get("asked"))))
     examples = as_whole(counts.get("sampled")) or as_whole(details.get("train_examples"))
+    encoded = as_whole(counts.get("encoded", details.get("examples_in_training")))
     status = as_text(summary, "status") or ("untuned" if rank == 0 else "finished" if evaluations else "unfinished")
     return Run(
         folder=home,
@@ -244,6 +260,7 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
         rank=rank,
         sample=sample,
         examples=None if rank == 0 else examples or sample,
+        encoded=None if rank == 0 else encoded,
         seed=as_whole(identity.get("seed", details.get("seed"))) or 0,
         data_seed=as_whole(identity.get("data_seed", details.get("data_seed"))) or 0,
         status=status,

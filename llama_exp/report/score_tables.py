@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from llama_exp.report import captions, costs, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.results import Interval
-from llama_exp.report.settings import Comparison, Panel, Setting
+from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +34,29 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     """A row per setting; the untuned model first, then by rank and size. `wide`: every metric, not three."""
     pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
     metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
-    metrics = metrics if wide else metrics[:2] + tuple(m for m in metrics[2:] if m == "loss")
+    family = {m.split("/")[0] for m in metrics if "/" in m}
+    if not wide:  # of one family every score, of several one each
+        metrics = tuple(m for place, m in enumerate(metrics)
+                        if place < 2 or m == "loss" or (len(family) == 1 and m != "perplexity"))  # fmt: skip
     named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds(c.metric) > 1 for _, s in pairs)
     clean = any(s.clean(c.metric) for _, s in pairs)
+    shrunk = any(s.shrunk for _, s in pairs)
     ordered = len(pairs) > 1 and c.rivals() is not None
-    family = {m.split("/")[0] for m in metrics if "/" in m}
-    short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 else m for m in metrics]
+    short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 and m != c.metric else m for m in metrics]
+    measured = words.measured(c)
+    short = [f"{m} ({measured} items)" if m in LOWER_IS_BETTER and measured else m for m in short]
     short[1:1] = [f"{short[0]}, clean items"] * clean
-    heads = ["setting"] * named + ["examples#", "rank#"] + ["runs#"] * seeded + [f"{m}#" for m in short]
+    heads = (
+        ["setting"] * named
+        + ["examples#"]
+        + ["in training#"] * shrunk
+        + ["rank#"]
+        + ["runs#"] * seeded
+        + [f"{m}#" for m in short]
+    )
     heads[-len(short) + 1 : -len(short) + 1] = ["against the best"] * ordered if len(short) > 1 else []
-    heads += ["which runs/"] if wide else ["trainable#", "tokens#", "training#", "memory#"]
-    rows = [_row(p, s, c, metrics, named, seeded, ordered, clean, wide) for p, s in pairs]
+    heads += [] if wide else ["trainable#", "tokens#", "training#", "memory#"]
+    rows = [_row(p, s, c, metrics, named, shrunk, seeded, ordered, clean, wide) for p, s in pairs]
     best = c.best()
     tied = {s.key for _, s in c.rivals() or ()}
     return Table(columns(*heads), rows, next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
@@ -55,18 +67,25 @@ def _order(panel: Panel, setting: Setting, c: Comparison) -> tuple:
     return setting.rank > 0, words.panel_name(panel, c), setting.rank, setting.examples or 0
 
 
-def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: bool, seeded: bool,
+def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: bool, shrunk: bool, seeded: bool,
          ordered: bool, clean: bool, wide: bool) -> tuple[str, ...]:  # fmt: skip
     size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + words.whole(s.examples)
     name = words.panel_name(p, c) if s.rank else f"model {p.model}"
-    row = [name] * named + [size, str(s.rank)] + [str(s.seeds(c.metric))] * seeded
+    row = [name] * named + [size] + [words.in_training(s)] * shrunk + [str(s.rank)] + [str(s.seeds(c.metric))] * seeded
     scores = [words.with_span(metric, s) for metric in metrics]
     row += [scores[0]] + ([placed(s, c, wide)] if ordered else []) + [_clean(s, c)] * clean + scores[1:]
     if wide:
-        return tuple(row + [words.joined((one.run.name for one in s.scored), 2)])
+        return tuple(row)
     spent = costs.cost(s, Prices())
     return tuple(row + [words.short(spent.trainable), words.short(spent.tokens), words.duration(spent.seconds),
                         words.memory(spent.memory)])  # fmt: skip
+
+
+def runs_table(c: Comparison) -> Table:
+    """Which runs a setting is made of: apart, as their names are long."""
+    pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
+    rows = [(words.who(p, s, c), words.joined((one.run.name for one in s.scored), 8)) for p, s in pairs]
+    return Table(columns("setting", "runs/"), rows)
 
 
 def placed(s: Setting, c: Comparison, wide: bool) -> str:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from llama_exp.statistics import Curve
 
 LOWER_IS_BETTER = {"loss", "perplexity"}
+MANY_DROPPED = (
+    0.05  # of a sample: beyond that its size is not what was trained on, and everything that shows it says so
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,21 @@ class Setting:
     def key(self) -> Path:
         """One name for this setting: where the first of its evaluations lies."""
         return self.scored[0].evaluation.folder
+
+    @property
+    def encoded(self) -> list[int]:
+        """How many of `examples` reached training, rising, where that is recorded of its runs; [] else."""
+        return sorted({s.run.encoded for s in self.scored if s.run.encoded is not None})
+
+    @property
+    def dropped(self) -> float:
+        """The largest share of a run's `examples` that did not reach training."""
+        return 1 - self.encoded[0] / self.examples if self.examples and self.encoded else 0.0
+
+    @property
+    def shrunk(self) -> bool:
+        """Whether so much was dropped that the sample's size misleads."""
+        return self.dropped > MANY_DROPPED
 
     def seeds(self, metric: str) -> int:
         """How many runs the mean is of: those in which the metric is defined."""

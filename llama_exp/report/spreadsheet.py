@@ -6,8 +6,9 @@ from typing import Any
 
 from llama_exp.records import written_whole
 from llama_exp.report import words
+from llama_exp.report.grouping import ENCODER
 from llama_exp.report.results import Run
-from llama_exp.untrusted import clean
+from llama_exp.untrusted import clean, part
 
 FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
 
@@ -33,11 +34,14 @@ def harmless(value: Any) -> Any:
 def _csv_row(run: Run, evaluation) -> dict[str, Any]:
     details = evaluation.details if evaluation else {}
     row = {"run": run.name, "status": run.status, "reason": run.reason, "dataset": run.dataset, "model": run.model,
-           "rank": run.rank, "sample": run.sample, "examples": run.examples, "seed": run.seed,
-           "data_seed": run.data_seed}  # fmt: skip
+           "rank": run.rank, "sample": run.sample, "examples": run.examples,
+           "examples_in_training": run.encoded, "seed": run.seed, "data_seed": run.data_seed}  # fmt: skip
     if evaluation:
         row |= {"evaluated_on": evaluation.dataset, "split": evaluation.split, "items": evaluation.items,
-                "groups": evaluation.groups}  # fmt: skip
+                "groups": evaluation.groups, "loss_items": evaluation.measured,
+                "empty_replies": evaluation.empty_replies}  # fmt: skip
+        facts = part(details, "facts", "bertscore")
+        row |= {f"bertscore.{key}": facts[key] for key in ENCODER if key in facts}
         for name, score in evaluation.scores.items():
             interval = evaluation.intervals.get(name)
             row |= {name: score} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})

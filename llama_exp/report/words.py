@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llama_exp.report.results import Interval, Run
-from llama_exp.report.settings import Comparison, Panel, Setting
+from llama_exp.report.settings import Comparison, Panel, Scored, Setting
 from llama_exp.untrusted import clean, part
 
 
@@ -16,7 +16,7 @@ def number(metric: str, value: float | None) -> str:
         return f"{value:.3f}"
     if metric == "perplexity":
         return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
-    return f"{value:.1f}"
+    return f"{value:z.1f}"
 
 
 def span(metric: str, interval: Interval | None) -> str:
@@ -35,7 +35,7 @@ def likely(metric: str, setting: Setting) -> str:
     from llama_exp.statistics.words import decimals
 
     places = decimals((interval.high - interval.low) / 2)
-    return f"{setting.mean(metric):.{places}f} (likely {interval.low:.{places}f} to {interval.high:.{places}f})"
+    return f"{setting.mean(metric):z.{places}f} (likely {interval.low:z.{places}f} to {interval.high:z.{places}f})"
 
 
 def sure(value: float | None, interval: Interval | None, metric: str = "") -> str:
@@ -110,6 +110,46 @@ def size_of(setting: Setting) -> str:
     return f"all {setting.examples:,} examples" if setting.whole else plural(setting.examples, "example")
 
 
+def in_training(setting: Setting) -> str:
+    """`29`, or `27 to 31` where runs differ: how many of its examples reached training."""
+    return (
+        " to ".join(f"{n:,}" for n in dict.fromkeys([setting.encoded[0], setting.encoded[-1]]))
+        if setting.encoded
+        else "–"
+    )
+
+
+def dropped(settings: Iterable[Setting]) -> str:
+    """Which sample sizes mislead, because much of them did not reach training; "" where none does."""
+    shrunk = sorted((s for s in settings if s.shrunk), key=lambda s: (s.examples, s.rank))
+    if not shrunk:
+        return ""
+    each = dict.fromkeys(f"{in_training(s)} of {s.examples:,}" for s in shrunk)
+    return (f"Sizes are those of the samples. What reached training is less: {joined(each, 8)} examples; the responses of the "
+            "others are empty or do not fit in max_length.")  # fmt: skip
+
+
+def measured(comparison: Comparison) -> str:
+    """`13`, or `13 to 15`: how many items have a loss, where that is not all of them; else ""."""
+    found = sorted({n for one in scored_in(comparison) if (n := one.evaluation.measured) is not None})
+    if not found or found == [comparison.items]:
+        return ""
+    return " to ".join(f"{n:,}" for n in dict.fromkeys([found[0], found[-1]]))
+
+
+def encoders(comparison: Comparison) -> str:
+    """What BERTScore was made with: an encoder, its layer, and whether bert-score's baseline spread the numbers out."""
+    said = []
+    for one in scored_in(comparison):
+        facts = part(one.evaluation.details, "facts", "bertscore")
+        if any(name.startswith("bertscore/") for name in one.evaluation.scores):
+            rescaled = {True: f"rescaled by its baseline ({clean(facts.get('language'))})", False: "not rescaled"}
+            said.append(f"{clean(facts['model'])}, layer {clean(facts.get('layer', 'not recorded'))}, "
+                        f"{rescaled.get(facts.get('rescaled'), 'rescaling not recorded')}"
+                        if "model" in facts else "not recorded")  # fmt: skip
+    return "; ".join(dict.fromkeys(said))
+
+
 def key_value(key: str, value: Any) -> str:
     leaf = key.rpartition(".")[2]
     if key.startswith("bertscore."):
@@ -146,10 +186,15 @@ def source_of(comparison: Comparison) -> str:
 
 def asked_of(comparison: Comparison) -> dict[str, Any]:
     """How the items were chosen and asked, as stored with the first evaluation."""
-    scored = [
+    scored = scored_in(comparison)
+    return part(scored[0].evaluation.details, "evaluation") if scored else {}
+
+
+def scored_in(comparison: Comparison) -> list[Scored]:
+    """Every run's evaluation in it, those of the untuned models among them."""
+    return [
         s for p in comparison.panels for setting in [*p.settings, *filter(None, [p.baseline])] for s in setting.scored
     ]
-    return part(scored[0].evaluation.details, "evaluation") if scored else {}
 
 
 def split_of(comparison: Comparison) -> str:

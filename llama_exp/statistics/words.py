@@ -30,19 +30,19 @@ def plus_minus(estimate: float | None, low: float | None, high: float | None, si
     down, up = estimate - low, high - estimate
     places = decimals((high - low) / 2)
     if min(down, up) > 0 and max(down, up) <= 1.25 * min(down, up):
-        return f"{estimate:{plus}.{places}f} ± {(high - low) / 2:.{places}f}"
-    return f"{estimate:{plus}.{places}f} ({span(low, high)})"
+        return f"{estimate:{plus}z.{places}f} ± {(high - low) / 2:.{places}f}"
+    return f"{estimate:{plus}z.{places}f} ({span(low, high)})"
 
 
 def span(low: float, high: float) -> str:
-    """`1.9 to 6.0`."""
+    """`1.9 to 6.0`; z: a zero has no minus."""
     places = decimals((high - low) / 2)
-    return f"{low:.{places}f} to {high:.{places}f}"
+    return f"{low:z.{places}f} to {high:z.{places}f}"
 
 
 def with_span(estimate: float, low: float, high: float, sign: bool = False) -> str:
     """`+4.1 (1.9 to 6.0)`."""
-    return f"{estimate:{'+' if sign else ''}.{decimals((high - low) / 2)}f} ({span(low, high)})"
+    return f"{estimate:{'+' if sign else ''}z.{decimals((high - low) / 2)}f} ({span(low, high)})"
 
 
 def p_words(p: float) -> str:
