@@ -103,14 +103,28 @@ def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[st
     where = [str(Path(place).resolve()) if place != REFERENCE else place for place in places.values()]
     if len(set(where)) < len(where):
         raise Problem("Two conditions are the same evaluation: nothing to compare. Name different ones.")
-    read = {name: design.read_condition(name, places[name]) for name in evaluations}
+    read = completed({name: design.read_condition(name, places[name]) for name in evaluations})
     base = read[evaluations[0]][0]
     lost = {p.id for p in base if not p.references} if REFERENCE in places.values() else set()
     if lost:
         raise Problem(f"There is no human reference for {design.listed(lost)}.")
-    written = [dataclasses.replace(p, reply=p.references[0]) for p in base if p.references]
+    if not any(p.told for p in base):
+        print("  The evaluations are of an earlier version: raters see the last message of a conversation alone, and references\n"
+              "  as written. To have them see all of it, delete these folders and evaluate again.")  # fmt: skip
+    written = [dataclasses.replace(p, reply=design.human(p)) for p in base if p.references]
     about = {"folder": REFERENCE, "metrics": [], "scores": {}}
     return {name: read.get(name, (written, about)) for name in places}
+
+
+def completed(read: dict[str, tuple[list[Prediction], dict]]) -> dict[str, tuple[list[Prediction], dict]]:
+    """The same, where evaluations of an earlier version lack what came before a prompt taken from one that has it."""
+    whole = {(p.id, p.prompt): p for predictions, _ in read.values() for p in predictions if p.told}
+
+    def full(p: Prediction) -> Prediction:
+        known = p if p.told else whole.get((p.id, p.prompt), p)
+        return dataclasses.replace(p, response=known.response, system=known.system, history=known.history)
+
+    return {name: ([full(p) for p in predictions], about) for name, (predictions, about) in read.items()}
 
 
 def grown(old: Study, new: Study, folder: Path) -> Study:
