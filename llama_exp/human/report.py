@@ -65,6 +65,12 @@ def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
 
 def report(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str]]:
     """Write report/ into the study's folder; returns the page's path and the finding in sentences."""
+    page, said, _ = written(folder, metrics)
+    return page, said
+
+
+def written(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str], str]:
+    """The same, with the finding and its first caveat in one line."""
     from llama_exp.human import telling
 
     study = design.read(folder)
@@ -77,17 +83,17 @@ def report(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str]]:
     write_json(home / "results.json", results)
     with written_whole(home / "index.html") as file:
         file.write(telling.render(folder, study, found, said))
-    return home / "index.html", said
+    return home / "index.html", said, telling.brief(found)
 
 
-def included(outputs: Path) -> tuple[list[tuple[str, list[str], Path]], list[Unread]]:
-    """For the main report, of every study below a folder, each reported anew: (its name, sentences, its page); and what
-    could not be read."""
+def included(outputs: Path) -> tuple[list[tuple[str, list[str], str, Path]], list[Unread]]:
+    """For the main report, of every study below a folder, each reported anew: (its name, sentences, the finding with its first
+    caveat in one line, its page); and what could not be read."""
     found, unread = [], []
     for path in sorted(Path(outputs).glob("**/study.json")):
         try:
-            page, said = report(path.parent)
-            found.append((clean(path.parent.name), [clean(line, 2000) for line in said], page))
+            page, said, brief = written(path.parent)
+            found.append((clean(path.parent.name), [clean(line, 2000) for line in said], clean(brief, 2000), page))
         except (Problem, OSError) as error:
             unread.append(Unread(path, clean(error)))
     return found, unread
