@@ -27,7 +27,7 @@ from tests.test_human_study import evaluation, predictions, two
 A, B = "zebra_tuned", "zebra_plain"
 
 
-def rated(tmp_path, choose, items=24, of=24, **words):
+def rated(tmp_path, choose, items=24, of=24, seconds=lambda rater: 2.0, **words):
     """A study that every rater has finished; `choose(rater, trial)` gives a condition, "" for a tie, or scores."""
     folder, study = make({**two(tmp_path, of), "items": str(items), **words})
     store = Store(folder)
@@ -38,7 +38,7 @@ def rated(tmp_path, choose, items=24, of=24, **words):
                 continue
             scores = choice if isinstance(choice, dict) else {}
             side = {trial.left: "left", trial.right: "right"}.get(choice, "tie") if not scores else ""
-            store.save(number, place, Rating(str(number), str(place), side, scores, "", 2.0), done=True)
+            store.save(number, place, Rating(str(number), str(place), side, scores, "", seconds(number)), done=True)
     return folder, study, analysis.collect(study, store)
 
 
@@ -139,7 +139,7 @@ def test_a_mean_difference_of_nought_with_spread_is_not_called_the_same():
 def test_agreement_below_chance_is_called_that():
     def said(alpha):
         found = Interval(alpha, None, None, None, 6, 6, "none")
-        return telling.agreed(agreement.Agreement("preference", 6, 50.0, found, "nominal", None, "Fleiss' kappa"))
+        return telling.agreed(agreement.Agreement("preference", 6, 50.0, found, "nominal", None, "Fleiss' kappa", 6))
 
     assert "is below what chance alone would give (alpha -0.13)" in said(-0.13)
     assert "is no better than chance" in said(0.0) and "is hardly better than chance" in said(0.1)
@@ -182,7 +182,9 @@ def test_raters_who_agree_have_alpha_one_and_gaps_are_allowed(tmp_path):
     _, study, judged = rated(tmp_path, some, raters="3")
     (found,) = agreement.agreements(study, judged)
     assert (found.alpha.estimate, found.kappa, found.kappa_name) == (1.0, 1.0, "Fleiss' kappa")
-    assert found.units == 24 and agreement.consistency(judged).estimate == 100
+    assert (found.units, found.kappa_units) == (24, 16), "alpha is over what two rated, kappa over what all three did"
+    assert telling.agreement_table([found])["rows"][0][-1] == "16"
+    assert agreement.consistency(judged).estimate == 100
 
 
 def test_one_rater_or_one_verdict_says_nothing_about_agreement(tmp_path):
@@ -207,6 +209,30 @@ def test_a_rater_who_always_clicks_left_is_inconsistent_and_fails_controls_and_t
     _, said = report(folder)
     assert said[-2] == "Rater 2 missed more than a third of the controls."
     assert said[-1].startswith("Without rater 2, zebra_tuned")
+
+
+def test_a_rater_who_is_faster_than_one_can_read_is_named_and_the_finding_given_without_them(tmp_path):
+    def choose(rater, trial):
+        return by_item(rater, trial) if rater != 2 else B
+
+    words = {"raters": "3", "controls": "0", "repeats": "0"}
+    folder, *_ = rated(tmp_path, choose, seconds=lambda rater: 0.4 if rater == 2 else 2.0, **words)
+    page, said = report(folder)
+    results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
+    assert results["hurried"] == [2] and results["unreliable"] == []
+    assert said[-2] == "Rater 2 judged more than half of the pages faster than their answers can be read."
+    assert said[-1].startswith("Without rater 2, zebra_tuned")
+    assert ">0.4</td>" in page.read_text(encoding="utf-8") and ">24 of 24</td>" in page.read_text(encoding="utf-8")
+
+
+def test_what_raters_wrote_stands_in_the_report_beside_what_they_said(tmp_path):
+    folder, study = make({**two(tmp_path), "items": "6", "raters": "1"})
+    first = study.queues[0][0]
+    Store(folder).save(1, 1, Rating("1", "1", "left", {}, "Both <i>wrong</i>,\nreally"), done=True)
+    text = report(folder)[0].read_text(encoding="utf-8")
+    row = ["1", "1", first.kind, first.item, f"{first.left} better", "Both &lt;i&gt;wrong&lt;/i&gt;, really"]
+    assert "What raters wrote" in text and "".join(f'>{cell}</td><td class="text"' for cell in row[3:5]) in text
+    assert f">{row[5]}</td>" in text
 
 
 def test_kendalls_tau_is_scipys_and_finds_a_judge_who_goes_by_f1(tmp_path):

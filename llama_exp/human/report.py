@@ -32,11 +32,25 @@ from llama_exp.untrusted import clean
 
 
 @dataclass(frozen=True, slots=True)
+class Comment:
+    """What a rater wrote, beside what they said on that page."""
+
+    rater: int
+    place: int
+    kind: str
+    item: str
+    said: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """Everything that the ratings of a study say."""
 
     preferences: list[analysis.Preference]
-    reliable: list[analysis.Preference]  # without the raters who failed their controls; empty if there are none
+    reliable: list[
+        analysis.Preference
+    ]  # without the raters who failed their controls or hurried; empty if there are none
     scales: list[analysis.Scale]
     differences: list[tuple]
     agreements: list[agreement.Agreement]
@@ -44,11 +58,14 @@ class Findings:
     relations: list[analysis.Relation]
     raters: list[agreement.RaterSummary]
     unreliable: list[int]
+    hurried: list[int]
+    comments: list[Comment]
 
 
 def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
     raters = agreement.rater_summaries(study, judged)
-    doubtful = agreement.unreliable(raters)
+    unreliable, hurried = agreement.unreliable(raters), agreement.hurried(raters)
+    doubtful = {*unreliable, *hurried}
     rest = [one for one in judged if one.rater not in doubtful]
     return Findings(
         preferences=[] if study.on_scales else analysis.preferences(study, judged),
@@ -59,8 +76,18 @@ def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
         consistency=agreement.consistency(judged),
         relations=analysis.relations(study, judged, metrics),
         raters=raters,
-        unreliable=doubtful,
-    )
+        unreliable=unreliable,
+        hurried=hurried,
+        comments=[Comment(one.rater, one.place, one.trial.kind, one.trial.item, spoken(one), one.rating.comment)
+                  for one in judged if one.rating.comment.strip()],
+    )  # fmt: skip
+
+
+def spoken(one: Judged) -> str:
+    """A rating in words: "tuned better", "equally good", or "untuned: fluency 4, helpfulness 2"."""
+    if one.rating.scores:
+        return f"{one.trial.left}: {', '.join(f'{scale} {value}' for scale, value in one.rating.scores.items())}"
+    return f"{one.preferred} better" if one.preferred else "equally good"
 
 
 def report(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str]]:

@@ -1,13 +1,13 @@
 """A study's findings in words, as tables, and as one HTML file. Plain strings here; the template escapes them all."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from llama_exp.human.agreement import Agreement
+from llama_exp.human.agreement import SHORTEST, WORDS_A_SECOND, Agreement
 from llama_exp.human.analysis import Preference
 from llama_exp.human.study import Study
 from llama_exp.statistics import Difference, Interval
@@ -22,7 +22,9 @@ def answer(study: Study, found) -> list[str]:
     lines = findings(found.preferences, found.differences) or [NOTHING]
     lines += unfinished(found)
     lines += [agreed(a) for a in found.agreements if a.alpha.estimate is not None]
-    without = [f"Without {raters(found.unreliable)}, {line}" for line in findings(found.reliable, [])]
+    without = [
+        f"Without {raters({*found.unreliable, *found.hurried})}, {line}" for line in findings(found.reliable, [])
+    ]
     return lines + doubtful(found) + without
 
 
@@ -55,12 +57,13 @@ def unfinished(found) -> list[str]:
 
 def doubtful(found) -> list[str]:
     """Which raters are not to be relied on, and why."""
-    who = raters(found.unreliable)
-    return [f"{who[0].upper()}{who[1:]} missed more than a third of the controls."] if who else []
+    told = ((found.unreliable, "missed more than a third of the controls"),
+            (found.hurried, "judged more than half of the pages faster than their answers can be read"))  # fmt: skip
+    return [f"R{raters(who)[1:]} {what}." for who, what in told if who]
 
 
-def raters(numbers: Sequence[int]) -> str:
-    return " and ".join(f"rater {n}" for n in numbers)
+def raters(numbers: Collection[int]) -> str:
+    return " and ".join(f"rater {n}" for n in sorted(numbers))
 
 
 def clear(null: float, low: float | None, high: float | None, p: float | None) -> bool | None:
@@ -175,6 +178,8 @@ def tables(study: Study, found) -> list[tuple[str, str, Table]]:
           "rows": [[s, a, b, str(d), p_text(d.p_value)] for s, a, b, d in found.differences]}),
         ("Agreement between raters", AGREEMENT_WORDS, agreement_table(found.agreements)),
         ("Raters", rater_words(study, found), rater_table(study, found)),
+        ("What raters wrote", "", {"heads": ["rater", "page#", "kind", "item", "said", "comment"],
+                                   "rows": [[str(c.rater), str(c.place), c.kind, c.item, c.said, c.text] for c in found.comments]}),
         ("People and metrics", "Kendall's tau-b: 1 = the metric orders the answers as people do, 0 = unrelated, with "
          "its 95 % interval. In pairs, the difference in the metric against who was preferred; the human reference "
          "itself is left out. A dash: the metric or the judgement is the same everywhere. Open: it would be, were one group left "
@@ -196,7 +201,7 @@ WIN_WORDS = (
 )
 AGREEMENT_WORDS = (
     "Krippendorff's alpha: 1 = raters always agree, 0 = no more than by chance; conclusions are usually called firm from "
-    "0.8 and tentative from 0.667. Kappa is over what all raters rated. Repeats and controls are left out."
+    "0.8 and tentative from 0.667. Alpha is over what two or more rated, kappa over what all rated. Repeats and controls are left out."
 )
 
 
@@ -215,22 +220,29 @@ def p_text(p: float | None) -> str:
 
 
 def agreement_table(found: Sequence[Agreement]) -> Table:
-    rows = [[a.about, str(a.units), percent(a.equal), f"{with_span(a.alpha, 2)} {a.level}", f"{number(a.kappa, 2)} {a.kappa_name}"]
-            for a in found if a.units]  # fmt: skip
-    return {"heads": ["on", "rated by two or more#", "the same#", "Krippendorff's alpha#", "kappa"], "rows": rows}
+    rows = [[a.about, str(a.units), percent(a.equal), f"{with_span(a.alpha, 2)} {a.level}", f"{number(a.kappa, 2)} {a.kappa_name}",
+             str(a.kappa_units)] for a in found if a.units]  # fmt: skip
+    return {
+        "heads": ["on", "rated by two or more#", "the same#", "Krippendorff's alpha#", "kappa", "rated by all#"],
+        "rows": rows,
+    }
 
 
 def tau_text(tau: Interval) -> str:
     return with_span(tau, 2) + (" (open)" if tau.estimate is not None and tau.low is None else "")
 
 
+HASTY_WORDS = (
+    f" Too fast: pages looked at for less than {SHORTEST:.0f} second, or for less than reading the answers takes at "
+    f"{WORDS_A_SECOND} words a second; without a script the time is not known."
+)
 PAIR_WORDS = (
     "Consistent: the same verdict when an item came again with its sides swapped. Failed: controls, whose answer is known, "
-    "that were called wrong or a tie. Left and right: a rater who always takes one side does not read."
+    "that were called wrong or a tie. Left and right: a rater who always takes one side does not read." + HASTY_WORDS
 )
 SCALE_WORDS = (
     "Consistent: within one point on every scale when an answer came again. Failed: controls, an answer to another "
-    "question, that were rated above 3 on {control_scale}."
+    "question, that were rated above 3 on {control_scale}." + HASTY_WORDS
 )
 
 
@@ -245,10 +257,14 @@ def rater_table(study: Study, found) -> Table:
     rows = []
     for r in found.raters:
         sides = [] if study.on_scales else [f"{r.left} / {r.ties} / {r.right}"]
-        rows.append([str(r.number), f"{r.rated} of {r.of}", number(r.seconds, 0), *sides,
+        seconds = number(r.seconds, 1 if r.seconds is not None and r.seconds < 10 else 0)
+        rows.append([str(r.number), f"{r.rated} of {r.of}", seconds, f"{r.hasty} of {r.timed}", *sides,
                      f"{r.consistent} of {r.repeats}", f"{r.failed} of {r.controls}", str(r.changes)])  # fmt: skip
     sides = [] if study.on_scales else ["left / tie / right#"]
-    return {"heads": ["rater", "rated#", "median seconds#", *sides, "consistent#", "failed#", "changed#"], "rows": rows}
+    return {
+        "heads": ["rater", "rated#", "median seconds#", "too fast#", *sides, "consistent#", "failed#", "changed#"],
+        "rows": rows,
+    }
 
 
 def bars(study: Study, found: Sequence[Preference]) -> list[dict]:
