@@ -148,7 +148,7 @@ def test_agreement_below_chance_is_called_that():
 def test_the_line_for_a_terminal_has_the_gravest_caveat(tmp_path):
     rated(tmp_path, lambda rater, trial: trial.left, raters="2", repeats="0", controls="0.3")
     [(_, said, brief, _)], _ = included(tmp_path)
-    assert brief == f"{said[0]} Rater 1 and rater 2 missed more than a third of the controls."
+    assert brief == f"{said[0]} Raters 1 and 2 missed more than a third of the controls."
     rng = random.Random(2)
     rated(tmp_path / "b", lambda rater, trial: "right" if trial.kind == "control" else rng.choice([A, B]), raters="3")
     [(_, said, brief, _)], _ = included(tmp_path / "b")

@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from llama_exp.human import study as design
-from llama_exp.human.making import make
+from llama_exp.human.making import Settings, make
 from llama_exp.human.store import Store
 from llama_exp.records import Prediction, Problem, Turn, write_json, write_records
 
@@ -187,6 +187,7 @@ def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_pa
     ("changed", "told"),
     [
         ({"itms": "50"}, "itms=50: wanted a finished evaluation"),
+        ({"item": "12"}, "there is no such folder. Did you mean items=12?"),
         ({"items": "many"}, "items=many"),
         ({"items": "0"}, "items=0: wanted at least 1"),
         ({"repeats": "1.5"}, "repeats=1.5: wanted a share from 0 to 1"),
@@ -210,6 +211,36 @@ def test_an_evaluation_that_is_not_finished_and_one_that_is_named_twice_are_refu
         make(dict(words))
     with pytest.raises(Problem, match="the same evaluation"):
         make({**two(tmp_path), "zebra_tuned": str(tmp_path / "Untuned7")})
+
+
+def test_a_runs_folder_is_refused_naming_the_evaluations_below_it(tmp_path):
+    words = two(tmp_path)
+    run = tmp_path / "a run"
+    with pytest.raises(Problem, match=r"there is no such folder"):
+        make({**words, "zebra_plain": str(run)})
+    run.mkdir()
+    with pytest.raises(Problem, match=r"it holds none: make one with python evaluate.py"):
+        make({**words, "zebra_plain": str(run)})
+    for name in ("squad-test-24", "squad-test-8"):
+        evaluation(run / "eval" / name, predictions(24, "x"))
+    with pytest.raises(Problem) as caught:
+        make({**words, "zebra_plain": str(run)})
+    assert f"type 'zebra_plain={run}/eval/squad-test-24' (or another of 2)" in str(caught.value)
+    make({**words, "zebra_plain": str(run / "eval" / "squad-test-24")})
+
+
+def test_help_lists_every_word_with_its_default(command):
+    told = command("llama_exp.human.study", "--help").stdout
+    assert all(
+        f"    {word} " in told for word in ("items=50", "raters=2", "mode=pairs", "seed=0", "control_scale=helpfulness")
+    )
+    assert {line.split("=")[0].strip() for line in told.splitlines()[2:]} >= {f.name for f in fields(Settings)}
+    for module, words in (
+        ("app", ("host=127.0.0.1", "port=8765", "open=false", "address=…")),
+        ("report", ("metrics=",)),
+    ):
+        told = command(f"llama_exp.human.{module}", "--help").stdout
+        assert all(f"    {word}" in told for word in words)
 
 
 def test_the_command_says_what_was_made_and_what_to_type_next(tmp_path, command):

@@ -30,6 +30,14 @@ from llama_exp.report.results import Unread
 from llama_exp.report.spreadsheet import FORMULA
 from llama_exp.untrusted import clean
 
+KEYS = {
+    "study": ("FOLDER", "the folder of the study"),
+    "metrics": (
+        "bertscore,rouge",
+        "what people are compared with beside what the evaluations have; computed once, may be slow",
+    ),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Comment:
@@ -48,9 +56,7 @@ class Findings:
     """Everything that the ratings of a study say."""
 
     preferences: list[analysis.Preference]
-    reliable: list[
-        analysis.Preference
-    ]  # without the raters who failed their controls or hurried; empty if there are none
+    reliable: list[analysis.Preference]  # without the raters who are `left_out`; empty if there are none
     scales: list[analysis.Scale]
     differences: list[tuple]
     agreements: list[agreement.Agreement]
@@ -59,6 +65,7 @@ class Findings:
     raters: list[agreement.RaterSummary]
     unreliable: list[int]
     hurried: list[int]
+    left_out: list[int]  # whom `reliable` is without: both, or the unreliable where nobody else remains
     comments: list[Comment]
 
 
@@ -66,6 +73,7 @@ def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
     raters = agreement.rater_summaries(study, judged)
     unreliable, hurried = agreement.unreliable(raters), agreement.hurried(raters)
     doubtful = {*unreliable, *hurried}
+    doubtful = doubtful if any(one.rater not in doubtful for one in judged) else {*unreliable}
     rest = [one for one in judged if one.rater not in doubtful]
     return Findings(
         preferences=[] if study.on_scales else analysis.preferences(study, judged),
@@ -78,6 +86,7 @@ def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
         raters=raters,
         unreliable=unreliable,
         hurried=hurried,
+        left_out=sorted(doubtful),
         comments=[Comment(one.rater, one.place, one.trial.kind, one.trial.item, spoken(one), one.rating.comment)
                   for one in judged if one.rating.comment.strip()],
     )  # fmt: skip
@@ -193,7 +202,7 @@ def plain(value: Any) -> Any:
 
 
 def main() -> None:
-    words = given(sys.argv[1:], "llama_exp.human.report", ("study", "metrics"))
+    words = given(sys.argv[1:], "llama_exp.human.report", KEYS)
     metrics = [name for name in words.get("metrics", "").split(",") if name]
     page, said = report(Path(words["study"]), metrics)
     print("\n".join(said))

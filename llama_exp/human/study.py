@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 import random
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -231,13 +232,27 @@ def read(folder: Path) -> Study:
         raise Problem(f"{path}: not a study ({error}). Delete its folder and make it again.") from None
 
 
+def instead(name: str, folder: Path) -> str:
+    """What to type for a condition whose folder is no finished evaluation."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    finished = sorted(
+        path.parent for path in folder.glob("**/results.json") if path.with_name("predictions.jsonl").is_file()
+    )
+    if finished:  # a run's folder, or one of several runs
+        more = f" (or another of {len(finished)})" if len(finished) > 1 else ""
+        return f"evaluations lie below that folder: type {shlex.quote(f'{name}={finished[0]}')}{more}"
+    if (folder / "predictions.jsonl").is_file():
+        return "finish it with the same python evaluate.py …"
+    return "it holds none: make one with python evaluate.py …"
+
+
 def read_condition(name: str, place: str) -> tuple[list[Prediction], dict[str, Any]]:
     """The predictions of a finished evaluation, and what is known of it."""
     folder = Path(place)
     for file in ("predictions.jsonl", "results.json"):
         if not (folder / file).is_file():
-            finish = "finish it with the same python evaluate.py …" if folder.is_dir() else "there is no such folder"
-            raise Problem(f"{name}={place}: wanted a finished evaluation, with {file} in it; {finish}. "
+            raise Problem(f"{name}={place}: wanted a finished evaluation, with {file} in it; {instead(name, folder)}. "
                           f"Or {name}={REFERENCE}, the human reference.")  # fmt: skip
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     about = {"folder": str(folder), "metrics": results.get("metrics", []), "scores": results.get("scores", {}),

@@ -1,6 +1,6 @@
 """A study's findings in words, as tables, and as one HTML file. Plain strings here; the template escapes them all."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from llama_exp.human.agreement import SHORTEST, WORDS_A_SECOND, Agreement
 from llama_exp.human.analysis import Preference
 from llama_exp.human.study import Study
 from llama_exp.statistics import Difference, Interval
-from llama_exp.statistics.words import p_words
+from llama_exp.statistics.words import count_of, p_words
 from llama_exp.untrusted import clean
 
 Table = dict[str, list]  # heads, rows; a number's head ends in "#"
@@ -22,9 +22,7 @@ def answer(study: Study, found) -> list[str]:
     lines = findings(found.preferences, found.differences) or [NOTHING]
     lines += unfinished(found)
     lines += [agreed(a) for a in found.agreements if a.alpha.estimate is not None]
-    without = [
-        f"Without {raters({*found.unreliable, *found.hurried})}, {line}" for line in findings(found.reliable, [])
-    ]
+    without = [f"Without {raters(found.left_out)}, {line}" for line in findings(found.reliable, [])]
     return lines + doubtful(found) + without
 
 
@@ -62,8 +60,9 @@ def doubtful(found) -> list[str]:
     return [f"R{raters(who)[1:]} {what}." for who, what in told if who]
 
 
-def raters(numbers: Collection[int]) -> str:
-    return " and ".join(f"rater {n}" for n in sorted(numbers))
+def raters(numbers: Sequence[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"raters {', '.join(most)} and {last}" if most else f"rater {last}"
 
 
 def clear(null: float, low: float | None, high: float | None, p: float | None) -> bool | None:
@@ -282,7 +281,7 @@ def bars(study: Study, found: Sequence[Preference]) -> list[dict]:
 def render(folder: Path, study: Study, found, said: list[str]) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True)
     environment.filters["clean"] = clean
-    facts = f"{len(study.items)} of {study.available} items, {len(study.queues)} raters"
+    facts = f"{len(study.items)} of {study.available} items, {count_of(len(study.queues), 'rater')}"
     question = "" if study.on_scales else study.settings["question"]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = environment.get_template("report.html")
