@@ -216,11 +216,12 @@ def test_a_rater_who_is_faster_than_one_can_read_is_named_and_the_finding_given_
         return by_item(rater, trial) if rater != 2 else B
 
     words = {"raters": "3", "controls": "0", "repeats": "0"}
-    folder, *_ = rated(tmp_path, choose, seconds=lambda rater: 0.4 if rater == 2 else 2.0, **words)
+    folder, study, judged = rated(tmp_path, choose, seconds=lambda rater: 0.4 if rater == 2 else 2.0, **words)
+    assert [one.hasty for one in agreement.rater_summaries(study, judged)] == [0, 24, 0]
     page, said = report(folder)
     results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
     assert results["hurried"] == [2] and results["unreliable"] == []
-    assert said[-2] == "Rater 2 judged more than half of the pages faster than their answers can be read."
+    assert said[-2] == "Rater 2 judged more than half of the pages too fast to have read them."
     assert said[-1].startswith("Without rater 2, zebra_tuned")
     assert ">0.4</td>" in page.read_text(encoding="utf-8") and ">24 of 24</td>" in page.read_text(encoding="utf-8")
 

@@ -4,7 +4,7 @@
     Cohen's kappa           two raters;  Fleiss' kappa: three or more; both only over what everybody rated
     consistency             the same verdict when an item came again with its sides swapped
     controls                trials with a known answer that were called wrong, or a tie
-    haste                   pages that were looked at for less time than reading their answers takes
+    haste                   pages that were judged faster than anybody sees, decides and clicks
 
 Agreement is computed by the libraries `krippendorff` and `statsmodels`; what is done here is laying out the table.
 """
@@ -23,9 +23,9 @@ from llama_exp.records import Problem
 from llama_exp.statistics import Interval, interval, statistic_interval
 
 Unit = dict[int, int]  # rater -> value
-# The fastest that still counts as reading: adults read about 4 words a second (Brysbaert 2019), and nobody sees, decides and
-# clicks within one. Only the answers' words count: the question may have been seen before.
-WORDS_A_SECOND, SHORTEST = 10, 1.0
+# Seconds below which nobody has seen a page, decided and clicked; twice that where the answers are longer than a glance takes in.
+# No more, however long they are: that an answer is no answer is seen in its first words.
+GLANCE, GLANCE_WORDS = 1, 20
 NEAR = 1  # on a scale of 5, two numbers this close count as the same judgement
 MIDDLE = 3
 
@@ -56,7 +56,7 @@ class RaterSummary:
     of: int
     seconds: float | None  # the median over pages whose time is known
     timed: int
-    hasty: int  # of these, looked at for less time than reading takes
+    hasty: int  # of these, judged faster than one can
     left: int  # pages on which the left answer was called better
     right: int
     ties: int
@@ -167,9 +167,9 @@ def failed(study: Study, one: Judged) -> bool:
 
 
 def hasty(study: Study, one: Judged) -> bool:
-    """Whether a page was judged faster than its answers can be read; False where no script took the time."""
-    reading = sum(len(text.split()) for text in study.texts(one.trial)) / WORDS_A_SECOND
-    return 0 < one.rating.seconds < max(SHORTEST, reading)
+    """Whether a page was judged faster than one can; False where no script took the time."""
+    words = sum(len(text.split()) for text in study.texts(one.trial))
+    return 0 < one.rating.seconds < (2 * GLANCE if words > GLANCE_WORDS else GLANCE)
 
 
 def rater_summaries(study: Study, judged: Sequence[Judged]) -> list[RaterSummary]:
@@ -193,5 +193,5 @@ def unreliable(summaries: Sequence[RaterSummary], share: float = 1 / 3) -> list[
 
 
 def hurried(summaries: Sequence[RaterSummary]) -> list[int]:
-    """Raters who judged more than half of their pages faster than the answers can be read."""
+    """Raters who judged more than half of their pages faster than one can."""
     return [one.number for one in summaries if one.hasty > one.timed / 2]

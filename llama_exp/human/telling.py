@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 
-from llama_exp.human.agreement import SHORTEST, WORDS_A_SECOND, Agreement
+from llama_exp.human.agreement import GLANCE, GLANCE_WORDS, Agreement
 from llama_exp.human.analysis import Preference
 from llama_exp.human.study import Study
 from llama_exp.statistics import Difference, Interval
@@ -56,7 +56,7 @@ def unfinished(found) -> list[str]:
 def doubtful(found) -> list[str]:
     """Which raters are not to be relied on, and why."""
     told = ((found.unreliable, "missed more than a third of the controls"),
-            (found.hurried, "judged more than half of the pages faster than their answers can be read"))  # fmt: skip
+            (found.hurried, "judged more than half of the pages too fast to have read them"))  # fmt: skip
     return [f"R{raters(who)[1:]} {what}." for who, what in told if who]
 
 
@@ -232,8 +232,8 @@ def tau_text(tau: Interval) -> str:
 
 
 HASTY_WORDS = (
-    f" Too fast: pages looked at for less than {SHORTEST:.0f} second, or for less than reading the answers takes at "
-    f"{WORDS_A_SECOND} words a second; without a script the time is not known."
+    f" Too fast: pages judged in less than {GLANCE} second, or than {2 * GLANCE} where the answers have more than {GLANCE_WORDS} words; "
+    "without a script the time is not known."
 )
 PAIR_WORDS = (
     "Consistent: the same verdict when an item came again with its sides swapped. Failed: controls, whose answer is known, "
