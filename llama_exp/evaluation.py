@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     forget_peak(device)
     path = folder / "predictions.jsonl"
     answered = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
-    wanted = {example.id: (example.prompt, example.references) for example in examples}
-    answered = {key: was for key, was in answered.items() if wanted.get(key) == (was.prompt, was.references)}
+    wanted = {example.id: example for example in examples}
+    answered = {key: replace(was, response=wanted[key].response, system=wanted[key].system, history=wanted[key].history)
+                for key, was in answered.items() if key in wanted and answers_it(was, wanted[key])}  # fmt: skip
     write_records(path, answered.values())  # without the line that a kill cut short
     before = cost_so_far(folder) if answered else dict.fromkeys(COST, 0)
     left = [example for example in examples if example.id not in answered]
@@ -74,8 +75,9 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
             for reply in replies:
                 example = left[reply.place]
                 count = measured[reply.place].label_tokens if measured[reply.place] else 0
-                answered[example.id] = Prediction(example.id, example.prompt, example.references, reply.text, example.group,
-                                                  reply.nll, count, reply.finished, reply.place in shortened, example.tags)  # fmt: skip
+                answered[example.id] = Prediction(
+                    example.id, example.prompt, example.references, reply.text, example.group, reply.nll, count, reply.finished,
+                    reply.place in shortened, example.tags, example.response, example.system, example.history)  # fmt: skip
                 tokens += len(prompts[reply.place]) + count + reply.tokens
                 file.write(line(answered[example.id]))
             file.flush()
@@ -86,6 +88,13 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     predictions = [answered[example.id] for example in examples]
     write_records(path, predictions)  # in their order: scored anew, they give the same interval to the last digit
     return predictions, cost
+
+
+def answers_it(was: Prediction, example: Example) -> bool:
+    """Whether a reply that is there is one to this Example. What a file of an earlier version lacks is not compared."""
+    same = (was.prompt, was.references) == (example.prompt, example.references)
+    before = (was.response, was.system, was.history) == (example.response, example.system, example.history)
+    return same and (before or not was.told)
 
 
 def cost_so_far(folder: Path) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class Prediction:
     tokens      how many tokens that sum runs over
     finished    whether the reply ended by itself (EOS) before the limit
     shortened   whether the prompt had to be shortened to fit
+    response    the answer to learn, cleaned as the model learns it; `references` are as written
+    system, history    what the model read before `prompt`: what it was told it is, and the turns before
+
+    Files of earlier versions have none of the last three.
     """
 
     id: str
@@ -86,6 +90,14 @@ class Prediction:
     finished: bool = True
     shortened: bool = False
     tags: dict[str, str] = field(default_factory=dict)
+    response: str = ""
+    system: str = ""
+    history: tuple[Turn, ...] = ()
+
+    @property
+    def told(self) -> bool:
+        """Whether it says what the model read before the prompt, and the response."""
+        return bool(self.response or self.system or self.history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,11 @@ def line(record: Any) -> str:
     return json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n"
 
 
+def turns(read: Iterable[dict[str, str]]) -> tuple[Turn, ...]:
+    """Turns from JSON."""
+    return tuple(Turn(**turn) for turn in read)
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """Read `predictions.jsonl`. A last line cut short by a kill is left out; any other broken line is an error."""
     lines = Path(path).read_text(encoding="utf-8").split("\n")
@@ -151,7 +168,8 @@ def read_predictions(path: Path) -> list[Prediction]:
             continue
         try:
             values = json.loads(text)
-            read.append(Prediction(**{**values, "references": tuple(values["references"])}))
+            history = turns(values.get("history", ()))
+            read.append(Prediction(**{**values, "references": tuple(values["references"]), "history": history}))
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):  # no newline after it: the writer was killed in the middle of this line
                 break

@@ -15,7 +15,7 @@ from llama_exp.human import study as design
 from llama_exp.human.making import make
 from llama_exp.human.store import Store
 from tests.conftest import ROOT
-from tests.test_human_study import HOSTILE, two
+from tests.test_human_study import HOSTILE, conversation, evaluation, two
 
 httpx = pytest.importorskip("httpx", reason="the page is asked over HTTP")
 pytest.importorskip("starlette", reason="the rating page is not installed: pip install -e '.[ui]'")
@@ -117,6 +117,19 @@ def test_every_answer_has_the_headers_that_keep_a_page_to_itself(serve):
         assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
         assert headers["cache-control"] == "no-store" and headers["referrer-policy"] == "same-origin"
         assert "server" not in headers and "set-cookie" not in headers
+
+
+def test_the_conversation_stands_above_what_was_asked_whole_in_its_order_and_as_text(serve, tmp_path):
+    made = {name: evaluation(tmp_path / name, [conversation(n, f"{name} {n}") for n in range(6)]) for name in "ab"}
+    server = serve(
+        folder=make({"study": str(tmp_path / "s"), "controls": "0", **{k: str(v) for k, v in made.items()}})[0]
+    )
+    text = client(server.links[0]).get(f"{server.links[0]}/1").text  # no script has run
+    n = queue(server, 1)[0].item[5:]
+    wanted = ["You are an agent.", "Asked", "@12 my &lt;b&gt;parcel&lt;/b&gt;?", "Answered", "Which number?",
+              "What was asked then", f"It is {n}.", "Answer 1"]  # fmt: skip
+    places = [text.index(part) for part in wanted]
+    assert places == sorted(places) and "<b>parcel" not in text
 
 
 def test_forms_of_other_sites_other_names_and_broken_forms_are_refused_and_nothing_is_stored(serve):

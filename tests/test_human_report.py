@@ -14,20 +14,20 @@ from scipy.stats import kendalltau
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.multitest import multipletests
 
-from llama_exp.human import agreement, analysis
+from llama_exp.human import agreement, analysis, telling
 from llama_exp.human.making import make
 from llama_exp.human.report import included, report
 from llama_exp.human.store import Store
 from llama_exp.metrics import METRICS
 from llama_exp.records import Problem, Rating, write_json
-from llama_exp.statistics import paired
+from llama_exp.statistics import Difference, Interval, paired
 from tests.conftest import ROOT
 from tests.test_human_study import evaluation, predictions, two
 
 A, B = "zebra_tuned", "zebra_plain"
 
 
-def rated(tmp_path, choose, items=24, of=24, **words):
+def rated(tmp_path, choose, items=24, of=24, seconds=lambda rater: 2.0, **words):
     """A study that every rater has finished; `choose(rater, trial)` gives a condition, "" for a tie, or scores."""
     folder, study = make({**two(tmp_path, of), "items": str(items), **words})
     store = Store(folder)
@@ -38,7 +38,7 @@ def rated(tmp_path, choose, items=24, of=24, **words):
                 continue
             scores = choice if isinstance(choice, dict) else {}
             side = {trial.left: "left", trial.right: "right"}.get(choice, "tie") if not scores else ""
-            store.save(number, place, Rating(str(number), str(place), side, scores, "", 2.0), done=True)
+            store.save(number, place, Rating(str(number), str(place), side, scores, "", seconds(number)), done=True)
     return folder, study, analysis.collect(study, store)
 
 
@@ -93,6 +93,68 @@ def test_a_condition_that_always_wins_is_preferred_although_there_is_no_spread(t
     )
 
 
+def preference(low, high, p, any_raters=None, estimate=73.0):
+    rate = Interval(estimate, low, high, 5.0, 12, 24, "t")
+    return analysis.Preference("tuned", "plain", 1, 1, 1, 0, rate, any_raters, p)
+
+
+APART = "cannot be told apart: tuned is preferred"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (preference(60.2, 85.4, 0.01), "tuned is preferred to plain 73 % (60 to 85) of the time, a tie counting half."),
+        # The interval and the test are made in two ways: where either leaves it open, it is open, and both are said.
+        (preference(49.9999998, 89.3, 0.034), f"{APART} 73.0 % (50.0 to 89.3) of the time, a tie counting half "
+         "(the interval reaches 50, although p = 0.034)."),
+        (preference(50.3, 89.3, 0.062), f"{APART} 73.0 % (50.3 to 89.3) of the time, a tie counting half (p = 0.062)."),
+        (preference(50.04, 89.3, 0.04), "tuned is preferred to plain 73.00 % (50.04 to 89.30) of the time"),
+        (preference(20.0, 49.7, 0.2, estimate=27.0), "plain is preferred 73.0 % (50.3 to 80.0) of the time"),
+        (preference(60.2, 85.4, 0.01, (55.1, 88.0)), "tuned is preferred to plain 73 % (60 to 85 by these raters, 55 to 88 by any) of"),
+        (preference(60.2, 85.4, 0.01, (44.0, 91.0)), "These raters prefer tuned to plain 73 % (60 to 85 by these raters, 44 to 91 "
+         "by any) of the time, a tie counting half; whether other raters would cannot be told."),
+        (preference(14.6, 39.8, 0.01, (9.0, 56.0), 27.0), "These raters prefer plain to tuned 73 % (60 to 85 by these raters, 44 to 91"),
+        (preference(None, None, None), "whether that is chance cannot be told"),
+        (preference(None, None, 0.5, estimate=50.0), f"{APART} 50 % of the time, a tie counting half (p = 0.500)."),
+    ],
+)  # fmt: skip
+def test_the_verdict_contradicts_neither_the_interval_nor_the_test_and_says_what_other_raters_may_say(found, said):
+    assert said in telling.preferred(found)
+
+
+def test_a_mean_difference_of_nought_with_spread_is_not_called_the_same():
+    minus = Difference(0.0, -0.88, 0.88, 1.0, 0.4, 6, 6, "t")
+    assert telling.rated_higher("fluency", "tuned", "plain", minus, 9) == (
+        "On fluency, tuned and plain cannot be told apart: they differ by +0.00 ± 0.88 (p = 1.000, adjusted for 9 comparisons)."
+    )
+    close = Difference(1.0, 0.06, 1.94, 0.081, 0.4, 6, 6, "t")
+    assert "they differ by +1.00 ± 0.94 (p = 0.081" in telling.rated_higher("fluency", "tuned", "plain", close, 9)
+    one_group = Difference(0.0, None, None, None, None, 6, 1, "none", "all 6 items are of one group")
+    assert telling.rated_higher("wit", "a", "b", one_group) == (
+        "On wit, a and b cannot be told apart: all 6 items are of one group."
+    )
+
+
+def test_agreement_below_chance_is_called_that():
+    def said(alpha):
+        found = Interval(alpha, None, None, None, 6, 6, "none")
+        return telling.agreed(agreement.Agreement("preference", 6, 50.0, found, "nominal", None, "Fleiss' kappa", 6))
+
+    assert "is below what chance alone would give (alpha -0.13)" in said(-0.13)
+    assert "is no better than chance" in said(0.0) and "is hardly better than chance" in said(0.1)
+
+
+def test_the_line_for_a_terminal_has_the_gravest_caveat(tmp_path):
+    rated(tmp_path, lambda rater, trial: trial.left, raters="2", repeats="0", controls="0.3")
+    [(_, said, brief, _)], _ = included(tmp_path)
+    assert brief == f"{said[0]} Raters 1 and 2 missed more than a third of the controls."
+    rng = random.Random(2)
+    rated(tmp_path / "b", lambda rater, trial: "right" if trial.kind == "control" else rng.choice([A, B]), raters="3")
+    [(_, said, brief, _)], _ = included(tmp_path / "b")
+    assert brief == f"{said[0]} {said[1]}" and said[1].startswith("Agreement between raters on preference is ")
+
+
 def test_no_preference_is_found_where_there_is_none(tmp_path):
     rng = random.Random(5)
     page, said = report(rated(tmp_path, lambda rater, trial: rng.choice([A, B, ""]))[0])
@@ -120,7 +182,9 @@ def test_raters_who_agree_have_alpha_one_and_gaps_are_allowed(tmp_path):
     _, study, judged = rated(tmp_path, some, raters="3")
     (found,) = agreement.agreements(study, judged)
     assert (found.alpha.estimate, found.kappa, found.kappa_name) == (1.0, 1.0, "Fleiss' kappa")
-    assert found.units == 24 and agreement.consistency(judged).estimate == 100
+    assert (found.units, found.kappa_units) == (24, 16), "alpha is over what two rated, kappa over what all three did"
+    assert telling.agreement_table([found])["rows"][0][-1] == "16"
+    assert agreement.consistency(judged).estimate == 100
 
 
 def test_one_rater_or_one_verdict_says_nothing_about_agreement(tmp_path):
@@ -145,6 +209,31 @@ def test_a_rater_who_always_clicks_left_is_inconsistent_and_fails_controls_and_t
     _, said = report(folder)
     assert said[-2] == "Rater 2 missed more than a third of the controls."
     assert said[-1].startswith("Without rater 2, zebra_tuned")
+
+
+def test_a_rater_who_is_faster_than_one_can_read_is_named_and_the_finding_given_without_them(tmp_path):
+    def choose(rater, trial):
+        return by_item(rater, trial) if rater != 2 else B
+
+    words = {"raters": "3", "controls": "0", "repeats": "0"}
+    folder, study, judged = rated(tmp_path, choose, seconds=lambda rater: 0.4 if rater == 2 else 2.0, **words)
+    assert [one.hasty for one in agreement.rater_summaries(study, judged)] == [0, 24, 0]
+    page, said = report(folder)
+    results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
+    assert results["hurried"] == [2] and results["unreliable"] == []
+    assert said[-2] == "Rater 2 judged more than half of the pages too fast to have read them."
+    assert said[-1].startswith("Without rater 2, zebra_tuned")
+    assert ">0.4</td>" in page.read_text(encoding="utf-8") and ">24 of 24</td>" in page.read_text(encoding="utf-8")
+
+
+def test_what_raters_wrote_stands_in_the_report_beside_what_they_said(tmp_path):
+    folder, study = make({**two(tmp_path), "items": "6", "raters": "1"})
+    first = study.queues[0][0]
+    Store(folder).save(1, 1, Rating("1", "1", "left", {}, "Both <i>wrong</i>,\nreally"), done=True)
+    text = report(folder)[0].read_text(encoding="utf-8")
+    row = ["1", "1", first.kind, first.item, f"{first.left} better", "Both &lt;i&gt;wrong&lt;/i&gt;, really"]
+    assert "What raters wrote" in text and "".join(f'>{cell}</td><td class="text"' for cell in row[3:5]) in text
+    assert f">{row[5]}</td>" in text
 
 
 def test_kendalls_tau_is_scipys_and_finds_a_judge_who_goes_by_f1(tmp_path):
@@ -249,7 +338,8 @@ def test_scales_have_means_differences_and_agreement(tmp_path):
     assert said[
         1
     ].startswith(
-        "On faithfulness, zebra_tuned and zebra_plain cannot be told apart: they differ by +2 (no interval)."  # so few signs
+        "On faithfulness, zebra_tuned and zebra_plain cannot be told apart: they differ by +2 (no interval) "  # so few signs
+        "(p = 0.094, adjusted for 3 comparisons)."
     )
 
 
@@ -322,7 +412,7 @@ def test_the_page_is_one_file_without_scripts_whatever_the_conditions_are_called
         "script" not in Tags(text).tags and "&lt;script&gt;alert(1)" in text and "http" not in text.split("</style>")[1]
     )
     assert said[1] == f"The study is not finished: 1 of {len(study.queues[0])} pages are rated."
-    assert included(tmp_path) == ([("s", said, page)], [])
+    assert included(tmp_path) == ([("s", said, f"{said[0]} {said[1]}", page)], [])
 
 
 def test_a_study_without_a_rating_and_one_that_is_not_there(tmp_path, command):

@@ -2,14 +2,15 @@
 
 import json
 from collections import Counter
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from llama_exp.human import study as design
-from llama_exp.human.making import make
+from llama_exp.human.making import Settings, make
 from llama_exp.human.store import Store
-from llama_exp.records import Prediction, Problem, write_json, write_records
+from llama_exp.records import Prediction, Problem, Turn, write_json, write_records
 
 TOWNS = ("Rennes", "Turin", "Gdansk", "Porto", "Bergen", "Ghent", "Graz", "Malmo", "Brno", "Cork")
 HOSTILE = {
@@ -116,6 +117,52 @@ def test_three_conditions_give_three_pairs_and_scales_give_one_answer_a_page(tmp
     assert {len(study.texts(t)) for t in study.queues[0]} == {1}
 
 
+TALK = (Turn("user", "@12 my <b>parcel</b>?"), Turn("assistant", "Which number?"))
+
+
+def conversation(n: int, reply: str, **lacking) -> Prediction:
+    """A turn in a conversation: the reference as it was written, and cleaned as models learn it."""
+    whole = Prediction(f"ident{n}", f"It is {n}.", (f"@{n} It left on day {n} https://t.co/a{n} ^AB",), reply, f"article{n}",
+                       response=f"It left on day {n}", system="You are an agent.", history=TALK)  # fmt: skip
+    return replace(whole, **lacking)
+
+
+def test_raters_get_the_conversation_and_a_reference_that_is_as_clean_as_the_answers(tmp_path):
+    tuned = evaluation(tmp_path / "a", [conversation(n, f"yes {n}") for n in range(8)])
+    folder, study = make({"study": str(tmp_path / "s"), "tuned": str(tuned), "human": "reference", "items": "4"})
+    shown = [*study.items.values(), *study.controls.values()]
+    assert len(shown) > 4 and {(item.system, item.history) for item in shown} == {("You are an agent.", TALK)}
+    assert all(item.replies["human"] == f"It left on day {item.id[5:]}" for item in study.items.values())
+    assert not [text for item in shown for text in item.replies.values() if "@" in text or "t.co" in text]
+    assert all(item.references[0].endswith("^AB") for item in shown), "scores are over what was written"
+    assert design.read(folder) == study
+
+
+def test_what_an_evaluation_of_an_earlier_version_lacks_comes_from_another_or_is_said_to_be_missing(tmp_path, capsys):
+    lacking = {"response": "", "system": "", "history": ()}
+    old = evaluation(tmp_path / "old", [conversation(n, "no", **lacking) for n in range(8)])
+    new = evaluation(tmp_path / "new", [conversation(n, "yes") for n in range(8)])
+    words = {"tuned": str(old), "human": "reference", "untuned": str(new)}
+    _, study = make({"study": str(tmp_path / "s"), **words})
+    assert {item.history for item in study.items.values()} == {
+        TALK
+    } and "earlier version" not in capsys.readouterr().out
+    _, study = make({"study": str(tmp_path / "t"), "tuned": str(old), "human": "reference"})
+    assert {item.history for item in study.items.values()} == {()} and "@3 It left" in study.items["ident3"].replies[
+        "human"
+    ]
+    assert "raters see the last message of a conversation alone" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "t" / "study.json").read_text())
+    for item in kept["items"].values():
+        del item["system"], item["history"]
+    write_json(tmp_path / "t" / "study.json", kept)
+    assert design.read(tmp_path / "t") == study
+    other = (*TALK, Turn("user", "Well?"), Turn("assistant", "Wait."))
+    evaluation(tmp_path / "old", [conversation(n, "no", history=other) for n in range(8)])
+    with pytest.raises(Problem, match="were asked differently in 8 items"):
+        make({"study": str(tmp_path / "u"), **words})
+
+
 def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_path):
     words = two(tmp_path)
     evaluation(tmp_path / "Untuned7", predictions(26, "x")[3:])
@@ -140,6 +187,7 @@ def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_pa
     ("changed", "told"),
     [
         ({"itms": "50"}, "itms=50: wanted a finished evaluation"),
+        ({"item": "12"}, "there is no such folder. Did you mean items=12?"),
         ({"items": "many"}, "items=many"),
         ({"items": "0"}, "items=0: wanted at least 1"),
         ({"repeats": "1.5"}, "repeats=1.5: wanted a share from 0 to 1"),
@@ -163,6 +211,36 @@ def test_an_evaluation_that_is_not_finished_and_one_that_is_named_twice_are_refu
         make(dict(words))
     with pytest.raises(Problem, match="the same evaluation"):
         make({**two(tmp_path), "zebra_tuned": str(tmp_path / "Untuned7")})
+
+
+def test_a_runs_folder_is_refused_naming_the_evaluations_below_it(tmp_path):
+    words = two(tmp_path)
+    run = tmp_path / "a run"
+    with pytest.raises(Problem, match=r"there is no such folder"):
+        make({**words, "zebra_plain": str(run)})
+    run.mkdir()
+    with pytest.raises(Problem, match=r"it holds none: make one with python evaluate.py"):
+        make({**words, "zebra_plain": str(run)})
+    for name in ("squad-test-24", "squad-test-8"):
+        evaluation(run / "eval" / name, predictions(24, "x"))
+    with pytest.raises(Problem) as caught:
+        make({**words, "zebra_plain": str(run)})
+    assert f"type 'zebra_plain={run}/eval/squad-test-24' (or another of 2)" in str(caught.value)
+    make({**words, "zebra_plain": str(run / "eval" / "squad-test-24")})
+
+
+def test_help_lists_every_word_with_its_default(command):
+    told = command("llama_exp.human.study", "--help").stdout
+    assert all(
+        f"    {word} " in told for word in ("items=50", "raters=2", "mode=pairs", "seed=0", "control_scale=helpfulness")
+    )
+    assert {line.split("=")[0].strip() for line in told.splitlines()[2:]} >= {f.name for f in fields(Settings)}
+    for module, words in (
+        ("app", ("host=127.0.0.1", "port=8765", "open=false", "address=…")),
+        ("report", ("metrics=",)),
+    ):
+        told = command(f"llama_exp.human.{module}", "--help").stdout
+        assert all(f"    {word}" in told for word in words)
 
 
 def test_the_command_says_what_was_made_and_what_to_type_next(tmp_path, command):

@@ -4,18 +4,30 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from llama_exp.records import Prediction, Problem, line, read_predictions, write_json, written_whole
+from llama_exp.records import Prediction, Problem, Turn, line, read_predictions, write_json, written_whole
 
-ONE = Prediction("a", "p\n</s>", ("x", "ÿ"), 'r"', "g", 1.5, 3, False, True, {"k": "v"})
+BEFORE = (Turn("user", "Hi <b>"), Turn("assistant", "ÿ?"))
+ONE = Prediction("a", "p\n</s>", ("x", "ÿ"), 'r"', "g", 1.5, 3, False, True, {"k": "v"}, "x", "Be brief.", BEFORE)
 
 
 def test_predictions_come_back_as_they_were_written(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text(line(ONE) + line(ONE), encoding="utf-8")
     assert read_predictions(path) == [ONE, ONE]
+
+
+def test_predictions_of_an_earlier_version_are_read_without_what_came_before_the_prompt(tmp_path):
+    values = json.loads(line(ONE))
+    for lacking in ("response", "system", "history"):
+        del values[lacking]
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(values) + "\n", encoding="utf-8")
+    [read] = read_predictions(tmp_path / "predictions.jsonl")
+    assert (read.response, read.system, read.history) == ("", "", ()) and not read.told and ONE.told
+    assert replace(read, response="x", system="Be brief.", history=BEFORE) == ONE
 
 
 def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path):

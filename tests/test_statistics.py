@@ -392,7 +392,8 @@ def test_exact_tests_say_when_they_are_not_valid():
     a, b = cell(1), cell(2)
     assert "not valid here: 174 items share 10 groups" in exact_paired(a, b, GROUP_OF).note
     few = dict.fromkeys(IDS, "one") | dict.fromkeys(IDS[:80], "two")
-    assert "p cannot fall below 0.5" in sign_flip(a, b, few).note
+    assert "only 2 groups differ: p cannot fall below 0.5" in sign_flip(a, b, few).note
+    assert "only 1 group differs: p cannot fall below 1" in sign_flip(a, a | {IDS[0]: a[IDS[0]] + 1}, few).note
 
 
 def test_identical_cells_are_equal_with_p_1():

@@ -320,8 +320,8 @@ def test_help_and_config_are_quick(command):
 def test_loading_a_base_imports_nothing_that_was_not_there_before():
     """It runs in a thread while the main one imports Lightning: of two that import the same, one may see half a module."""
     code = ("import sys\nfrom llama_exp import model\nfrom llama_exp.config import default_config\nimport torch\n"
-            "model.import_all()\nbefore = set(sys.modules)\n"
-            "model.load_base(default_config({'dataset': 'squad', 'model': 'tiny'}).model, torch.device('cpu'))\n"
+            "config = default_config({'dataset': 'squad', 'model': 'tiny'}).model\nmodel.import_all()\nbefore = set(sys.modules)\n"
+            "model.load_base(config, torch.device('cpu'))\n"
             "print(sorted(sys.modules.keys() - before - {'llama_exp.tiny'}), 'lightning' in before)")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[] False", done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """Cleaning rules, each with a name, a switch in YAML (`dataset.cleaning.urls=false`) and a count of what it did.
 
 They are applied to what a model reads and learns, never to references: no switch can move a score by changing the
-right answers.
+right answers. People who compare a reference with replies are shown it cleaned (human/study.py).
 """
 
 import html

@@ -4,6 +4,7 @@
     Cohen's kappa           two raters;  Fleiss' kappa: three or more; both only over what everybody rated
     consistency             the same verdict when an item came again with its sides swapped
     controls                trials with a known answer that were called wrong, or a tie
+    haste                   pages that were judged faster than anybody sees, decides and clicks
 
 Agreement is computed by the libraries `krippendorff` and `statsmodels`; what is done here is laying out the table.
 """
@@ -22,13 +23,21 @@ from llama_exp.records import Problem
 from llama_exp.statistics import Interval, interval, statistic_interval
 
 Unit = dict[int, int]  # rater -> value
+# Seconds below which nobody has seen a page, decided and clicked; twice that where the answers are longer than a glance takes in.
+# No more, however long they are: that an answer is no answer is seen in its first words.
+GLANCE, GLANCE_WORDS = 1, 20
 NEAR = 1  # on a scale of 5, two numbers this close count as the same judgement
 MIDDLE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """On preferences, or on one scale. `units`: things that two or more rated; `equal`: percent of pairs of ratings."""
+    """On preferences, or on one scale.
+
+    units          things that two or more rated: what alpha is over
+    equal          percent of pairs of ratings that are the same
+    kappa_units    things that all raters rated: what kappa is over, often far fewer
+    """
 
     about: str
     units: int
@@ -37,6 +46,7 @@ class Agreement:
     level: str
     kappa: float | None
     kappa_name: str
+    kappa_units: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,9 @@ class RaterSummary:
     number: int
     rated: int
     of: int
-    seconds: float | None  # the median over pages
+    seconds: float | None  # the median over pages whose time is known
+    timed: int
+    hasty: int  # of these, judged faster than one can
     left: int  # pages on which the left answer was called better
     right: int
     ties: int
@@ -83,8 +95,8 @@ def agreement(about: str, values: Sequence[tuple[Judged, int]], level: str) -> A
     else:
         rows = list(shared.values())
         alpha = within(statistic_interval(lambda of: krippendorff(of, level), rows, [groups[k] for k in shared]), -1, 1)
-    kappa, name = kappas(list(shared.values()), level)
-    return Agreement(about, len(shared), 100 * sum(pairs) / len(pairs) if pairs else None, alpha, level, kappa, name)
+    kappa = kappas(list(shared.values()), level)
+    return Agreement(about, len(shared), 100 * sum(pairs) / len(pairs) if pairs else None, alpha, level, *kappa)
 
 
 def krippendorff(units: Sequence[Unit], level: str) -> float:
@@ -100,15 +112,16 @@ def krippendorff(units: Sequence[Unit], level: str) -> float:
     return float(alpha(reliability_data=table, level_of_measurement=level))
 
 
-def kappas(units: Sequence[Unit], level: str) -> tuple[float | None, str]:
-    """Cohen's kappa of two raters (with quadratic weights on scales), Fleiss' of more, over what all of them rated."""
+def kappas(units: Sequence[Unit], level: str) -> tuple[float | None, str, int]:
+    """Cohen's kappa of two raters (with quadratic weights on scales), Fleiss' of more, over what all of them rated: its value,
+    its name, and how many things that is."""
     raters = sorted({rater for unit in units for rater in unit})
     name = "Cohen's kappa" if len(raters) < 3 else "Fleiss' kappa"
     name += ", quadratic weights" if len(raters) < 3 and level == "ordinal" else ""
     whole = [[unit[rater] for rater in raters] for unit in units if len(unit) == len(raters)]
     values = sorted({value for row in whole for value in row})
     if len(whole) < 2 or len(values) < 2:
-        return None, name
+        return None, name, len(whole)
     from statsmodels.stats.inter_rater import aggregate_raters, cohens_kappa, fleiss_kappa
 
     if len(raters) > 2:
@@ -120,7 +133,7 @@ def kappas(units: Sequence[Unit], level: str) -> tuple[float | None, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # no variation: NaN, said below
             kappa = cohens_kappa(table, wt="quadratic" if level == "ordinal" else None, return_results=False)
-    return (float(kappa) if math.isfinite(kappa) else None), name
+    return (float(kappa) if math.isfinite(kappa) else None), name, len(whole)
 
 
 def range_of(values: list[int], level: str) -> Sequence[int]:
@@ -153,6 +166,12 @@ def failed(study: Study, one: Judged) -> bool:
     return one.preferred != "right"
 
 
+def hasty(study: Study, one: Judged) -> bool:
+    """Whether a page was judged faster than one can; False where no script took the time."""
+    words = sum(len(text.split()) for text in study.texts(one.trial))
+    return 0 < one.rating.seconds < (2 * GLANCE if words > GLANCE_WORDS else GLANCE)
+
+
 def rater_summaries(study: Study, judged: Sequence[Judged]) -> list[RaterSummary]:
     found = []
     for number, queue in enumerate(study.queues, 1):
@@ -161,7 +180,7 @@ def rater_summaries(study: Study, judged: Sequence[Judged]) -> list[RaterSummary
         spent = [one.rating.seconds for one in mine if one.rating.seconds > 0]
         again, known = repeats(mine), kind(mine, "control")
         found.append(RaterSummary(
-            number, len(mine), len(queue), median(spent) if spent else None,
+            number, len(mine), len(queue), median(spent) if spent else None, len(spent), sum(hasty(study, one) for one in mine),
             verdicts.count("left"), verdicts.count("right"), verdicts.count("tie"), len(again),
             sum(agrees for _, agrees in again), len(known), sum(failed(study, one) for one in known),
             sum(one.given.changes for one in mine)))  # fmt: skip
@@ -171,3 +190,8 @@ def rater_summaries(study: Study, judged: Sequence[Judged]) -> list[RaterSummary
 def unreliable(summaries: Sequence[RaterSummary], share: float = 1 / 3) -> list[int]:
     """Raters who failed more than a third of their controls, two at least: one slip is no verdict on a person."""
     return [one.number for one in summaries if one.failed >= 2 and one.failed > share * one.controls]
+
+
+def hurried(summaries: Sequence[RaterSummary]) -> list[int]:
+    """Raters who judged more than half of their pages faster than one can."""
+    return [one.number for one in summaries if one.hasty > one.timed / 2]

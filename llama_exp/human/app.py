@@ -15,8 +15,14 @@ from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.records import Problem
 
-PROGRAM, KEYS = "llama_exp.human.app", ("study", "host", "port", "open", "address")
-PORT = 8765
+PROGRAM, PORT = "llama_exp.human.app", 8765
+KEYS = {
+    "study": ("FOLDER", "the folder of the study"),
+    "host": ("127.0.0.1", "where to listen; 0.0.0.0: for all who reach this machine, which needs open=true"),
+    "port": (str(PORT), "0: any that is free"),
+    "open": ("false", "true: others on the network may reach the page, unencrypted"),
+    "address": ("…", "what links begin with where a proxy stands before the page: https://rate.example.org"),
+}
 
 
 def serve(words: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """Make a study from finished evaluations: the command behind `python -m llama_exp.human.study`."""
 
 import dataclasses
+import difflib
 import shlex
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
 from llama_exp.records import Prediction, Problem, write_json
+from llama_exp.statistics.words import count_of
 
 
 class Mode(Enum):
@@ -94,6 +96,11 @@ def settled(words: dict[str, str]) -> dict[str, Any]:
 
 def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[str, tuple[list[Prediction], dict]]:
     """{name: (predictions, what is known of it)}, the human reference among them where it was asked for."""
+    for name, place in places.items():
+        near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(Settings)], n=1)
+        if near and place != REFERENCE and not Path(place).is_dir():
+            raise Problem(f"{name}={place}: wanted a finished evaluation, as every word that is no setting names a condition, and "
+                          f"there is no such folder. Did you mean {shlex.quote(f'{near[0]}={place}')}?")  # fmt: skip
     needed = 1 if settings["mode"] == "scales" else 2
     evaluations = [name for name, place in places.items() if place != REFERENCE]
     if len(places) < needed or not evaluations:
@@ -103,14 +110,28 @@ def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[st
     where = [str(Path(place).resolve()) if place != REFERENCE else place for place in places.values()]
     if len(set(where)) < len(where):
         raise Problem("Two conditions are the same evaluation: nothing to compare. Name different ones.")
-    read = {name: design.read_condition(name, places[name]) for name in evaluations}
+    read = completed({name: design.read_condition(name, places[name]) for name in evaluations})
     base = read[evaluations[0]][0]
     lost = {p.id for p in base if not p.references} if REFERENCE in places.values() else set()
     if lost:
         raise Problem(f"There is no human reference for {design.listed(lost)}.")
-    written = [dataclasses.replace(p, reply=p.references[0]) for p in base if p.references]
+    if not any(p.told for p in base):
+        print("  The evaluations are of an earlier version: raters see the last message of a conversation alone, and references\n"
+              "  as written. To have them see all of it, delete these folders and evaluate again.")  # fmt: skip
+    written = [dataclasses.replace(p, reply=design.human(p)) for p in base if p.references]
     about = {"folder": REFERENCE, "metrics": [], "scores": {}}
     return {name: read.get(name, (written, about)) for name in places}
+
+
+def completed(read: dict[str, tuple[list[Prediction], dict]]) -> dict[str, tuple[list[Prediction], dict]]:
+    """The same, where evaluations of an earlier version lack what came before a prompt taken from one that has it."""
+    whole = {(p.id, p.prompt): p for predictions, _ in read.values() for p in predictions if p.told}
+
+    def full(p: Prediction) -> Prediction:
+        known = p if p.told else whole.get((p.id, p.prompt), p)
+        return dataclasses.replace(p, response=known.response, system=known.system, history=known.history)
+
+    return {name: ([full(p) for p in predictions], about) for name, (predictions, about) in read.items()}
 
 
 def grown(old: Study, new: Study, folder: Path) -> Study:
@@ -134,8 +155,8 @@ def told(made: tuple[Path, Study]) -> None:
     kinds = [trial.kind for trial in study.queues[0]]
     equal = sum(design.same(item, *pair) for item in study.items.values() for pair in study.pairs)
     print(f"{folder}: {len(study.items)} of {study.available} items, {' against '.join(study.conditions)}; "
-          f"{len(study.queues)} raters, {len(kinds)} pages each: {kinds.count('judged')} judged, "
-          f"{kinds.count('repeat')} repeats, {kinds.count('control')} controls.")  # fmt: skip
+          f"{count_of(len(study.queues), 'rater')}, {len(kinds)} pages each: {kinds.count('judged')} judged, "
+          f"{count_of(kinds.count('repeat'), 'repeat')}, {count_of(kinds.count('control'), 'control')}.")  # fmt: skip
     if equal and not study.on_scales:
         print(f"  {equal} pairs of answers are word for word the same: nobody is asked, they count as ties.")
     if study.settings["controls"] and not study.controls:

@@ -1,4 +1,4 @@
-"""What a rater's browser is sent: the prompt, the answers as "Answer 1" and "Answer 2", and what they gave before.
+"""What a rater's browser is sent: the conversation so far, the prompt, the answers as "Answer 1" and "Answer 2", and what they gave before.
 
     /r/TOKEN          consent and name, then on to where one stopped
     /r/TOKEN/7        the seventh trial of this rater's queue: look, judge, change one's mind
@@ -90,7 +90,7 @@ class Rooms:
         if place > self._first(rater, given):
             return RedirectResponse(self._resume(rater), 303)
         return page("trial.html", self.study, token=rater.token, place=place, most=len(self._queue(rater)),
-                    prompt=self.study.item(trial).prompt, texts=self.study.texts(trial), given=given.get(place),
+                    item=self.study.item(trial), texts=self.study.texts(trial), given=given.get(place),
                     rated=sum(g.done for g in given.values()))  # fmt: skip
 
     async def judge(self, request: Request) -> Response:

@@ -30,13 +30,33 @@ from llama_exp.report.results import Unread
 from llama_exp.report.spreadsheet import FORMULA
 from llama_exp.untrusted import clean
 
+KEYS = {
+    "study": ("FOLDER", "the folder of the study"),
+    "metrics": (
+        "bertscore,rouge",
+        "what people are compared with beside what the evaluations have; computed once, may be slow",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """What a rater wrote, beside what they said on that page."""
+
+    rater: int
+    place: int
+    kind: str
+    item: str
+    said: str
+    text: str
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
     """Everything that the ratings of a study say."""
 
     preferences: list[analysis.Preference]
-    reliable: list[analysis.Preference]  # without the raters who failed their controls; empty if there are none
+    reliable: list[analysis.Preference]  # without the raters who are `left_out`; empty if there are none
     scales: list[analysis.Scale]
     differences: list[tuple]
     agreements: list[agreement.Agreement]
@@ -44,11 +64,16 @@ class Findings:
     relations: list[analysis.Relation]
     raters: list[agreement.RaterSummary]
     unreliable: list[int]
+    hurried: list[int]
+    left_out: list[int]  # whom `reliable` is without: both, or the unreliable where nobody else remains
+    comments: list[Comment]
 
 
 def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
     raters = agreement.rater_summaries(study, judged)
-    doubtful = agreement.unreliable(raters)
+    unreliable, hurried = agreement.unreliable(raters), agreement.hurried(raters)
+    doubtful = {*unreliable, *hurried}
+    doubtful = doubtful if any(one.rater not in doubtful for one in judged) else {*unreliable}
     rest = [one for one in judged if one.rater not in doubtful]
     return Findings(
         preferences=[] if study.on_scales else analysis.preferences(study, judged),
@@ -59,12 +84,29 @@ def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
         consistency=agreement.consistency(judged),
         relations=analysis.relations(study, judged, metrics),
         raters=raters,
-        unreliable=doubtful,
-    )
+        unreliable=unreliable,
+        hurried=hurried,
+        left_out=sorted(doubtful),
+        comments=[Comment(one.rater, one.place, one.trial.kind, one.trial.item, spoken(one), one.rating.comment)
+                  for one in judged if one.rating.comment.strip()],
+    )  # fmt: skip
+
+
+def spoken(one: Judged) -> str:
+    """A rating in words: "tuned better", "equally good", or "untuned: fluency 4, helpfulness 2"."""
+    if one.rating.scores:
+        return f"{one.trial.left}: {', '.join(f'{scale} {value}' for scale, value in one.rating.scores.items())}"
+    return f"{one.preferred} better" if one.preferred else "equally good"
 
 
 def report(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str]]:
     """Write report/ into the study's folder; returns the page's path and the finding in sentences."""
+    page, said, _ = written(folder, metrics)
+    return page, said
+
+
+def written(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str], str]:
+    """The same, with the finding and its first caveat in one line."""
     from llama_exp.human import telling
 
     study = design.read(folder)
@@ -77,17 +119,17 @@ def report(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str]]:
     write_json(home / "results.json", results)
     with written_whole(home / "index.html") as file:
         file.write(telling.render(folder, study, found, said))
-    return home / "index.html", said
+    return home / "index.html", said, telling.brief(found)
 
 
-def included(outputs: Path) -> tuple[list[tuple[str, list[str], Path]], list[Unread]]:
-    """For the main report, of every study below a folder, each reported anew: (its name, sentences, its page); and what
-    could not be read."""
+def included(outputs: Path) -> tuple[list[tuple[str, list[str], str, Path]], list[Unread]]:
+    """For the main report, of every study below a folder, each reported anew: (its name, sentences, the finding with its first
+    caveat in one line, its page); and what could not be read."""
     found, unread = [], []
     for path in sorted(Path(outputs).glob("**/study.json")):
         try:
-            page, said = report(path.parent)
-            found.append((clean(path.parent.name), [clean(line, 2000) for line in said], page))
+            page, said, brief = written(path.parent)
+            found.append((clean(path.parent.name), [clean(line, 2000) for line in said], clean(brief, 2000), page))
         except (Problem, OSError) as error:
             unread.append(Unread(path, clean(error)))
     return found, unread
@@ -160,7 +202,7 @@ def plain(value: Any) -> Any:
 
 
 def main() -> None:
-    words = given(sys.argv[1:], "llama_exp.human.report", ("study", "metrics"))
+    words = given(sys.argv[1:], "llama_exp.human.report", KEYS)
     metrics = [name for name in words.get("metrics", "").split(",") if name]
     page, said = report(Path(words["study"]), metrics)
     print("\n".join(said))

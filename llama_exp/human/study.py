@@ -13,13 +13,14 @@ import dataclasses
 import json
 import math
 import random
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from llama_exp.records import Prediction, Problem, read_predictions, write_json
+from llama_exp.records import Prediction, Problem, Turn, read_predictions, turns, write_json
 
 REFERENCE = "reference"
 GAP = 10  # trials between an item and its repeat, where the queue is long enough
@@ -27,13 +28,18 @@ GAP = 10  # trials between an item and its repeat, where the queue is long enoug
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What is asked, and the replies to it. Of a control the replies are "right" and "wrong"."""
+    """What is asked, and the replies to it. Of a control the replies are "right" and "wrong".
+
+    system, history    what the model was told it is, and the conversation before the prompt: raters read both
+    """
 
     id: str
     prompt: str
     references: tuple[str, ...]
     group: str
     replies: dict[str, str]
+    system: str = ""
+    history: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,16 @@ def same(item: Item, one: str, other: str) -> bool:
     return item.replies[one].split() == item.replies[other].split()
 
 
+def item_of(p: Prediction, replies: dict[str, str]) -> Item:
+    return Item(p.id, p.prompt, p.references, p.group, replies, p.system, p.history)
+
+
+def human(p: Prediction) -> str:
+    """The first human reference as raters see it: cleaned like what models learn, or its @handles and links would tell
+    whose it is. Scores are over the references as written."""
+    return p.response or (p.references[0] if p.references else "")
+
+
 def draw(conditions: dict[str, Sequence[Prediction]], settings: dict[str, Any]) -> tuple[dict, dict]:
     """(items, controls) of a study: a seeded sample of what all conditions answered. Problem where they differ."""
     check_items(conditions)
@@ -96,7 +112,7 @@ def draw(conditions: dict[str, Sequence[Prediction]], settings: dict[str, Any]) 
     places = {name: {p.id: p for p in predictions} for name, predictions in conditions.items()}
 
     def made(p: Prediction) -> Item:
-        return Item(p.id, p.prompt, p.references, p.group, {name: found[p.id].reply for name, found in places.items()})
+        return item_of(p, {name: found[p.id].reply for name, found in places.items()})
 
     items = {first[i].id: made(first[i]) for i in order[: settings["items"]]}
     spare = [first[i] for i in order[settings["items"] :]] + [first[i] for i in order[: settings["items"]]]
@@ -114,21 +130,19 @@ def draw_controls(spare: Sequence[Prediction], settings: dict[str, Any], pages: 
     the one with the fewest words of the prompt and the references, so that it cannot be half right.
     """
     rng = random.Random(f"controls-{settings['seed']}")
-    answered = [p for p in spare if p.references and p.references[0].strip()]
+    answered = [p for p in spare if human(p).strip()]
     controls: dict[str, Item] = {}
     for prediction in answered:
         if len(controls) == math.ceil(settings["controls"] * pages):
             break
-        known = words(" ".join([prediction.prompt, *prediction.references]))
-        others = [p.references[0] for p in answered if p.group != prediction.group]
+        before = [turn.text for turn in prediction.history]
+        known = words(" ".join([*before, prediction.prompt, *prediction.references]))
+        others = [human(p) for p in answered if p.group != prediction.group]
         others = rng.sample(others, min(20, len(others)))
         others = [text for text in others if words(text) - words(" ".join(prediction.references))]
         if others:
             wrong = min(others, key=lambda text: len(words(text) & known) / len(words(text)))
-            replies = {"right": prediction.references[0], "wrong": wrong}
-            controls[prediction.id] = Item(
-                prediction.id, prediction.prompt, prediction.references, prediction.group, replies
-            )
+            controls[prediction.id] = item_of(prediction, {"right": human(prediction), "wrong": wrong})
     return controls
 
 
@@ -137,12 +151,12 @@ def words(text: str) -> set[str]:
 
 
 def check_items(conditions: dict[str, Sequence[Prediction]]) -> None:
-    """Problem, naming the ids, where the conditions did not answer the same items with the same prompts."""
+    """Problem, naming the ids, where the conditions did not answer the same items with the same words before them."""
     (name, first), *others = conditions.items()
-    wanted = {p.id: p.prompt for p in first}
+    wanted = {p.id: (p.prompt, p.system, p.history) for p in first}
     told = []
     for other, predictions in others:
-        got = {p.id: p.prompt for p in predictions}
+        got = {p.id: (p.prompt, p.system, p.history) for p in predictions}
         for who, missing in ((name, wanted.keys() - got.keys()), (other, got.keys() - wanted.keys())):
             if missing:
                 told.append(f"only {who} has {listed(missing)}")
@@ -210,11 +224,27 @@ def read(folder: Path) -> Study:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         for key in ("items", "controls"):
-            kept[key] = {i: Item(**{**v, "references": tuple(v["references"])}) for i, v in kept[key].items()}
+            kept[key] = {i: Item(**{**v, "references": tuple(v["references"]), "history": turns(v.get("history", ()))})
+                         for i, v in kept[key].items()}  # fmt: skip
         kept["queues"] = tuple(tuple(Trial(**trial) for trial in each) for each in kept["queues"])
         return Study(**kept)
     except (ValueError, TypeError, KeyError) as error:
         raise Problem(f"{path}: not a study ({error}). Delete its folder and make it again.") from None
+
+
+def instead(name: str, folder: Path) -> str:
+    """What to type for a condition whose folder is no finished evaluation."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    finished = sorted(
+        path.parent for path in folder.glob("**/results.json") if path.with_name("predictions.jsonl").is_file()
+    )
+    if finished:  # a run's folder, or one of several runs
+        more = f" (or another of {len(finished)})" if len(finished) > 1 else ""
+        return f"evaluations lie below that folder: type {shlex.quote(f'{name}={finished[0]}')}{more}"
+    if (folder / "predictions.jsonl").is_file():
+        return "finish it with the same python evaluate.py …"
+    return "it holds none: make one with python evaluate.py …"
 
 
 def read_condition(name: str, place: str) -> tuple[list[Prediction], dict[str, Any]]:
@@ -222,8 +252,7 @@ def read_condition(name: str, place: str) -> tuple[list[Prediction], dict[str, A
     folder = Path(place)
     for file in ("predictions.jsonl", "results.json"):
         if not (folder / file).is_file():
-            finish = "finish it with the same python evaluate.py …" if folder.is_dir() else "there is no such folder"
-            raise Problem(f"{name}={place}: wanted a finished evaluation, with {file} in it; {finish}. "
+            raise Problem(f"{name}={place}: wanted a finished evaluation, with {file} in it; {instead(name, folder)}. "
                           f"Or {name}={REFERENCE}, the human reference.")  # fmt: skip
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     about = {"folder": str(folder), "metrics": results.get("metrics", []), "scores": results.get("scores", {}),

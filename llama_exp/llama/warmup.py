@@ -14,7 +14,7 @@ from llama_exp.llama.forward import token_nll
 from llama_exp.llama.layer import Layer, layers_of
 from llama_exp.llama.products import Group
 
-TOKENS = 513  # kernels are compiled anew for counts that 16 divides, which few steps have
+TOKENS = 513, 528  # kernels are compiled apart for counts that 16 divides
 
 
 def warmed(base: nn.Module, rank: int) -> None:
@@ -33,8 +33,9 @@ def warm(base: nn.Module, rank: int) -> None:
     for group in layer.groups:
         _adapt(group, rank, weight)
     random = torch.Generator(weight.device).manual_seed(0)  # not the generator that training draws from
-    x = torch.randn(TOKENS, weight.shape[1], device=weight.device, generator=random).to(weight.dtype)
-    _step(base, layer, x.requires_grad_())
+    for count in TOKENS:
+        x = torch.randn(count, weight.shape[1], device=weight.device, generator=random).to(weight.dtype)
+        _step(base, layer, x.requires_grad_())
 
 
 def _adapt(group: Group, rank: int, like: torch.Tensor) -> None:

@@ -69,27 +69,29 @@ def report(
         pictures, unread_curves = draw(home, compared, runs, prices)
         studies, unread_studies = judged(folder, home)
         unread = unread + unread_curves + unread_studies
-        page = render(clean(folder), compared, runs, unread, pictures, pending, typed, prices, studies)
+        shown = [(name, lines, link) for name, lines, _, link in studies]
+        page = render(clean(folder), compared, runs, unread, pictures, pending, typed, prices, shown)
         with written_whole(home / "index.html") as file:
             file.write(page)
     except OSError as error:
         raise Problem(f"Cannot write the report to {home}: {error.strerror or error}.") from None
-    for name, lines, _ in studies:
-        _say(console, f"People, in the study {name}: {lines[0]}")
+    for name, _, brief, _ in studies:
+        _say(console, f"People, in the study {name}: {brief}")
     for one in unread:
         _say(console, f"Not read: {clean(one.path)} ({one.reason})", "yellow")
     _say(console, f"Report: {home / 'index.html'}")
     return home / "index.html"
 
 
-def judged(folder: Path, home: Path) -> tuple[list[tuple[str, list[str], str]], list[Unread]]:
-    """(name, findings, link from `home`) of every study in which people judged; and those that cannot be read."""
+def judged(folder: Path, home: Path) -> tuple[list[tuple[str, list[str], str, str]], list[Unread]]:
+    """(name, findings, the first with its caveat, link from `home`) of every study in which people judged; and those that cannot
+    be read."""
     if next(folder.glob("**/study.json"), None) is None:
         return [], []
     from llama_exp.human.report import included  # statistics and the ratings' store
 
     found, unread = included(folder)
-    return [(name, lines, quote(os.path.relpath(page, home))) for name, lines, page in found], unread
+    return [(name, lines, brief, quote(os.path.relpath(page, home))) for name, lines, brief, page in found], unread
 
 
 def weighed(compared: list[Comparison], cache: Path) -> list[Comparison]:

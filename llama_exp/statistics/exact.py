@@ -14,6 +14,7 @@ from scipy import special
 
 from .clusters import finite
 from .comparisons import Groups, Scores, groups_of, paired_clusters, shared_ids
+from .words import count_of
 
 ENUMERATE = 20  # up to this many groups that differ, all 2^(G-1) flips are counted
 DRAWS = 9999
@@ -85,10 +86,11 @@ def sign_flip(a: Scores, b: Scores, groups: Mapping[str, Hashable] | None = None
         p, method = _sampled(sums, seed), f"{DRAWS:,} random sign flips"
     smallest = 2.0 ** (1 - len(sums)) if len(sums) else 1.0
     valid = smallest <= 0.05
+    differ = f"{count_of(len(sums), 'group')} differ{'s' if len(sums) == 1 else ''}"
     note = (
         "valid if, were the two equal, each group's difference could as well have had the other sign"
         if valid
-        else f"only {len(sums)} groups differ: p cannot fall below {smallest:.3g}, whatever the difference"
+        else f"only {differ}: p cannot fall below {smallest:.3g}, whatever the difference"
     )
     ahead, behind = int((clusters.sums > 0).sum()), int((clusters.sums < 0).sum())
     return ExactTest(p, ahead, behind, len(ids), len(clusters.sums), valid, method, note)
