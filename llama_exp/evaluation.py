@@ -223,12 +223,13 @@ def clean_part(
 
 def how_scored(asked: Config) -> dict[str, Any]:
     """What decides the scores of given predictions; of bertscore.model=auto, what that comes to here."""
-    from llama_exp.metrics.bertscore import choose
+    from llama_exp.metrics.bertscore import MATCHING, choose
 
     settings = {name: dataclasses.asdict(part) for name, part in metric_settings(asked).items()}
     if found := settings.get("bertscore"):
         del found["batch"]
         found["model"], _ = choose(found["model"])
+        found["matching"] = MATCHING
     return {"metrics": list(asked.dataset.metrics), "metric_settings": settings}
 
 

@@ -174,7 +174,8 @@ def whole_checkpoint(folder: Path) -> Path | None:
     except zipfile.BadZipFile:
         pass
     aside = path.with_name("last.ckpt.broken")
-    os.replace(path, aside)
+    with contextlib.suppress(FileNotFoundError):  # another rank of this run was first
+        os.replace(path, aside)
     print(
         f"{path} is damaged and cannot be continued from: put aside as {aside.name}. The run starts anew.", flush=True
     )

