@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, lookup, metrics, runs
+from llama_exp import cli, hardware, lookup, metrics, runs
 from llama_exp import evaluation as cell
 from llama_exp.asking import as_asked, check_same, folder_name
 from llama_exp.config import Config, register, resolve
@@ -33,11 +33,12 @@ def evaluate(config: Config) -> dict[str, str]:
     folder = run / "eval" / folder_name(asked, trained)
     if (results := cell.done(folder)) is not None:
         return again(folder, results, asked, trained, run)
-    runs.check_hardware(asked)
+    hardware.check(asked)
     loading.check(asked.dataset)
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
 
     from llama_exp import model as models
+    from llama_exp.adapter import detach_lora, load_lora
     from llama_exp.data import DATASETS
 
     models.import_all()
@@ -48,11 +49,11 @@ def evaluate(config: Config) -> dict[str, str]:
         data.setup()
     base = loaded()
     models.check_length(base, asked.max_length)
-    model = models.load_lora(base, run / "adapter") if trained.lora.r else base
+    model = load_lora(base, run / "adapter") if trained.lora.r else base
     try:
         return evaluate_model(asked, trained, run, model, tokenizer, data)
     finally:
-        models.detach_lora(model)
+        detach_lora(model)
 
 
 def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, data) -> dict[str, str]:

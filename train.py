@@ -13,7 +13,7 @@ import functools
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, metrics, runs
+from llama_exp import cli, hardware, metrics, runs
 from llama_exp.config import Config, register, resolve
 from llama_exp.data import loading
 from llama_exp.records import Problem
@@ -32,7 +32,7 @@ def train(config: Config) -> dict[str, str]:
 
 
 def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
-    runs.check_hardware(config)
+    hardware.check(config)
     loading.check(config.dataset)
     if config.evaluate:
         from llama_exp.evaluation import metric_settings
@@ -63,6 +63,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     with models.loading(config.model, device, dtype, clock("load"), ready) as loaded:
         with clock("import"):
             from llama_exp import leaks
+            from llama_exp.adapter import attach_lora, detach_lora
             from llama_exp.data import DATASETS
             from llama_exp.finetune import Finetune
             from llama_exp.fitting import build_trainer, fit, summarise
@@ -96,7 +97,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     data.micro_batch = choice.micro_batch
     if choice.why:
         print(f"  memory: {choice.why}", flush=True)
-    model = models.attach_lora(base, config.lora, config.seed, choice.recompute)
+    model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
         module = Finetune(model, config.optimizer, steps, config.seed, data.plan.usual_labels)
         trainer = build_trainer(config, folder, data, base)
@@ -109,7 +110,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
             said = evaluate_model(config, config, folder, model, tokenizer, data)["said"]
         return {"said": said, "run": str(folder)}
     finally:
-        models.detach_lora(model)
+        detach_lora(model)
 
 
 def check_source(config: Config, folder) -> None:

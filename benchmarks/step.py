@@ -17,11 +17,12 @@ import torch
 
 
 def main(checkpoint: str, words: dict[str, str]) -> None:
+    from llama_exp.adapter import attach_lora, detach_lora
     from llama_exp.config import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
     from llama_exp.data.packing import Batch, collate
     from llama_exp.llama.forward import response_nll
     from llama_exp.llama.layer import held
-    from llama_exp.model import attach_lora, detach_lora, load_base, load_tokenizer
+    from llama_exp.model import load_base, load_tokenizer
     from llama_exp.records import Tokens
 
     examples, length, steps = int(words.get("examples", 8)), int(words.get("length", 2048)), int(words.get("steps", 12))

@@ -14,12 +14,13 @@ from typing import Any
 import lightning as L
 import torch
 
-from llama_exp import cli, leaks, runs
+from llama_exp import cli, hardware, leaks, runs
+from llama_exp.adapter import save_lora, scale, trainable_parameters
 from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
 from llama_exp.memory import forget_peak, peak_memory
-from llama_exp.model import causal_lm, save_lora, scale, trainable_parameters
+from llama_exp.model import causal_lm, real_size
 from llama_exp.progress import Progress
 from llama_exp.records import Problem
 from llama_exp.report import loss_page
@@ -243,7 +244,7 @@ def summarise(
     rows = runs.read_metrics(folder)
     losses, validation = loss_page.points(rows, "loss"), loss_page.points(rows, "validation_loss")
     speed = plan.seen(step, plan.lengths) / max(curves.training_seconds, 1e-9)
-    parameters = sum(runs.real_size(p) for p in module.model.parameters())
+    parameters = sum(real_size(p) for p in module.model.parameters())
     runs.write_summary(folder, {
         **came_to(folder, config, trainer, data, outcome.started, outcome.status, None),
         "content": data.content,
@@ -255,7 +256,7 @@ def summarise(
         "label_tokens": plan.seen(step, plan.labels),
         "tokens_per_second": speed,
         "flops_per_token": 4 * parameters,  # forward, and backward to the inputs only: the base is frozen
-        "mfu": runs.utilisation(4 * parameters * speed / trainer.world_size, device),
+        "mfu": hardware.utilisation(4 * parameters * speed / trainer.world_size, device),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(device),
         "loss": {"train": losses[-1][1] if losses else None, "validation": validation[-1][1] if validation else None,

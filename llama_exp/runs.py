@@ -14,7 +14,6 @@ import csv
 import errno
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -53,23 +52,6 @@ class Clock:
             yield
         finally:
             self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.perf_counter() - start, 3)
-
-
-def gpu_present() -> bool:
-    """Whether a GPU can be expected, without importing torch (which takes seconds)."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
-        return False
-    return any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia/version"))
-
-
-def check_hardware(config: Config) -> None:
-    """Stop before anything heavy is imported where the base could not run."""
-    if config.model.needs_gpu and (config.trainer.get("accelerator") == "cpu" or not gpu_present()):
-        raise Problem(
-            f"model={config.model.name} needs a GPU, and there is none here (or trainer=cpu was asked for).\n"
-            "Type model=tiny to run the same experiment with the small model in this package, or use a machine with a GPU; "
-            "model.needs_gpu=false tries on the CPU all the same."
-        )
 
 
 def folder_of(config: Config) -> Path:
@@ -246,29 +228,6 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
 
 def discard_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-# Dense bf16 matrix peak in FLOP/s, from the makers' data sheets.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "A10": 125e12}
-
-
-def utilisation(flops_per_second: float, device) -> float | None:
-    """Model FLOP utilisation: the share of one card's bf16 peak (its SXM form's, where there are several).
-
-    None on CPU and on cards that PEAKS does not name.
-    """
-    if device.type != "cuda":
-        return None
-    import torch
-
-    name = torch.cuda.get_device_name(device)
-    return next((flops_per_second / peak for card, peak in PEAKS.items() if re.search(rf"\b{card}\b", name)), None)
-
-
-def real_size(parameter) -> int:
-    """How many weights a parameter stands for: a 4-bit one packs two in a byte."""
-    state = getattr(parameter, "quant_state", None)
-    return state.shape.numel() if state is not None else parameter.numel()
 
 
 def provenance() -> dict[str, Any]:

@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 import torch
 
+from llama_exp.adapter import attach_lora, detach_lora
 from llama_exp.llama import answering
 from llama_exp.llama.answering import Asked, answer, batches, families
-from llama_exp.model import attach_lora, causal_lm, detach_lora, load_base
+from llama_exp.model import causal_lm, load_base
 
 from .test_finetune import CPU, LORA, adapted, base_config  # noqa: F401 (adapted is a fixture)
 

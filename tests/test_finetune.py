@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from llama_exp import callbacks
+from llama_exp.adapter import attach_lora, detach_lora, load_lora, save_lora, scale
 from llama_exp.callbacks import Checkpoints, Curves, WholeCheckpoints
 from llama_exp.config import (
     LoraConfig,
@@ -27,18 +28,7 @@ from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whol
 from llama_exp.finetune import Finetune, Unread, neftune
 from llama_exp.fitting import validation_interval
 from llama_exp.llama.forward import response_nll
-from llama_exp.model import (
-    attach_lora,
-    causal_lm,
-    detach_lora,
-    forget_base,
-    load_base,
-    load_lora,
-    load_tokenizer,
-    loading,
-    save_lora,
-    scale,
-)
+from llama_exp.model import causal_lm, forget_base, load_base, load_tokenizer, loading
 from llama_exp.records import Problem, Tokens
 
 from .conftest import make_it_matter

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from llama_exp.adapter import attach_lora, detach_lora, load_lora, save_lora
 from llama_exp.config import Quantisation, Targets
 from llama_exp.data.packing import collate
 from llama_exp.llama import forward
@@ -16,7 +17,7 @@ from llama_exp.llama.forward import response_nll, token_nll
 from llama_exp.llama.layer import held
 from llama_exp.llama.products import Projection, dropped
 from llama_exp.llama.warmup import warm
-from llama_exp.model import attach_lora, causal_lm, check_length, detach_lora, load_base, load_lora, save_lora
+from llama_exp.model import causal_lm, check_length, load_base
 from llama_exp.records import Problem, Tokens
 
 from .conftest import make_it_matter

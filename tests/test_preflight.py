@@ -145,8 +145,9 @@ def test_an_interrupted_run_leaves_its_reason_and_its_curves_and_goes_on(tmp_pat
 def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, monkeypatch):
     import torch
 
+    from llama_exp.adapter import attach_lora, detach_lora
     from llama_exp.config import default_config
-    from llama_exp.model import attach_lora, detach_lora, load_base
+    from llama_exp.model import load_base
     from llama_exp.preflight import measuring
 
     config = default_config({"dataset": "squad", "model": "tiny"})
@@ -173,8 +174,9 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     import psutil
     import torch
 
+    from llama_exp.adapter import attach_lora, detach_lora
     from llama_exp.config import default_config
-    from llama_exp.model import attach_lora, detach_lora, load_base
+    from llama_exp.model import load_base
     from llama_exp.preflight import measuring
 
     config = default_config({"dataset": "squad", "model": "tiny"})

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, TextGenerationPipeline
 from transformers.pipelines.text_generation import Chat
 
-from llama_exp import runs
+from llama_exp import hardware, runs
 from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Wording
 from llama_exp.config import Config
@@ -51,7 +51,7 @@ def pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     if not runs.finished(folder):
         raise Problem(f"{folder} is not a finished run: it has no adapter. Folders of runs lie in outputs/DATASET/.")
     config = runs.load_config(folder)
-    runs.check_hardware(config)
+    hardware.check(config)
     voices = Voices(config, config.trainer)
     forget_base()  # this base is the pipeline's own: a second pipeline must not put its adapter on it too
     voices.add(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from llama_exp import lookup, runs
+from llama_exp import hardware, lookup, runs
 from llama_exp.config import Config
 from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.records import Example, Problem, Turn
@@ -128,7 +128,7 @@ def meet(config: Config, manner: Manner, system: str | None = None) -> Partner:
     import dataclasses
 
     run, trained = find(config)
-    runs.check_hardware(dataclasses.replace(trained, trainer=config.trainer))
+    hardware.check(dataclasses.replace(trained, trainer=config.trainer))
     from llama_exp.simulation.voices import Voices
 
     voices = Voices(trained, config.trainer)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import cli, lookup, runs, typed
+from llama_exp import cli, hardware, lookup, runs, typed
 from llama_exp.config import Config, register
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.uploading import TOKEN, Hub, check_name
@@ -135,7 +135,7 @@ def prepare_merged(run: Path, trained: Config, asked: Config, folder: Path, word
     if not folder.is_dir() or {key: found.get(key) for key in wanted} != wanted:
         kept.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        runs.check_hardware(dataclasses.replace(trained, trainer=asked.trainer))
+        hardware.check(dataclasses.replace(trained, trainer=asked.trainer))
         merge(run / "adapter", trained, asked, folder)
         found = {**wanted, **compare(run / "adapter", trained, asked, folder, words.check)}
         write_json(kept, found)

@@ -35,6 +35,7 @@ def merge(adapter: Path, trained: Config, asked: Config, folder: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from llama_exp import model as models
+    from llama_exp.adapter import load_lora
 
     disable_progress_bar()
     device = models.target_device(asked.trainer)
@@ -42,7 +43,7 @@ def merge(adapter: Path, trained: Config, asked: Config, folder: Path) -> None:
     try:
         if trained.model.quantisation is Quantisation.nf4:
             models.dequantise(base, models.compute_dtype(device))
-        merged = models.load_lora(base, adapter).merge_and_unload(safe_merge=True)
+        merged = load_lora(base, adapter).merge_and_unload(safe_merge=True)
         for parameter in merged.parameters():  # `.to` refuses what was once a 4-bit model
             parameter.data = parameter.data.to(torch.bfloat16)
         merged.config.dtype = torch.bfloat16
@@ -63,6 +64,7 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
     over their first ANSWER tokens.
     """
     from llama_exp import model as models
+    from llama_exp.adapter import detach_lora, load_lora
     from llama_exp.data import DATASETS
 
     device = models.target_device(asked.trainer)
@@ -70,11 +72,11 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
     data = DATASETS[trained.dataset.name].of(trained, tokenizer)
     data.setup()
     examples = data.held_out(asked.split.value, count)
-    tuned = models.load_lora(models.load_base(trained.model, device), adapter)
+    tuned = load_lora(models.load_base(trained.model, device), adapter)
     try:
         loss_adapter, mine = _answers(tuned, tokenizer, trained, asked, examples)
     finally:
-        models.detach_lora(tuned)
+        detach_lora(tuned)
     as_published = replace(trained.model, path=str(folder), revision=None, quantisation=Quantisation.none)
     published = models.load_tokenizer(as_published)
     _check_ids(tokenizer, published, examples)

@@ -159,8 +159,8 @@ def loaded(config: Config, device):
 
 
 def measured(config: Config, base, tokens: Sequence[Tokens], choice):
+    from llama_exp.adapter import attach_lora, detach_lora
     from llama_exp.llama.layer import held
-    from llama_exp.model import attach_lora, detach_lora
     from llama_exp.preflight.measuring import measure
 
     began = time.perf_counter()

@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import asking, cli, runs, typed
+from llama_exp import asking, cli, hardware, runs, typed
 from llama_exp.config import Config, flat, register
 from llama_exp.data.dialogue import SIDES
 from llama_exp.records import Problem, line, write_json, write_records
@@ -92,7 +92,7 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
     if words.against is not None:
         parts.append(cast(config, tuned, trained, named, systems, instead=words.against))
     for part in (part for one in parts for part in one.values() if part.script is None):
-        runs.check_hardware(_on(part.config, config))
+        hardware.check(_on(part.config, config))
     beginnings = openings(_unlearnt(config, trained) if tuned else config, words.opening, words.conversations)
     home = tuned or runs.folder_of(config)
     held = []

@@ -32,7 +32,7 @@ class Voices:
 
     def add(self, run: Path) -> None:
         """Put a run's adapter beside those that are there."""
-        from llama_exp.model import load_lora
+        from llama_exp.adapter import load_lora
 
         if run in self.names:
             return
@@ -58,7 +58,7 @@ class Voices:
 
     def close(self) -> None:
         """Leave the base as it was found, for whoever uses it next."""
-        from llama_exp.model import detach_lora
+        from llama_exp.adapter import detach_lora
 
         self.model, self.names = detach_lora(self.model), {}
 

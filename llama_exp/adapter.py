@@ -1,0 +1,138 @@
+"""LoRA adapters on the frozen base: attach, load, detach, save."""
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from llama_exp.config import LoraConfig, Scaling, Targets
+from llama_exp.records import Problem
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LINEARS = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
+
+
+def scale(lora: LoraConfig) -> float:
+    """What B·A is multiplied with: the effective scale, recorded with every run."""
+    return {
+        Scaling.fixed_alpha: lora.alpha / lora.r,
+        Scaling.constant: lora.ratio,
+        Scaling.rank_stabilised: lora.alpha / lora.r**0.5,
+    }[lora.scaling]
+
+
+def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = False) -> nn.Module:
+    """Put a fresh adapter on the base, ready to train: y = W x + scale · B A x, with A random by `seed` and B = 0.
+
+    `recompute`: gradient checkpointing, a quarter more arithmetic for a fraction of the activations' memory.
+
+    W stays frozen in 4 bits; A (r, in) and B (out, r) are float32 and the only parameters that learn.
+    What `prepare_model_for_kbit_training` does beyond freezing (upcasting norms and head) is left out: it costs memory
+    and changes nothing that learns (huggingface/peft#3265).
+    """
+    from peft import LoraConfig as PeftLora
+    from peft import get_peft_model
+
+    names = LINEARS if lora.targets is Targets.all else ATTENTION
+    peft_config = PeftLora(
+        r=lora.r, lora_alpha=scale(lora) * lora.r, lora_dropout=lora.dropout, target_modules=names, bias="none",
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    embeddings = base.get_input_embeddings()
+    hooks = dict(embeddings._forward_hooks)
+    if recompute:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    model = get_peft_model(
+        base, peft_config, low_cpu_mem_usage=True
+    )  # without numbers, which it would draw three times
+    _draw(model, seed)
+    # PEFT makes the embeddings ask for a gradient where activations are recomputed, and leaves that to the next cell;
+    # our recomputation needs none.
+    embeddings._forward_hooks.clear()
+    embeddings._forward_hooks.update(hooks)
+    return model.train()  # Lightning leaves modes as they are: dropout must be on
+
+
+def _draw(model: nn.Module, seed: int) -> None:
+    """A and B of every adapter layer as PEFT begins them: A uniform within ±1/√in, B zero. Drawn on the CPU, so that a seed
+    means the same start on every machine."""
+    from peft.tuners.lora import LoraLayer
+
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            device, [name] = layer.get_base_layer().weight.device, layer.active_adapters
+            a, b = layer.lora_A[name], layer.lora_B[name]
+            start = nn.init.kaiming_uniform_(torch.empty(a.weight.shape), a=math.sqrt(5), generator=generator)
+            a.weight = nn.Parameter(start.to(device))
+            b.weight = nn.Parameter(torch.zeros(b.weight.shape, device=device))
+
+
+def load_lora(base: nn.Module, folder: Path) -> nn.Module:
+    """Put a trained adapter on the base; a Problem if the two do not fit."""
+    from peft import PeftModel
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise Problem(f"No adapter at {folder}.")
+    unknown = _unknown_lora(Path(folder))
+    if unknown:
+        raise Problem(f"The adapter at {folder} uses {', '.join(unknown)}, which would be computed wrongly here.")
+    try:
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, KeyError) as error:
+        detach_lora_layers(base)
+        detail = next((part.strip() for part in str(error).split("\n") if "size mismatch" in part), str(error)[:300])
+        raise Problem(
+            f"The adapter at {folder} does not fit the base model {base.config._name_or_path}: {detail}"
+        ) from None
+    return model
+
+
+def _unknown_lora(folder: Path) -> list[str]:
+    """What of PEFT's an adapter uses that ours never do."""
+    found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    keys = ("use_dora", "lora_bias", "modules_to_save", "alpha_pattern", "rank_pattern")
+    return [key for key in keys if found.get(key)] + (["bias"] if found.get("bias", "none") != "none" else [])
+
+
+def detach_lora(model: nn.Module) -> nn.Module:
+    """Take the adapter off again and return the base as it was."""
+    if not hasattr(model, "peft_config"):
+        return model
+    base = model.unload()
+    if base.is_gradient_checkpointing:
+        base.gradient_checkpointing_disable()
+    if hasattr(base, "peft_config"):
+        del base.peft_config  # else the next adapter is taken for a second one on the same model
+    base.requires_grad_(False)
+    return base.eval()
+
+
+def detach_lora_layers(base: nn.Module) -> None:
+    """Undo a half-made attachment, after an adapter that did not fit."""
+    from peft.tuners.lora import LoraLayer
+
+    for parent in list(base.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, LoraLayer):
+                setattr(parent, name, layer.get_base_layer())
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+
+
+def save_lora(model: nn.Module, folder: Path) -> None:
+    """Write the adapter in PEFT's format, whole or not at all."""
+    folder = Path(folder)
+    aside = folder.with_name(f".{folder.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(str(aside), save_embedding_layers=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
