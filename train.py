@@ -92,6 +92,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     if runs.finished(folder):  # by another process, since this one looked
         return evaluated(config, {"said": "already finished", "run": str(folder)})
     runs.write_config(folder, config)
+    runs.write_sample(folder, [example.id for example in data.train])
     leaks.tell(config, data, overlap, folder)
     choice = choose(base, config, data.plan)
     data.micro_batch = choice.micro_batch

@@ -2,6 +2,7 @@
 
 outputs/squad/tiny-300-r16-seed0/
     config.yaml     every value of the run
+    sample.json     the ids of the training Examples, in the order of the sample
     adapter/        in PEFT's format
     metrics.csv     a row a step: loss, learning rate, gradient norm, tokens/s; and validation losses
     summary.json    what came of it; written last, so its status tells a finished run from a broken one
@@ -146,6 +147,10 @@ def write_config(folder: Path, config: Config) -> None:
         raise Problem(
             f"Cannot write to {folder}: {error.strerror or error}. Choose another place: outputs=FOLDER."
         ) from error
+
+
+def write_sample(folder: Path, ids: list[str]) -> None:
+    write_json(folder / "sample.json", ids)
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ import pytest
 
 from llama_exp.config import Source, default_config
 from llama_exp.data import CLASSES, DATASETS
+from llama_exp.data import module as data_module
 from llama_exp.data.guanaco import turns
 from llama_exp.data.loading import from_hub
 from llama_exp.data.splitting import carve, components, shuffled
@@ -392,11 +393,20 @@ def test_encoding_is_asked_for_once_and_its_counts_are_kept(monkeypatch):
         asked.append((len(examples), tokenizer, max_length, max_new_tokens))
         return ["tokens"], {"encoded": 1}
 
+    monkeypatch.setattr(data_module, "_last_encoded", {})
     monkeypatch.setitem(sys.modules, "llama_exp.data.encoding", SimpleNamespace(encode_all=encode_all))
     data = set_up("squad", tokenizer="tok", max_length=99, sample=7, validation_sample=11)
     assert data.encoded("train") == data.encoded("train") == data.encoded("validation") == ["tokens"]
     assert asked == [(7, "tok", 99, 32), (11, "tok", 99, 32)]
     assert data.counts["encoded"] == {"train": {"encoded": 1}, "validation": {"encoded": 1}}
+    again = set_up("squad", tokenizer="tok", max_length=99, sample=7, validation_sample=11)  # the next cell of a sweep
+    assert again.encoded("train") is data.encoded("train") and again.encoded("validation") and len(asked) == 2
+    assert again.counts["encoded"] == data.counts["encoded"] and again.counts is not data.counts
+    for changed in ({"sample": 8}, {"max_length": 98}, {"tokenizer": "other"}, {"data_seed": 1}):
+        set_up(
+            "squad", **{"tokenizer": "tok", "max_length": 99, "sample": 7, "validation_sample": 11, **changed}
+        ).encoded("train")
+    assert len(asked) == 6
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

@@ -43,6 +43,9 @@ def test_a_cell_is_trained_evaluated_and_summarised(finished):
     assert summary["status"] == "finished"
     assert summary["steps"] == 4 and summary["epochs"] == 1
     assert summary["counts"]["train"]["sampled"] == 16
+    learnt = json.loads((run / "sample.json").read_text())
+    asked = {json.loads(line)["id"] for line in (run / "eval/squad-test-6/predictions.jsonl").read_text().splitlines()}
+    assert len(learnt) == len(set(learnt)) == 16 and not asked & set(learnt)
     assert summary["lora"]["scale"] == 8.0
     assert summary["tokens"] == summary["counts"]["train"]["tokens"]
     assert 0 < summary["trainable_parameters"] < summary["parameters"] / 10

@@ -26,6 +26,7 @@ HELD_OUT_FIRST = ("test", "validation", "train")  # who keeps a duplicate or a g
 
 VALIDATED_AT_ONCE = 4096  # tokens
 
+_last_encoded: dict[str, tuple[tuple, list[Example], list[Tokens], dict[str, int]]] = {}  # by split
 _last_read: dict[tuple, tuple[dict[str, list[Example]], dict[str, Any]]] = {}
 
 
@@ -238,16 +239,21 @@ class ExampleDataModule(LightningDataModule):
     # -- encode and load -----------------------------------------------------------------------------------------------
 
     def encoded(self, split: str) -> list[Tokens]:
-        """The split's Examples as Tokens, encoded once; what was shortened or dropped goes to `counts["encoded"]`."""
+        """The split's Examples as Tokens, encoded once; what was shortened or dropped goes to `counts["encoded"]`.
+
+        The cells of a sweep that learn the same Examples share them.
+        """
         if split not in self._encoded:
             from llama_exp.data.encoding import encode_all
 
             examples = {"train": self.train, "test": self.test,
                         "validation": self.held_out("validation", self.validation_sample)}[split]  # fmt: skip
-            tokens, counts = encode_all(examples, self.tokenizer, self.max_length, self.dataset.max_new_tokens,
-                                        self.answers_in_context)  # fmt: skip
-            self._encoded[split] = tokens
-            self.counts.setdefault("encoded", {})[split] = counts
+            settings = self.tokenizer, self.max_length, self.dataset.max_new_tokens, self.answers_in_context
+            if split not in _last_encoded or _last_encoded[split][:2] != (settings, examples):
+                tokens, counts = encode_all(examples, *settings)
+                _last_encoded[split] = settings, examples, tokens, counts
+            *_, self._encoded[split], counts = _last_encoded[split]
+            self.counts.setdefault("encoded", {})[split] = dict(counts)
         return self._encoded[split]
 
     def reaching_training(self) -> str:
