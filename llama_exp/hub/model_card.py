@@ -61,6 +61,8 @@ def write_notice(config: Config, folder: Path) -> None:
                 found = str(Path(config.model.path) / name)
             shutil.copyfile(found, folder / name)
 
+DTYPES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}  # by the run's precision: in another, replies may differ
+
 
 def write_card(
     path: Path, run: Path, trained: Config, repo: str, comparison: dict[str, Any] | None, outputs: Path
@@ -83,6 +85,7 @@ def write_card(
         data=data_name(trained), summary=summary, train=summary.get("counts", {}).get("train", {}),
         seconds=summary.get("seconds", {}), evaluations=[table(e, untuned.get(e["folder"])) for e in evaluations],
         prompt=repr(user_text("MESSAGE", wording.system)), template=wording.template, keys=keys(summary),
+        dtype=DTYPES.get(str(summary.get("precision")).split("-")[0], "bfloat16"),
         cleaning=sorted(name for name, on in trained.dataset.cleaning.items() if on),
     )  # fmt: skip
     with written_whole(path) as file:
