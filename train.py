@@ -60,7 +60,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         models.import_all()
     device = models.target_device(config.trainer)
     dtype, ready = models.asked_dtype(config.trainer, device), functools.partial(warmed, rank=config.lora.r)
-    with models.loading(config.model, device, dtype, clock("load"), ready) as loaded:
+    with models.loading(config.model, device, dtype, lambda: clock("load"), ready) as loaded:
         with clock("import"):
             from llama_exp import leaks
             from llama_exp.adapter import attach_lora, detach_lora

@@ -28,7 +28,7 @@ def scale(lora: LoraConfig) -> float:
 def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = False) -> nn.Module:
     """Put a fresh adapter on the base, ready to train: y = W x + scale · B A x, with A random by `seed` and B = 0.
 
-    `recompute`: gradient checkpointing, a quarter more arithmetic for a fraction of the activations' memory.
+    `recompute`: gradient checkpointing, two fifths more arithmetic for a fraction of the activations' memory.
 
     W stays frozen in 4 bits; A (r, in) and B (out, r) are float32 and the only parameters that learn.
     What `prepare_model_for_kbit_training` does beyond freezing (upcasting norms and head) is left out: it costs memory

@@ -4,7 +4,6 @@
 """
 
 import atexit
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -77,7 +76,7 @@ def run(main: Callable[[], None]) -> None:
 
 class Ending:
     """Leaves the process as soon as everything has been put away: Python would then take its objects apart one by one, for 1.5
-    to 2 s, and the next command of a script would wait for it."""
+    to 2 s, and the next command of a script would wait for it. What was registered with atexit before it does not run."""
 
     def __init__(self) -> None:
         self.code = 1  # a traceback
@@ -85,9 +84,13 @@ class Ending:
 
     def _leave(self) -> None:
         logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            try:
                 stream.flush()
+            except BrokenPipeError:  # the reader has seen enough
+                pass
+            except (OSError, ValueError):  # a full disk: what was said is lost, as Python itself says with this code
+                self.code = self.code or 120
         os._exit(self.code)
 
 

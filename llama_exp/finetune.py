@@ -78,7 +78,10 @@ class Finetune(L.LightningModule):
         self.learnt = [p for p in model.parameters() if p.requires_grad]
         self.norm: torch.Tensor | None = None  # of the step's gradients, before clipping
         self.unread: deque[Unread] = deque()
-        self.began: Moment = 0.0  # the step that is read next
+        self.stepping: tuple[int, float, torch.Tensor] | None = (
+            None  # number, learning rate and values of the step that ends
+        )
+        self.began: Moment  # the step that is read next
         self.tell: Callable[[Step], None] = lambda step: None  # who wants to know of each step, in order
 
     def on_train_start(self) -> None:
@@ -112,9 +115,14 @@ class Finetune(L.LightningModule):
         torch._foreach_mul_(gradients, world * self.usual_labels / summed[1].clamp(min=1))
         self.norm = torch.nn.utils.get_total_norm(gradients)
         values = torch.cat([summed, self.norm.float()[None]]).to("cpu", non_blocking=True)
-        ended = moment(self.norm.device)
-        self.unread.append(Unread(self.trainer.global_step + 1, optimizer.param_groups[0]["lr"], values, ended))
+        self.stepping = self.trainer.global_step + 1, optimizer.param_groups[0]["lr"], values
         self.nll, self.labels = 0.0, 0
+
+    def optimizer_step(self, *args, **kwargs) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.stepping:  # float16's scaler may leave a step out
+            self.unread.append(Unread(*self.stepping, moment(self.learnt[0].device)))
+            self.stepping = None
 
     def read(self, late: int = 0) -> None:
         """Tell of the finished steps, but for the last `late`: looking at a step waits until the GPU is done with it.

@@ -245,6 +245,7 @@ def summarise(
     losses, validation = loss_page.points(rows, "loss"), loss_page.points(rows, "validation_loss")
     speed = plan.seen(step, plan.lengths) / max(curves.training_seconds, 1e-9)
     parameters = sum(real_size(p) for p in module.model.parameters())
+    flops = 4 * (parameters - causal_lm(module.model).model.embed_tokens.weight.numel())  # a look-up is no product
     runs.write_summary(folder, {
         **came_to(folder, config, trainer, data, outcome.started, outcome.status, None),
         "content": data.content,
@@ -255,8 +256,8 @@ def summarise(
         "epochs": step / plan.steps_per_epoch,
         "label_tokens": plan.seen(step, plan.labels),
         "tokens_per_second": speed,
-        "flops_per_token": 4 * parameters,  # forward, and backward to the inputs only: the base is frozen
-        "mfu": hardware.utilisation(4 * parameters * speed / trainer.world_size, device),
+        "flops_per_token": flops,  # forward, and backward to the inputs only: the base is frozen
+        "mfu": hardware.utilisation(flops * speed / trainer.world_size, device),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory(device),
         "loss": {"train": losses[-1][1] if losses else None, "validation": validation[-1][1] if validation else None,

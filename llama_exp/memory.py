@@ -41,8 +41,8 @@ class Needs:
 
     Kept of a token until its gradient: everything, everything but norms and gates, only layers' inputs. Of a token in one
     layer's backward pass: where its activations are there, where they are made again, and then of those whose gate and up
-    are made at once. Once: adapters, gradients and moments; the logits of a chunk; weights being dequantised; all of W in 16
-    bits, where it is held.
+    are made at once; beside the logits: of the last norm, and of a last layer that is kept for few labels. Once: adapters,
+    gradients and moments; the logits of a chunk; weights being dequantised; all of W in 16 bits, where it is held.
     """
 
     whole: float
@@ -51,6 +51,8 @@ class Needs:
     passing: float
     again: float
     gates: float
+    output: float
+    last: float
     learning: float
     logits: float
     weights: float
@@ -59,12 +61,14 @@ class Needs:
     def keeping(self, tokens: int, norms: bool = False) -> float:
         """For so many tokens at once where nothing is computed again, but for norms and gates (kept too: `norms`)."""
         stored = self.whole if norms else self.kept
-        return self.learning + tokens * stored + max(self.logits, self.weights + tokens * self.passing)
+        output = self.logits + tokens * self.output
+        return self.learning + tokens * stored + max(output, self.weights + tokens * self.passing)
 
     def recomputing(self, tokens: int) -> float:
         """For so many tokens at once where only layers' inputs are kept."""
         layer = self.weights + tokens * self.again + min(tokens, MLP_TOKENS) * self.gates
-        return self.learning + tokens * self.inputs + max(self.logits, layer)
+        output = self.logits + tokens * (self.output + self.last)
+        return self.learning + tokens * self.inputs + max(output, layer)
 
 
 def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
@@ -76,7 +80,7 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     # input, queries, attention's result, middle; keys and values, repeated for every head
     first = (4 * d + 2 * head * shape.num_attention_heads) * size
     gates = 3 * f * size + (0 if fused else 14 * f)  # product, its gradient, and what Liger does without
-    norms = 4 * d * size
+    norms = 4 * d * size + (0 if fused else 16 * d)  # and in float32
     attention = [(d, d), (d, kv), (d, kv), (d, d)]
     tuned = attention if config.lora.targets is Targets.attention else [*attention, (d, f), (d, f), (f, d)]
     again = 2 * f * size + gates
@@ -84,6 +88,7 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
         whole=layers * (first + 2 * f * size + (2 * d + f) * size), kept=layers * (first + 2 * f * size),
         inputs=layers * d * size, passing=gates + norms,
         again=first + norms + (again if config.lora.dropout else 0), gates=0 if config.lora.dropout else again,
+        output=16 * d, last=first + (2 if config.lora.dropout else 1) * f * size,
         learning=layers * config.lora.r * sum(a + b for a, b in tuned) * 16,  # weight, gradient, two moments in float32
         logits=CHUNK * shape.vocab_size * 10, weights=2 * 2 * f * d * size,  # the largest, and one in the making
         dequantised=layers * (2 * d * d + 2 * d * kv + 3 * d * f) * size,

@@ -5,6 +5,7 @@ One base serves a whole sweep: `load_base` keeps the last one in memory, and onl
 
 import contextlib
 import functools
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from llama_exp.llama.products import lay_side_by_side
 from llama_exp.records import Problem
 
 _loaded: dict[tuple, nn.Module] = {}  # the one base that stays in memory
-_aside: Future | None = None  # the last one that was loaded beside something else
+_aside: threading.Thread | None = None  # loads it, or has
+_read_before = False
 
 
 def target_device(trainer: dict) -> torch.device:
@@ -83,7 +85,11 @@ def load_base(model: ModelConfig, device: torch.device, dtype: torch.dtype | Non
     dtype = dtype or compute_dtype(device)
     key = (model.path, model.revision, model.quantisation, str(device), dtype)
     if key not in _loaded:
+        global _read_before
         forget_base()  # two bases would not fit beside each other on most cards
+        if _read_before:
+            gc.collect()  # Lightning, and the traceback of a base that did not load, hold one in circles
+        _read_before = True
         base = _read_base(model, device, dtype)
         base.requires_grad_(False)
         base.config.use_cache = True
@@ -108,37 +114,35 @@ def import_all() -> None:
 
 @contextlib.contextmanager
 def loading(model: ModelConfig, device: torch.device, dtype: torch.dtype,
-            waiting: contextlib.AbstractContextManager | None = None, ready: Callable[[nn.Module], None] = lambda base: None,
-            ) -> Iterator[Callable[[], nn.Module]]:  # fmt: skip
-    """Load a base and make it `ready` beside what is done meanwhile. Leaving waits for it, under the clock `waiting`; an error
-    does not wait, so that it is said at once.
+            waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+            ready: Callable[[nn.Module], None] = lambda base: None) -> Iterator[Callable[[], nn.Module]]:  # fmt: skip
+    """Load a base and make it `ready` beside what is done meanwhile. Leaving waits for it, under the clock `waiting()`; an
+    error is said without waiting.
 
         with loading(…) as loaded: …
         base = loaded()
     """
+    found: Future = Future()
 
-    def load() -> nn.Module:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # each thread has its own, and begins with the first
-        base = load_base(model, device, dtype)
-        ready(base)
-        return base
+    def load() -> None:
+        try:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # each thread has its own, and begins with the first
+            base = load_base(model, device, dtype)
+            ready(base)
+            found.set_result(base)
+        except BaseException as error:
+            found.set_exception(error)
 
     global _aside
-    if _aside is not None:
-        _aside.exception()  # a cell before broke while its base was being loaded: two would not fit beside each other
-    _aside = future = Future()
-    threading.Thread(target=_fulfil, args=(future, load), daemon=True).start()
-    yield future.result
-    with waiting or contextlib.nullcontext():
-        future.exception()
-
-
-def _fulfil(future: Future, work: Callable[[], nn.Module]) -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:
-        future.set_exception(error)
+    if _aside is not None:  # a cell before broke while its base was being loaded: two would not fit beside each other
+        with waiting():
+            _aside.join()
+    _aside = threading.Thread(target=load, daemon=True)
+    _aside.start()
+    yield found.result
+    with waiting():
+        found.exception()
 
 
 def forget_base() -> None:

@@ -1,9 +1,11 @@
 """The contracts of training: isolation of packed Examples, token-exact accumulation, exact resume, what is saved."""
 
 import dataclasses
+import gc
 import math
 import shutil
 import time
+import weakref
 
 import pytest
 import torch
@@ -263,6 +265,11 @@ def test_a_base_that_is_loaded_aside_is_the_base(llama):
     assert seen == [base] and load_base(base_config(llama), CPU) is base
     with loading(base_config(llama), CPU, torch.float32, ready=seen.append) as again:
         assert again() is base
+    alive = weakref.ref(base)
+    forget_base()
+    del base, loaded, again, seen[:]
+    gc.collect()
+    assert alive() is None, "a base that is let go takes no memory"
 
 
 def test_a_base_that_cannot_be_loaded_aside_says_why(llama, tmp_path):
@@ -467,6 +474,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(llama):
     module = Finetune(model, ADAMW, 6, 0)
     detach_lora(model)
     module.unread.append(Unread(7, 1e-2, torch.tensor([math.nan, 3.0, 1.0]), 0.0))
+    module.began = 0.0
     with pytest.raises(Problem, match="nan at step 7; the last good checkpoint is kept. Lower optimizer.lr"):
         module.read()
 

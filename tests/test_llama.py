@@ -263,6 +263,22 @@ def test_recomputing_some_tokens_at_a_time_gives_the_same_gradients(llama, monke
     assert not any(hasattr(part, "held") for part in load_base(base_config(llama), CPU).modules())
 
 
+@pytest.mark.parametrize("all_labelled", [True, False])
+def test_recomputing_changes_nothing_under_dropout_either(llama, all_labelled):
+    """Otherwise what a run learns would depend on the memory that was free."""
+    tokens = [
+        Tokens(item.id, item.input_ids, [-100, *item.input_ids[1:]]) if all_labelled else item for item in items()
+    ]
+    found = []
+    for recompute in (False, True):
+        model = attach_lora(load_base(base_config(llama), CPU), dataclasses.replace(LORA, dropout=0.2), 0, recompute)
+        make_it_matter(model)
+        torch.manual_seed(3)
+        found.append(gradients(model, response_nll(model, collate(tokens))[0].sum()))
+        detach_lora(model)
+    agree(*found)
+
+
 def test_memory_does_not_grow_over_thirty_cells(llama):
     """A sweep in one process: after each cell only the base is left."""
     import gc

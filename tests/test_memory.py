@@ -39,7 +39,7 @@ def chosen(room_gib: float, length=2048, batch=8, micro_batch=None, recompute=No
         (120, (False, 8, True)),  # everything fits, and the dequantised weights beside it
         (50, (False, 8, False)),
         (30, (False, 4, False)),  # half the step at a time before anything is computed twice
-        (4.2, (True, 4, False)),
+        (4.4, (True, 4, False)),
         (3.0, (True, 2, False)),
     ],
 )

@@ -61,7 +61,12 @@ def write_notice(config: Config, folder: Path) -> None:
                 found = str(Path(config.model.path) / name)
             shutil.copyfile(found, folder / name)
 
-DTYPES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}  # by the run's precision: in another, replies may differ
+
+DTYPES = {
+    "32": "float32",
+    "bf16": "bfloat16",
+    "16": "float16",
+}  # by the run's precision: in another, replies may differ
 
 
 def write_card(

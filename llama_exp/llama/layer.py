@@ -96,9 +96,9 @@ class Layer:
         self, x, cos, sin, attend: Callable, places: torch.Tensor | None, seed: int, recompute: bool
     ) -> torch.Tensor:
         """x (N, d) -> (N, d), or (len(places), d): what only those tokens need is computed for them alone."""
-        few = places is not None and 2 * len(places) <= len(
-            x
-        )  # what is kept of few takes no more than computing it again
+        # What is kept of few tokens takes no more than computing it again. Dropout's masks are drawn for the tokens at hand, which
+        # must be the same ones whether or not a layer is computed again.
+        few = places is not None and (self.dropout > 0 or 2 * len(places) <= len(x))
         if recompute and not few and torch.is_grad_enabled():
             y = Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after())
             return y if places is None else y[places]
@@ -213,7 +213,15 @@ class Recomputed(Function):
         ctx.layer, ctx.attend, ctx.seed = layer, attend, seed
         ctx.save_for_backward(x, cos, sin)
         q, k, v = Before.apply(x, cos, sin, layer, seed)
-        return After.apply(attend(q, k, v).flatten(1), x, layer, seed)
+        mixed = attend(q, k, v).flatten(1)
+        del q, k, v
+        size = len(x) if layer.dropout else 4 * MLP_TOKENS  # forward, less is there at once than backward
+        if len(x) <= size:
+            return After.apply(mixed, x, layer, seed)
+        y = torch.empty_like(x)
+        for mine, mixed_own, own in zip(y.split(size), mixed.split(size), x.split(size), strict=True):
+            mine.copy_(After.apply(mixed_own, own, layer, seed))
+        return y
 
     @staticmethod
     def backward(ctx, dy):
