@@ -235,7 +235,11 @@ def compared(one: tuple, other: tuple) -> str:
     lines = [f"  {name}: " + (SAME if d.low == d.high == 0 else f"{d}, p {p_text(adjusted[name])}")
              + of_fewer(d.items, len(groups)) for name, d in differences.items()]  # fmt: skip
     return "\n".join(
-        [f"{folder / 'comparison.html'}: {results['name']} minus {results_too['name']}, the same openings:", *lines]
+        [
+            f"{folder / 'comparison.html'}: {results['name']} minus {results_too['name']}, the same openings "
+            f"(95 % intervals; p adjusted for {len(differences)} scores):",
+            *lines,
+        ]
     )
 
 
