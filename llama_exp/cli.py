@@ -1,6 +1,7 @@
 """How a command ends: readable messages instead of tracebacks, and exit codes.
 
-0 = done, 1 = at least one cell of a sweep failed, 2 = the command itself was wrong and nothing was started, 130 = Ctrl-C.
+0 = done, 1 = at least one cell of a sweep failed, 2 = the command itself was wrong and nothing was started, 130 = Ctrl-C,
+141 = whoever read its output closed it.
 """
 
 import atexit
@@ -112,9 +113,9 @@ def _run(main: Callable[[], None]) -> None:
         _stop(str(problem), 2)
     except KeyboardInterrupt as interrupt:
         _stop("\n" + (str(interrupt) or "Interrupted. The same command goes on where this one stopped."), 130)
-    except BrokenPipeError:  # the reader (`| head`) has seen enough
+    except BrokenPipeError:  # the reader (`| head`) has seen enough: no success, for work may be left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _stop("Stopped: whoever read this command's output has closed it.", 141)
     except Exception as error:
         if _is_configuration(error):
             _stop(_readable(error), 2)

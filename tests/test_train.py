@@ -320,6 +320,16 @@ def test_help_and_config_are_quick(command):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_a_command_whose_reader_is_gone_does_not_say_that_it_succeeded(tmp_path):
+    words = ["train.py", *small(sample="8"), f"outputs={tmp_path}/o"]
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert "Stopped: whoever read" in process.stderr.read()
+    assert process.wait(timeout=60) == 141
+
+
 def test_loading_a_base_imports_nothing_that_was_not_there_before():
     """It runs in a thread while the main one imports Lightning: of two that import the same, one may see half a module."""
     code = ("import sys\nfrom llama_exp import model\nfrom llama_exp.config import default_config\nimport torch\n"
