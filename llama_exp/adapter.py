@@ -46,9 +46,8 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = 
     hooks = dict(embeddings._forward_hooks)
     if recompute:
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    model = get_peft_model(
-        base, peft_config, low_cpu_mem_usage=True
-    )  # without numbers, which it would draw three times
+    # without numbers, which PEFT would draw three times
+    model = get_peft_model(base, peft_config, low_cpu_mem_usage=True)
     _draw(model, seed)
     # PEFT makes the embeddings ask for a gradient where activations are recomputed, and leaves that to the next cell;
     # our recomputation needs none.

@@ -39,6 +39,7 @@ INTERNALS = ("full_key", "object_type", "reference_type", "set HYDRA", "Config s
              "Error executing job")  # fmt: skip
 
 
+GROUPS = ("experiment", "sweep", "dataset", "model", "lora", "trainer", "logger")  # of conf/, typed by their names
 own_words: list[str] = []  # of the command that runs, beside the keys of conf/
 failures: list[str] = []  # why cells of this process's sweep failed: its exit code, and the last line of its table
 
@@ -274,17 +275,7 @@ def _unknown_keys() -> list[str]:
     from llama_exp.config import default_config, flat
 
     try:
-        known = [
-            *own_words,
-            *flat(default_config({})),
-            "experiment",
-            "sweep",
-            "dataset",
-            "model",
-            "lora",
-            "trainer",
-            "logger",
-        ]
+        known = [*own_words, *flat(default_config({})), *GROUPS]
     except Exception:  # conf/ itself is broken: Hydra's message says how
         return []
     lines = []

@@ -48,7 +48,7 @@ def tell(config: Config, data, found: dict[str, Any] | None, folder: Path | None
     """Print what `look` found, and store it where a folder is given."""
     if found is None:
         return
-    if folder and _stored(folder) != found:
+    if folder:
         write_json(folder / "audit.json", found)
     print("\n".join([describe(found), *by_construction(config, measured_on(config, data), found)]), flush=True)
 

@@ -62,11 +62,8 @@ def write_notice(config: Config, folder: Path) -> None:
             shutil.copyfile(found, folder / name)
 
 
-DTYPES = {
-    "32": "float32",
-    "bf16": "bfloat16",
-    "16": "float16",
-}  # by the run's precision: in another, replies may differ
+# By the run's precision: in another, replies may differ.
+DTYPES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 
 
 def write_card(

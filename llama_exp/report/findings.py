@@ -14,6 +14,7 @@ from llama_exp.report.words import (
     dropped,
     duration,
     encoders,
+    extent,
     in_training,
     joined,
     likely,
@@ -217,7 +218,7 @@ def _overlapping(c: Comparison, setting: Setting) -> list[str]:
     if clean is None:
         return []
     value, interval, items = clean
-    count = " to ".join(f"{n:,}" for n in sorted({min(items), max(items)})) if items else ""
+    count = extent(items)
     some = f" ({count} of {c.items:,})" if count and c.items else ""
     return [
         f"On the test items that nothing in training overlaps with{some} it scores {sure(value, interval, c.metric)}."

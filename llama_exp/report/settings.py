@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from llama_exp.statistics import Curve
 
 LOWER_IS_BETTER = {"loss", "perplexity"}
-MANY_DROPPED = (
-    0.05  # of a sample: beyond that its size is not what was trained on, and everything that shows it says so
-)
+# Of a sample: beyond that its size is not what was trained on, and everything that shows it says so.
+MANY_DROPPED = 0.05
 
 
 @dataclass(frozen=True, slots=True)

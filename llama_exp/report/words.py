@@ -96,6 +96,12 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def extent(counts: Iterable[int]) -> str:
+    """`29`, or `27 to 31` where they differ; "" of none."""
+    found = sorted({*counts})
+    return " to ".join(f"{n:,}" for n in dict.fromkeys((found[0], found[-1]))) if found else ""
+
+
 def joined(words: Iterable[str], limit: int = 4) -> str:
     """a, b and c; beyond `limit`, how many more."""
     words = list(words)
@@ -112,11 +118,7 @@ def size_of(setting: Setting) -> str:
 
 def in_training(setting: Setting) -> str:
     """`29`, or `27 to 31` where runs differ: how many of its examples reached training."""
-    return (
-        " to ".join(f"{n:,}" for n in dict.fromkeys([setting.encoded[0], setting.encoded[-1]]))
-        if setting.encoded
-        else "–"
-    )
+    return extent(setting.encoded) or "–"
 
 
 def dropped(settings: Iterable[Setting]) -> str:
@@ -131,10 +133,8 @@ def dropped(settings: Iterable[Setting]) -> str:
 
 def measured(comparison: Comparison) -> str:
     """`13`, or `13 to 15`: how many items have a loss, where that is not all of them; else ""."""
-    found = sorted({n for one in scored_in(comparison) if (n := one.evaluation.measured) is not None})
-    if not found or found == [comparison.items]:
-        return ""
-    return " to ".join(f"{n:,}" for n in dict.fromkeys([found[0], found[-1]]))
+    found = {n for one in scored_in(comparison) if (n := one.evaluation.measured) is not None}
+    return "" if found == {comparison.items} else extent(found)
 
 
 def encoders(comparison: Comparison) -> str:
