@@ -73,8 +73,11 @@ def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, 
         lost = cell.answers_lost(asked, examples, predictions, data.tokenizer)
         results = cell.write_results(folder, asked, trained, run, predictions, cost, {"answers_lost": lost})
     if lost or results["unmeasured"]:
-        print(f"  {lost} answers were cut away with their context; {results['unmeasured']} responses have no loss, being "
-              f"empty or too long for max_length={asked.max_length}.", flush=True)  # fmt: skip
+        print(
+            f"  {lost} answers were cut away with their context; {results['unmeasured']} responses have no loss, being "
+            f"empty or too long for max_length={asked.max_length}.",
+            flush=True,
+        )
     print(f"{folder}: {cell.said(results)}", flush=True)
     return {"said": cell.said(results), "run": str(run)}
 
@@ -87,8 +90,10 @@ def again(folder: Path, results: dict[str, Any], asked: Config, trained: Config,
         cost = {key: results.get(key) for key in (*cell.COST, "answers_lost")}
         predictions = read_predictions(folder / "predictions.jsonl")
         if len(predictions) != results.get("items", len(predictions)):
-            raise Problem(f"{folder}/predictions.jsonl holds {len(predictions):,} of the {results['items']:,} answers that were "
-                          "scored. Delete results.json there, and the same command answers the rest.")  # fmt: skip
+            raise Problem(
+                f"{folder}/predictions.jsonl holds {len(predictions):,} of the {results['items']:,} answers that were "
+                "scored. Delete results.json there, and the same command answers the rest."
+            )
         results = cell.write_results(folder, asked, trained, run, predictions, cost)
         told = "scored anew from its predictions"
     print(f"{folder}: {told}: {cell.said(results)}", flush=True)
@@ -117,8 +122,11 @@ def evaluate_file(config: Config) -> dict[str, str]:
     for why in dict.fromkeys(of.note for of in scored.intervals.values() if of.low is None):
         print(f"No interval: {why}.")
     drawn = f"{counts['not_drawn']} answers to questions that eval_sample={config.eval_sample} did not draw left out; "
-    print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
-          f"{drawn if counts['not_drawn'] else ''}{counts['unknown_ids']} unknown ids left out.", flush=True)  # fmt: skip
+    print(
+        f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
+        f"{drawn if counts['not_drawn'] else ''}{counts['unknown_ids']} unknown ids left out.",
+        flush=True,
+    )
     intervals = {name: dataclasses.asdict(of) for name, of in scored.intervals.items()}
     return {"said": cell.said({"scores": scored.values, "intervals": intervals}), "run": str(path)}
 

@@ -66,8 +66,10 @@ def measured(config: ModelConfig, device, dtype, rounds, lr: float, ours: bool):
         for p in rises:
             p.copy_(0.01 * torch.randn(p.shape, generator=generator))
     backward(model, rounds[0], device, dtype, ours)
-    gradients = {kind: torch.cat([p.grad.flatten() for name, p in tuned.items() if f"lora_{kind}" in name]).cpu()
-                 for kind in "AB"}  # fmt: skip
+    gradients = {
+        kind: torch.cat([p.grad.flatten() for name, p in tuned.items() if f"lora_{kind}" in name]).cpu()
+        for kind in "AB"
+    }
     with torch.no_grad():
         for p in rises:
             p.zero_()
@@ -99,11 +101,23 @@ def main(checkpoint: str, words: dict[str, str]) -> int:
         gradients, losses = measured(config, device, torch.bfloat16, rounds, lr, name == "ours")
         astray = {kind: float((gradients[kind] - exact[kind]).norm() / exact[kind].norm()) for kind in "AB"}
         apart = [round(mine - theirs, 4) for mine, theirs in zip(losses, curve, strict=True)]
-        told[name] = {"gradients": {kind: float(f"{value:.3g}") for kind, value in astray.items()},
-                      "losses": float(f"{statistics.mean(map(abs, apart)):.3g}"), "each": apart}  # fmt: skip
+        told[name] = {
+            "gradients": {kind: float(f"{value:.3g}") for kind, value in astray.items()},
+            "losses": float(f"{statistics.mean(map(abs, apart)):.3g}"),
+            "each": apart,
+        }
     agrees = all(told["ours"]["gradients"][kind] <= ALLOWED * told["peft"]["gradients"][kind] for kind in "AB")
-    print(json.dumps({**told, "agrees": agrees, "torch": torch.__version__,
-                      "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu"}), flush=True)  # fmt: skip
+    print(
+        json.dumps(
+            {
+                **told,
+                "agrees": agrees,
+                "torch": torch.__version__,
+                "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            }
+        ),
+        flush=True,
+    )
     return 0 if agrees else 1
 
 

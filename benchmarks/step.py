@@ -76,13 +76,27 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     speeds = [count / seconds for count, seconds in zip(tokens[4:], times[4:], strict=True)]
     parameters = 6.607e9
     speed = statistics.median(speeds)
-    print(json.dumps({
-        "what": "step", **words, "tokens_a_step": round(statistics.mean(tokens)), "tokens_per_second": round(speed),
-        "slowest": round(min(speeds)), "fastest": round(max(speeds)), "mfu_tflops": round(speed * 4 * parameters / 1e12),
-        "first_step_s": round(times[0], 2), "load_s": round(load, 1), "at_rest_gib": round(rest / 2**30, 2),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2), "loss": [round(x, 5) for x in losses[:3] + losses[-1:]],
-        "device": torch.cuda.get_device_name(), "torch": torch.__version__,
-    }), flush=True)  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "what": "step",
+                **words,
+                "tokens_a_step": round(statistics.mean(tokens)),
+                "tokens_per_second": round(speed),
+                "slowest": round(min(speeds)),
+                "fastest": round(max(speeds)),
+                "mfu_tflops": round(speed * 4 * parameters / 1e12),
+                "first_step_s": round(times[0], 2),
+                "load_s": round(load, 1),
+                "at_rest_gib": round(rest / 2**30, 2),
+                "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+                "loss": [round(x, 5) for x in losses[:3] + losses[-1:]],
+                "device": torch.cuda.get_device_name(),
+                "torch": torch.__version__,
+            }
+        ),
+        flush=True,
+    )
     detach_lora(model)
 
 
@@ -105,10 +119,15 @@ def squad_tokens(path: str, tokenizer, count: int):
 
     rows = pyarrow.parquet.read_table(path).slice(0, 20_000).to_pylist()[:: 20_000 // count][:count]
     examples = [
-        Example(id=row["id"], prompt=f"Answer with a span of the context.\n\nContext: {row['context']}\n\nQuestion: {row['question']}",
-                response=row["answers"]["text"][0], references=tuple(row["answers"]["text"]), group=row["title"])
+        Example(
+            id=row["id"],
+            prompt=f"Answer with a span of the context.\n\nContext: {row['context']}\n\nQuestion: {row['question']}",
+            response=row["answers"]["text"][0],
+            references=tuple(row["answers"]["text"]),
+            group=row["title"],
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     return encode_all(examples, tokenizer, 1024, 64)[0]
 
 

@@ -39,9 +39,13 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = 
 
     names = LINEARS if lora.targets is Targets.all else ATTENTION
     peft_config = PeftLora(
-        r=lora.r, lora_alpha=scale(lora) * lora.r, lora_dropout=lora.dropout, target_modules=names, bias="none",
+        r=lora.r,
+        lora_alpha=scale(lora) * lora.r,
+        lora_dropout=lora.dropout,
+        target_modules=names,
+        bias="none",
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     embeddings = base.get_input_embeddings()
     hooks = dict(embeddings._forward_hooks)
     if recompute:

@@ -18,10 +18,18 @@ SPLITTING = ("subset", "revision", "rows", "validation", "test", "split_seed", "
 
 def as_asked(config: Config, trained: Config) -> Config:
     """The run's own config, with the data and the size of the evaluation that were asked for."""
-    return settled(dataclasses.replace(
-        trained, dataset=data_of(config, trained), split=config.split, eval_sample=config.eval_sample,
-        eval_seed=config.eval_seed, eval_batch=config.eval_batch, trainer=config.trainer, bertscore=config.bertscore,
-    ))  # fmt: skip
+    return settled(
+        dataclasses.replace(
+            trained,
+            dataset=data_of(config, trained),
+            split=config.split,
+            eval_sample=config.eval_sample,
+            eval_seed=config.eval_seed,
+            eval_batch=config.eval_batch,
+            trainer=config.trainer,
+            bertscore=config.bertscore,
+        )
+    )
 
 
 def data_of(config: Config, trained: Config) -> DatasetConfig:
@@ -37,8 +45,10 @@ def data_of(config: Config, trained: Config) -> DatasetConfig:
     said = typed(config)
     elsewhere = [key for key in ("source", "path", "hub") if getattr(mine, key) != getattr(theirs, key)]
     if elsewhere and (config.trained_on or any(f"dataset.{key}" in said for key in elsewhere)):
-        print(f"  other data than the run's (dataset.{', dataset.'.join(elsewhere)}): it may have learnt from these items.",
-              flush=True)  # fmt: skip
+        print(
+            f"  other data than the run's (dataset.{', dataset.'.join(elsewhere)}): it may have learnt from these items.",
+            flush=True,
+        )
         return mine
     taken, refused = {}, []
     for key in (field.name for field in dataclasses.fields(mine) if f"dataset.{field.name}" not in NOT_TRAINED):
@@ -49,8 +59,11 @@ def data_of(config: Config, trained: Config) -> DatasetConfig:
         elif key in SPLITTING:
             refused.append(f"  dataset.{key}: {getattr(theirs, key)} in training, {getattr(mine, key)} asked for")
     if refused:
-        raise Problem("This would test the run on items that it may have learnt from:\n" + "\n".join(refused)
-                      + "\nLeave these keys out: an evaluation takes them from its run.")  # fmt: skip
+        raise Problem(
+            "This would test the run on items that it may have learnt from:\n"
+            + "\n".join(refused)
+            + "\nLeave these keys out: an evaluation takes them from its run."
+        )
     if taken:
         as_text = ", ".join(f"dataset.{key}={getattr(value, 'value', value)}" for key, value in taken.items())
         print(f"  As in training: {as_text}.", flush=True)
@@ -75,9 +88,13 @@ def folder_name(asked: Config, trained: Config) -> str:
 def asked_for(asked: Config) -> dict[str, Any]:
     """What decides the replies to an evaluation, beside the adapter: the base, the items and how they are asked."""
     said = ("max_length", "split", "eval_sample", "eval_seed")
-    return {key: value for key, value in flat(asked).items()
-            if (key.startswith("dataset.") and key not in NOT_TRAINED) or key in said
-            or (key.startswith("model.") and key in identity(asked))}  # fmt: skip
+    return {
+        key: value
+        for key, value in flat(asked).items()
+        if (key.startswith("dataset.") and key not in NOT_TRAINED)
+        or key in said
+        or (key.startswith("model.") and key in identity(asked))
+    }
 
 
 def check_same(folder: Path, results: dict[str, Any], asked: Config) -> None:
@@ -89,8 +106,11 @@ def check_same(folder: Path, results: dict[str, Any], asked: Config) -> None:
     rules = {key: False for key in mine.keys() | stored.keys() if key.startswith("dataset.cleaning.")} if stored else {}
     base = {key: value for key, value in results.get("identity", {}).items() if key.startswith("model.")}
     mine, theirs = rules | mine, rules | base | stored
-    differ = [f"  {key}: {theirs[key]} there, {mine[key]} asked for"
-              for key in mine if key in theirs and theirs[key] != mine[key]]  # fmt: skip
+    differ = [
+        f"  {key}: {theirs[key]} there, {mine[key]} asked for"
+        for key in mine
+        if key in theirs and theirs[key] != mine[key]
+    ]
     if differ:
         raise Problem(
             f"{folder} holds an evaluation that was asked otherwise:\n"

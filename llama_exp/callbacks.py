@@ -140,8 +140,7 @@ class Curves(L.Callback):
         self.tokens += tokens
         speed = tokens / max(step.seconds, 1e-9)
         self.training_seconds += step.seconds
-        self._write(trainer, step.number, loss=step.loss, lr=step.lr,
-                    grad_norm=step.grad_norm, tokens_per_second=speed)  # fmt: skip
+        self._write(trainer, step.number, loss=step.loss, lr=step.lr, grad_norm=step.grad_norm, tokens_per_second=speed)
 
     def on_validation_start(self, trainer, module) -> None:
         module.read()
@@ -161,8 +160,13 @@ class Curves(L.Callback):
         self.last |= values
         if not trainer.is_global_zero:
             return
-        row = {"step": step, "epoch": step / self.plan.steps_per_epoch, "tokens": self.tokens,
-               "seconds": self.seconds + time.perf_counter() - self.began, **values}  # fmt: skip
+        row = {
+            "step": step,
+            "epoch": step / self.plan.steps_per_epoch,
+            "tokens": self.tokens,
+            "seconds": self.seconds + time.perf_counter() - self.began,
+            **values,
+        }
         row = {key: f"{value:.7g}" if isinstance(value, float) else value for key, value in row.items()}
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)

@@ -35,8 +35,16 @@ REMARKS = (
     ".*sync_dist=True.*",  # Finetune sums over ranks itself
 )
 # Lines of Hydra's messages that are about Hydra.
-INTERNALS = ("full_key", "object_type", "reference_type", "set HYDRA", "Config search path", "provider=", "To append",
-             "Error executing job")  # fmt: skip
+INTERNALS = (
+    "full_key",
+    "object_type",
+    "reference_type",
+    "set HYDRA",
+    "Config search path",
+    "provider=",
+    "To append",
+    "Error executing job",
+)
 
 
 GROUPS = ("experiment", "sweep", "dataset", "model", "lora", "trainer", "logger")  # of conf/, typed by their names
@@ -56,9 +64,17 @@ def hush() -> None:
     """Silence the libraries' advertisements and the REMARKS."""
     for message in REMARKS:
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero",
-                 "lightning.fabric.utilities.distributed", "lightning.fabric.utilities.rank_zero", "bitsandbytes",
-                 "torch._subclasses.fake_tensor", "datasets", "matplotlib.font_manager"):  # fmt: skip
+    for name in (
+        "lightning.pytorch",
+        "lightning.fabric",
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.distributed",
+        "lightning.fabric.utilities.rank_zero",
+        "bitsandbytes",
+        "torch._subclasses.fake_tensor",
+        "datasets",
+        "matplotlib.font_manager",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault(
@@ -242,8 +258,10 @@ def _override(error: BaseException) -> str | None:
             return f"{error.override}: wanted key=value."
         text = text[1:] if text[:1] in "'\"" else text
         text = text[:-1] if text[-1:] in "'\"" else text
-        return (f"{error.override}: text with braces, commas, quotes or other signs stands in quotes inside those of the "
-                f"shell. Type {commands.quoted(f'{key}={commands.value(text)}')}")  # fmt: skip
+        return (
+            f"{error.override}: text with braces, commas, quotes or other signs stands in quotes inside those of the "
+            f"shell. Type {commands.quoted(f'{key}={commands.value(text)}')}"
+        )
     if ambiguous := re.match("Ambiguous value for argument '(.*)'$", first):
         word = ambiguous[1]
         key, _, values = word.partition("=")

@@ -173,18 +173,54 @@ class Config:
 
 # Keys that cannot change the weights that training leaves behind. Everything else is identity.
 NOT_IDENTITY = {
-    "bertscore", "logger", "micro_batch", "memory", "validations", "validation_sample", "checkpoint_every", "preflight", "audit",
-    "evaluate", "split", "eval_sample",
-    "eval_seed", "eval_batch", "trained_on", "predictions", "outputs", "out", "dataset.metrics", "dataset.licence",
-    "model.licence", "model.gradient_checkpointing", "model.needs_gpu", "trainer.accelerator",
-    "trainer.devices", "trainer.strategy", "trainer.num_nodes", "trainer.enable_progress_bar", "trainer.profiler",
-    "trainer.log_every_n_steps", "trainer.enable_model_summary", "trainer.use_distributed_sampler",
-}  # fmt: skip
+    "bertscore",
+    "logger",
+    "micro_batch",
+    "memory",
+    "validations",
+    "validation_sample",
+    "checkpoint_every",
+    "preflight",
+    "audit",
+    "evaluate",
+    "split",
+    "eval_sample",
+    "eval_seed",
+    "eval_batch",
+    "trained_on",
+    "predictions",
+    "outputs",
+    "out",
+    "dataset.metrics",
+    "dataset.licence",
+    "model.licence",
+    "model.gradient_checkpointing",
+    "model.needs_gpu",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.num_nodes",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
+    "trainer.log_every_n_steps",
+    "trainer.enable_model_summary",
+    "trainer.use_distributed_sampler",
+}
 # … but these do where validation decides when to stop, and which adapter is kept.
 IDENTITY_WHERE_STOPPED = {"validations", "validation_sample", "eval_seed"}
 # What a reader (evaluate, chat, hub …) must say to mean a run; it takes the rest from the run itself.
-SPOKEN = ("dataset.name", "dataset.task", "dataset.source", "dataset.path", "model.name", "model.path", "lora", "sample",
-          "data_seed", "seed")  # fmt: skip
+SPOKEN = (
+    "dataset.name",
+    "dataset.task",
+    "dataset.source",
+    "dataset.path",
+    "model.name",
+    "model.path",
+    "lora",
+    "sample",
+    "data_seed",
+    "seed",
+)
 
 
 def register() -> None:
@@ -224,12 +260,23 @@ def settled(config: Config) -> Config:
 
 
 def _problems(c: Config):
-    positive = {"batch": c.batch, "max_length": c.max_length, "eval_batch": c.eval_batch, "sample": c.sample,
-                "micro_batch": c.micro_batch, "eval_sample": c.eval_sample, "memory": c.memory, "max_tokens": c.max_tokens,
-                "checkpoint_every": c.checkpoint_every, "dataset.max_new_tokens": c.dataset.max_new_tokens,
-                "dataset.rows": c.dataset.rows, "early_stopping": c.early_stopping,
-                "validation_sample": c.validation_sample, "bertscore.batch": c.bertscore.batch,
-                "bertscore.layer": c.bertscore.layer}  # fmt: skip
+    positive = {
+        "batch": c.batch,
+        "max_length": c.max_length,
+        "eval_batch": c.eval_batch,
+        "sample": c.sample,
+        "micro_batch": c.micro_batch,
+        "eval_sample": c.eval_sample,
+        "memory": c.memory,
+        "max_tokens": c.max_tokens,
+        "checkpoint_every": c.checkpoint_every,
+        "dataset.max_new_tokens": c.dataset.max_new_tokens,
+        "dataset.rows": c.dataset.rows,
+        "early_stopping": c.early_stopping,
+        "validation_sample": c.validation_sample,
+        "bertscore.batch": c.bertscore.batch,
+        "bertscore.layer": c.bertscore.layer,
+    }
     for key, value in positive.items():
         if value is not None and value < 1:
             yield f"{key}={value}: wanted a whole number of at least 1."
@@ -246,16 +293,14 @@ def _problems(c: Config):
     if c.micro_batch and c.batch % c.micro_batch:
         yield f"micro_batch={c.micro_batch} does not divide batch={c.batch}: a step is exactly `batch` Examples."
     if c.max_length - c.dataset.max_new_tokens < 32:
-        yield (f"max_length={c.max_length} leaves fewer than 32 tokens for the prompt beside "
-               f"dataset.max_new_tokens={c.dataset.max_new_tokens}. Raise the one or lower the other.")  # fmt: skip
+        yield (
+            f"max_length={c.max_length} leaves fewer than 32 tokens for the prompt beside "
+            f"dataset.max_new_tokens={c.dataset.max_new_tokens}. Raise the one or lower the other."
+        )
     for key, share in {"dataset.validation": c.dataset.validation, "dataset.test": c.dataset.test}.items():
         if not 0 <= share < 0.5:
             yield f"{key}={share}: wanted a share from 0 to below 0.5."
-    for key, value in {
-        "optimizer.lr": c.optimizer.lr,
-        "lora.alpha": c.lora.alpha,
-        "lora.ratio": c.lora.ratio,
-    }.items():
+    for key, value in {"optimizer.lr": c.optimizer.lr, "lora.alpha": c.lora.alpha, "lora.ratio": c.lora.ratio}.items():
         if not 0 < value < math.inf:
             yield f"{key}={value}: wanted a number above 0."
     for key, value in {

@@ -57,8 +57,11 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     path = folder / "predictions.jsonl"
     answered = {prediction.id: prediction for prediction in read_predictions(path)} if path.is_file() else {}
     wanted = {example.id: example for example in examples}
-    answered = {key: replace(was, response=wanted[key].response, system=wanted[key].system, history=wanted[key].history)
-                for key, was in answered.items() if key in wanted and answers_it(was, wanted[key])}  # fmt: skip
+    answered = {
+        key: replace(was, response=wanted[key].response, system=wanted[key].system, history=wanted[key].history)
+        for key, was in answered.items()
+        if key in wanted and answers_it(was, wanted[key])
+    }
     write_records(path, answered.values())  # without the line that a kill cut short
     before = cost_so_far(folder) if answered else dict.fromkeys(COST, 0)
     left = [example for example in examples if example.id not in answered]
@@ -76,8 +79,20 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
                 example = left[reply.place]
                 count = measured[reply.place].label_tokens if measured[reply.place] else 0
                 answered[example.id] = Prediction(
-                    example.id, example.prompt, example.references, reply.text, example.group, reply.nll, count, reply.finished,
-                    reply.place in shortened, example.tags, example.response, example.system, example.history)  # fmt: skip
+                    example.id,
+                    example.prompt,
+                    example.references,
+                    reply.text,
+                    example.group,
+                    reply.nll,
+                    count,
+                    reply.finished,
+                    reply.place in shortened,
+                    example.tags,
+                    example.response,
+                    example.system,
+                    example.history,
+                )
                 tokens += len(prompts[reply.place]) + count + reply.tokens
                 file.write(line(answered[example.id]))
             file.flush()
@@ -118,8 +133,9 @@ def answers_lost(asked: Config, examples: Sequence[Example], predictions: Sequen
     from llama_exp.data.encoding import encode_all
 
     cut = [example for example, prediction in zip(examples, predictions, strict=True) if prediction.shortened]
-    _, counts = encode_all(cut, tokenizer, asked.max_length, asked.dataset.max_new_tokens,
-                           DATASETS[asked.dataset.name].answers_in_context)  # fmt: skip
+    _, counts = encode_all(
+        cut, tokenizer, asked.max_length, asked.dataset.max_new_tokens, DATASETS[asked.dataset.name].answers_in_context
+    )
     return counts["answers_lost"]
 
 
@@ -166,8 +182,15 @@ def score(predictions: Sequence[Prediction], asked: Config) -> Scored:
     return scored
 
 
-def write_results(folder: Path, asked: Config, trained: Config, run: Path, predictions: Sequence[Prediction], cost: dict,
-                  extra: dict[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+def write_results(
+    folder: Path,
+    asked: Config,
+    trained: Config,
+    run: Path,
+    predictions: Sequence[Prediction],
+    cost: dict,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Score the predictions and write scores.jsonl, then results.json; returns the latter."""
     scored = score(predictions, asked)
     write_items(folder, predictions, scored.items)
@@ -197,12 +220,16 @@ def write_results(folder: Path, asked: Config, trained: Config, run: Path, predi
         "data_seed": trained.data_seed,
         "run": f"{run.parent.name}/{run.name}",
         "identity": identity(trained),
-        "evaluation": {key: value for key, value in flat(asked).items() if key.startswith(("dataset.", "eval_", "max_length", "split"))},
+        "evaluation": {
+            key: value
+            for key, value in flat(asked).items()
+            if key.startswith(("dataset.", "eval_", "max_length", "split"))
+        },
         "trainable_parameters": summary.get("trainable_parameters", 0),
         **cost,
         **(extra or {}),
         **runs.provenance(),
-    }  # fmt: skip
+    }
     write_json(folder / "results.json", results)
     return results
 
@@ -253,8 +280,11 @@ def said(results: dict[str, Any]) -> str:
             named.append(f"{name} {sure}" + (f" on {items - some:,} of {items:,} items" if some else ""))
             why += [of["note"]] if of.get("low") is None and of.get("note") else []
     empty = results.get("empty_replies")
-    return (", ".join(named) + (f" (no interval: {why[0]})" if why else "")
-            + (f"; {empty:,} of {items:,} replies are empty" if empty else ""))  # fmt: skip
+    return (
+        ", ".join(named)
+        + (f" (no interval: {why[0]})" if why else "")
+        + (f"; {empty:,} of {items:,} replies are empty" if empty else "")
+    )
 
 
 def official_predictions(

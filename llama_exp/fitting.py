@@ -60,12 +60,23 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
     bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
     trainer = L.Trainer(
         **settings,
-        max_epochs=1, max_steps=plan.total_steps, num_sanity_val_steps=0, use_distributed_sampler=False,
-        limit_val_batches=1.0 if interval else 0, check_val_every_n_epoch=None,
-        default_root_dir=folder, logger=build_loggers(config, folder), plugins=[WholeCheckpoints()],
-        callbacks=[curves, KeepBest(config.early_stopping), Energy(),
-                   Checkpoints(folder, config.checkpoint_every, interval), *bar],
-    )  # fmt: skip
+        max_epochs=1,
+        max_steps=plan.total_steps,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        limit_val_batches=1.0 if interval else 0,
+        check_val_every_n_epoch=None,
+        default_root_dir=folder,
+        logger=build_loggers(config, folder),
+        plugins=[WholeCheckpoints()],
+        callbacks=[
+            curves,
+            KeepBest(config.early_stopping),
+            Energy(),
+            Checkpoints(folder, config.checkpoint_every, interval),
+            *bar,
+        ],
+    )
     trainer.accumulate_grad_batches = plan.accumulation(data.micro_batch, trainer.world_size)
     trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
     return trainer
@@ -101,9 +112,14 @@ def build_loggers(config: Config, folder: Path) -> list:
     extra: dict[str, Any] = {"save_dir": str(folder)}
     if config.logger["_target_"].endswith("WandbLogger"):
         name = f"{folder.parent.name}/{folder.name}"
-        extra |= {"name": name, "id": hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16], "resume": "allow",
-                  "group": f"{config.dataset.name}-{config.model.name}", "config": flat(config),
-                  "offline": not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline"}  # fmt: skip
+        extra |= {
+            "name": name,
+            "id": hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+            "resume": "allow",
+            "group": f"{config.dataset.name}-{config.model.name}",
+            "config": flat(config),
+            "offline": not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline",
+        }
     try:
         logger = instantiate({**extra, **config.logger}, _convert_="all")
         _ = logger.experiment  # starts it: what is wrong shows here, not in the middle of a fit
@@ -246,28 +262,39 @@ def summarise(
     speed = plan.seen(step, plan.lengths) / max(curves.training_seconds, 1e-9)
     parameters = sum(real_size(p) for p in module.model.parameters())
     flops = 4 * (parameters - causal_lm(module.model).model.embed_tokens.weight.numel())  # a look-up is no product
-    runs.write_summary(folder, {
-        **came_to(folder, config, trainer, data, outcome.started, outcome.status, None),
-        "content": data.content,
-        "lora": {"r": config.lora.r, "alpha": config.lora.alpha, "scaling": config.lora.scaling.value,
-                 "scale": scale(config.lora), "targets": config.lora.targets.value},
-        "trainable_parameters": trainable_parameters(module.model),
-        "parameters": parameters,
-        "epochs": step / plan.steps_per_epoch,
-        "label_tokens": plan.seen(step, plan.labels),
-        "tokens_per_second": speed,
-        "flops_per_token": flops,  # forward, and backward to the inputs only: the base is frozen
-        "mfu": hardware.utilisation(flops * speed / trainer.world_size, device),
-        "seconds": seconds,
-        "peak_memory_bytes": peak_memory(device),
-        "loss": {"train": losses[-1][1] if losses else None, "validation": validation[-1][1] if validation else None,
-                 "best_validation": min((loss for _, loss in validation), default=None)},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": str(trainer.precision),
-        "quantisation": config.model.quantisation.value,
-        "micro_batch": data.micro_batch,
-        "gradient_checkpointing": causal_lm(module.model).is_gradient_checkpointing,
-    })  # fmt: skip
+    runs.write_summary(
+        folder,
+        {
+            **came_to(folder, config, trainer, data, outcome.started, outcome.status, None),
+            "content": data.content,
+            "lora": {
+                "r": config.lora.r,
+                "alpha": config.lora.alpha,
+                "scaling": config.lora.scaling.value,
+                "scale": scale(config.lora),
+                "targets": config.lora.targets.value,
+            },
+            "trainable_parameters": trainable_parameters(module.model),
+            "parameters": parameters,
+            "epochs": step / plan.steps_per_epoch,
+            "label_tokens": plan.seen(step, plan.labels),
+            "tokens_per_second": speed,
+            "flops_per_token": flops,  # forward, and backward to the inputs only: the base is frozen
+            "mfu": hardware.utilisation(flops * speed / trainer.world_size, device),
+            "seconds": seconds,
+            "peak_memory_bytes": peak_memory(device),
+            "loss": {
+                "train": losses[-1][1] if losses else None,
+                "validation": validation[-1][1] if validation else None,
+                "best_validation": min((loss for _, loss in validation), default=None),
+            },
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "precision": str(trainer.precision),
+            "quantisation": config.model.quantisation.value,
+            "micro_batch": data.micro_batch,
+            "gradient_checkpointing": causal_lm(module.model).is_gradient_checkpointing,
+        },
+    )
     runs.discard_checkpoints(folder)
     said = f"{outcome.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {losses[-1][1]:.3f}"
     if validation:
@@ -306,5 +333,8 @@ def counts(data) -> dict[str, Any]:
     sample = data.counts["sample"]
     encoded = data.counts["encoded"]
     train = {"asked": sample["asked"], "available": sample["available"], "sampled": sample["used"], **encoded["train"]}
-    return {**{key: value for key, value in data.counts.items() if key not in ("sample", "encoded")},
-            "train": train, **{split: value for split, value in encoded.items() if split != "train"}}  # fmt: skip
+    return {
+        **{key: value for key, value in data.counts.items() if key not in ("sample", "encoded")},
+        "train": train,
+        **{split: value for split, value in encoded.items() if split != "train"},
+    }

@@ -39,9 +39,14 @@ class Reply:
 
 
 def answers(
-    model: nn.Module, tokenizer, prompts: Sequence[Sequence[int]], measured: Sequence[Tokens | None], *,
-    max_new_tokens: int, batch: int | None = None,
-) -> Iterator[list[Reply]]:  # fmt: skip
+    model: nn.Module,
+    tokenizer,
+    prompts: Sequence[Sequence[int]],
+    measured: Sequence[Tokens | None],
+    *,
+    max_new_tokens: int,
+    batch: int | None = None,
+) -> Iterator[list[Reply]]:
     """Reply greedily to each prompt (ids from BOS to `[/INST]`); yields a batch of replies at a time, longest prompts first.
 
     The same replies as `generate`'s, and as `likelihood`'s the likelihood of each prompt's response in `measured` (None:
@@ -94,9 +99,17 @@ def _settings(tokenizer, max_new_tokens: int, sampling: dict):
     from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.unk_token_id or 0)
-    return GenerationConfig(**{"do_sample": False, "max_new_tokens": max_new_tokens, "pad_token_id": pad,
-                               "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id,
-                               "use_cache": True, **sampling})  # fmt: skip
+    return GenerationConfig(
+        **{
+            "do_sample": False,
+            "max_new_tokens": max_new_tokens,
+            "pad_token_id": pad,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "use_cache": True,
+            **sampling,
+        }
+    )
 
 
 def stream(
@@ -116,8 +129,9 @@ def stream(
         try:
             ids = torch.tensor([list(prompt)], device=device)
             with torch.inference_mode():
-                llama.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings,
-                               streamer=pieces)  # fmt: skip
+                llama.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings, streamer=pieces
+                )
         except _Stopped:
             pass
         except BaseException as error:  # out of memory, or a bug: told where the reply is read

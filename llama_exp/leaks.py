@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from llama_exp.data.audit import Audit, Row
 
 SPLITS = ("validation", "test")
-MEANT = {"same group": "of a group that is in training", "exact": "the very prompt", "normalised": "the same but for case and "
-         "punctuation", "ngram": "half of its passages", "near": "nearly the same"}  # fmt: skip
+MEANT = {
+    "same group": "of a group that is in training",
+    "exact": "the very prompt",
+    "normalised": "the same but for case and punctuation",
+    "ngram": "half of its passages",
+    "near": "nearly the same",
+}
 KEPT = 8  # audits in memory: the ranks of a sweep learn the same Examples
 
 _known: dict[str, "Audit"] = {}
@@ -68,8 +73,12 @@ def rows(examples: Iterable[Example]) -> list["Row"]:
 
 def describe(found: dict[str, Any]) -> str:
     """`Overlap with training: 0 of 200 validation, 3 of 300 test items (the very prompt 1, nearly the same 2).`"""
-    parts = [f"{len(found[split]['overlapping']):,} of {len(found[split]['overlapping']) + len(found[split]['clean']):,} "
-             f"{split}" for split in SPLITS if split in found]  # fmt: skip
+    parts = [
+        f"{len(found[split]['overlapping']):,} of {len(found[split]['overlapping']) + len(found[split]['clean']):,} "
+        f"{split}"
+        for split in SPLITS
+        if split in found
+    ]
     kinds = ", ".join(f"{MEANT[kind]} {count:,}" for kind, count in found["kinds"].items() if count)
     said = f"Overlap with training: {', '.join(parts)} items" + (f" ({kinds})." if kinds else ".")
     if found["examples"]:
@@ -148,13 +157,21 @@ def _plain(found: "Audit", held_out: dict[str, list[Example]]) -> dict[str, Any]
         "train_items": found.train_items,
         "kinds": dict(found.counts),
         "examples": [{"kind": kind, "held_out": mine, "train": theirs} for kind, mine, theirs in found.examples],
-        "by_group": [{"group": group, "items": items, "overlapping": touched}
-                     for group, items, touched in found.by_group if touched],
+        "by_group": [
+            {"group": group, "items": items, "overlapping": touched}
+            for group, items, touched in found.by_group
+            if touched
+        ],
         "repeated_train": found.repeated_train,
         "repeated_held_out": found.repeated_held_out,
-        **{split: {"clean": [e.id for e in of_split if e.id in clean],
-                   "overlapping": [e.id for e in of_split if e.id not in clean]} for split, of_split in held_out.items()},
-    }  # fmt: skip
+        **{
+            split: {
+                "clean": [e.id for e in of_split if e.id in clean],
+                "overlapping": [e.id for e in of_split if e.id not in clean],
+            }
+            for split, of_split in held_out.items()
+        },
+    }
 
 
 def _content(*sides: Sequence["Row"]) -> str:

@@ -52,8 +52,10 @@ def _unfinished(config: Config, folder: Path) -> str:
             f"No adapter at {folder.absolute()}/adapter: its run has not finished. To go on: {training_command(begun)}"
         )
     what = "that folder holds no run" if folder.is_dir() else "there is no such folder"
-    return (f"out={config.out}: {what} (looked at {folder.absolute()}). Name the folder of a finished run, or leave out=… away "
-            "and say the words that trained it: dataset=… sample=… lora.r=…")  # fmt: skip
+    return (
+        f"out={config.out}: {what} (looked at {folder.absolute()}). Name the folder of a finished run, or leave out=… away "
+        "and say the words that trained it: dataset=… sample=… lora.r=…"
+    )
 
 
 def _others(config: Config, dataset: str) -> str:

@@ -85,14 +85,19 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     tuned = attention if config.lora.targets is Targets.attention else [*attention, (d, f), (d, f), (f, d)]
     again = 2 * f * size + gates
     return Needs(
-        whole=layers * (first + 2 * f * size + (2 * d + f) * size), kept=layers * (first + 2 * f * size),
-        inputs=layers * d * size, passing=gates + norms,
-        again=first + norms + (again if config.lora.dropout else 0), gates=0 if config.lora.dropout else again,
-        output=16 * d, last=first + (2 if config.lora.dropout else 1) * f * size,
+        whole=layers * (first + 2 * f * size + (2 * d + f) * size),
+        kept=layers * (first + 2 * f * size),
+        inputs=layers * d * size,
+        passing=gates + norms,
+        again=first + norms + (again if config.lora.dropout else 0),
+        gates=0 if config.lora.dropout else again,
+        output=16 * d,
+        last=first + (2 if config.lora.dropout else 1) * f * size,
         learning=layers * config.lora.r * sum(a + b for a, b in tuned) * 16,  # weight, gradient, two moments in float32
-        logits=CHUNK * shape.vocab_size * 10, weights=2 * 2 * f * d * size,  # the largest, and one in the making
+        logits=CHUNK * shape.vocab_size * 10,
+        weights=2 * 2 * f * d * size,  # the largest, and one in the making
         dequantised=layers * (2 * d * d + 2 * d * kv + 3 * d * f) * size,
-    )  # fmt: skip
+    )
 
 
 def choose(base: nn.Module, config: Config, plan) -> Choice:
@@ -130,8 +135,13 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
     recompute = asked is not False
     least = heaviest(sizes[-1])
     wanted = (need.recomputing(least) if recompute else need.keeping(least)) + whole - room
-    return Choice(recompute, sizes[-1], False, False,
-                  f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {said}")  # fmt: skip
+    return Choice(
+        recompute,
+        sizes[-1],
+        False,
+        False,
+        f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {said}",
+    )
 
 
 def world_size(config: Config) -> int:
@@ -210,8 +220,10 @@ def available(device: torch.device) -> float:
 
 def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:
     """Bytes left under the container's own limit (cgroup 2, then 1), which the machine's free memory does not show."""
-    for names in (("memory.max", "memory.current", "memory.stat"),
-                  ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat")):  # fmt: skip
+    for names in (
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ):
         try:
             limit, used, stat = ((root / name).read_text(encoding="ascii") for name in names)
             cached = next(int(line.split()[1]) for line in stat.splitlines() if "inactive_file" in line.split()[0])

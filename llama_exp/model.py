@@ -113,9 +113,13 @@ def import_all() -> None:
 
 
 @contextlib.contextmanager
-def loading(model: ModelConfig, device: torch.device, dtype: torch.dtype,
-            waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-            ready: Callable[[nn.Module], None] = lambda base: None) -> Iterator[Callable[[], nn.Module]]:  # fmt: skip
+def loading(
+    model: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    ready: Callable[[nn.Module], None] = lambda base: None,
+) -> Iterator[Callable[[], nn.Module]]:
     """Load a base and make it `ready` beside what is done meanwhile. Leaving waits for it, under the clock `waiting()`; an
     error is said without waiting.
 

@@ -6,8 +6,13 @@ step 7/8  loss 3.116  validation loss 2.649  learning rate 0.00075  gradient nor
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.progress import BarColumn, TimeRemainingColumn
 
-FORMATS = {"loss": ("loss", ".3f"), "validation_loss": ("validation loss", ".3f"), "lr": ("learning rate", ".2g"),
-           "grad_norm": ("gradient norm", ".3g"), "tokens_per_second": ("tokens/s", ",.0f")}  # fmt: skip
+FORMATS = {
+    "loss": ("loss", ".3f"),
+    "validation_loss": ("validation loss", ".3f"),
+    "lr": ("learning rate", ".2g"),
+    "grad_norm": ("gradient norm", ".3g"),
+    "tokens_per_second": ("tokens/s", ",.0f"),
+}
 
 
 def told(last: dict[str, float]) -> dict[str, str]:

@@ -46,8 +46,10 @@ def by_tag(predictions: Sequence[Prediction], items: Items) -> dict[str, list[Ro
             if tag in prediction.tags:
                 places.setdefault(prediction.tags[tag], []).append(place)
         if 1 < len(places) <= max(2, sum(map(len, places.values())) / 2):
-            rows = [_row(value, [predictions[at] for at in of_value], _chosen(items, of_value))
-                    for value, of_value in places.items()]  # fmt: skip
+            rows = [
+                _row(value, [predictions[at] for at in of_value], _chosen(items, of_value))
+                for value, of_value in places.items()
+            ]
             found[tag] = sorted(rows, key=lambda row: (-row.items, row.value))
     return found
 
@@ -85,8 +87,10 @@ def read_items(folder: Path, predictions: Sequence[Prediction]) -> dict[str, lis
     except OSError as error:
         raise Problem(f"No scores of items at {path} ({error.strerror}). Evaluate again with the same words.") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Problem(f"{path} does not hold the scores of predictions.jsonl beside it ({type(error).__name__}: {error}). "
-                      "Delete it and evaluate again with the same words.") from None  # fmt: skip
+        raise Problem(
+            f"{path} does not hold the scores of predictions.jsonl beside it ({type(error).__name__}: {error}). "
+            "Delete it and evaluate again with the same words."
+        ) from None
     if not all(math.isfinite(value) for values in items.values() for value in values):
         raise Problem(f"{path} holds a score that is no number. Delete it and evaluate again with the same words.")
     return items
@@ -107,8 +111,10 @@ def written(tables: Mapping[str, Sequence[Row]]) -> str:
     for tag, rows in tables.items():
         names = list(dict.fromkeys(name for row in rows for name in row.scores))
         cells = [[clean(tag, 40), "items", "groups", *names]]
-        cells += [[clean(row.value, 40) or '""', f"{row.items:,}", f"{row.groups:,}",
-                   *(_cell(name, row) for name in names)] for row in rows]  # fmt: skip
+        cells += [
+            [clean(row.value, 40) or '""', f"{row.items:,}", f"{row.groups:,}", *(_cell(name, row) for name in names)]
+            for row in rows
+        ]
         widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
         texts.append("\n".join("  ".join(_set(line, widths)).rstrip() for line in cells))
     return "\n\n".join(texts)
@@ -125,8 +131,10 @@ def _cell(name: str, row: Row) -> str:
 
 def _set(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     """Names and scores to the left, counts to the right."""
-    return [text.rjust(width) if place in (1, 2) else text.ljust(width)
-            for place, (text, width) in enumerate(zip(cells, widths, strict=True))]  # fmt: skip
+    return [
+        text.rjust(width) if place in (1, 2) else text.ljust(width)
+        for place, (text, width) in enumerate(zip(cells, widths, strict=True))
+    ]
 
 
 def main() -> None:

@@ -36,9 +36,18 @@ def llama(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
     tokenizer = AutoTokenizer.from_pretrained(tiny.PATH)
     torch.manual_seed(0)
-    shape = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3,
-                        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
-                        bos_token_id=1, eos_token_id=2, pad_token_id=0)  # fmt: skip
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -60,8 +69,14 @@ def command(tmp_path):
     def run(*words: str, env: dict[str, str] | None = None, timeout: float = 240, check: bool | None = True):
         program, *rest = words
         start = ["-m", program] if "." in program and not program.endswith(".py") else [program]
-        done = subprocess.run([sys.executable, *start, *rest], cwd=ROOT, capture_output=True, text=True, timeout=timeout,
-                              env={**os.environ, **(env or {})})  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, *start, *rest],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+        )
         if check:
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done
@@ -72,9 +87,20 @@ def command(tmp_path):
 
 def small(**keys: str) -> list[str]:
     """Words of a cell that trains in a few seconds: synthetic rows, few, short."""
-    words = {"model": "tiny", "dataset": "squad", "dataset.source": "synthetic", "dataset.rows": "80", "sample": "16",
-             "batch": "4", "lora.r": "2", "trainer.max_epochs": "1", "validations": "2", "validation_sample": "4",
-             "eval_sample": "6", **keys}  # fmt: skip
+    words = {
+        "model": "tiny",
+        "dataset": "squad",
+        "dataset.source": "synthetic",
+        "dataset.rows": "80",
+        "sample": "16",
+        "batch": "4",
+        "lora.r": "2",
+        "trainer.max_epochs": "1",
+        "validations": "2",
+        "validation_sample": "4",
+        "eval_sample": "6",
+        **keys,
+    }
     return [f"{key}={value}" for key, value in words.items()]
 
 

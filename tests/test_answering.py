@@ -48,8 +48,9 @@ def replies(llama, made, new, count=100, response=()):
 
 def theirs(llama, prompt, new) -> list[int]:
     ids = torch.tensor([prompt])
-    out = llama.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, eos_token_id=EOS,
-                         pad_token_id=0)[0, len(prompt) :].tolist()  # fmt: skip
+    out = llama.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, eos_token_id=EOS, pad_token_id=0
+    )[0, len(prompt) :].tolist()
     return out[: out.index(EOS) + 1] if EOS in out else out
 
 

@@ -37,8 +37,10 @@ def direct(pairs, **changes):
     import torch
 
     scorer = bert_score.BERTScorer(**{"model_type": bertscore.embedded()[1], "num_layers": 6, **changes})
-    found = [torch.stack([torch.cat(scorer.score([reply], [reference])) for reference in references]).amax(dim=0)
-             for reply, references in pairs]  # fmt: skip
+    found = [
+        torch.stack([torch.cat(scorer.score([reply], [reference])) for reference in references]).amax(dim=0)
+        for reply, references in pairs
+    ]
     return torch.stack(found).T
 
 
@@ -57,9 +59,15 @@ def test_scores_equal_those_of_bert_score_called_directly():
 
 STRANGERS = [
     ("maybe", ("11", "Paris")),
-    ("Customer is complaining about parcel service of delivery drivers. Agent is asking to provide more details.", ("Bananas",)),
-    ("Bananas", ("A customer has waited for a refund for more than two weeks and asks the agent how long it will take.",)),
-]  # fmt: skip
+    (
+        "Customer is complaining about parcel service of delivery drivers. Agent is asking to provide more details.",
+        ("Bananas",),
+    ),
+    (
+        "Bananas",
+        ("A customer has waited for a refund for more than two weeks and asks the agent how long it will take.",),
+    ),
+]
 
 
 def test_a_score_does_not_depend_on_what_else_is_scored():
@@ -74,8 +82,12 @@ def test_a_score_does_not_depend_on_what_else_is_scored():
     wanted = 100 * direct(STRANGERS)
     for name, of_name in zip(bertscore.NAMES[:2], wanted, strict=False):
         assert together[name] == pytest.approx(of_name.tolist(), abs=1e-3), name
-    cut = bert_score.score([reply for reply, _ in STRANGERS], [list(several) for _, several in STRANGERS],
-                           model_type=bertscore.embedded()[1], num_layers=6)  # fmt: skip
+    cut = bert_score.score(
+        [reply for reply, _ in STRANGERS],
+        [list(several) for _, several in STRANGERS],
+        model_type=bertscore.embedded()[1],
+        num_layers=6,
+    )
     assert max(abs(100 * cut[0] - wanted[0]).tolist()) > 0.5, "what this test is about does happen"
 
 
@@ -173,13 +185,25 @@ def roberta(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("roberta")
     words = ByteLevelBPETokenizer()
-    words.train_from_iterator(["the cat sat on the mat, a dog ran home"] * 9, vocab_size=320,
-                              special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])  # fmt: skip
+    words.train_from_iterator(
+        ["the cat sat on the mat, a dog ran home"] * 9,
+        vocab_size=320,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+    )
     words.save_model(str(folder))
     RobertaTokenizer.from_pretrained(folder).save_pretrained(folder)
     torch.manual_seed(0)
-    RobertaModel(RobertaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
-                               intermediate_size=64, max_position_embeddings=34, pad_token_id=1)).save_pretrained(folder)  # fmt: skip
+    RobertaModel(
+        RobertaConfig(
+            vocab_size=320,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=34,
+            pad_token_id=1,
+        )
+    ).save_pretrained(folder)
     return folder
 
 

@@ -14,8 +14,14 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize("prompt", ['Where\'s my "order", please?', "a=b, c=d!", "two\nlines {x} ${y} [1]"])
 def test_any_prompt_survives_the_command_line(speaker, prompt, command):
     words, _ = speaker
-    piped = subprocess.run([sys.executable, "-m", "llama_exp.chat", *words], cwd=ROOT, capture_output=True, text=True,
-                           input=json.dumps({"prompt": prompt}) + "\n", env=os.environ)  # fmt: skip
+    piped = subprocess.run(
+        [sys.executable, "-m", "llama_exp.chat", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        input=json.dumps({"prompt": prompt}) + "\n",
+        env=os.environ,
+    )
     assert piped.returncode == 0, piped.stderr
     [answer] = [json.loads(line) for line in piped.stdout.splitlines() if line.startswith("{")]
     done = command("llama_exp.chat", *words, f"prompt={prompt}")
@@ -62,8 +68,16 @@ def test_words_that_fit_no_run_are_answered_with_those_of_the_runs_that_are_ther
     [line] = done.stderr.splitlines()[-1:]
     assert line.startswith("  sample=16 seed=0  (tiny-16-r2-"), done.stderr
     assert command("llama_exp.chat", *words, "sample=7", "seed=3", "sample=16", "seed=0", "prompt=Hi").returncode == 0
-    done = command("evaluate.py", "model=tiny", "dataset=squad", "dataset.source=synthetic", "trained_on=tweetsumm", "lora.r=4",
-                   words[-1], check=None)  # fmt: skip
+    done = command(
+        "evaluate.py",
+        "model=tiny",
+        "dataset=squad",
+        "dataset.source=synthetic",
+        "trained_on=tweetsumm",
+        "lora.r=4",
+        words[-1],
+        check=None,
+    )
     assert f"No run below {words[-1].partition('=')[2]}/tweetsumm answers to these words." in done.stderr
     assert done.stderr.splitlines()[-1].startswith("  lora.r=2 sample=16  (tiny-16-r2-"), done.stderr
 
@@ -76,7 +90,10 @@ def test_a_pipeline_from_a_runs_folder_says_what_the_command_says(speaker, comma
     pipe = llama_exp.chat.pipeline(run)
     told = pipe("Where is my parcel?")[0]["generated_text"]
     assert told.strip() == command("llama_exp.chat", *words, "prompt=Where is my parcel?").stdout.strip()
-    chat = [{"role": "user", "content": "Where is my parcel?"}, {"role": "assistant", "content": told},
-            {"role": "user", "content": "And when?"}]  # fmt: skip
+    chat = [
+        {"role": "user", "content": "Where is my parcel?"},
+        {"role": "assistant", "content": told},
+        {"role": "user", "content": "And when?"},
+    ]
     assert isinstance(pipe(chat)[0]["generated_text"], str) and pipe.tokenizer.bos_token_id == 1
     assert len(pipe(["One?", "Two?"], batch_size=2, max_new_tokens=5)) == 2

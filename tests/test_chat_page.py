@@ -27,8 +27,14 @@ class Server:
 
     def __init__(self, *words: str, env: dict[str, str] | None = None):
         command = [sys.executable, "-m", "llama_exp.chat", *words, "ui=true", "port=0"]
-        self.process = subprocess.Popen(command, cwd=ROOT, text=True, env={**os.environ, **(env or {})},
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            text=True,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.told = []
         for line in self.process.stdout:
             self.told.append(line)
@@ -78,8 +84,14 @@ def replies(page, exchange: int) -> list[str]:
 def by_lines(words: list[str], messages: list[str]) -> list[str]:
     """What the same run says through a pipe, each message after the ones before it and their replies."""
     told, history = [], []
-    process = subprocess.Popen([sys.executable, "-m", "llama_exp.chat", *words], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llama_exp.chat", *words],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     for message in messages:
         process.stdin.write(json.dumps({"prompt": message, "history": history}) + "\n")
         process.stdin.flush()
@@ -107,9 +119,15 @@ def test_hostile_words_of_a_person_and_of_a_model_are_shown_as_text(server, brow
     say(page, HOSTILE)
     assert page.locator(".mine").inner_text() == SHOWN
     # No model can be relied on to write a script: this one answer is put into the browser in the server's form.
-    lines = [{"side": side, **line} for side in ("tuned", "untuned") for line in
-             ({"piece": HOSTILE[:30]}, {"piece": HOSTILE[30:]},
-              {"message": "m", "text": HOSTILE, "finished": True, "shortened": False, "tokens": 9})]  # fmt: skip
+    lines = [
+        {"side": side, **line}
+        for side in ("tuned", "untuned")
+        for line in (
+            {"piece": HOSTILE[:30]},
+            {"piece": HOSTILE[30:]},
+            {"message": "m", "text": HOSTILE, "finished": True, "shortened": False, "tokens": 9},
+        )
+    ]
     body = "".join(json.dumps(line) + "\n" for line in lines)
     page.route("**/say", lambda route: route.fulfill(body=body, content_type="application/x-ndjson"))
     say(page, "again")

@@ -132,9 +132,16 @@ def test_ctrl_c_stops_a_reply_and_what_was_said_so_far_is_part_of_the_conversati
 
 
 def test_a_line_that_cannot_be_answered_is_told_by_its_id_and_the_next_one_is_answered(words):
-    told = by_pipe(words, "{bad", {"id": 7, "prompt": 3}, {"id": "x", "prompt": "a", "colour": "red"},
-                   {"prompt": "a", "history": [{"role": "user", "text": "alone"}]}, {"id": 8},
-                   {"id": HOSTILE, "prompt": HOSTILE, "system": "Be brief."}, code=1)  # fmt: skip
+    told = by_pipe(
+        words,
+        "{bad",
+        {"id": 7, "prompt": 3},
+        {"id": "x", "prompt": "a", "colour": "red"},
+        {"prompt": "a", "history": [{"role": "user", "text": "alone"}]},
+        {"id": 8},
+        {"id": HOSTILE, "prompt": HOSTILE, "system": "Be brief."},
+        code=1,
+    )
     assert [one.get("id") for one in told] == [None, 7, "x", None, 8, HOSTILE]
     assert ["error" in one for one in told] == [True, True, True, True, True, False]
     assert told[0]["error"].startswith("not JSON") and "prompt: wanted text" in told[1]["error"]

@@ -41,17 +41,31 @@ CASES = {
 }
 UNTOUCHED = {
     "signatures": [
-        "2^10 is 1024", "a smile ^_^", "As ^SD mentioned, wait", "open 24/7", "Visa/AmEx", "on 3/4",
-        "Device/OS version", "dial *140# now", "this is *Important* news", "before take-off.", "from LAX-SFO",
-        "via Wi-Fi", "from 9 - Friday", "Thanks - Monday", "from Bristol Parkway - Reading", "from 5 - 10",
-        "no - I said no", "X is 3 -A",
+        "2^10 is 1024",
+        "a smile ^_^",
+        "As ^SD mentioned, wait",
+        "open 24/7",
+        "Visa/AmEx",
+        "on 3/4",
+        "Device/OS version",
+        "dial *140# now",
+        "this is *Important* news",
+        "before take-off.",
+        "from LAX-SFO",
+        "via Wi-Fi",
+        "from 9 - Friday",
+        "Thanks - Monday",
+        "from Bristol Parkway - Reading",
+        "from 5 - 10",
+        "no - I said no",
+        "X is 3 -A",
     ],
     "html_entities": ["AT&T", "&not a sign", "fish & chips; peas"],
     "urls": ["http status 404", "e.g. this", "w.w.w"],
     "handles": ["adear@nia.nih.gov", "meet @ 5", "meet @5pm or @7:30", "a @ b"],
     "control_characters": ["👩\u200d👧 tab\there\nline"],
     "whitespace": ["a - b", "5 - 10", "a\n\nb"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("rule", "before", "after"), [(rule, *case) for rule in CASES for case in CASES[rule]])

@@ -158,11 +158,17 @@ def test_a_run_is_named_by_what_it_is(overrides, expected):
 
 def test_no_two_cells_share_a_folder():
     grid = {
-        "sample": ["null", "10", "100"], "lora.r": ["1", "16"], "lora": ["all", "attention"], "lora.alpha": ["16", "32"],
-        "seed": ["0", "1"], "data_seed": ["0", "1"], "optimizer.lr": ["0.005", "0.00051", "0.00052"],
-        "dataset.path": ["null", "a/data", "b/data"], "model.quantisation": ["nf4", "none"],
+        "sample": ["null", "10", "100"],
+        "lora.r": ["1", "16"],
+        "lora": ["all", "attention"],
+        "lora.alpha": ["16", "32"],
+        "seed": ["0", "1"],
+        "data_seed": ["0", "1"],
+        "optimizer.lr": ["0.005", "0.00051", "0.00052"],
+        "dataset.path": ["null", "a/data", "b/data"],
+        "model.quantisation": ["nf4", "none"],
         "dataset.template": ["'{context} {question}'", "'{context}: {question}'"],
-    }  # fmt: skip
+    }
     cells = [f"{key}={value}" for key, values in grid.items() for value in values]
     pairs = [pair for pair in itertools.combinations(cells, 2) if pair[0].split("=")[0] != pair[1].split("=")[0]]
     seen = {}

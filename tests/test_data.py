@@ -53,8 +53,13 @@ def jsonl(path, rows):
 
 
 def squad_row(number, title="Lake", answers=("miners",), context="It was dug by miners.", question="Who dug it?"):
-    return {"id": f"q{number}", "title": title, "context": context, "question": question,
-            "answers": {"text": list(answers), "answer_start": [0] * len(answers)}}  # fmt: skip
+    return {
+        "id": f"q{number}",
+        "title": title,
+        "context": context,
+        "question": question,
+        "answers": {"text": list(answers), "answer_start": [0] * len(answers)},
+    }
 
 
 def squad_rows(titles=20, each=5):
@@ -112,16 +117,24 @@ def test_a_conversation_becomes_one_example_per_assistant_turn():
 
 
 def test_a_system_prompt_is_taken_out_of_the_first_message():
-    [example] = data_of("guanaco").read(
-        {"text": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello [/INST] Hi </s>"})  # fmt: skip
+    [example] = data_of("guanaco").read({"text": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello [/INST] Hi </s>"})
     assert (example.system, example.prompt) == ("Be brief.", "Hello")
 
 
-@pytest.mark.parametrize("markup", [
-    "", "no markup", "<s>[INST] a [/INST] b", "<s>[INST] a [/INST] b </s> tail", "x <s>[INST] a [/INST] b </s>",
-    "<s>[INST] a b </s>", "<s>[INST] a [INST] c [/INST] b </s>", "[INST] a [/INST] b </s>",
-    "<s>[INST] a [/INST] b </s><s>[INST] c </s>",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "",
+        "no markup",
+        "<s>[INST] a [/INST] b",
+        "<s>[INST] a [/INST] b </s> tail",
+        "x <s>[INST] a [/INST] b </s>",
+        "<s>[INST] a b </s>",
+        "<s>[INST] a [INST] c [/INST] b </s>",
+        "[INST] a [/INST] b </s>",
+        "<s>[INST] a [/INST] b </s><s>[INST] c </s>",
+    ],
+)
 def test_broken_markup_is_dropped_and_counted(markup):
     data = data_of("guanaco")
     assert turns(markup) == []
@@ -137,12 +150,17 @@ def test_a_conversation_ends_where_a_turn_is_empty():
 
 
 TWEETS = {
-    "new dialog id": "T--1", "original dialog id": "abc",
+    "new dialog id": "T--1",
+    "original dialog id": "abc",
     "original dialog info": {"summaries": {"abstractive_summaries": [["Asks.", " Replies. "], ["Second."], []]}},
-    "log": [{"user utterance": "@12345 where is it?? https://t.co/x\n\nhelp &amp; fast",
-             "system response": "@998 Sorry! ^AB"},
-            {"user utterance": "", "system response": "/MC is a signature /MC"}],
-}  # fmt: skip
+    "log": [
+        {
+            "user utterance": "@12345 where is it?? https://t.co/x\n\nhelp &amp; fast",
+            "system response": "@998 Sorry! ^AB",
+        },
+        {"user utterance": "", "system response": "/MC is a signature /MC"},
+    ],
+}
 
 
 def test_a_twitter_conversation_becomes_clean_lines_and_its_first_summary():
@@ -158,8 +176,9 @@ def test_a_twitter_conversation_may_come_as_json_in_strings():
     assert data_of("tweetsumm").read(row) == data_of("tweetsumm").read(TWEETS)
 
 
-@pytest.mark.parametrize("info", [None, "", "not json", {}, "{}", {"summaries": None},
-                                  {"summaries": {"abstractive_summaries": [[], [""]]}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "info", [None, "", "not json", {}, "{}", {"summaries": None}, {"summaries": {"abstractive_summaries": [[], [""]]}}]
+)
 def test_a_conversation_without_a_summary_is_dropped(info):
     data = data_of("tweetsumm")
     assert summaries(info) == ()
@@ -175,25 +194,37 @@ def test_a_medical_answer_is_learnt_clean_and_judged_as_written():
 
 
 def test_the_conclusion_of_an_abstract_is_never_shown():
-    row = {"pubid": 7, "question": "Does it?", "context": {"contexts": ["One.", "Two."]}, "final_decision": "Yes",
-           "long_answer": "It does."}  # fmt: skip
+    row = {
+        "pubid": 7,
+        "question": "Does it?",
+        "context": {"contexts": ["One.", "Two."]},
+        "final_decision": "Yes",
+        "long_answer": "It does.",
+    }
     [example] = data_of("pubmedqa").read(row)
     assert "It does." not in example.prompt and example.context == "One.\nTwo."
     assert (example.id, example.response, example.references) == ("7", "yes", ("Yes",))
 
 
-@pytest.mark.parametrize(("name", "row", "reason"), [
-    ("squad", squad_row(1, answers=[]), "no answer"),
-    ("squad", squad_row(1, answers=["", " "]), "no answer"),
-    ("squad", {**squad_row(1), "answers": None}, "no answer"),
-    ("squad", squad_row(1, question=" "), "no question or context"),
-    ("medical", {"qtype": "x", "Question": "q", "Answer": None}, "no answer"),
-    ("medical", {"qtype": "x", "Question": "", "Answer": "a"}, "no question"),
-    ("pubmedqa", {"pubid": 1, "question": "q", "context": {"contexts": ["c"]}, "final_decision": None}, "no answer"),
-    ("pubmedqa", {"pubid": 1, "question": "q", "context": None, "final_decision": "no"}, "no question or context"),
-    ("tweetsumm", {**TWEETS, "log": []}, "no conversation"),
-    ("guanaco", {"text": None}, "not [INST] … [/INST] … markup"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "row", "reason"),
+    [
+        ("squad", squad_row(1, answers=[]), "no answer"),
+        ("squad", squad_row(1, answers=["", " "]), "no answer"),
+        ("squad", {**squad_row(1), "answers": None}, "no answer"),
+        ("squad", squad_row(1, question=" "), "no question or context"),
+        ("medical", {"qtype": "x", "Question": "q", "Answer": None}, "no answer"),
+        ("medical", {"qtype": "x", "Question": "", "Answer": "a"}, "no question"),
+        (
+            "pubmedqa",
+            {"pubid": 1, "question": "q", "context": {"contexts": ["c"]}, "final_decision": None},
+            "no answer",
+        ),
+        ("pubmedqa", {"pubid": 1, "question": "q", "context": None, "final_decision": "no"}, "no question or context"),
+        ("tweetsumm", {**TWEETS, "log": []}, "no conversation"),
+        ("guanaco", {"text": None}, "not [INST] … [/INST] … markup"),
+    ],
+)
 def test_a_row_without_an_answer_is_dropped_and_counted(name, row, reason):
     data = data_of(name)
     assert data.read(row) == [] and dict(data._dropped) == {reason: 1}
@@ -220,11 +251,14 @@ def test_a_template_without_the_context_leaves_nothing_to_shorten(tmp_path):
     assert data.train[0].prompt == "Who dug it?" and data.train[0].context == ""
 
 
-@pytest.mark.parametrize(("template", "said"), [
-    ("{passage}: {question}", r"names \{passage\}; the fields there are: \{context\}, \{question\}"),
-    ("{}", r"names \{\}"),
-    ("{question", "brace"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{passage}: {question}", r"names \{passage\}; the fields there are: \{context\}, \{question\}"),
+        ("{}", r"names \{\}"),
+        ("{question", "brace"),
+    ],
+)
 def test_a_wrong_template_names_the_fields_there_are(template, said):
     with pytest.raises(Problem, match=said):
         data_of("squad", {"template": template})
@@ -298,8 +332,11 @@ def test_validation_that_was_carved_gives_up_the_articles_of_the_test_set_and_sa
 
 
 def test_carving_takes_whole_groups_up_to_the_share():
-    examples = [Example(f"{g}-{n}", "p", "r", ("r",), g) for g, size in zip("abcdef", (1, 2, 3, 4, 5, 50), strict=True)
-                for n in range(size)]  # fmt: skip
+    examples = [
+        Example(f"{g}-{n}", "p", "r", ("r",), g)
+        for g, size in zip("abcdef", (1, 2, 3, 4, 5, 50), strict=True)
+        for n in range(size)
+    ]
     for seed in range(10):
         kept, carved = carve(examples, 6, seed)
         assert 0 < len(carved) <= 6 and len(kept) + len(carved) == 65
@@ -316,8 +353,14 @@ def test_carving_takes_the_smallest_group_where_all_overshoot_and_none_where_the
 def test_held_out_splits_depend_on_no_seed_but_the_split_seed_and_not_on_the_order_of_rows(tmp_path):
     rows = squad_rows()
     one = set_up("squad", {"path": jsonl(tmp_path / "a.jsonl", rows), "test": 0.2, "validation": 0.2})
-    other = set_up("squad", {"path": jsonl(tmp_path / "b.jsonl", rows[::-1]), "test": 0.2, "validation": 0.2},
-                   sample=3, seed=5, data_seed=7, eval_seed=9)  # fmt: skip
+    other = set_up(
+        "squad",
+        {"path": jsonl(tmp_path / "b.jsonl", rows[::-1]), "test": 0.2, "validation": 0.2},
+        sample=3,
+        seed=5,
+        data_seed=7,
+        eval_seed=9,
+    )
     for split in ("validation", "test"):
         assert {e.id for e in getattr(one, split)} == {e.id for e in getattr(other, split)}
     assert len(one.test) == len(one.validation) == 20
@@ -422,8 +465,11 @@ def test_a_mistyped_path_is_not_taken_for_a_repository(tmp_path):
 
 def test_missing_columns_are_named_with_those_there_are(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", [{"id": "1", "question": "q", "text": "t"}])
-    with pytest.raises(Problem, match="wanted the columns id, title, context, question, answers; "
-                                      "missing title, context, answers; there are id, question, text"):  # fmt: skip
+    with pytest.raises(
+        Problem,
+        match="wanted the columns id, title, context, question, answers; "
+        "missing title, context, answers; there are id, question, text",
+    ):
         set_up("squad", {"path": path})
 
 
@@ -463,8 +509,10 @@ def test_a_row_of_another_shape_is_named(tmp_path):
 
 
 def test_an_unreachable_hub_says_so_and_names_the_path_key(tmp_path):
-    code = ("from llama_exp.data.loading import from_hub\nfrom llama_exp.records import Problem\n"
-            "try: from_hub('nobody/nothing', None, None, ())\nexcept Problem as problem: print(problem)")  # fmt: skip
+    code = (
+        "from llama_exp.data.loading import from_hub\nfrom llama_exp.records import Problem\n"
+        "try: from_hub('nobody/nothing', None, None, ())\nexcept Problem as problem: print(problem)"
+    )
     away = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=away, check=True)
     assert "Loading nobody/nothing from the hub's cache (HF_HUB_OFFLINE is set) …" in done.stderr
@@ -542,6 +590,8 @@ def test_tweetsumm_reads_one_object_keyed_by_the_dialogue(tmp_path):
     data = set_up("tweetsumm", {"path": str(tmp_path), "cleaning": {"duplicates": False}})
     assert data.counts["examples"] == {"train": 3, "validation": 1, "test": 2}
     assert {e.id for e in data.test} == {"T--test--0", "T--test--1"}
-    one = set_up("tweetsumm", {"path": str(tmp_path / "train.json"), "test": 0.3, "validation": 0.3,
-                               "cleaning": {"duplicates": False}})  # fmt: skip
+    one = set_up(
+        "tweetsumm",
+        {"path": str(tmp_path / "train.json"), "test": 0.3, "validation": 0.3, "cleaning": {"duplicates": False}},
+    )
     assert one.counts["examples"] == {"train": 1, "validation": 1, "test": 1}

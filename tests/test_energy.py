@@ -40,8 +40,10 @@ def card(monkeypatch):
 
 def measuring(energy: Energy, step: int = 0, kind: str = "cuda", nodes: int = 1) -> Energy:
     device = SimpleNamespace(type=kind, index=0)
-    energy.on_train_start(SimpleNamespace(strategy=SimpleNamespace(root_device=device), num_nodes=nodes, world_size=1,
-                                          global_step=step), None)  # fmt: skip
+    energy.on_train_start(
+        SimpleNamespace(strategy=SimpleNamespace(root_device=device), num_nodes=nodes, world_size=1, global_step=step),
+        None,
+    )
     return energy
 
 

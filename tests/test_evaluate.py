@@ -51,8 +51,10 @@ def test_an_official_predictions_file_is_scored_without_a_model(dev_set, tmp_pat
     given[questions[0]["id"]] = "x"
     (tmp_path / "p.json").write_text(json.dumps(given))
     words = [f"dataset.path={dev_set}", f"predictions={tmp_path}/p.json", "eval_sample=20"]
-    assert ("20 questions; 0 without an answer (they score 0); 100 answers to questions that eval_sample=20 did not draw left "
-            "out; 1 unknown ids left out.") in command("evaluate.py", "dataset=squad", *words).stdout  # fmt: skip
+    assert (
+        "20 questions; 0 without an answer (they score 0); 100 answers to questions that eval_sample=20 did not draw left "
+        "out; 1 unknown ids left out."
+    ) in command("evaluate.py", "dataset=squad", *words).stdout
 
 
 def test_an_answer_that_is_not_in_the_file_scores_0_also_where_the_reference_is_a_sign(dev_set, tmp_path, command):
@@ -100,8 +102,12 @@ def test_a_killed_evaluation_continues_and_answers_each_question_once(tmp_path, 
     words = small(**{"lora.r": "0", "eval_sample": "60", "eval_batch": "4", "dataset.rows": "80"})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     command("evaluate.py", *words, f"outputs={whole}")
-    process = subprocess.Popen([sys.executable, "evaluate.py", *words, f"outputs={broken}"], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "evaluate.py", *words, f"outputs={broken}"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         lines = [
@@ -170,8 +176,18 @@ def carved(tmp_path_factory):
     (folder / "data").mkdir()
     with open(folder / "data" / "train.jsonl", "w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows("pubmedqa", "train", 120, 0))
-    words = small(**{"dataset": "pubmedqa", "dataset.source": "hub", "dataset.path": str(folder / "data"), "sample": "null",
-                     "dataset.split_seed": "1", "trainer.max_steps": "1", "audit": "false", "eval_sample": "30"})  # fmt: skip
+    words = small(
+        **{
+            "dataset": "pubmedqa",
+            "dataset.source": "hub",
+            "dataset.path": str(folder / "data"),
+            "sample": "null",
+            "dataset.split_seed": "1",
+            "trainer.max_steps": "1",
+            "audit": "false",
+            "eval_sample": "30",
+        }
+    )
     words = [word for word in words if not word.startswith(("dataset.rows", "trainer.max_epochs"))]
     done = subprocess.run(
         [sys.executable, "train.py", *words, f"outputs={folder}/o"], cwd=ROOT, capture_output=True, text=True

@@ -124,9 +124,18 @@ def gradients_of_one_step(model, micro_batch: int, tokens) -> dict[str, torch.Te
 
     plan = Plan(tokens, len(tokens), seed=0, max_epochs=1)
     sampler = StepSampler(plan, micro_batch)
-    trainer = L.Trainer(accelerator="cpu", max_epochs=1, max_steps=1, logger=False, enable_checkpointing=False,
-                        enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=sampler.accumulation,
-                        gradient_clip_val=1e-3, use_distributed_sampler=False)  # fmt: skip
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accumulate_grad_batches=sampler.accumulation,
+        gradient_clip_val=1e-3,
+        use_distributed_sampler=False,
+    )
     trainer.fit(Caught(model, ADAMW, 1, 0), step_loader(tokens, sampler))
     return caught
 
@@ -358,8 +367,16 @@ def test_an_adapter_of_another_base_is_refused_and_the_base_stays_usable(adapted
 
     save_lora(adapted, tmp_path / "adapter")
     base = detach_lora(adapted)
-    other = LlamaForCausalLM(LlamaConfig(vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=3,
-                                         num_attention_heads=4, num_key_value_heads=2))  # fmt: skip
+    other = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )
     with pytest.raises(Problem, match="does not fit the base"):
         load_lora(other, tmp_path / "adapter")
     with pytest.raises(Problem, match="No adapter at"):
@@ -415,12 +432,24 @@ def rows_of(
     plan = Plan(tokens, 4, seed=0, max_epochs=3)
     sampler = StepSampler(plan, 2)
     model = attach_lora(load_base(base_config(llama), CPU), LORA, 0)
-    trainer = L.Trainer(accelerator="cpu", max_epochs=1, max_steps=6, logger=False, enable_progress_bar=False,
-                        enable_model_summary=False, enable_checkpointing=True, default_root_dir=folder,
-                        accumulate_grad_batches=sampler.accumulation, num_sanity_val_steps=0,
-                        val_check_interval=4, check_val_every_n_epoch=None, use_distributed_sampler=False,
-                        gradient_clip_val=1.0, plugins=[WholeCheckpoints()],
-                        callbacks=[Curves(folder, plan, late), Checkpoints(folder, every, interval=2)])  # fmt: skip
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        max_steps=6,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        default_root_dir=folder,
+        accumulate_grad_batches=sampler.accumulation,
+        num_sanity_val_steps=0,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        use_distributed_sampler=False,
+        gradient_clip_val=1.0,
+        plugins=[WholeCheckpoints()],
+        callbacks=[Curves(folder, plan, late), Checkpoints(folder, every, interval=2)],
+    )
     try:
         trainer.fit(Broken(model, ADAMW, 6, 0), step_loader(tokens, sampler), whole_loader(tokens[:2], 64))
     finally:
@@ -435,8 +464,10 @@ def test_steps_that_are_read_late_are_the_same_steps(llama, tmp_path, every):
     told = {}
     for late in (0, 1):
         (tmp_path / str(late)).mkdir()
-        told[late] = [{key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
-                      for row in rows_of(llama, tmp_path / str(late), late, every=every)]  # fmt: skip
+        told[late] = [
+            {key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
+            for row in rows_of(llama, tmp_path / str(late), late, every=every)
+        ]
     assert told[0] == told[1] and [row["step"] for row in told[0] if row["loss"]] == list("123456")
     assert len([row for row in told[0] if row["validation_loss"]]) == 3
 

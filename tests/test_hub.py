@@ -205,8 +205,12 @@ def publish(server, tmp_path, monkeypatch, capfd):
     """The command without the seconds that a process of its own takes; publish.words are those of a finished run."""
     from huggingface_hub import constants
 
-    for name, value in (("ENDPOINT", server.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True),
-                        ("HF_TOKEN_PATH", str(tmp_path / "no_token"))):  # fmt: skip
+    for name, value in (
+        ("ENDPOINT", server.url),
+        ("HF_HUB_OFFLINE", False),
+        ("HF_HUB_DISABLE_XET", True),
+        ("HF_TOKEN_PATH", str(tmp_path / "no_token")),
+    ):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(cli, "Ending", SimpleNamespace)  # this process goes on after the command
@@ -240,18 +244,38 @@ def finished_run(outputs: Path, **changes) -> Path:
         run / "adapter" / "adapter_config.json", {"base_model_name_or_path": str(outputs), "r": 4, "revision": None}
     )
     counts = {"asked": 100, "available": 900, "sampled": 100, "encoded": 97, "dropped_response_too_long": 3}
-    write_json(run / "summary.json", {
-        "status": "finished", "counts": {"train": counts},
-        "identity": {"lora.r": 4, "model.name": "tiny", "dataset.path": f"{outputs}/rows.json"},
-        "commit": "abc123", "versions": {"torch": "2.13"}, "steps": 21, "seconds": {"train": 12.0}, "device": "cpu",
-        "trainable_parameters": 1234, "loss": {"train": 0.5, "validation": 0.7},
-    })  # fmt: skip
-    write_json(run / "eval" / "squad-test-300" / "results.json", {
-        "dataset": "squad", "trained_on": "squad", "split": "test", "items": 300, "groups": 12,
-        "scores": {"squad/f1": 71.23, "loss": 0.61}, "intervals": {"squad/f1": {"low": 66.1, "high": 75.9}},
-        "facts": {"bertscore": {"model": "roberta-large", "layer": 17, "versions": {"bert-score": "0.3.13", "torch": "2"}}},
-        "unmeasured": 120, "empty_replies": 4,
-    })  # fmt: skip
+    write_json(
+        run / "summary.json",
+        {
+            "status": "finished",
+            "counts": {"train": counts},
+            "identity": {"lora.r": 4, "model.name": "tiny", "dataset.path": f"{outputs}/rows.json"},
+            "commit": "abc123",
+            "versions": {"torch": "2.13"},
+            "steps": 21,
+            "seconds": {"train": 12.0},
+            "device": "cpu",
+            "trainable_parameters": 1234,
+            "loss": {"train": 0.5, "validation": 0.7},
+        },
+    )
+    write_json(
+        run / "eval" / "squad-test-300" / "results.json",
+        {
+            "dataset": "squad",
+            "trained_on": "squad",
+            "split": "test",
+            "items": 300,
+            "groups": 12,
+            "scores": {"squad/f1": 71.23, "loss": 0.61},
+            "intervals": {"squad/f1": {"low": 66.1, "high": 75.9}},
+            "facts": {
+                "bertscore": {"model": "roberta-large", "layer": 17, "versions": {"bert-score": "0.3.13", "torch": "2"}}
+            },
+            "unmeasured": 120,
+            "empty_replies": 4,
+        },
+    )
     return run
 
 
@@ -270,13 +294,24 @@ def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, serve
     assert repo["files"]["adapter_model.safetensors"] == (run / "adapter" / "adapter_model.safetensors").read_bytes()
     assert json.loads(repo["files"]["adapter_config.json"])["base_model_name_or_path"] == "llama_exp/tiny"
     card = repo["files"]["README.md"].decode()
-    for told in ("| squad/f1 | 71.2 | 66.1 to 75.9 |", "300 items from 12 groups", "100 of 900 Examples drawn",
-                 "97 trained on", "CC BY-SA 4.0", "abc123", "torch 2.13", "12 s training", "1,234",
-                 "bertscore: model roberta-large, layer 17, versions bert-score 0.3.13 and torch 2.",
-                 "of squad on 97 Examples (100 were sampled; what was left out stands below).",
-                 "loss and perplexity are of 180 of them, as the other responses are empty or do not fit",
-                 "4 replies are empty",
-                 'PeftModel.from_pretrained(model, "ann/squad-r4")', "license: mit", "- rajpurkar/squad"):  # fmt: skip
+    for told in (
+        "| squad/f1 | 71.2 | 66.1 to 75.9 |",
+        "300 items from 12 groups",
+        "100 of 900 Examples drawn",
+        "97 trained on",
+        "CC BY-SA 4.0",
+        "abc123",
+        "torch 2.13",
+        "12 s training",
+        "1,234",
+        "bertscore: model roberta-large, layer 17, versions bert-score 0.3.13 and torch 2.",
+        "of squad on 97 Examples (100 were sampled; what was left out stands below).",
+        "loss and perplexity are of 180 of them, as the other responses are empty or do not fit",
+        "4 replies are empty",
+        'PeftModel.from_pretrained(model, "ann/squad-r4")',
+        "license: mit",
+        "- rajpurkar/squad",
+    ):
         assert told in card, told
     assert str(tmp_path) not in card  # no path of this machine
     assert "/ann/squad-r4/commit/" in done.stdout
@@ -284,8 +319,11 @@ def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, serve
 
 
 def test_a_name_that_exists_is_updated_and_what_an_earlier_kind_left_there_goes(publish, server):
-    server.repos["ann/squad-r4"] = {"private": True, "files": {"model.safetensors": b"merged", "notes.md": b"mine"},
-                                    "tags": ["llama_exp"]}  # fmt: skip
+    server.repos["ann/squad-r4"] = {
+        "private": True,
+        "files": {"model.safetensors": b"merged", "notes.md": b"mine"},
+        "tags": ["llama_exp"],
+    }
     done = publish("repo=squad-r4")
     assert "exists and is updated" in done.stdout
     assert set(server.repos) == {"ann/squad-r4"}
@@ -446,8 +484,14 @@ def test_llama_2_goes_with_its_notice_and_synthetic_rows_are_called_so(tmp_path)
     assert "Llama 2 is licensed under the LLAMA 2 Community License" in notice
     model_card.write_card(tmp_path / "README.md", run, config, "ann/it", None, tmp_path / "outputs")
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    for told in ("license: llama2", "base_model: NousResearch/Llama-2-7b-hf", "base_model_relation: adapter", "see NOTICE",
-                 "non-commercial purposes only", "- Salesforce/dialogstudio"):  # fmt: skip
+    for told in (
+        "license: llama2",
+        "base_model: NousResearch/Llama-2-7b-hf",
+        "base_model_relation: adapter",
+        "see NOTICE",
+        "non-commercial purposes only",
+        "- Salesforce/dialogstudio",
+    ):
         assert told in card, told
     synthetic = dataclasses.replace(config.dataset, source=model_card.Source.synthetic)
     model_card.write_card(
@@ -466,8 +510,13 @@ def test_llama_2_goes_with_its_notice_and_synthetic_rows_are_called_so(tmp_path)
 def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered_the_same_items(tmp_path):
     run, card = finished_run(tmp_path / "outputs"), tmp_path / "README.md"
     asked = {"dataset": "squad", "split": "test", "items": 300, "groups": 12, "trained_on": None}
-    base = {**asked, "r": 0, "model": "tiny", "scores": {"squad/f1": 4.5, "loss": 3.25},
-            "intervals": {"squad/f1": {"low": 2.1, "high": 9.0}}}  # fmt: skip
+    base = {
+        **asked,
+        "r": 0,
+        "model": "tiny",
+        "scores": {"squad/f1": 4.5, "loss": 3.25},
+        "intervals": {"squad/f1": {"low": 2.1, "high": 9.0}},
+    }
 
     def written(untuned: dict, ids: str) -> str:
         """The card where the untuned model answered items of these ids."""
@@ -500,8 +549,12 @@ def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish
     from llama_exp.adapter import attach_lora, detach_lora, save_lora
     from llama_exp.model import load_base
 
-    synthetic = dataclasses.replace(default_config({"dataset": "squad", "model": "tiny"}).dataset,
-                                    source=model_card.Source.synthetic, rows=80, max_new_tokens=8)  # fmt: skip
+    synthetic = dataclasses.replace(
+        default_config({"dataset": "squad", "model": "tiny"}).dataset,
+        source=model_card.Source.synthetic,
+        rows=80,
+        max_new_tokens=8,
+    )
     run = finished_run(tmp_path / "merged", dataset=synthetic)
     trained = runs.load_config(run)
     model = attach_lora(load_base(trained.model, torch.device("cpu")), trained.lora, seed=0)

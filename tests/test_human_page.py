@@ -30,8 +30,13 @@ class Server:
 
     def __init__(self, folder: Path, port: int = 0):
         words = [f"study={folder}", f"port={port}"]
-        self.process = subprocess.Popen([sys.executable, "-m", "llama_exp.human.app", *words], cwd=ROOT, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "llama_exp.human.app", *words],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self.folder, self.links = folder, []
         for line in self.process.stdout:
             self.links += re.findall(r"rated: (http\S+)", line)
@@ -126,8 +131,16 @@ def test_the_conversation_stands_above_what_was_asked_whole_in_its_order_and_as_
     )
     text = client(server.links[0]).get(f"{server.links[0]}/1").text  # no script has run
     n = queue(server, 1)[0].item[5:]
-    wanted = ["You are an agent.", "Asked", "@12 my &lt;b&gt;parcel&lt;/b&gt;?", "Answered", "Which number?",
-              "What was asked then", f"It is {n}.", "Answer 1"]  # fmt: skip
+    wanted = [
+        "You are an agent.",
+        "Asked",
+        "@12 my &lt;b&gt;parcel&lt;/b&gt;?",
+        "Answered",
+        "Which number?",
+        "What was asked then",
+        f"It is {n}.",
+        "Answer 1",
+    ]
     places = [text.index(part) for part in wanted]
     assert places == sorted(places) and "<b>parcel" not in text
 
@@ -195,8 +208,10 @@ def test_many_raters_at_once_lose_nothing(serve):
     def rate(link: str) -> int:
         browser = client(link)
         start.wait()
-        return sum(browser.post(f"{link}/{n}", data={"verdict": ("left", "tie", "right")[n % 3], "comment": link}).is_success
-                   for n in range(1, 25))  # fmt: skip
+        return sum(
+            browser.post(f"{link}/{n}", data={"verdict": ("left", "tie", "right")[n % 3], "comment": link}).is_success
+            for n in range(1, 25)
+        )
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(rate, server.links)) == [24] * 8

@@ -106,19 +106,31 @@ APART = "cannot be told apart: tuned is preferred"
     [
         (preference(60.2, 85.4, 0.01), "tuned is preferred to plain 73 % (60 to 85) of the time, a tie counting half."),
         # The interval and the test are made in two ways: where either leaves it open, it is open, and both are said.
-        (preference(49.9999998, 89.3, 0.034), f"{APART} 73.0 % (50.0 to 89.3) of the time, a tie counting half "
-         "(the interval reaches 50, although p = 0.034)."),
+        (
+            preference(49.9999998, 89.3, 0.034),
+            f"{APART} 73.0 % (50.0 to 89.3) of the time, a tie counting half "
+            "(the interval reaches 50, although p = 0.034).",
+        ),
         (preference(50.3, 89.3, 0.062), f"{APART} 73.0 % (50.3 to 89.3) of the time, a tie counting half (p = 0.062)."),
         (preference(50.04, 89.3, 0.04), "tuned is preferred to plain 73.00 % (50.04 to 89.30) of the time"),
         (preference(20.0, 49.7, 0.2, estimate=27.0), "plain is preferred 73.0 % (50.3 to 80.0) of the time"),
-        (preference(60.2, 85.4, 0.01, (55.1, 88.0)), "tuned is preferred to plain 73 % (60 to 85 by these raters, 55 to 88 by any) of"),
-        (preference(60.2, 85.4, 0.01, (44.0, 91.0)), "These raters prefer tuned to plain 73 % (60 to 85 by these raters, 44 to 91 "
-         "by any) of the time, a tie counting half; whether other raters would cannot be told."),
-        (preference(14.6, 39.8, 0.01, (9.0, 56.0), 27.0), "These raters prefer plain to tuned 73 % (60 to 85 by these raters, 44 to 91"),
+        (
+            preference(60.2, 85.4, 0.01, (55.1, 88.0)),
+            "tuned is preferred to plain 73 % (60 to 85 by these raters, 55 to 88 by any) of",
+        ),
+        (
+            preference(60.2, 85.4, 0.01, (44.0, 91.0)),
+            "These raters prefer tuned to plain 73 % (60 to 85 by these raters, 44 to 91 "
+            "by any) of the time, a tie counting half; whether other raters would cannot be told.",
+        ),
+        (
+            preference(14.6, 39.8, 0.01, (9.0, 56.0), 27.0),
+            "These raters prefer plain to tuned 73 % (60 to 85 by these raters, 44 to 91",
+        ),
         (preference(None, None, None), "whether that is chance cannot be told"),
         (preference(None, None, 0.5, estimate=50.0), f"{APART} 50 % of the time, a tie counting half (p = 0.500)."),
     ],
-)  # fmt: skip
+)
 def test_the_verdict_contradicts_neither_the_interval_nor_the_test_and_says_what_other_raters_may_say(found, said):
     assert said in telling.preferred(found)
 
@@ -166,8 +178,10 @@ def test_alpha_and_kappa_are_the_libraries_own(tmp_path):
     _, study, judged = rated(tmp_path, lambda rater, trial: rng.choice([A, A, B, ""]), raters="2", repeats="0")
     (found,) = agreement.agreements(study, judged)
     value = {A: 1, B: -1, "": 0}
-    table = [{one.trial.item: value[one.preferred] for one in judged if one.rater == n and one.trial.kind == "judged"}
-             for n in (1, 2)]  # fmt: skip
+    table = [
+        {one.trial.item: value[one.preferred] for one in judged if one.rater == n and one.trial.kind == "judged"}
+        for n in (1, 2)
+    ]
     first, second = ([side[item] for item in sorted(study.items)] for side in table)
     assert found.alpha.estimate == pytest.approx(krippendorff.alpha([first, second], level_of_measurement="nominal"))
     assert (found.kappa, found.kappa_name) == (pytest.approx(cohen_kappa_score(first, second)), "Cohen's kappa")
@@ -309,8 +323,14 @@ def test_scores_of_two_encoders_are_not_compared_with_people(tmp_path):
 
 def finished(evaluation: Path, values: dict[str, float], encoder: str) -> None:
     """Put BERTScores into an evaluation's folder, as evaluate.py writes them."""
-    write_json(evaluation / "results.json", {"metrics": ["squad", "bertscore"], "scores": {},
-                                             "facts": {"bertscore": {"model": encoder, "layer": 6, "replies_cut": 0}}})  # fmt: skip
+    write_json(
+        evaluation / "results.json",
+        {
+            "metrics": ["squad", "bertscore"],
+            "scores": {},
+            "facts": {"bertscore": {"model": encoder, "layer": 6, "replies_cut": 0}},
+        },
+    )
     lines = [json.dumps({"id": item, "squad/f2": 1.0, "bertscore/f1": value}) for item, value in values.items()]
     (evaluation / "scores.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -382,8 +402,14 @@ def test_a_spreadsheet_computes_nothing_and_no_name_of_a_rater_is_passed_on(tmp_
     with open(folder / "report" / "ratings.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["comment"] for row in rows] == [
-        '\'=HYPERLINK("http://x")', "'+1", "'-1", "'@SUM(A1)", "' =1", "fine, really =2", "[31mred",
-    ]  # fmt: skip
+        '\'=HYPERLINK("http://x")',
+        "'+1",
+        "'-1",
+        "'@SUM(A1)",
+        "' =1",
+        "fine, really =2",
+        "[31mred",
+    ]
     assert {(row["left"], row["right"]) for row in rows if row["kind"] == "judged"} <= {(A, B), (B, A)}
     for path in (folder / "report").iterdir():
         assert "Lovelace" not in path.read_text(encoding="utf-8")

@@ -122,8 +122,16 @@ TALK = (Turn("user", "@12 my <b>parcel</b>?"), Turn("assistant", "Which number?"
 
 def conversation(n: int, reply: str, **lacking) -> Prediction:
     """A turn in a conversation: the reference as it was written, and cleaned as models learn it."""
-    whole = Prediction(f"ident{n}", f"It is {n}.", (f"@{n} It left on day {n} https://t.co/a{n} ^AB",), reply, f"article{n}",
-                       response=f"It left on day {n}", system="You are an agent.", history=TALK)  # fmt: skip
+    whole = Prediction(
+        f"ident{n}",
+        f"It is {n}.",
+        (f"@{n} It left on day {n} https://t.co/a{n} ^AB",),
+        reply,
+        f"article{n}",
+        response=f"It left on day {n}",
+        system="You are an agent.",
+        history=TALK,
+    )
     return replace(whole, **lacking)
 
 

@@ -304,7 +304,7 @@ def test_memory_does_not_grow_over_thirty_cells(llama):
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "rotary positions"),
     ],
-)  # fmt: skip
+)
 def test_a_llama_that_would_be_computed_wrongly_is_refused(llama, tmp_path, changes, said):
     import json
     import shutil

@@ -11,8 +11,15 @@ from llama_exp.memory import fit, needs
 from llama_exp.records import Tokens
 
 GIB = 2**30
-LLAMA_7B = SimpleNamespace(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
-                           num_key_value_heads=32, head_dim=128, vocab_size=32000)  # fmt: skip
+LLAMA_7B = SimpleNamespace(
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+    head_dim=128,
+    vocab_size=32000,
+)
 
 
 def plan(examples: int, length: int, batch: int) -> Plan:

@@ -23,9 +23,23 @@ def run(rank=8, examples=100, f1=None, half=4.0, seed=0, model="tiny", **more):
         at = folder / "eval" / "squad-test-300"
         evaluations = (Evaluation(at, at.name, "squad", "squad", "test", 300, 75, {METRIC: f1}, interval),)
     summary = {"seconds": {"import": 7, "load": 2, "train": examples / 10, "evaluate": 11}} if rank else {}
-    return Run(folder, name, "squad", model, rank, examples if rank else None, examples if rank else None, None, seed, 0,
-               "finished" if rank else "untuned", "", {"lora.r": rank, "model.name": model, **more}, summary,
-               evaluations)  # fmt: skip
+    return Run(
+        folder,
+        name,
+        "squad",
+        model,
+        rank,
+        examples if rank else None,
+        examples if rank else None,
+        None,
+        seed,
+        0,
+        "finished" if rank else "untuned",
+        "",
+        {"lora.r": rank, "model.name": model, **more},
+        summary,
+        evaluations,
+    )
 
 
 def panel_of(runs):
@@ -133,7 +147,8 @@ def test_bars_are_means_over_seeds_and_the_words_name_the_largest_stage(grid):
     assert bars[0][1] == {"import": 7, "load": 2, "data": 0, "train": 100, "save": 0, "evaluate": 11}
     assert captions.time_caption(bars, 40) == (
         "Training took the most: 73 % of 5 min 00 s in all bars together; evaluation 15 %, starting up 9 % and loading "
-        "the model 3 %. A bar is the mean over its seeds.")  # fmt: skip
+        "the model 3 %. A bar is the mean over its seeds."
+    )
     axes = training_plots.time_spent(bars).axes[0]
     assert axes.texts[0].get_text() == "2 min 00 s"
 
@@ -171,12 +186,14 @@ def test_words_say_what_the_picture_shows(grid):
     panel, comparison = panel_of(grid)
     assert captions.caption(panel, comparison) == (
         "From 100 to 1,000 examples, rank 64 goes from 28.0 ± 4.0 to 60.0 ± 4.0: more data helped. With 1,000 examples, "
-        "rank 64 is ahead at 60.0 ± 4.0 and rank 8 last at 50.0 ± 4.0, further apart than chance explains.")  # fmt: skip
+        "rank 64 is ahead at 60.0 ± 4.0 and rank 8 last at 50.0 ± 4.0, further apart than chance explains."
+    )
     close = [run(8, 100, 30.0), run(8, 1000, 33.0), run(16, 1000, 34.0)]
     panel, comparison = panel_of(close)
     assert captions.caption(panel, comparison) == (
         "From 100 to 1,000 examples, rank 8 goes from 30.0 ± 4.0 to 33.0 ± 4.0: a difference that chance could make. "
-        "With 1,000 examples, rank 16 is ahead at 34.0 ± 4.0 and rank 8 last at 33.0 ± 4.0, too close to call.")  # fmt: skip
+        "With 1,000 examples, rank 16 is ahead at 34.0 ± 4.0 and rank 8 last at 33.0 ± 4.0, too close to call."
+    )
 
 
 def test_words_for_losses_name_the_run_that_rose_most():
@@ -184,9 +201,11 @@ def test_words_for_losses_name_the_run_that_rose_most():
         return Curve((), tuple(enumerate(validation)))
 
     assert captions.losses_caption({"a": curve(3.0, 2.0, 2.5), "b": curve(3.0, 2.0, 2.1), "c": curve(3.0, 2.0)}) == (
-        "In 2 of 3 runs the validation loss rose again before the end, most in a: from 2.00 to 2.50.")  # fmt: skip
+        "In 2 of 3 runs the validation loss rose again before the end, most in a: from 2.00 to 2.50."
+    )
     assert captions.losses_caption({"a": curve(3.0, 2.0)}) == (
-        "In the one run the validation loss ended at its best or within 2 % of it.")  # fmt: skip
+        "In the one run the validation loss ended at its best or within 2 % of it."
+    )
     assert captions.losses_caption({}) == "No validation loss was measured."
 
 

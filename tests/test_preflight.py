@@ -26,8 +26,12 @@ def trained(tmp_path_factory):
     outputs = folder.parent / "outputs"
     words = [w for w in small(sample="16", eval_sample="null") if not w.startswith(("dataset.source", "dataset.rows"))]
     words += [f"dataset.path={folder}", "dataset.validation=0.2", f"outputs={outputs}"]
-    done = subprocess.run([sys.executable, "train.py", *words, "evaluate=true", "dataset.max_new_tokens=8"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "train.py", *words, "evaluate=true", "dataset.max_new_tokens=8"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return outputs, [*words, "dataset.max_new_tokens=8"], done.stdout
 
@@ -40,11 +44,18 @@ def planted() -> dict[str, list[dict]]:
         question = f"Who built the gate of town number {number}?"
         if shout:
             context, question = context.upper(), question.upper()
-        return {"id": f"{title}{number}", "title": title, "context": context, "question": question,
-                "answers": {"text": [f"mason number {number}"], "answer_start": [0]}}  # fmt: skip
+        return {
+            "id": f"{title}{number}",
+            "title": title,
+            "context": context,
+            "question": question,
+            "answers": {"text": [f"mason number {number}"], "answer_start": [0]},
+        }
 
-    return {"train": [row(i, f"train{i}") for i in range(20)],
-            "validation": [row(i, "test", shout=i < 2) for i in (0, 1, 30, 31, 32, 33)]}  # fmt: skip
+    return {
+        "train": [row(i, f"train{i}") for i in range(20)],
+        "validation": [row(i, "test", shout=i < 2) for i in (0, 1, 30, 31, 32, 33)],
+    }
 
 
 def test_one_cell_is_shown_and_nothing_is_written(command, tmp_path):
@@ -74,7 +85,7 @@ def test_a_sweep_ends_in_a_table_with_a_row_a_cell_and_their_sum(trained, comman
     outputs, words, _ = trained
     before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}
     words = [word for word in words if not word.startswith(("lora.r", "sample", "seed"))]
-    done = command("train.py", "-m", *words, "sample=16", "lora.r=0,2", "seed=0,1,2", "preflight=true")  # fmt: skip
+    done = command("train.py", "-m", *words, "sample=16", "lora.r=0,2", "seed=0,1,2", "preflight=true")
     assert "6 cells before training" in done.stdout
     rows = {" ".join(line.split("│")[1].split()): line for line in done.stdout.splitlines() if line.startswith("│")}
     assert rows["lora.r=0 seed=1"].rstrip(" │").endswith("untuned: nothing to train")
@@ -123,8 +134,13 @@ def test_an_interrupted_run_leaves_its_reason_and_its_curves_and_goes_on(tmp_pat
     import time
 
     words = small(**{"trainer.max_epochs": "2000", "checkpoint_every": "2", "validations": "4000"})
-    process = subprocess.Popen([sys.executable, "train.py", *words, f"outputs={tmp_path}/o"], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *words, f"outputs={tmp_path}/o"],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         files = list((tmp_path / "o").glob("squad/*/metrics.csv"))
@@ -200,11 +216,17 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     [
         ({"memory.max": "1000", "memory.current": "400", "memory.stat": "anon 1\ninactive_file 50\n"}, 650),
         ({"memory.max": "max\n", "memory.current": "400", "memory.stat": "inactive_file 50\n"}, float("inf")),
-        ({"memory/memory.limit_in_bytes": "1000", "memory/memory.usage_in_bytes": "100",
-          "memory/memory.stat": "total_inactive_file 7\n"}, 907),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000",
+                "memory/memory.usage_in_bytes": "100",
+                "memory/memory.stat": "total_inactive_file 7\n",
+            },
+            907,
+        ),
         ({}, float("inf")),
     ],
-)  # fmt: skip
+)
 def test_a_containers_own_limit_counts(files, free, tmp_path):
     from llama_exp.memory import free_in_container
 
@@ -226,8 +248,17 @@ def test_a_containers_own_limit_counts(files, free, tmp_path):
         ([BOS, 7, EOS, 9, EOS], 1, False),
         ([BOS, 7, EOS, BOS, 9, EOS], 5, False),
     ],
-    ids=["one turn", "two turns", "BOS twice", "EOS twice", "no BOS", "no EOS", "EOS without a turn", "an EOS too many learnt"],
-)  # fmt: skip
+    ids=[
+        "one turn",
+        "two turns",
+        "BOS twice",
+        "EOS twice",
+        "no BOS",
+        "no EOS",
+        "EOS without a turn",
+        "an EOS too many learnt",
+    ],
+)
 def test_one_bos_and_one_eos_a_turn(ids, learnt, good):
     item = Tokens("x", ids, [-100] * (len(ids) - learnt) + ids[len(ids) - learnt :])
     assert whole_turns(item, BOS, EOS) is good

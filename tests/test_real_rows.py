@@ -13,8 +13,13 @@ from llama_exp.config import default_config
 from llama_exp.data import CLASSES, DATASETS
 
 FOLDER = Path(os.environ.get("LLAMA_EXP_DATA") or Path(__file__).parents[2] / "shared" / "data")
-PLACES = {"squad": "squad", "guanaco": "guanaco-llama2-1k", "tweetsumm": "tweetsumm", "medical": "medquad",
-          "pubmedqa": "pubmedqa"}  # fmt: skip
+PLACES = {
+    "squad": "squad",
+    "guanaco": "guanaco-llama2-1k",
+    "tweetsumm": "tweetsumm",
+    "medical": "medquad",
+    "pubmedqa": "pubmedqa",
+}
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no real data at {FOLDER}: set LLAMA_EXP_DATA=FOLDER")
 
 COUNTS = {

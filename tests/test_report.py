@@ -34,12 +34,26 @@ def identity(dataset="squad", model="tiny", sample=300, r=16, seed=0, data_seed=
     if r == 0:
         return {"dataset.name": dataset, "model.name": model, "model.path": f"llama_exp/{model}", "lora.r": 0}
     return {
-        "dataset.name": dataset, "dataset.task": "answer", "dataset.source": "synthetic", "dataset.path": None,
-        "model.name": model, "model.path": f"llama_exp/{model}", "model.quantisation": "nf4_dequantised",
-        "lora.r": r, "lora.alpha": 16, "lora.targets": "all", "optimizer.name": "adamw", "optimizer.lr": 0.005,
-        "trainer.max_epochs": 3, "sample": sample, "seed": seed, "data_seed": data_seed, "batch": 16, "max_length": 512,
+        "dataset.name": dataset,
+        "dataset.task": "answer",
+        "dataset.source": "synthetic",
+        "dataset.path": None,
+        "model.name": model,
+        "model.path": f"llama_exp/{model}",
+        "model.quantisation": "nf4_dequantised",
+        "lora.r": r,
+        "lora.alpha": 16,
+        "lora.targets": "all",
+        "optimizer.name": "adamw",
+        "optimizer.lr": 0.005,
+        "trainer.max_epochs": 3,
+        "sample": sample,
+        "seed": seed,
+        "data_seed": data_seed,
+        "batch": 16,
+        "max_length": 512,
         **more,
-    }  # fmt: skip
+    }
 
 
 def folder_of(outputs, i, name=None):
@@ -50,8 +64,21 @@ def folder_of(outputs, i, name=None):
     return outputs / i["dataset.name"] / (name or "-".join(words))
 
 
-def write_run(outputs, name=None, status="finished", reason=None, f1=None, half=4.0, examples=None, summary=None,
-              evaluation=None, summary_written=True, available=3800, steps=56, **cell):  # fmt: skip
+def write_run(
+    outputs,
+    name=None,
+    status="finished",
+    reason=None,
+    f1=None,
+    half=4.0,
+    examples=None,
+    summary=None,
+    evaluation=None,
+    summary_written=True,
+    available=3800,
+    steps=56,
+    **cell,
+):
     """A run folder as train.py and evaluate.py leave it. `f1=None`: not evaluated; `half=None`: no interval stored."""
     i = identity(**cell)
     home = folder_of(outputs, i, name)
@@ -87,21 +114,43 @@ def write_training(home, i, examples, available, status, reason, more, summary_w
         return
     dropped = {"answer too long": 2} if examples > 200 else {}
     summary = {
-        "run": f"{i['dataset.name']}/{home.name}", "status": status, "reason": reason, "identity": i,
-        "counts": {"train": {"available": available, "asked": i["sample"], "sampled": examples,
-                             "encoded": examples - sum(dropped.values()), "dropped": dropped,
-                             "shortened": examples // 100, "answers_lost": 0, "tokens": examples * 160,
-                             "label_tokens": examples * 5},
-                   "cleaning": {"whitespace": {"rows": 3, "characters": 17}}},
+        "run": f"{i['dataset.name']}/{home.name}",
+        "status": status,
+        "reason": reason,
+        "identity": i,
+        "counts": {
+            "train": {
+                "available": available,
+                "asked": i["sample"],
+                "sampled": examples,
+                "encoded": examples - sum(dropped.values()),
+                "dropped": dropped,
+                "shortened": examples // 100,
+                "answers_lost": 0,
+                "tokens": examples * 160,
+                "label_tokens": examples * 5,
+            },
+            "cleaning": {"whitespace": {"rows": 3, "characters": 17}},
+        },
         "lora": {"r": i["lora.r"], "alpha": 16, "scale": 16 / i["lora.r"], "targets": "all"},
-        "trainable_parameters": 21504 * i["lora.r"], "steps": steps, "epochs": 3.0, "tokens": examples * 480,
-        "label_tokens": examples * 15, "tokens_per_second": 2210.5, "mfu": None,
+        "trainable_parameters": 21504 * i["lora.r"],
+        "steps": steps,
+        "epochs": 3.0,
+        "tokens": examples * 480,
+        "label_tokens": examples * 15,
+        "tokens_per_second": 2210.5,
+        "mfu": None,
         "seconds": {"import": 7.2, "load": 2.1, "data": 1.4, "train": 6 + examples / 30, "save": 0.1, "evaluate": 11},
         "peak_memory_bytes": 734003200 + 2**20 * i["lora.r"],
         "loss": {"train": 1.5, "validation": 1.9, "best_validation": 1.8},
-        "device": "cpu", "quantisation": "nf4_dequantised", "versions": {"python": "3.11.7", "torch": "2.13.0"},
-        "commit": "0123abc", "started": "2025-01-01T10:00:00", "finished": "2025-01-01T10:05:00", **more,
-    }  # fmt: skip
+        "device": "cpu",
+        "quantisation": "nf4_dequantised",
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "commit": "0123abc",
+        "started": "2025-01-01T10:00:00",
+        "finished": "2025-01-01T10:05:00",
+        **more,
+    }
     (home / "summary.json").write_text(json.dumps(summary))
 
 
@@ -112,26 +161,59 @@ def write_evaluation(home, i, examples, f1, half, more, outputs):
     at.mkdir(parents=True)
     lines = answers(f1, random.Random(f"{i}-answers"))
     f1 = 100 * sum(line["reply"] == "yes" for line in lines) / ITEMS
-    scores = {"squad/f1": f1, "squad/exact_match": f1, "squad/precision": f1, "squad/recall": f1,
-              "loss": 4 - f1 / 25, "perplexity": 2.718 ** (4 - f1 / 25)}  # fmt: skip
+    scores = {
+        "squad/f1": f1,
+        "squad/exact_match": f1,
+        "squad/precision": f1,
+        "squad/recall": f1,
+        "loss": 4 - f1 / 25,
+        "perplexity": 2.718 ** (4 - f1 / 25),
+    }
     intervals = {}
     if half is not None:
         note = "test set only; one training seed"
-        interval = {"estimate": f1, "low": max(f1 - half, 0), "high": f1 + half, "clusters": 75, "items": ITEMS,
-                    "method": "clustered t", "note": note}  # fmt: skip
+        interval = {
+            "estimate": f1,
+            "low": max(f1 - half, 0),
+            "high": f1 + half,
+            "clusters": 75,
+            "items": ITEMS,
+            "method": "clustered t",
+            "note": note,
+        }
         intervals = {"squad/f1": interval, "squad/exact_match": interval}
     results = {
-        "scores": scores, "intervals": intervals, "items": ITEMS, "groups": 75, "dataset": "squad",
-        "trained_on": i["dataset.name"] if rank else None, "split": "test", "model": i["model.name"], "r": rank,
+        "scores": scores,
+        "intervals": intervals,
+        "items": ITEMS,
+        "groups": 75,
+        "dataset": "squad",
+        "trained_on": i["dataset.name"] if rank else None,
+        "split": "test",
+        "model": i["model.name"],
+        "r": rank,
         "sample": i.get("sample"),
-        "train_examples": examples if rank else None, "seed": i.get("seed", 0), "data_seed": i.get("data_seed", 0),
-        "run": str(home.relative_to(outputs)), "identity": i, "seconds": 11.0, "tokens": 48000,
+        "train_examples": examples if rank else None,
+        "seed": i.get("seed", 0),
+        "data_seed": i.get("data_seed", 0),
+        "run": str(home.relative_to(outputs)),
+        "identity": i,
+        "seconds": 11.0,
+        "tokens": 48000,
         "peak_memory_bytes": None,
-        "evaluation": {"dataset.name": "squad", "dataset.source": source, "split": "test", "eval_sample": 300,
-                       "eval_seed": 0, "eval_batch": 32},
-        "trainable_parameters": 21504 * rank, "versions": {"python": "3.11.7", "torch": "2.13.0"}, "commit": "0123abc",
+        "evaluation": {
+            "dataset.name": "squad",
+            "dataset.source": source,
+            "split": "test",
+            "eval_sample": 300,
+            "eval_seed": 0,
+            "eval_batch": 32,
+        },
+        "trainable_parameters": 21504 * rank,
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "commit": "0123abc",
         **more,
-    }  # fmt: skip
+    }
     (at / "results.json").write_text(json.dumps(results))
     (at / "predictions.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
 
@@ -142,8 +224,16 @@ def answers(f1, rng):
     groups = [hard.gauss(0, 0.5) for _ in range(ITEMS // 4)]
     odds = [groups[n // 4] + hard.gauss(0, 1) + rng.gauss(0, 0.4) for n in range(ITEMS)]
     right = set(sorted(range(ITEMS), key=odds.__getitem__)[: round(ITEMS * f1 / 100)])
-    return [{"id": f"q{n}", "prompt": "p", "references": ["yes"], "reply": "yes" if n in right else "no",
-             "group": f"article {n // 4}"} for n in range(ITEMS)]  # fmt: skip
+    return [
+        {
+            "id": f"q{n}",
+            "prompt": "p",
+            "references": ["yes"],
+            "reply": "yes" if n in right else "no",
+            "group": f"article {n // 4}",
+        }
+        for n in range(ITEMS)
+    ]
 
 
 def f1_of(sample, rank, noise=0.0):
@@ -215,8 +305,15 @@ def test_the_table_has_a_row_per_setting_and_groups_seeds(sweep):
     _, printed, page = sweep
     starts = ("untuned", "100 ", "300 ", "1,000 ")
     rows = [line.split() for line in printed.splitlines() if line.strip().startswith(starts)]
-    assert [" ".join(row[:3]) for row in rows] == ["untuned 0 1", "100 8 3", "300 8 3", "1,000 8 3",
-                                                   "100 16 3", "300 16 3", "1,000 16 3"]  # fmt: skip
+    assert [" ".join(row[:3]) for row in rows] == [
+        "untuned 0 1",
+        "100 8 3",
+        "300 8 3",
+        "1,000 8 3",
+        "100 16 3",
+        "300 16 3",
+        "1,000 16 3",
+    ]
     assert rows[1][3:7] == ["34.2", "±", "5.2", "worse"] and rows[3][3:7] == ["54.0", "±", "5.5", "tied"]
     assert rows[6][3:7] == ["55.9", "±", "5.8", "best"] and rows[0][3:7] == ["5.3", "±", "1.4", "worse"]
     assert "172.0 k" in printed and "708 MiB" in printed
@@ -240,8 +337,13 @@ def test_the_page_is_one_file_that_fetches_nothing(sweep):
     assert page.tags.count("svg") == 4
     assert {"script", "img", "link", "iframe", "object"}.isdisjoint(page.tags)
     links = [value for tag, name, value in page.attributes if name in ("href", "src") and not value.startswith("#")]
-    assert sorted(links) == ["cost-squad-rows-made-by-rule-squad-f1.png", "loss-squad-tiny.png", "runs.csv",
-                             "score-squad-rows-made-by-rule-squad-f1.png", "seconds.png"]  # fmt: skip
+    assert sorted(links) == [
+        "cost-squad-rows-made-by-rule-squad-f1.png",
+        "loss-squad-tiny.png",
+        "runs.csv",
+        "score-squad-rows-made-by-rule-squad-f1.png",
+        "seconds.png",
+    ]
     assert all((home / link).is_file() for link in links)
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids)) > 10
@@ -387,8 +489,14 @@ def test_broken_and_foreign_files_are_named_with_the_reason_and_stop_nothing(tmp
     done = run_report(tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"Not read: {results} (not whole JSON, line 1:" in done.stdout
-    for reason in ("wanted an object, got list", 'no "scores"', "the file is empty", "not a number: f1 = high",
-                   "recursion", "wanted the columns step, loss and validation_loss"):  # fmt: skip
+    for reason in (
+        "wanted an object, got list",
+        'no "scores"',
+        "the file is empty",
+        "not a number: f1 = high",
+        "recursion",
+        "wanted the columns step, loss and validation_loss",
+    ):
         assert reason in done.stdout, reason
     assert "One setting so far: squad/f1 50.0" in done.stdout
     assert "squad/tiny-100-r16-seed0 (finished, not evaluated)" in done.stdout
@@ -453,16 +561,23 @@ def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
 
 def test_titles_say_in_one_way_how_many_items_were_asked(tmp_path):
     for name, asked in (("some", 300), ("every", None), ("other", 300)):
-        evaluation = {"dataset.name": "squad", "dataset.source": "synthetic", "split": "test", "eval_sample": asked,
-                      "eval_seed": 1 if name == "other" else 0}  # fmt: skip
+        evaluation = {
+            "dataset.name": "squad",
+            "dataset.source": "synthetic",
+            "split": "test",
+            "eval_sample": asked,
+            "eval_seed": 1 if name == "other" else 0,
+        }
         home = write_run(tmp_path, name=name, f1=50.0, sample=len(name) * 100, evaluation={"evaluation": evaluation})
         if asked is None:
             path = next(home.rglob("results.json"))
             path.write_text(path.read_text().replace('"items": 300', '"items": 400'))
     found = [f"{words.title(c)}, {words.split_of(c)}" for c in comparisons(collect(tmp_path)[0])]
-    assert sorted(found) == ["squad (rows made by rule), test split, all 400 items",
-                             "squad (rows made by rule, eval_seed 0), test split, a sample of 300 items",
-                             "squad (rows made by rule, eval_seed 1), test split, a sample of 300 items"]  # fmt: skip
+    assert sorted(found) == [
+        "squad (rows made by rule), test split, all 400 items",
+        "squad (rows made by rule, eval_seed 0), test split, a sample of 300 items",
+        "squad (rows made by rule, eval_seed 1), test split, a sample of 300 items",
+    ]
 
 
 def test_the_untuned_model_is_drawn_only_beside_the_items_that_it_answered(tmp_path):
@@ -600,7 +715,7 @@ ODD = [
     ("model=tiny", "dataset=guanaco", "max_length=200", "+dataset.cleaning.urls=true", "trainer=cpu", "evaluate=true"),
     ("experiment=quickstart", "sample=30", "data_seed=1", "+trainer.accumulate_grad_batches=1"),
     ("model=llama2_7b", "dataset=medical", "model.revision='1e5'", "early_stopping=2", "lora.scaling=constant"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("words", ODD)
@@ -767,8 +882,17 @@ def test_what_people_prefer_is_on_the_page_and_a_broken_study_stops_nothing(tmp_
         evaluation(tmp_path / n, predictions(24, wording)) for n, wording in (("a", "{year}"), ("b", "no {n}"))
     )
     name = "first #1 <script>alert(1)</script>".replace("/", "-")
-    folder, study = make({"study": str(outputs / "human" / name), "tuned": str(tuned), "plain": str(plain),
-                          "items": "16", "raters": "2", "repeats": "0", "controls": "0"})  # fmt: skip
+    folder, study = make(
+        {
+            "study": str(outputs / "human" / name),
+            "tuned": str(tuned),
+            "plain": str(plain),
+            "items": "16",
+            "raters": "2",
+            "repeats": "0",
+            "controls": "0",
+        }
+    )
     for rater, queue in enumerate(study.queues, 1):
         for place, trial in enumerate(queue, 1):
             verdict = "left" if trial.left == "tuned" else "right"

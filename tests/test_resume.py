@@ -13,9 +13,17 @@ from tests.conftest import ROOT, small
 from tests.killer import killed_at
 
 LONG = {"trainer.max_epochs": "3", "validations": "3"}  # 12 steps of 4 Examples, a validation at 4, 8 and 12
-WORSE = {"sample": "8", "optimizer.lr": "0.3", "optimizer.schedule": "constant", "trainer.max_epochs": "10",
-         "validations": "20", "early_stopping": "3", "checkpoint_every": "1", "split": "validation",
-         "eval_sample": "4"}  # fmt: skip
+WORSE = {
+    "sample": "8",
+    "optimizer.lr": "0.3",
+    "optimizer.schedule": "constant",
+    "trainer.max_epochs": "10",
+    "validations": "20",
+    "early_stopping": "3",
+    "checkpoint_every": "1",
+    "split": "validation",
+    "eval_sample": "4",
+}
 
 
 def started(*words):
@@ -55,8 +63,9 @@ def adapter(outputs) -> bytes:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("whole") / "o"
-    done = subprocess.run([sys.executable, "train.py", *small(**LONG), f"outputs={outputs}"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "train.py", *small(**LONG), f"outputs={outputs}"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [step for step, _ in curve(outputs, "validation_loss")] == [4, 8, 12]
     return outputs
@@ -94,8 +103,11 @@ def test_a_run_killed_twice_never_continues_from_the_middle_of_a_step(tmp_path, 
     assert adapter(tmp_path / "o") == adapter(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: whole.replace(b"lora_A", b"lora_C", 1)],
-                         ids=["cut short", "a letter changed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[: len(whole) // 2], lambda whole: whole.replace(b"lora_A", b"lora_C", 1)],
+    ids=["cut short", "a letter changed"],
+)
 def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_anew(damage, whole, tmp_path, command):
     words = [*small(**LONG), "checkpoint_every=2", f"outputs={tmp_path}/o"]
     killed(*words, *killed_at(7))
@@ -118,8 +130,12 @@ def test_a_run_that_ends_before_its_plan_is_not_called_finished(tmp_path, comman
 def stopped(tmp_path_factory):
     """A run that stops early, and is evaluated on its validation sample in the same process."""
     outputs = tmp_path_factory.mktemp("stopped") / "o"
-    done = subprocess.run([sys.executable, "train.py", *small(**WORSE), "evaluate=true", f"outputs={outputs}"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "train.py", *small(**WORSE), "evaluate=true", f"outputs={outputs}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary(outputs)["status"] == "stopped early"
     losses = curve(outputs, "validation_loss")

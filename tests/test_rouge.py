@@ -17,8 +17,13 @@ def test_scores_equal_those_of_rouge_score_called_directly():
 
     rng = random.Random(0)
     words = "customer asks asking agent parcels parcel delayed was is the refund refunded . é 10 — order".split()
-    pairs = [(" ".join(rng.choices(words, k=rng.randint(0, 12))),
-              [" ".join(rng.choices(words, k=rng.randint(0, 12))) for _ in range(rng.randint(1, 4))]) for _ in range(200)]  # fmt: skip
+    pairs = [
+        (
+            " ".join(rng.choices(words, k=rng.randint(0, 12))),
+            [" ".join(rng.choices(words, k=rng.randint(0, 12))) for _ in range(rng.randint(1, 4))],
+        )
+        for _ in range(200)
+    ]
     items = rouge.items(predictions(pairs))
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     for name in ("rouge1", "rouge2", "rougeL"):

@@ -63,8 +63,15 @@ def test_a_conversation_ends_on_a_closing_a_repeat_or_silence(texts, why):
 def test_the_scores_of_a_conversation_can_be_counted_by_hand():
     turns = (*talk("Hi", "a b a b", "c", "a b d"),)
     found = score(Conversation("1", "g", LIMIT, turns, real={AGENT: (6.0, 4), CLIENT: (0.0, 0)}))
-    assert found == {"turns": 4.0, "closing": 0.0, "words": 8.0, "distinct_1": 4 / 8, "distinct_2": 3 / 5,
-                     "self_repetition": 1 / 2, "real_loss_agent": 1.5}  # fmt: skip
+    assert found == {
+        "turns": 4.0,
+        "closing": 0.0,
+        "words": 8.0,
+        "distinct_1": 4 / 8,
+        "distinct_2": 3 / 5,
+        "self_repetition": 1 / 2,
+        "real_loss_agent": 1.5,
+    }
 
 
 def test_a_share_of_nothing_is_no_score_and_counts_in_no_mean_and_no_pair(tmp_path):
@@ -74,12 +81,16 @@ def test_a_share_of_nothing_is_no_score_and_counts_in_no_mean_and_no_pair(tmp_pa
 
     mine, theirs = held("...", "Yes", "go on, go on now"), held("no no no", "no no no no no", "")
     assert [sorted(one.scores.keys() - {"turns", "closing", "words"}) for one in mine] == [
-        [], ["distinct_1"], ["distinct_1", "distinct_2"],
-    ]  # fmt: skip
+        [],
+        ["distinct_1"],
+        ["distinct_1", "distinct_2"],
+    ]
     config = default_config({"dataset": "tweetsumm", "model": "tiny"})
     parts = {side: Part(side, "tuned", config, "") for side in (CLIENT, AGENT)}
-    first, second = (write_results(tmp_path / name, config, Words(), parts, found)
-                     for name, found in (("mine", mine), ("theirs", theirs)))  # fmt: skip
+    first, second = (
+        write_results(tmp_path / name, config, Words(), parts, found)
+        for name, found in (("mine", mine), ("theirs", theirs))
+    )
     assert first["scores"] == {"turns": 2.0, "closing": 0.0, "words": 2.0, "distinct_1": 0.8, "distinct_2": 0.75}
     assert "(3 by turn limit, 1 without a word from a model)" in said(first)
     assert "distinct_1 0.8 (n = 2), distinct_2 0.75 (n = 1)" in said(first)
@@ -176,8 +187,12 @@ def test_a_killed_simulation_goes_on_with_the_words_that_it_would_have_said(simu
     whole = (folder / "conversations.jsonl").read_text()
     assert len(whole.splitlines()) == 8
     shutil.rmtree(folder)
-    process = subprocess.Popen([sys.executable, "-m", "llama_exp.simulation", *speaker[0], *words], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, env=os.environ)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llama_exp.simulation", *speaker[0], *words],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        env=os.environ,
+    )
     path = folder / "conversations.jsonl"
     while not path.is_file() or path.read_text().count("\n") < 3:
         assert process.poll() is None
@@ -211,10 +226,13 @@ def test_a_script_speaks_its_lines_and_what_ends_a_conversation_is_said(simulate
             assert said == script.read_text().splitlines()[: len(said)]
             assert [turn["made"] for turn in one["turns"]] == [False, True, False, True, False][: len(one["turns"])]
     assert endings == {
-        ("Where is my parcel?", 2): REPEAT, ("My phone is dead", 2): CLOSING,
-        ("Where is my parcel?", "turns=3", 2): REPEAT, ("My phone is dead", "turns=3", 2): LIMIT,
-        ("Where is my parcel?", 1): REPEAT, ("My phone is dead", 1): SCRIPT,
-    }  # fmt: skip
+        ("Where is my parcel?", 2): REPEAT,
+        ("My phone is dead", 2): CLOSING,
+        ("Where is my parcel?", "turns=3", 2): REPEAT,
+        ("My phone is dead", "turns=3", 2): LIMIT,
+        ("Where is my parcel?", 1): REPEAT,
+        ("My phone is dead", 1): SCRIPT,
+    }
 
 
 def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(simulate):
@@ -235,8 +253,12 @@ def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(s
                 e for e in turns if e.history or e.tags["speaker"] == AGENT
             ]  # without the opening, which was given
             for side in (CLIENT, AGENT):
-                tokens, _ = encode_all([e for e in turns if e.tags["speaker"] == side], tokenizer, config.max_length,
-                                       config.dataset.max_new_tokens)  # fmt: skip
+                tokens, _ = encode_all(
+                    [e for e in turns if e.tags["speaker"] == side],
+                    tokenizer,
+                    config.max_length,
+                    config.dataset.max_new_tokens,
+                )
                 nll = 0.0
                 for one in tokens:
                     with torch.inference_mode():

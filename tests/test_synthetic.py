@@ -161,10 +161,13 @@ def test_prose_asks_nothing_and_prompts_nothing():
         assert not any(ask.rstrip("?").strip() in document for ask in asks if ask.startswith(("Who ", "How ")))
 
 
-@pytest.mark.parametrize(("dataset", "split", "message"), [
-    ("sqad", "train", "unknown synthetic dataset 'sqad'; known: squad, guanaco, tweetsumm, medical, pubmedqa"),
-    ("squad", "dev", "unknown split 'dev'; known: train, validation, test"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dataset", "split", "message"),
+    [
+        ("sqad", "train", "unknown synthetic dataset 'sqad'; known: squad, guanaco, tweetsumm, medical, pubmedqa"),
+        ("squad", "dev", "unknown split 'dev'; known: train, validation, test"),
+    ],
+)
 def test_unknown_names_list_the_known_ones(dataset, split, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         rows(dataset, split, 1, seed=0)

@@ -14,8 +14,19 @@ F1 = {"squad/f1": [100.0, 0.0, 50.0, 100.0, 30.0, 80.0]}
 
 
 def predictions() -> list[Prediction]:
-    return [Prediction(f"q{place}", "", ("a",), "a", f"article {place % 4}", nll=2.0 + place, tokens=2,
-                       tags={"qtype": kind, "id": f"q{place}", "split": "test"}) for place, kind in enumerate(KINDS)]  # fmt: skip
+    return [
+        Prediction(
+            f"q{place}",
+            "",
+            ("a",),
+            "a",
+            f"article {place % 4}",
+            nll=2.0 + place,
+            tokens=2,
+            tags={"qtype": kind, "id": f"q{place}", "split": "test"},
+        )
+        for place, kind in enumerate(KINDS)
+    ]
 
 
 def test_a_row_a_value_the_commonest_first_with_its_counts_and_mean():

@@ -88,10 +88,23 @@ def plain(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
 
-@pytest.mark.parametrize("text", [
-    "The founder of Brandor was Klaren Vimo.", "two  spaces", " leading", "trailing ", "a\nb\n\n c\t.", "naïve café",
-    "日本", "😡 &amp; ^AB", "\x00\x7f", "[INST] x [/INST]", "<s> and </s> as text", "1,234.5",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The founder of Brandor was Klaren Vimo.",
+        "two  spaces",
+        " leading",
+        "trailing ",
+        "a\nb\n\n c\t.",
+        "naïve café",
+        "日本",
+        "😡 &amp; ^AB",
+        "\x00\x7f",
+        "[INST] x [/INST]",
+        "<s> and </s> as text",
+        "1,234.5",
+    ],
+)
 def test_text_comes_back_from_its_ids(tokenizer, text):
     ids = plain(tokenizer, text)
     assert 0 not in ids
@@ -116,8 +129,10 @@ def test_an_answer_has_the_ids_it_has_in_its_context(tokenizer):
 
 
 def test_a_prompt_with_its_answer_fits_into_512_tokens(tokenizer):
-    lengths = [len(plain(tokenizer, f"{row['context']} {row['question']} {row['answers']['text'][0]}"))
-               for row in rows("squad", "train", 1_000, seed=0)]  # fmt: skip
+    lengths = [
+        len(plain(tokenizer, f"{row['context']} {row['question']} {row['answers']['text'][0]}"))
+        for row in rows("squad", "train", 1_000, seed=0)
+    ]
     assert max(lengths) + 60 <= 512  # 60: the wording around it
     assert sum(lengths) / len(lengths) < 220
 

@@ -118,8 +118,12 @@ def test_a_killed_run_continues_and_its_losses_are_those_of_an_uninterrupted_one
     wanted = losses(only_run(whole))
     assert len(wanted) == 12
 
-    process = subprocess.Popen([sys.executable, "train.py", *words, f"outputs={broken}"], cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *words, f"outputs={broken}"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         files = list(broken.glob("squad/*/metrics.csv"))
@@ -140,11 +144,20 @@ def test_a_killed_run_continues_and_its_losses_are_those_of_an_uninterrupted_one
 
 @pytest.mark.parametrize("checkpoint_every", [2, None])
 def test_ctrl_c_in_a_sweep_is_one_clear_message_and_the_same_command_goes_on(checkpoint_every, tmp_path, command):
-    words = [w for w in small(**{"trainer.max_epochs": "6", "checkpoint_every": str(checkpoint_every or "null")})
-             if not w.startswith("lora.r=")]  # fmt: skip
+    words = [
+        w
+        for w in small(**{"trainer.max_epochs": "6", "checkpoint_every": str(checkpoint_every or "null")})
+        if not w.startswith("lora.r=")
+    ]
     words = ["train.py", "-m", *words, "lora.r=1,2", f"outputs={tmp_path}/o"]
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, text=True, start_new_session=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and process.poll() is None:
         files = list((tmp_path / "o").glob("squad/*-r2-*/metrics.csv"))
@@ -222,8 +235,10 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
     run = only_run(tmp_path / "o")
     train = json.loads((run / "summary.json").read_text())["counts"]["train"]
     assert 0 < train["encoded"] == 40 - train["dropped_response_too_long"] < 38
-    assert (f"  {train['encoded']} of 40 Examples reach training; {train['dropped_response_too_long']} dropped (the response "
-            "does not fit in max_length=128)\n") in done.stdout  # fmt: skip
+    assert (
+        f"  {train['encoded']} of 40 Examples reach training; {train['dropped_response_too_long']} dropped (the response "
+        "does not fit in max_length=128)\n"
+    ) in done.stdout
     results = json.loads(next(run.glob("eval/*/results.json")).read_text())
     assert (results["train_examples"], results["examples_in_training"]) == (40, train["encoded"])
     printed = command("llama_exp.report", str(tmp_path / "o")).stdout
@@ -281,8 +296,15 @@ def test_without_network_the_hub_is_one_line_and_one_reason(command, tmp_path):
 
 
 def test_cells_that_fail_alike_are_one_line_with_their_number(command, tmp_path):
-    done = command("train.py", "-m", "sample=1,2,3", "lora.r=1,2,4", f"outputs={tmp_path}/o", check=None,
-                   env={"CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
+    done = command(
+        "train.py",
+        "-m",
+        "sample=1,2,3",
+        "lora.r=1,2,4",
+        f"outputs={tmp_path}/o",
+        check=None,
+        env={"CUDA_VISIBLE_DEVICES": ""},
+    )
     assert done.returncode == 1 and "9 cells, 9 failed" in done.stdout
     assert "sample=1 lora.r=1 and 8 more cells" in done.stdout
     named = [line for line in done.stdout.splitlines() if line.startswith("Cell ")]
@@ -332,23 +354,27 @@ def test_a_command_whose_reader_is_gone_does_not_say_that_it_succeeded(tmp_path)
 
 def test_loading_a_base_imports_nothing_that_was_not_there_before():
     """It runs in a thread while the main one imports Lightning: of two that import the same, one may see half a module."""
-    code = ("import sys\nfrom llama_exp import model\nfrom llama_exp.config import default_config\nimport torch\n"
-            "config = default_config({'dataset': 'squad', 'model': 'tiny'}).model\nmodel.import_all()\nbefore = set(sys.modules)\n"
-            "model.load_base(config, torch.device('cpu'))\n"
-            "print(sorted(sys.modules.keys() - before - {'llama_exp.tiny'}), 'lightning' in before)")  # fmt: skip
+    code = (
+        "import sys\nfrom llama_exp import model\nfrom llama_exp.config import default_config\nimport torch\n"
+        "config = default_config({'dataset': 'squad', 'model': 'tiny'}).model\nmodel.import_all()\nbefore = set(sys.modules)\n"
+        "model.load_base(config, torch.device('cpu'))\n"
+        "print(sorted(sys.modules.keys() - before - {'llama_exp.tiny'}), 'lightning' in before)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[] False", done.stdout + done.stderr
 
 
 def test_data_that_are_not_there_are_refused_before_anything_heavy_is_imported(tmp_path):
     """The imports take ten seconds, in which nothing could be said about a typo."""
-    code = ("import sys, train, evaluate\nfrom llama_exp.config import default_config\nfrom llama_exp.records import Problem\n"
-            "config = default_config({'dataset': 'squad', 'model': 'tiny', 'trainer': 'cpu'})\n"
-            "config.dataset.path, config.outputs = '/nowhere', sys.argv[1]\n"
-            "for command in (train.train, evaluate.evaluate):\n"
-            "    try:\n        command(config)\n    except Problem as problem:\n        print(problem)\n"
-            "    config.lora.r = 0\n"
-            "print(sorted({'torch', 'lightning', 'transformers', 'datasets'} & sys.modules.keys()))")  # fmt: skip
+    code = (
+        "import sys, train, evaluate\nfrom llama_exp.config import default_config\nfrom llama_exp.records import Problem\n"
+        "config = default_config({'dataset': 'squad', 'model': 'tiny', 'trainer': 'cpu'})\n"
+        "config.dataset.path, config.outputs = '/nowhere', sys.argv[1]\n"
+        "for command in (train.train, evaluate.evaluate):\n"
+        "    try:\n        command(config)\n    except Problem as problem:\n        print(problem)\n"
+        "    config.lora.r = 0\n"
+        "print(sorted({'torch', 'lightning', 'transformers', 'datasets'} & sys.modules.keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     refused = "dataset.path=/nowhere: there is no such folder or file (looked at /nowhere)."
     assert done.stdout.splitlines() == [refused, refused, "[]"], done.stdout + done.stderr
@@ -356,8 +382,15 @@ def test_data_that_are_not_there_are_refused_before_anything_heavy_is_imported(t
 
 def test_wandb_keeps_two_cells_of_a_sweep_apart_and_never_asks_for_a_key(tmp_path, command):
     words = [word for word in small(sample="8") if not word.startswith("lora.r=")]
-    command("train.py", "-m", *words, "lora.r=1,2", "logger=wandb", f"outputs={tmp_path}/o",
-            env={"WANDB_API_KEY": "", "WANDB_MODE": ""})  # fmt: skip
+    command(
+        "train.py",
+        "-m",
+        *words,
+        "lora.r=1,2",
+        "logger=wandb",
+        f"outputs={tmp_path}/o",
+        env={"WANDB_API_KEY": "", "WANDB_MODE": ""},
+    )
     ids = {path.name.rsplit("-", 1)[1] for path in (tmp_path / "o").glob("squad/*/wandb/offline-run-*")}
     assert len(ids) == 2
     for path in (tmp_path / "o").glob("squad/*/wandb/offline-run-*/*.wandb"):
@@ -367,16 +400,31 @@ def test_wandb_keeps_two_cells_of_a_sweep_apart_and_never_asks_for_a_key(tmp_pat
 
 
 def test_a_logger_that_fails_never_loses_a_run(tmp_path, command):
-    done = command("train.py", *small(sample="8"), "logger=wandb", "logger.project=''", "+logger.entity=[1]",
-                   f"outputs={tmp_path}/o", check=None)  # fmt: skip
+    done = command(
+        "train.py",
+        *small(sample="8"),
+        "logger=wandb",
+        "logger.project=''",
+        "+logger.entity=[1]",
+        f"outputs={tmp_path}/o",
+        check=None,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((only_run(tmp_path / "o") / "summary.json").read_text())["status"] == "finished"
     assert "metrics.csv" in done.stdout
 
 
 def test_early_stopping_keeps_the_best_adapter(tmp_path, command):
-    words = small(sample="8", **{"optimizer.lr": "0.3", "optimizer.schedule": "constant", "trainer.max_epochs": "10",
-                                 "validations": "20", "early_stopping": "2"})  # fmt: skip
+    words = small(
+        sample="8",
+        **{
+            "optimizer.lr": "0.3",
+            "optimizer.schedule": "constant",
+            "trainer.max_epochs": "10",
+            "validations": "20",
+            "early_stopping": "2",
+        },
+    )
     command("train.py", *words, f"outputs={tmp_path}/o")
     summary = json.loads((only_run(tmp_path / "o") / "summary.json").read_text())
     assert summary["status"] == "stopped early"
@@ -388,9 +436,17 @@ def test_early_stopping_keeps_the_best_adapter(tmp_path, command):
     assert measured == pytest.approx(summary["loss"]["best_validation"], rel=1e-3)
 
 
-@pytest.mark.parametrize("words", [["optimizer.name=adamw_8bit"], ["optimizer.name=paged_adamw_8bit"], ["optimizer.neftune=5"],
-                                   ["max_tokens=2000", "trainer.max_epochs=-1"], ["model.quantisation=nf4"],
-                                   ["model.gradient_checkpointing=true"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer.name=adamw_8bit"],
+        ["optimizer.name=paged_adamw_8bit"],
+        ["optimizer.neftune=5"],
+        ["max_tokens=2000", "trainer.max_epochs=-1"],
+        ["model.quantisation=nf4"],
+        ["model.gradient_checkpointing=true"],
+    ],
+)
 def test_the_ways_to_train_all_run(words, tmp_path, command):
     command("train.py", *small(sample="8"), *words, f"outputs={tmp_path}/o")
     summary = json.loads((only_run(tmp_path / "o") / "summary.json").read_text())

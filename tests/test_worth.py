@@ -104,7 +104,8 @@ def test_predictions_that_do_not_give_the_stored_score_are_not_used(tmp_path):
     path.write_text(path.read_text().replace('"reply": "no"', '"reply": "yes"', 30))
     (run,), _ = collect(tmp_path)
     assert items.read(run.evaluations[0]) == (
-        "item by item squad/exact_match is 60 where results.json says 50: not the same answers")  # fmt: skip
+        "item by item squad/exact_match is 60 where results.json says 50: not the same answers"
+    )
 
 
 def test_items_are_kept_for_the_next_report_and_read_anew_when_the_file_changes(tmp_path):
@@ -151,8 +152,12 @@ def test_three_sizes_are_refused_in_words(tmp_path):
     assert "there are 3 (100, 300, 1,000)" in said
 
 
-PARETO = [([(1, 10), (2, 20), (3, 15), (4, 30)], False, [0, 1, 3]), ([(1, 5.0), (2, 4.0), (3, 4.5)], True, [0, 1]),
-          ([(1, 10), (1, 12), (2, 12)], False, [1]), ([], False, [])]  # fmt: skip
+PARETO = [
+    ([(1, 10), (2, 20), (3, 15), (4, 30)], False, [0, 1, 3]),
+    ([(1, 5.0), (2, 4.0), (3, 4.5)], True, [0, 1]),
+    ([(1, 10), (1, 12), (2, 12)], False, [1]),
+    ([], False, []),
+]
 
 
 @pytest.mark.parametrize("points, lower, front", PARETO)
@@ -200,9 +205,12 @@ def test_the_score_on_clean_items_stands_beside_the_full_one(tmp_path):
     assert "squad/f1, clean items" in [column.name for column in table.columns] and "48.0 ± 4.0" in table.rows[0]
 
 
-AUDITS = [(None, "Whether the training sets hold test items is not known"), ({"items": 300}, "The audit found no test item"),
-          ({"items": 0}, "Every test item stands in the training sets"),
-          ({"items": 280, "scores": {F1: 48.0}}, "stands up to 6.7 % of the test items")]  # fmt: skip
+AUDITS = [
+    (None, "Whether the training sets hold test items is not known"),
+    ({"items": 300}, "The audit found no test item"),
+    ({"items": 0}, "Every test item stands in the training sets"),
+    ({"items": 280, "scores": {F1: 48.0}}, "stands up to 6.7 % of the test items"),
+]
 
 
 @pytest.mark.parametrize("clean, said", AUDITS)
@@ -260,8 +268,10 @@ def test_equal_recipes_whose_runs_share_no_seed_are_seldom_told_apart():
 )
 def test_differences_without_spread_are_judged_by_sign_or_not_at_all(good, groups, said):
     weights = np.full(groups, 5.0)
-    one, other = (Contender(key, RunSums((np.full(groups, score) * weights)[None], weights, 5 * groups), ((0, 0),))
-                  for key, score in (("a", good), ("b", 0.0)))  # fmt: skip
+    one, other = (
+        Contender(key, RunSums((np.full(groups, score) * weights)[None], weights, 5 * groups), ((0, 0),))
+        for key, score in (("a", good), ("b", 0.0))
+    )
     found = standing([one, other])
     difference, p = found.against["b"]
     assert found.worse == (("b",) if good and groups > 1 else ())
@@ -332,8 +342,13 @@ def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
     gaps = Counter()
     for item, group in groups.items():
         gaps[group] += right[1][item] - right[0][item]
-    signs = stats.permutation_test(([g for g in gaps.values() if g],), np.sum, permutation_type="samples", n_resamples=9999,
-                                   rng=np.random.default_rng(0))  # fmt: skip
+    signs = stats.permutation_test(
+        ([g for g in gaps.values() if g],),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=9999,
+        rng=np.random.default_rng(0),
+    )
     assert c.exact.metric == "squad/exact_match" and c.exact.other == at(c, 16, 100).key
     assert c.exact.p == pytest.approx(signs.pvalue, abs=0.01)
     [said] = [line for line in findings.answer(c) if line.startswith("By right or wrong alone (squad/exact_match)")]

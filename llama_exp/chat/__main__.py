@@ -55,8 +55,10 @@ def split(words: Sequence[str]) -> tuple[Words, list[str]]:
     """This command's own words, checked; and the rest, which is Hydra's."""
     for word in words:
         if word.partition("=")[0].lower() in ("password", "llama_exp_password"):
-            raise Problem("A password on the command line is seen by everyone on this machine and kept in the shell's "
-                          "history. Put it into the environment: LLAMA_EXP_PASSWORD.")  # fmt: skip
+            raise Problem(
+                "A password on the command line is seen by everyone on this machine and kept in the shell's "
+                "history. Put it into the environment: LLAMA_EXP_PASSWORD."
+            )
     mine, rest = typed.split(words, Words)
     if mine.prompt is not None and mine.prompt_file is not None:
         raise Problem("prompt=… and prompt_file=… are both given. Which of them?")

@@ -60,8 +60,10 @@ class Door:
         """Problem for a host that others can reach without a password, or a port that is taken."""
         password = os.environ.get(PASSWORD) or None
         if password is None and not loopback(host):
-            raise Problem(f"host={host}: others on the network could talk to the model. Put a password into the environment "
-                          f"({PASSWORD}=…), or leave host out.")  # fmt: skip
+            raise Problem(
+                f"host={host}: others on the network could talk to the model. Put a password into the environment "
+                f"({PASSWORD}=…), or leave host out."
+            )
         if password is not None and len(password) < SHORTEST:
             raise Problem(f"{PASSWORD} is shorter than {SHORTEST} characters: too easy to guess.")
         return cls(listen(host, port), host, password)
@@ -80,8 +82,11 @@ def serve(partner: Partner, door: Door) -> int:
     """Serve until interrupted."""
     print(f"Talk to {partner.named()}: {door.address}", flush=True)
     if door.password:
-        print(f"It asks for a name (any) and the password in {PASSWORD}." + (
-            "" if loopback(door.host) else " Nothing is encrypted: put TLS in front of what leaves the building."), flush=True)  # fmt: skip
+        print(
+            f"It asks for a name (any) and the password in {PASSWORD}."
+            + ("" if loopback(door.host) else " Nothing is encrypted: put TLS in front of what leaves the building."),
+            flush=True,
+        )
     print("Stop with Ctrl-C.", flush=True)
     config = uvicorn.Config(pages(partner, door), access_log=False, log_level="warning", server_header=False)
     try:
@@ -94,11 +99,7 @@ def serve(partner: Partner, door: Door) -> int:
 def pages(partner: Partner, door: Door) -> Starlette:
     """The application."""
     room = Room(partner)
-    routes = [
-        Route("/", room.look),
-        Route("/say", room.say, methods=["POST"]),
-        Route("/static/{name}", static),
-    ]
+    routes = [Route("/", room.look), Route("/say", room.say, methods=["POST"]), Route("/static/{name}", static)]
     guards = [Middleware(BaseHTTPMiddleware, dispatch=guarded(door.hosts))]
     if door.password:
         guards.append(Middleware(BaseHTTPMiddleware, dispatch=locked(door.password)))
@@ -116,9 +117,16 @@ class Room:
         partner = self.partner
         template = TEMPLATES.get_template("chat.html")
         fields = partner.wording.fields if len(partner.wording.fields) > 1 and not partner.manner.raw else ()
-        return HTMLResponse(template.render(named=partner.named(), model=partner.config.model.name, sides=self.sides,
-                                            system=partner.system, fields=fields,
-                                            template=partner.wording.template))  # fmt: skip
+        return HTMLResponse(
+            template.render(
+                named=partner.named(),
+                model=partner.config.model.name,
+                sides=self.sides,
+                system=partner.system,
+                fields=fields,
+                template=partner.wording.template,
+            )
+        )
 
     async def say(self, request: Request) -> Response:
         try:
@@ -132,8 +140,14 @@ class Room:
             try:
                 for piece in self.partner.ask(message, histories[side], system=system, tuned=side == "tuned"):
                     if isinstance(piece, Answer):
-                        yield {"side": side, "message": self.partner.turns(message, "")[0].text, "text": piece.text,
-                               "finished": piece.finished, "shortened": piece.shortened, "tokens": piece.tokens}  # fmt: skip
+                        yield {
+                            "side": side,
+                            "message": self.partner.turns(message, "")[0].text,
+                            "text": piece.text,
+                            "finished": piece.finished,
+                            "shortened": piece.shortened,
+                            "tokens": piece.tokens,
+                        }
                     else:
                         yield {"side": side, "piece": piece}
             except Problem as problem:

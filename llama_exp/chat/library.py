@@ -58,9 +58,14 @@ def pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     llama, tokenizer = causal_lm(voices.model), copy.deepcopy(voices.tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
-    llama.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                                               pad_token_id=tokenizer.pad_token_id)  # fmt: skip
-    made = RunPipeline(model=llama, tokenizer=tokenizer, return_full_text=False,
-                       **{"max_new_tokens": config.dataset.max_new_tokens, "do_sample": False, **options})  # fmt: skip
+    llama.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    made = RunPipeline(
+        model=llama,
+        tokenizer=tokenizer,
+        return_full_text=False,
+        **{"max_new_tokens": config.dataset.max_new_tokens, "do_sample": False, **options},
+    )
     made.config = config
     return made

@@ -38,8 +38,10 @@ class Wording:
         if isinstance(said, dict):
             lacking = [name for name in self.fields if name not in said]
             if lacking:
-                raise Problem(f"The run was trained with the fields {', '.join(self.fields)}; "
-                              f"there is no {', '.join(lacking)}. Give them, or a whole \"prompt\".")  # fmt: skip
+                raise Problem(
+                    f"The run was trained with the fields {', '.join(self.fields)}; "
+                    f'there is no {", ".join(lacking)}. Give them, or a whole "prompt".'
+                )
             fields = {name: said[name].strip() for name in self.fields}
         elif raw or len(self.fields) != 1:
             return said.strip(), ""
@@ -81,8 +83,10 @@ class Partner:
         self.system = self.wording.system if system is None else system
         self.longest = manner.max_new_tokens or config.dataset.max_new_tokens
         if config.max_length - self.longest < 32:
-            raise Problem(f"max_new_tokens={self.longest} leaves no room for what is said: this run reads "
-                          f"{config.max_length} tokens in all. At most {config.max_length - 32} can be new.")  # fmt: skip
+            raise Problem(
+                f"max_new_tokens={self.longest} leaves no room for what is said: this run reads "
+                f"{config.max_length} tokens in all. At most {config.max_length - 32} can be new."
+            )
 
     def ask(
         self, said: str | dict[str, str], history: Sequence[Turn] = (), *, system: str | None = None, tuned: bool = True
@@ -94,14 +98,16 @@ class Partner:
         from llama_exp.generation import stream
 
         message, context = self.wording.message(said, self.manner.raw)
-        example = Example("message", message, "", (), "", context, tuple(history),
-                          self.system if system is None else system)  # fmt: skip
+        example = Example(
+            "message", message, "", (), "", context, tuple(history), self.system if system is None else system
+        )
         limit = self.config.max_length - self.longest
         prompts, shortened = encode_prompts([example], self.voices.tokenizer, limit)
         with self.voices.speaking(self.run if tuned else None) as model:
             torch.manual_seed(self.manner.seed + len(history))
-            for piece in stream(model, self.voices.tokenizer, prompts[0], max_new_tokens=self.longest,
-                                **self.manner.sampling):  # fmt: skip
+            for piece in stream(
+                model, self.voices.tokenizer, prompts[0], max_new_tokens=self.longest, **self.manner.sampling
+            ):
                 if isinstance(piece, str):
                     yield piece
                 else:

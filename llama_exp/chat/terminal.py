@@ -35,8 +35,10 @@ class Chat:
             self.show(f"system: {visible(self.system)}")
         fields = self.partner.wording.fields
         if len(fields) > 1 and not self.partner.manner.raw:
-            self.show(f"This run was trained with a wording of {len(fields)} fields ({', '.join(fields)}); what you type is "
-                      f"sent as it is:\n{visible(self.partner.wording.template)}")  # fmt: skip
+            self.show(
+                f"This run was trained with a wording of {len(fields)} fields ({', '.join(fields)}); what you type is "
+                f"sent as it is:\n{visible(self.partner.wording.template)}"
+            )
 
     def said(self, line: str) -> None:
         """A line of the person: a command, or a message."""

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from llama_exp.data.squad import SquadDataModule
     from llama_exp.data.tweetsumm import TweetSummDataModule
 
-__all__ = ["DATASETS", "GuanacoDataModule", "MedicalDataModule", "PubMedQADataModule", "SquadDataModule",
-           "TweetSummDataModule"]  # fmt: skip
+__all__ = [
+    "DATASETS",
+    "GuanacoDataModule",
+    "MedicalDataModule",
+    "PubMedQADataModule",
+    "SquadDataModule",
+    "TweetSummDataModule",
+]
 
 CLASSES = {
     "guanaco": "GuanacoDataModule",

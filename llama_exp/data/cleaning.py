@@ -15,13 +15,19 @@ END = r"(?=\s*[.…]*\s*(?:$|\n|@\w|https?://|[(\[]?\d{1,2}/\d{1,2}\b))"
 DAY = r"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day|(?:Jan|Febr)uary|March|April|May\b|June|July|August|\w+ber\b|[AP]M\b"
 # An agent signs at the end of a tweet. What stands before a dash tells a name from "take-off", "LAX-SFO", "9 - Friday".
 SIGNATURE = re.compile(
-    r"\s*(?:(?<!\d)|(?<=/\d))(?<!\^)\^ ?[A-Za-z][A-Za-z.]{0,11}(?: [A-Z]\b\.?| \.$)?(?![A-Za-z_^])" + END  # not 2^n
-    + r"|(?<=\s)/[A-Z]{1,3}\b" + END  # … suggest /MC; not 24/7, Device/OS
-    + r"|(?<=[\s.!?)])\*[A-Z][A-Za-z]{1,19}" + END  # … miles. *AMV; not *bold*, *140#
+    r"\s*(?:(?<!\d)|(?<=/\d))(?<!\^)\^ ?[A-Za-z][A-Za-z.]{0,11}(?: [A-Z]\b\.?| \.$)?(?![A-Za-z_^])"
+    + END  # not 2^n
+    + r"|(?<=\s)/[A-Z]{1,3}\b"
+    + END  # … suggest /MC; not 24/7, Device/OS
+    + r"|(?<=[\s.!?)])\*[A-Z][A-Za-z]{1,19}"
+    + END  # … miles. *AMV; not *bold*, *140#
     + r"|(?:(?P<closing>(?i:\bthanks?|\bthank you|\bty|regards)|_|[^\s\w@#/+&%$€£-])\s*"  # Thanks-Floi; you? - Ed
     + r"|(?P<word>(?<=\s)[a-z][\w']*)(?:\s+|(?=[–—~])))"  # … for you - Ed
-    + r"(?:--?|[–—~])\s?(?!" + DAY + r")[A-Z][A-Za-z]{0,11}" + END
-)  # fmt: skip
+    + r"(?:--?|[–—~])\s?(?!"
+    + DAY
+    + r")[A-Z][A-Za-z]{0,11}"
+    + END
+)
 ENTITY = re.compile(r"&#?\w{2,31};")
 # The full stop after a link ends the sentence: it stays.
 LINK = r"(?:https?://t\.co/\w+|(?<!\w)(?:https?://|www\.)\S+?(?=[.,;:!?…)\]\"'”’]*(?:\s|$)))"

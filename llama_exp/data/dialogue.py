@@ -47,5 +47,13 @@ def next_turn(
 ) -> Example:
     """The Example in which `speaker` goes on after `said`; `written` is the response before any cleaning."""
     *history, last = seen_by(speaker, said)
-    return Example(name, last.text, response, (written or response,), group, history=tuple(history), system=system,
-                   tags={"speaker": speaker})  # fmt: skip
+    return Example(
+        name,
+        last.text,
+        response,
+        (written or response,),
+        group,
+        history=tuple(history),
+        system=system,
+        tags={"speaker": speaker},
+    )

@@ -157,8 +157,10 @@ def as_rows(found, columns: tuple[str, ...], where: str) -> Rows:
     for split, table in found.items():
         missing = [column for column in columns if column not in table.column_names]
         if missing:
-            raise Problem(f"{where} ({split}): wanted the columns {', '.join(columns)}; missing {', '.join(missing)}; "
-                          f"there are {', '.join(table.column_names)}.")  # fmt: skip
+            raise Problem(
+                f"{where} ({split}): wanted the columns {', '.join(columns)}; missing {', '.join(missing)}; "
+                f"there are {', '.join(table.column_names)}."
+            )
     return {split: table.select_columns(list(columns)).to_list() for split, table in found.items()}
 
 

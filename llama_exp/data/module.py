@@ -53,9 +53,20 @@ class ExampleDataModule(LightningDataModule):
     answers_in_context = False  # whether a response is a span of the context, so that a shortened one may lose it
     splits: dict[str, str]  # ours -> upstream's; what is not there is carved out of train by group
 
-    def __init__(self, dataset: DatasetConfig, tokenizer=None, *, max_length: int = 1024, batch: int = 16,
-                 micro_batch: int | None = None, sample: int | None = None, seed: int = 0, data_seed: int = 0,
-                 eval_seed: int = 0, validation_sample: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        dataset: DatasetConfig,
+        tokenizer=None,
+        *,
+        max_length: int = 1024,
+        batch: int = 16,
+        micro_batch: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        data_seed: int = 0,
+        eval_seed: int = 0,
+        validation_sample: int | None = None,
+    ):
         super().__init__()
         self.dataset, self.tokenizer = dataset, tokenizer
         self.max_length, self.batch, self.micro_batch = max_length, batch, micro_batch or batch
@@ -212,12 +223,16 @@ class ExampleDataModule(LightningDataModule):
         """(what stays in train, the new split), for the configured share of the `whole`."""
         name, share = self.dataset.name, getattr(self.dataset, split)
         if not share:
-            raise Problem(f"{name}: the source has no {split} split and dataset.{split}=0 carves none out of train. "
-                          f"Give a share: dataset.{split}=0.1")  # fmt: skip
+            raise Problem(
+                f"{name}: the source has no {split} split and dataset.{split}=0 carves none out of train. "
+                f"Give a share: dataset.{split}=0.1"
+            )
         kept, carved = carve(train, max(1, round(share * whole)), self.dataset.split_seed)
         if not carved:
-            raise Problem(f"{name}: no {split} split can be carved out of train, which is one group of {len(train)}. "
-                          f"Give a source with more, or with a {split} split of its own.")  # fmt: skip
+            raise Problem(
+                f"{name}: no {split} split can be carved out of train, which is one group of {len(train)}. "
+                f"Give a source with more, or with a {split} split of its own."
+            )
         return kept, carved
 
     def describe(self) -> str:
@@ -227,8 +242,10 @@ class ExampleDataModule(LightningDataModule):
         lines = [f"{self.dataset.name}: {rows} rows"]
         for split, reasons in counts["dropped"].items():
             lines += [f"  dropped from {split}: {n:,} ({reason})" for reason, n in reasons.items()]
-        lines += [f"  cleaning {name}: {did['rows']:,} rows, {did['characters']:,} characters"
-                  for name, did in counts.get("cleaning", {}).items()]  # fmt: skip
+        lines += [
+            f"  cleaning {name}: {did['rows']:,} rows, {did['characters']:,} characters"
+            for name, did in counts.get("cleaning", {}).items()
+        ]
         if self._ready:
             lines.append("  Examples: " + ", ".join(f"{n:,} {split}" for split, n in counts["examples"].items()))
             asked, available = counts["sample"]["asked"], counts["sample"]["available"]
@@ -246,8 +263,11 @@ class ExampleDataModule(LightningDataModule):
         if split not in self._encoded:
             from llama_exp.data.encoding import encode_all
 
-            examples = {"train": self.train, "test": self.test,
-                        "validation": self.held_out("validation", self.validation_sample)}[split]  # fmt: skip
+            examples = {
+                "train": self.train,
+                "test": self.test,
+                "validation": self.held_out("validation", self.validation_sample),
+            }[split]
             settings = self.tokenizer, self.max_length, self.dataset.max_new_tokens, self.answers_in_context
             if split not in _last_encoded or _last_encoded[split][:2] != (settings, examples):
                 tokens, counts = encode_all(examples, *settings)
@@ -283,15 +303,26 @@ class ExampleDataModule(LightningDataModule):
     def check_content(self, before: str | None) -> None:
         """Stop where the Examples are not those of `before` (None: not known)."""
         if before not in (None, self.content):
-            raise Problem(f"{self.dataset.name}: the Examples are not those that this run began with: its source was changed. "
-                          "Choose another folder (out=FOLDER), or delete the run's.")  # fmt: skip
+            raise Problem(
+                f"{self.dataset.name}: the Examples are not those that this run began with: its source was changed. "
+                "Choose another folder (out=FOLDER), or delete the run's."
+            )
 
     @classmethod
     def of(cls, config: Config, tokenizer=None) -> "ExampleDataModule":
         """The data of one cell."""
-        return cls(config.dataset, tokenizer, max_length=config.max_length, batch=config.batch,
-                   micro_batch=config.micro_batch, sample=config.sample, seed=config.seed, data_seed=config.data_seed,
-                   eval_seed=config.eval_seed, validation_sample=config.validation_sample)  # fmt: skip
+        return cls(
+            config.dataset,
+            tokenizer,
+            max_length=config.max_length,
+            batch=config.batch,
+            micro_batch=config.micro_batch,
+            sample=config.sample,
+            seed=config.seed,
+            data_seed=config.data_seed,
+            eval_seed=config.eval_seed,
+            validation_sample=config.validation_sample,
+        )
 
     def plan_steps(self, max_epochs: int | None, max_steps: int | None, max_tokens: int | None) -> int:
         """The run's length in steps: whichever of the budgets ends first. None and -1 are no budget."""

@@ -85,8 +85,15 @@ class Plan:
     seen) hold together: the first to be spent ends the run. Tokens count what Examples hold, never padding.
     """
 
-    def __init__(self, tokens: Sequence[Tokens], batch: int, seed: int, max_epochs: int | None = 1,
-                 max_steps: int | None = None, max_tokens: int | None = None):  # fmt: skip
+    def __init__(
+        self,
+        tokens: Sequence[Tokens],
+        batch: int,
+        seed: int,
+        max_epochs: int | None = 1,
+        max_steps: int | None = None,
+        max_tokens: int | None = None,
+    ):
         if not tokens:
             raise Problem("No training Example fits: all were dropped for their length. Raise max_length.")
         self.batch, self.seed = batch, seed

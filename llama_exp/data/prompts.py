@@ -27,8 +27,9 @@ def wording(example: Example) -> list[str]:
     The system prompt stands in the first user turn only.
     """
     texts = [turn.text.strip() for turn in example.history] + [example.prompt]
-    return [user_text(text, "" if place else example.system) if place % 2 == 0 else text
-            for place, text in enumerate(texts)]  # fmt: skip
+    return [
+        user_text(text, "" if place else example.system) if place % 2 == 0 else text for place, text in enumerate(texts)
+    ]
 
 
 def check_alternation(turns: Iterable[Turn]) -> None:
@@ -47,5 +48,7 @@ def check_template(template: str, fields: tuple[str, ...]) -> None:
         raise Problem(f"dataset.template: {error}. Write a literal brace twice: {{{{ or }}}}.\n{template}") from None
     unknown = sorted(named - set(fields))
     if unknown:
-        raise Problem(f"dataset.template names {', '.join('{' + name + '}' for name in unknown)}; "
-                      f"the fields there are: {', '.join('{' + field + '}' for field in fields)}.")  # fmt: skip
+        raise Problem(
+            f"dataset.template names {', '.join('{' + name + '}' for name in unknown)}; "
+            f"the fields there are: {', '.join('{' + field + '}' for field in fields)}."
+        )

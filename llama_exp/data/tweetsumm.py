@@ -61,8 +61,11 @@ class TweetSummDataModule(ExampleDataModule):
         if not said:
             return self.drop("no conversation")
         name, group = text(row["new dialog id"]), text(row["original dialog id"])
-        return [self.turn(f"{name}-{place}", [before for before, _ in said[:place]], *said[place], group)
-                for place in range(len(said)) if said[place][0].speaker in TURNS[self.dataset.task]]  # fmt: skip
+        return [
+            self.turn(f"{name}-{place}", [before for before, _ in said[:place]], *said[place], group)
+            for place in range(len(said))
+            if said[place][0].speaker in TURNS[self.dataset.task]
+        ]
 
     def turn(self, name: str, before: list[Said], said: Said, written: str, group: str) -> Example:
         system = self.dataset.system or SYSTEM[said.speaker]
@@ -87,9 +90,16 @@ class TweetSummDataModule(ExampleDataModule):
         if place.is_file():
             files = {"train": place}
         else:
-            files = {split: place / f"{name}.json" for split, name in
-                     (("train", "train"), ("validation", "val"), ("validation", "validation"), ("test", "test"))
-                     if (place / f"{name}.json").exists()}  # fmt: skip
+            files = {
+                split: place / f"{name}.json"
+                for split, name in (
+                    ("train", "train"),
+                    ("validation", "val"),
+                    ("validation", "validation"),
+                    ("test", "test"),
+                )
+                if (place / f"{name}.json").exists()
+            }
         rows = {split: keyed_rows(path) for split, path in files.items() if path.suffix == ".json"}
         return rows if rows and all(rows.values()) else super().rows_on_disk()
 
@@ -127,5 +137,7 @@ def keyed_rows(path: Path) -> list[dict]:
     rows = unpacked(path.read_text(encoding="utf-8"))
     if not isinstance(rows, dict) or not all(isinstance(row, dict) and "log" in row for row in rows.values()):
         return []
-    return [{"new dialog id": name, "original dialog id": name, "original dialog info": None, **row}
-            for name, row in rows.items()]  # fmt: skip
+    return [
+        {"new dialog id": name, "original dialog id": name, "original dialog info": None, **row}
+        for name, row in rows.items()
+    ]

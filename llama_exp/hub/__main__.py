@@ -55,8 +55,10 @@ def split(words: Sequence[str]) -> tuple[Words, list[str]]:
     for word in words:
         key = word.partition("=")[0]
         if key.lstrip("+~-").lower() in ("token", "hf_token") or TOKEN.search(word):
-            raise Problem("A token on the command line is seen by everyone on this machine and kept in the shell's history. "
-                          "Log in with `hf auth login`, or put it into the environment: HF_TOKEN. Then renew this one.")  # fmt: skip
+            raise Problem(
+                "A token on the command line is seen by everyone on this machine and kept in the shell's history. "
+                "Log in with `hf auth login`, or put it into the environment: HF_TOKEN. Then renew this one."
+            )
     mine, rest = typed.split(words, Words)
     if mine.check < 1:
         raise Problem(f"check={mine.check}: wanted 1 or more.")
@@ -139,13 +141,17 @@ def prepare_merged(run: Path, trained: Config, asked: Config, folder: Path, word
         merge(run / "adapter", trained, asked, folder)
         found = {**wanted, **compare(run / "adapter", trained, asked, folder, words.check)}
         write_json(kept, found)
-    told = (f"held-out loss {found['loss_adapter']:.4f} with the adapter, {found['loss_merged']:.4f} merged; "
-            f"{found['equal_answers']:.0%} of {found['items']} greedy answers are the same")  # fmt: skip
+    told = (
+        f"held-out loss {found['loss_adapter']:.4f} with the adapter, {found['loss_merged']:.4f} merged; "
+        f"{found['equal_answers']:.0%} of {found['items']} greedy answers are the same"
+    )
     print(f"  {told}", flush=True)
     if abs(found["loss_merged"] - found["loss_adapter"]) > words.tolerance or found["equal_answers"] < words.agreement:
-        raise Problem(f"Refused: the merged model is not the adapter: {told}.\nWanted a difference in loss of at most "
-                      f"tolerance={words.tolerance:g} nats a token and agreement={words.agreement:g} of the answers equal. "
-                      "Publish the adapter (merged=false), or allow more.")  # fmt: skip
+        raise Problem(
+            f"Refused: the merged model is not the adapter: {told}.\nWanted a difference in loss of at most "
+            f"tolerance={words.tolerance:g} nats a token and agreement={words.agreement:g} of the answers equal. "
+            "Publish the adapter (merged=false), or allow more."
+        )
     return found
 
 

@@ -110,5 +110,7 @@ def _check_ids(mine, published, examples: list[Example]) -> None:
     """The saved tokenizer must read every prompt as training did (a saved Llama tokenizer may not)."""
     texts = [example.prompt for example in examples] + [example.response for example in examples]
     if mine(texts)["input_ids"] != published(texts)["input_ids"]:
-        raise Problem("The tokenizer reads other ids once it is saved: the merged model would be asked in other words. "
-                      "Publish the adapter instead (merged=false); it is used with the base's own tokenizer.")  # fmt: skip
+        raise Problem(
+            "The tokenizer reads other ids once it is saved: the merged model would be asked in other words. "
+            "Publish the adapter instead (merged=false); it is used with the base's own tokenizer."
+        )

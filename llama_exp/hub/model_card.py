@@ -82,14 +82,26 @@ def write_card(
     page = Environment(trim_blocks=True, lstrip_blocks=True, undefined=ChainableUndefined, keep_trailing_newline=True)
     text = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         card_data=metadata(trained, repo, evaluations, merged=comparison is not None).to_yaml(),
-        name=repo.split("/")[-1], repo=repo, c=trained, base=base_name(trained), on_hub=on_hub(trained), tiny=TINY,
-        llama2=is_llama2(trained), synthetic=trained.dataset.source is Source.synthetic, comparison=comparison,
-        data=data_name(trained), summary=summary, train=summary.get("counts", {}).get("train", {}),
-        seconds=summary.get("seconds", {}), evaluations=[table(e, untuned.get(e["folder"])) for e in evaluations],
-        prompt=repr(user_text("MESSAGE", wording.system)), template=wording.template, keys=keys(summary),
+        name=repo.split("/")[-1],
+        repo=repo,
+        c=trained,
+        base=base_name(trained),
+        on_hub=on_hub(trained),
+        tiny=TINY,
+        llama2=is_llama2(trained),
+        synthetic=trained.dataset.source is Source.synthetic,
+        comparison=comparison,
+        data=data_name(trained),
+        summary=summary,
+        train=summary.get("counts", {}).get("train", {}),
+        seconds=summary.get("seconds", {}),
+        evaluations=[table(e, untuned.get(e["folder"])) for e in evaluations],
+        prompt=repr(user_text("MESSAGE", wording.system)),
+        template=wording.template,
+        keys=keys(summary),
         dtype=DTYPES.get(str(summary.get("precision")).split("-")[0], "bfloat16"),
         cleaning=sorted(name for name, on in trained.dataset.cleaning.items() if on),
-    )  # fmt: skip
+    )
     with written_whole(path) as file:
         file.write(str(ModelCard(text)))  # which reads the head back: it is good YAML
 
@@ -112,9 +124,12 @@ def untuned_beside(run: Path, outputs: Path) -> dict[Path, Evaluation]:
     found = collect(run)[0] + [one for one in collect(outputs)[0] if one.rank == 0]
     return {
         one.evaluation.folder: panel.baseline.scored[0].evaluation
-        for comparison in comparisons(found) for panel in comparison.panels if panel.baseline
-        for setting in panel.settings for one in setting.scored
-    }  # fmt: skip
+        for comparison in comparisons(found)
+        for panel in comparison.panels
+        if panel.baseline
+        for setting in panel.settings
+        for one in setting.scored
+    }
 
 
 def table(evaluation: dict[str, Any], untuned: Evaluation | None = None) -> dict[str, Any]:
@@ -127,19 +142,27 @@ def table(evaluation: dict[str, Any], untuned: Evaluation | None = None) -> dict
         row = [clean(name, 60), "not known" if value is None else f"{value:.{places}f}", _span(low, high, places)]
         if untuned:
             base, ends = untuned.scores.get(name), untuned.intervals.get(name)
-            row += ["not known" if base is None else f"{base:.{places}f}",
-                    _span(ends and ends.low, ends and ends.high, places)]  # fmt: skip
+            row += [
+                "not known" if base is None else f"{base:.{places}f}",
+                _span(ends and ends.low, ends and ends.high, places),
+            ]
         rows.append(row)
     asked = evaluation.get("evaluation", {})
-    return {**evaluation, "rows": rows, "untuned": untuned is not None,
-            "synthetic": asked.get("dataset.source") == Source.synthetic.value,
-            "facts": [f"{name}: {_pairs(facts)}" for name, facts in evaluation.get("facts", {}).items() if facts]}  # fmt: skip
+    return {
+        **evaluation,
+        "rows": rows,
+        "untuned": untuned is not None,
+        "synthetic": asked.get("dataset.source") == Source.synthetic.value,
+        "facts": [f"{name}: {_pairs(facts)}" for name, facts in evaluation.get("facts", {}).items() if facts],
+    }
 
 
 def _pairs(facts: dict[str, Any]) -> str:
     """`model roberta-large, layer 17, versions bert-score 0.3.13 and transformers 5.23.0`."""
-    said = {name: joined(f"{clean(k)} {clean(v)}" for k, v in value.items()) if isinstance(value, dict) else clean(value)
-            for name, value in facts.items()}  # fmt: skip
+    said = {
+        name: joined(f"{clean(k)} {clean(v)}" for k, v in value.items()) if isinstance(value, dict) else clean(value)
+        for name, value in facts.items()
+    }
     return ", ".join(f"{clean(name)} {value}" for name, value in said.items())
 
 
@@ -182,16 +205,27 @@ def metadata(config: Config, repo: str, evaluations: list[dict[str, Any]], merge
 
     real = config.dataset.source is Source.hub and not config.dataset.path
     results = [
-        EvalResult(task_type="text-generation", **dataset_of(e), metric_type=name, metric_name=name, metric_value=round(value, 4))
-        for e in evaluations for name, value in e["scores"].items() if value is not None
-    ]  # fmt: skip
+        EvalResult(
+            task_type="text-generation",
+            **dataset_of(e),
+            metric_type=name,
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for e in evaluations
+        for name, value in e["scores"].items()
+        if value is not None
+    ]
     licence = LICENCES.get(config.model.licence)
     return ModelCardData(
-        model_name=repo.split("/")[-1], license=licence or "other",
+        model_name=repo.split("/")[-1],
+        license=licence or "other",
         **({} if licence else {"license_name": config.model.licence}),
         base_model=config.model.path if on_hub(config) else None,
         base_model_relation=("merge" if merged else "adapter") if on_hub(config) else None,
-        datasets=[config.dataset.hub] if real else None, library_name="transformers" if merged else "peft",
-        pipeline_tag="text-generation", tags=["lora", MARK, *(["llama-2"] if is_llama2(config) else [])],
+        datasets=[config.dataset.hub] if real else None,
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-generation",
+        tags=["lora", MARK, *(["llama-2"] if is_llama2(config) else [])],
         eval_results=results or None,
-    )  # fmt: skip
+    )

@@ -16,8 +16,19 @@ from typing import Any
 from llama_exp.records import Problem
 
 # What an earlier upload of ours may have left in a repository, of the other kind or with other shards.
-OURS = ("adapter_*", "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json",
-        "tokenizer*", "special_tokens_map.json", "chat_template.jinja", "NOTICE", "LICENSE*", "USE_POLICY*")  # fmt: skip
+OURS = (
+    "adapter_*",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "NOTICE",
+    "LICENSE*",
+    "USE_POLICY*",
+)
 MARK = "llama_exp"  # the tag of our model cards: in a repository without it nothing is deleted
 WAITS = (2, 5)  # seconds before another attempt; the client has its own, finer retries inside of each
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{8,}")
@@ -82,15 +93,19 @@ class Hub:
             commit = scrubbed(patiently(f"upload to {self.repo}", send))
         except Problem as problem:
             if self.fresh and self._is_there():
-                raise Problem(f"{problem}\n{self.repo} is left there, private and without these files; to delete it: "
-                              f"hf repos delete {self.repo}") from None  # fmt: skip
+                raise Problem(
+                    f"{problem}\n{self.repo} is left there, private and without these files; to delete it: "
+                    f"hf repos delete {self.repo}"
+                ) from None
             raise
         if self.fresh and not self.private:
             try:
                 patiently(f"make {self.repo} public", lambda: self.api.update_repo_settings(self.repo, private=False))
             except Problem as problem:
-                raise Problem(f"{problem}\nAll files are there ({commit}), for you alone: the settings of {self.repo} at the hub "
-                              "make it public.") from None  # fmt: skip
+                raise Problem(
+                    f"{problem}\nAll files are there ({commit}), for you alone: the settings of {self.repo} at the hub "
+                    "make it public."
+                ) from None
         return commit
 
     def _is_there(self) -> bool:
@@ -171,14 +186,16 @@ def explained(what: str, error: Exception) -> str:
     """A line that says what to do."""
     first = unwrapped(error)
     if of_xet(first) and status(first) in (400, 403, 404, 405, 501):
-        return (f"Could not {what}: {reason(error)}.\nThis server does not take uploads by xet, the client's usual way. Send them "
-                "without: put HF_HUB_DISABLE_XET=1 before the same command.")  # fmt: skip
+        return (
+            f"Could not {what}: {reason(error)}.\nThis server does not take uploads by xet, the client's usual way. Send them "
+            "without: put HF_HUB_DISABLE_XET=1 before the same command."
+        )
     advice = {
         401: "The token is not valid. Type `hf auth login`, or set HF_TOKEN to a token that may write.",
         403: "The token may not write there. Make one with the right to write at the hub (Settings, Access Tokens), "
-             "or choose a name of your own: repo=NAME.",
+        "or choose a name of your own: repo=NAME.",
         404: "No such repository, or none that this token may see.",
-    }.get(status(first), "What went up already stays there: the same command goes on from it.")  # fmt: skip
+    }.get(status(first), "What went up already stays there: the same command goes on from it.")
     return f"Could not {what}: {reason(error)}.\n{advice}"
 
 

@@ -179,11 +179,24 @@ def rater_summaries(study: Study, judged: Sequence[Judged]) -> list[RaterSummary
         verdicts = [one.rating.verdict for one in mine]
         spent = [one.rating.seconds for one in mine if one.rating.seconds > 0]
         again, known = repeats(mine), kind(mine, "control")
-        found.append(RaterSummary(
-            number, len(mine), len(queue), median(spent) if spent else None, len(spent), sum(hasty(study, one) for one in mine),
-            verdicts.count("left"), verdicts.count("right"), verdicts.count("tie"), len(again),
-            sum(agrees for _, agrees in again), len(known), sum(failed(study, one) for one in known),
-            sum(one.given.changes for one in mine)))  # fmt: skip
+        found.append(
+            RaterSummary(
+                number,
+                len(mine),
+                len(queue),
+                median(spent) if spent else None,
+                len(spent),
+                sum(hasty(study, one) for one in mine),
+                verdicts.count("left"),
+                verdicts.count("right"),
+                verdicts.count("tie"),
+                len(again),
+                sum(agrees for _, agrees in again),
+                len(known),
+                sum(failed(study, one) for one in known),
+                sum(one.given.changes for one in mine),
+            )
+        )
     return found
 
 

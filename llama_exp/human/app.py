@@ -73,8 +73,10 @@ def where(words: dict[str, str]) -> tuple[str, int, set[str] | None]:
     if loopback(host):
         return host, int(port), names | ({behind} if behind else set())
     if opened != "true":
-        raise Problem(f"host={host}: others on the network could reach the page, and it is not encrypted. If that is "
-                      f"what you want, type host={host} open=true; else leave host out.")  # fmt: skip
+        raise Problem(
+            f"host={host}: others on the network could reach the page, and it is not encrypted. If that is "
+            f"what you want, type host={host} open=true; else leave host out."
+        )
     return host, int(port), {behind} | names if behind else None
 
 
@@ -94,8 +96,10 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(128)  # before the links are said: a rater who is quick waits instead of being refused
     except OSError as error:
-        raise Problem(f"Cannot listen on {host}, port {port}: {error.strerror}. Another port: port={port + 1}, or "
-                      f"port=0 for any that is free.") from None  # fmt: skip
+        raise Problem(
+            f"Cannot listen on {host}, port {port}: {error.strerror}. Another port: port={port + 1}, or "
+            f"port=0 for any that is free."
+        ) from None
     return listening
 
 

@@ -35,9 +35,14 @@ def settings() -> dict[str, tuple[str, str]]:
     from llama_exp.config import CONF
 
     lines = re.findall(r"^(\w+): *(.*?) *(?:# (.*))?$", (CONF / "study.yaml").read_text(encoding="utf-8"), re.MULTILINE)
-    words = {"study": ("FOLDER", "where the study goes"),
-             "NAME": ("EVALUATION", "a condition: a folder that evaluate.py wrote, outputs/…/eval/…; two or more of them, or one and"),
-             "human": ("reference", "the human reference")}  # fmt: skip
+    words = {
+        "study": ("FOLDER", "where the study goes"),
+        "NAME": (
+            "EVALUATION",
+            "a condition: a folder that evaluate.py wrote, outputs/…/eval/…; two or more of them, or one and",
+        ),
+        "human": ("reference", "the human reference"),
+    }
     for key, value, means in lines:
         if value in ("", ">-") or value.startswith("["):  # several lines
             words[key] = "…", f"{means} (see conf/study.yaml)"

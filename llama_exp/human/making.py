@@ -85,8 +85,11 @@ def settled(words: dict[str, str]) -> dict[str, Any]:
     settings = {**dataclasses.asdict(OmegaConf.to_object(defaults))}
     settings["mode"] = settings["mode"].value
     problems += [f"{key}={settings[key]}: wanted at least 1." for key in ("items", "raters") if settings[key] < 1]
-    problems += [f"{key}={settings[key]}: wanted a share from 0 to 1." for key in ("repeats", "controls")
-                 if not 0 <= settings[key] <= 1]  # fmt: skip
+    problems += [
+        f"{key}={settings[key]}: wanted a share from 0 to 1."
+        for key in ("repeats", "controls")
+        if not 0 <= settings[key] <= 1
+    ]
     if settings["mode"] == "scales" and settings["control_scale"] not in settings["scales"]:
         problems.append(f"control_scale={settings['control_scale']}: wanted one of {', '.join(settings['scales'])}.")
     if problems:
@@ -99,14 +102,18 @@ def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[st
     for name, place in places.items():
         near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(Settings)], n=1)
         if near and place != REFERENCE and not Path(place).is_dir():
-            raise Problem(f"{name}={place}: wanted a finished evaluation, as every word that is no setting names a condition, and "
-                          f"there is no such folder. Did you mean {shlex.quote(f'{near[0]}={place}')}?")  # fmt: skip
+            raise Problem(
+                f"{name}={place}: wanted a finished evaluation, as every word that is no setting names a condition, and "
+                f"there is no such folder. Did you mean {shlex.quote(f'{near[0]}={place}')}?"
+            )
     needed = 1 if settings["mode"] == "scales" else 2
     evaluations = [name for name, place in places.items() if place != REFERENCE]
     if len(places) < needed or not evaluations:
-        raise Problem(f"mode={settings['mode']} compares {needed} or more conditions, at least one of them an "
-                      f"evaluation; got {', '.join(places) or 'none'}. Type for example tuned=outputs/…/eval/… "
-                      f"untuned=outputs/…/eval/… or human={REFERENCE}.")  # fmt: skip
+        raise Problem(
+            f"mode={settings['mode']} compares {needed} or more conditions, at least one of them an "
+            f"evaluation; got {', '.join(places) or 'none'}. Type for example tuned=outputs/…/eval/… "
+            f"untuned=outputs/…/eval/… or human={REFERENCE}."
+        )
     where = [str(Path(place).resolve()) if place != REFERENCE else place for place in places.values()]
     if len(set(where)) < len(where):
         raise Problem("Two conditions are the same evaluation: nothing to compare. Name different ones.")
@@ -116,8 +123,10 @@ def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[st
     if lost:
         raise Problem(f"There is no human reference for {design.listed(lost)}.")
     if not any(p.told for p in base):
-        print("  The evaluations are of an earlier version: raters see the last message of a conversation alone, and references\n"
-              "  as written. To have them see all of it, delete these folders and evaluate again.")  # fmt: skip
+        print(
+            "  The evaluations are of an earlier version: raters see the last message of a conversation alone, and references\n"
+            "  as written. To have them see all of it, delete these folders and evaluate again."
+        )
     written = [dataclasses.replace(p, reply=design.human(p)) for p in base if p.references]
     about = {"folder": REFERENCE, "metrics": [], "scores": {}}
     return {name: read.get(name, (written, about)) for name in places}
@@ -142,8 +151,10 @@ def grown(old: Study, new: Study, folder: Path) -> Study:
     if not differ and (old.items, old.controls) != (new.items, new.controls):
         differ.append("replies (the evaluations were made again)")
     if differ:
-        raise Problem(f"{folder} holds another study; it differs in {', '.join(differ)}. Ratings belong to the study "
-                      f"they were given in: name another folder, or delete this one.")  # fmt: skip
+        raise Problem(
+            f"{folder} holds another study; it differs in {', '.join(differ)}. Ratings belong to the study "
+            f"they were given in: name another folder, or delete this one."
+        )
     if len(new.queues) <= len(old.queues):
         return old
     return dataclasses.replace(old, settings=new.settings, queues=old.queues + new.queues[len(old.queues) :])
@@ -154,9 +165,11 @@ def told(made: tuple[Path, Study]) -> None:
     folder, study = made
     kinds = [trial.kind for trial in study.queues[0]]
     equal = sum(design.same(item, *pair) for item in study.items.values() for pair in study.pairs)
-    print(f"{folder}: {len(study.items)} of {study.available} items, {' against '.join(study.conditions)}; "
-          f"{count_of(len(study.queues), 'rater')}, {len(kinds)} pages each: {kinds.count('judged')} judged, "
-          f"{count_of(kinds.count('repeat'), 'repeat')}, {count_of(kinds.count('control'), 'control')}.")  # fmt: skip
+    print(
+        f"{folder}: {len(study.items)} of {study.available} items, {' against '.join(study.conditions)}; "
+        f"{count_of(len(study.queues), 'rater')}, {len(kinds)} pages each: {kinds.count('judged')} judged, "
+        f"{count_of(kinds.count('repeat'), 'repeat')}, {count_of(kinds.count('control'), 'control')}."
+    )
     if equal and not study.on_scales:
         print(f"  {equal} pairs of answers are word for word the same: nobody is asked, they count as ties.")
     if study.settings["controls"] and not study.controls:

@@ -89,9 +89,17 @@ class Rooms:
         given = self.store.ratings(rater.number)
         if place > self._first(rater, given):
             return RedirectResponse(self._resume(rater), 303)
-        return page("trial.html", self.study, token=rater.token, place=place, most=len(self._queue(rater)),
-                    item=self.study.item(trial), texts=self.study.texts(trial), given=given.get(place),
-                    rated=sum(g.done for g in given.values()))  # fmt: skip
+        return page(
+            "trial.html",
+            self.study,
+            token=rater.token,
+            place=place,
+            most=len(self._queue(rater)),
+            item=self.study.item(trial),
+            texts=self.study.texts(trial),
+            given=given.get(place),
+            rated=sum(g.done for g in given.values()),
+        )
 
     async def judge(self, request: Request) -> Response:
         form = await fields(request)
@@ -125,8 +133,14 @@ class Rooms:
         if verdict not in ("", *VERDICTS) or any(value not in ("1", "2", "3", "4", "5") for value in scores.values()):
             raise HTTPException(400, "That is not one of the choices.")
         done = len(scores) == len(self.study.settings["scales"]) if self.study.on_scales else bool(verdict)
-        rating = Rating(str(rater.number), str(place), verdict, {name: int(value) for name, value in scores.items()},
-                        form.get("comment", "").replace("\r\n", "\n")[:COMMENT], seconds(form))  # fmt: skip
+        rating = Rating(
+            str(rater.number),
+            str(place),
+            verdict,
+            {name: int(value) for name, value in scores.items()},
+            form.get("comment", "").replace("\r\n", "\n")[:COMMENT],
+            seconds(form),
+        )
         return rating, done
 
     def _rater(self, request: Request) -> Rater:

@@ -87,9 +87,12 @@ def find(study: Study, judged: Sequence[Judged], metrics: Metrics) -> Findings:
         unreliable=unreliable,
         hurried=hurried,
         left_out=sorted(doubtful),
-        comments=[Comment(one.rater, one.place, one.trial.kind, one.trial.item, spoken(one), one.rating.comment)
-                  for one in judged if one.rating.comment.strip()],
-    )  # fmt: skip
+        comments=[
+            Comment(one.rater, one.place, one.trial.kind, one.trial.item, spoken(one), one.rating.comment)
+            for one in judged
+            if one.rating.comment.strip()
+        ],
+    )
 
 
 def spoken(one: Judged) -> str:
@@ -163,8 +166,11 @@ def scored(study: Study, name: str) -> dict[str, Any]:
     scores: Metrics = {}
     facts = {}
     for condition, about in study.conditions.items():
-        predictions = [Prediction(item.id, item.prompt, item.references, item.replies[condition], item.group)
-                       for item in study.items.values() if item.references]  # fmt: skip
+        predictions = [
+            Prediction(item.id, item.prompt, item.references, item.replies[condition], item.group)
+            for item in study.items.values()
+            if item.references
+        ]
         if predictions and about["folder"] != REFERENCE:
             found = measure(name, predictions, {} if section is None else {name: section})
             facts = found.facts
@@ -180,16 +186,43 @@ def write_csv(path: Path, study: Study, judged: Sequence[Judged]) -> None:
     Text that a spreadsheet would compute gets an apostrophe in front.
     """
     scales = list(study.settings["scales"]) if study.on_scales else []
-    heads = ["rater", "place", "kind", "item", "group", "left", "right", "verdict", "preferred", *scales,
-             "comment", "seconds", "changes", "given"]  # fmt: skip
+    heads = [
+        "rater",
+        "place",
+        "kind",
+        "item",
+        "group",
+        "left",
+        "right",
+        "verdict",
+        "preferred",
+        *scales,
+        "comment",
+        "seconds",
+        "changes",
+        "given",
+    ]
     with written_whole(path) as file:
         writer = csv.writer(file)
         writer.writerow([plain(head) for head in heads])
         for one in judged:
             trial, rating = one.trial, one.rating
-            row = [one.rater, one.place, trial.kind, trial.item, one.group, trial.left,
-                   trial.right, rating.verdict, one.preferred, *(rating.scores.get(scale) for scale in scales),
-                   rating.comment, rating.seconds, one.given.changes, one.given.given]  # fmt: skip
+            row = [
+                one.rater,
+                one.place,
+                trial.kind,
+                trial.item,
+                one.group,
+                trial.left,
+                trial.right,
+                rating.verdict,
+                one.preferred,
+                *(rating.scores.get(scale) for scale in scales),
+                rating.comment,
+                rating.seconds,
+                one.given.changes,
+                one.given.given,
+            ]
             writer.writerow([plain(value) for value in row])
 
 

@@ -85,8 +85,10 @@ class Store:
         """Write a rating. One that is complete stays so when only its comment comes again (`done=False`)."""
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")  # the write lock first: no other writer comes between reading and writing
-            old = db.execute("SELECT verdict, scores, seconds, done, changes FROM ratings WHERE rater = ? AND place = ?",
-                             (rater, place)).fetchone()  # fmt: skip
+            old = db.execute(
+                "SELECT verdict, scores, seconds, done, changes FROM ratings WHERE rater = ? AND place = ?",
+                (rater, place),
+            ).fetchone()
             verdict, scores, seconds, was_done, changes = old or ("", "{}", 0.0, 0, 0)
             new = (rating.verdict or verdict, json.dumps({**json.loads(scores), **rating.scores}, sort_keys=True))
             changes += bool(was_done and new != (verdict, scores))
@@ -96,13 +98,21 @@ class Store:
     def ratings(self, rater: int) -> dict[int, Given]:
         """{place in the queue: what was given there}."""
         with self._open() as db:
-            rows = db.execute("SELECT place, verdict, scores, comment, seconds, done, changes, given FROM ratings "
-                              "WHERE rater = ? ORDER BY place", (rater,)).fetchall()  # fmt: skip
+            rows = db.execute(
+                "SELECT place, verdict, scores, comment, seconds, done, changes, given FROM ratings "
+                "WHERE rater = ? ORDER BY place",
+                (rater,),
+            ).fetchall()
         return {
-            place: Given(Rating(str(rater), str(place), verdict, json.loads(scores), comment, seconds), place, bool(done),
-                         changes, given)
+            place: Given(
+                Rating(str(rater), str(place), verdict, json.loads(scores), comment, seconds),
+                place,
+                bool(done),
+                changes,
+                given,
+            )
             for place, verdict, scores, comment, seconds, done, changes, given in rows
-        }  # fmt: skip
+        }
 
     def hold(self) -> sqlite3.Connection:
         """A connection to keep while serving: SQLite would fold the log away whenever the last one is closed."""

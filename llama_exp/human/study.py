@@ -224,8 +224,10 @@ def read(folder: Path) -> Study:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         for key in ("items", "controls"):
-            kept[key] = {i: Item(**{**v, "references": tuple(v["references"]), "history": turns(v.get("history", ()))})
-                         for i, v in kept[key].items()}  # fmt: skip
+            kept[key] = {
+                i: Item(**{**v, "references": tuple(v["references"]), "history": turns(v.get("history", ()))})
+                for i, v in kept[key].items()
+            }
         kept["queues"] = tuple(tuple(Trial(**trial) for trial in each) for each in kept["queues"])
         return Study(**kept)
     except (ValueError, TypeError, KeyError) as error:
@@ -252,11 +254,17 @@ def read_condition(name: str, place: str) -> tuple[list[Prediction], dict[str, A
     folder = Path(place)
     for file in ("predictions.jsonl", "results.json"):
         if not (folder / file).is_file():
-            raise Problem(f"{name}={place}: wanted a finished evaluation, with {file} in it; {instead(name, folder)}. "
-                          f"Or {name}={REFERENCE}, the human reference.")  # fmt: skip
+            raise Problem(
+                f"{name}={place}: wanted a finished evaluation, with {file} in it; {instead(name, folder)}. "
+                f"Or {name}={REFERENCE}, the human reference."
+            )
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    about = {"folder": str(folder), "metrics": results.get("metrics", []), "scores": results.get("scores", {}),
-             "facts": results.get("facts", {})}  # fmt: skip
+    about = {
+        "folder": str(folder),
+        "metrics": results.get("metrics", []),
+        "scores": results.get("scores", {}),
+        "facts": results.get("facts", {}),
+    }
     return read_predictions(folder / "predictions.jsonl"), about
 
 

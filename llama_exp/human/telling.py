@@ -55,8 +55,10 @@ def unfinished(found) -> list[str]:
 
 def doubtful(found) -> list[str]:
     """Which raters are not to be relied on, and why."""
-    told = ((found.unreliable, "missed more than a third of the controls"),
-            (found.hurried, "judged more than half of the pages too fast to have read them"))  # fmt: skip
+    told = (
+        (found.unreliable, "missed more than a third of the controls"),
+        (found.hurried, "judged more than half of the pages too fast to have read them"),
+    )
     return [f"R{raters(who)[1:]} {what}." for who, what in told if who]
 
 
@@ -140,10 +142,19 @@ def agreed(a: Agreement) -> str:
     """Alpha in words, after Krippendorff (2004): firm from 0.8, tentative from 0.667."""
     value = a.alpha.estimate
     ends = "" if a.alpha.low is None else f", {two(a.alpha.low, a.alpha.high)}"
-    word = ("firm" if value >= 0.8 else "enough for tentative conclusions" if value >= 0.667 else
-            "low: this is to a good part a matter of taste, or the question is unclear" if value > NO_BETTER else
-            "hardly better than chance" if value > 0 else "no better than chance" if value == 0 else
-            "below what chance alone would give")  # fmt: skip
+    word = (
+        "firm"
+        if value >= 0.8
+        else "enough for tentative conclusions"
+        if value >= 0.667
+        else "low: this is to a good part a matter of taste, or the question is unclear"
+        if value > NO_BETTER
+        else "hardly better than chance"
+        if value > 0
+        else "no better than chance"
+        if value == 0
+        else "below what chance alone would give"
+    )
     return f"Agreement between raters on {a.about} is {word} (alpha {value:.2f}{ends})."
 
 
@@ -167,27 +178,51 @@ def tables(study: Study, found) -> list[tuple[str, str, Table]]:
     """(heading, what it means, table) in the order of the page; empty ones are left out."""
     shown = [
         ("Win rates", WIN_WORDS, win_table(found.preferences)),
-        ("Scales", "1 to 5, an item counting once as the mean of its raters; with the 95 % interval over items.",
-         {"heads": ["scale", "condition", "ratings#", "mean#"],
-          "rows": [[s.name, s.condition, str(s.ratings), with_span(s.mean, 2)] for s in found.scales]}),
-        ("Differences on scales", "On the items that were rated for both, with the 95 % interval over items. p is the chance of such "
-         "a difference if there were none, adjusted for the number of rows (Holm); the intervals are not. One is called higher where "
-         "the interval leaves out 0 and p is below 0.05.",
-         {"heads": ["scale", "first", "second", "first minus second#", "p#"],
-          "rows": [[s, a, b, str(d), p_text(d.p_value)] for s, a, b, d in found.differences]}),
+        (
+            "Scales",
+            "1 to 5, an item counting once as the mean of its raters; with the 95 % interval over items.",
+            {
+                "heads": ["scale", "condition", "ratings#", "mean#"],
+                "rows": [[s.name, s.condition, str(s.ratings), with_span(s.mean, 2)] for s in found.scales],
+            },
+        ),
+        (
+            "Differences on scales",
+            "On the items that were rated for both, with the 95 % interval over items. p is the chance of such "
+            "a difference if there were none, adjusted for the number of rows (Holm); the intervals are not. One is called higher where "
+            "the interval leaves out 0 and p is below 0.05.",
+            {
+                "heads": ["scale", "first", "second", "first minus second#", "p#"],
+                "rows": [[s, a, b, str(d), p_text(d.p_value)] for s, a, b, d in found.differences],
+            },
+        ),
         ("Agreement between raters", AGREEMENT_WORDS, agreement_table(found.agreements)),
         ("Raters", rater_words(study, found), rater_table(study, found)),
-        ("What raters wrote", "", {"heads": ["rater", "page#", "kind", "item", "said", "comment"],
-                                   "rows": [[str(c.rater), str(c.place), c.kind, c.item, c.said, c.text] for c in found.comments]}),
-        ("People and metrics", "Kendall's tau-b: 1 = the metric orders the answers as people do, 0 = unrelated, with "
-         "its 95 % interval. In pairs, the difference in the metric against who was preferred; the human reference "
-         "itself is left out. A dash: the metric or the judgement is the same everywhere. Open: it would be, were one group left "
-         "out, so how sure the number is cannot be told.",
-         {"heads": ["metric", "judgement", "items#", "tau#"],
-          "rows": [[r.metric, r.judgement, str(r.tau.items), tau_text(r.tau)] for r in found.relations]}),
-        ("Conditions", "", {"heads": ["condition", "where from"],
-                            "rows": [[n, c["folder"]] for n, c in study.conditions.items()]}),
-    ]  # fmt: skip
+        (
+            "What raters wrote",
+            "",
+            {
+                "heads": ["rater", "page#", "kind", "item", "said", "comment"],
+                "rows": [[str(c.rater), str(c.place), c.kind, c.item, c.said, c.text] for c in found.comments],
+            },
+        ),
+        (
+            "People and metrics",
+            "Kendall's tau-b: 1 = the metric orders the answers as people do, 0 = unrelated, with "
+            "its 95 % interval. In pairs, the difference in the metric against who was preferred; the human reference "
+            "itself is left out. A dash: the metric or the judgement is the same everywhere. Open: it would be, were one group left "
+            "out, so how sure the number is cannot be told.",
+            {
+                "heads": ["metric", "judgement", "items#", "tau#"],
+                "rows": [[r.metric, r.judgement, str(r.tau.items), tau_text(r.tau)] for r in found.relations],
+            },
+        ),
+        (
+            "Conditions",
+            "",
+            {"heads": ["condition", "where from"], "rows": [[n, c["folder"]] for n, c in study.conditions.items()]},
+        ),
+    ]
     return [part for part in shown if part[2]["rows"]]
 
 
@@ -208,8 +243,16 @@ def win_table(found: Sequence[Preference]) -> Table:
     rows = []
     for p in found:
         wide = "–" if p.any_raters is None else f"{p.any_raters[0]:.1f} to {p.any_raters[1]:.1f}"
-        rows.append([p.first, p.second, *map(str, (p.wins, p.ties, p.losses, p.same)), with_span(p.rate, 1), wide,
-                     p_text(p.p_value)])  # fmt: skip
+        rows.append(
+            [
+                p.first,
+                p.second,
+                *map(str, (p.wins, p.ties, p.losses, p.same)),
+                with_span(p.rate, 1),
+                wide,
+                p_text(p.p_value),
+            ]
+        )
     heads = ["first", "second", "first won#", "ties#", "second won#", "same words#", "win rate %#", "any raters#", "p#"]
     return {"heads": heads, "rows": rows}
 
@@ -219,8 +262,18 @@ def p_text(p: float | None) -> str:
 
 
 def agreement_table(found: Sequence[Agreement]) -> Table:
-    rows = [[a.about, str(a.units), percent(a.equal), f"{with_span(a.alpha, 2)} {a.level}", f"{number(a.kappa, 2)} {a.kappa_name}",
-             str(a.kappa_units)] for a in found if a.units]  # fmt: skip
+    rows = [
+        [
+            a.about,
+            str(a.units),
+            percent(a.equal),
+            f"{with_span(a.alpha, 2)} {a.level}",
+            f"{number(a.kappa, 2)} {a.kappa_name}",
+            str(a.kappa_units),
+        ]
+        for a in found
+        if a.units
+    ]
     return {
         "heads": ["on", "rated by two or more#", "the same#", "Krippendorff's alpha#", "kappa", "rated by all#"],
         "rows": rows,
@@ -257,8 +310,18 @@ def rater_table(study: Study, found) -> Table:
     for r in found.raters:
         sides = [] if study.on_scales else [f"{r.left} / {r.ties} / {r.right}"]
         seconds = number(r.seconds, 1 if r.seconds is not None and r.seconds < 10 else 0)
-        rows.append([str(r.number), f"{r.rated} of {r.of}", seconds, f"{r.hasty} of {r.timed}", *sides,
-                     f"{r.consistent} of {r.repeats}", f"{r.failed} of {r.controls}", str(r.changes)])  # fmt: skip
+        rows.append(
+            [
+                str(r.number),
+                f"{r.rated} of {r.of}",
+                seconds,
+                f"{r.hasty} of {r.timed}",
+                *sides,
+                f"{r.consistent} of {r.repeats}",
+                f"{r.failed} of {r.controls}",
+                str(r.changes),
+            ]
+        )
     sides = [] if study.on_scales else ["left / tie / right#"]
     return {
         "heads": ["rater", "rated#", "median seconds#", "too fast#", *sides, "consistent#", "failed#", "changed#"],
@@ -271,10 +334,18 @@ def bars(study: Study, found: Sequence[Preference]) -> list[dict]:
     drawn, places = [], list(study.conditions)  # a condition has the same colour in every bar
     for p in found:
         asked = p.wins + p.ties + p.losses
-        drawn.append({"first": p.first, "second": p.second, "rate": p.rate, "wins": 100 * p.wins / asked,
-                      "ties": 100 * p.ties / asked, "losses": 100 * p.losses / asked,
-                      "colours": [places.index(name) % 6 for name in (p.first, p.second)],
-                      "text": f"{p.first} won {p.wins}, tied {p.ties}, {p.second} won {p.losses}"})  # fmt: skip
+        drawn.append(
+            {
+                "first": p.first,
+                "second": p.second,
+                "rate": p.rate,
+                "wins": 100 * p.wins / asked,
+                "ties": 100 * p.ties / asked,
+                "losses": 100 * p.losses / asked,
+                "colours": [places.index(name) % 6 for name in (p.first, p.second)],
+                "text": f"{p.first} won {p.wins}, tied {p.ties}, {p.second} won {p.losses}",
+            }
+        )
     return drawn
 
 

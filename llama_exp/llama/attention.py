@@ -44,9 +44,19 @@ def has_flash(device: int) -> bool:
 def flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments) -> torch.Tensor:
     """What torch.nn.attention.varlen.varlen_attn calls, without the two calls of Python around it."""
     mixed, *_ = torch.ops.aten._flash_attention_forward(
-        q, k, v, segments.query_ends, segments.key_ends, max(segments.queries), max(segments.keys),
-        0.0, True, False, window_size_left=-1, window_size_right=0,
-    )  # fmt: skip
+        q,
+        k,
+        v,
+        segments.query_ends,
+        segments.key_ends,
+        max(segments.queries),
+        max(segments.keys),
+        0.0,
+        True,
+        False,
+        window_size_left=-1,
+        window_size_right=0,
+    )
     return mixed
 
 

@@ -20,10 +20,13 @@ def liger():
     from types import SimpleNamespace
 
     return SimpleNamespace(
-        norm=rms_norm.rms_norm_forward, norm_backward=rms_norm.rms_norm_backward, rotate=rope.rope_forward,
-        gate=swiglu.swiglu_fused_gate_up_forward, gate_backward=swiglu.swiglu_fused_gate_up_backward,
+        norm=rms_norm.rms_norm_forward,
+        norm_backward=rms_norm.rms_norm_backward,
+        rotate=rope.rope_forward,
+        gate=swiglu.swiglu_fused_gate_up_forward,
+        gate_backward=swiglu.swiglu_fused_gate_up_backward,
         settings=rms_norm.calculate_settings,
-    )  # fmt: skip
+    )
 
 
 def fused(x: torch.Tensor):

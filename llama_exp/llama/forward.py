@@ -15,8 +15,14 @@ from llama_exp.model import causal_lm
 CHUNK = 2048  # labelled tokens that meet the output layer at once: 32,000 logits each
 
 
-def hidden_states(llama: nn.Module, input_ids: torch.Tensor, position_ids: torch.Tensor, see: Callable,
-                  places: torch.Tensor | None = None, layers: Sequence[Layer] | None = None) -> torch.Tensor:  # fmt: skip
+def hidden_states(
+    llama: nn.Module,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    see: Callable,
+    places: torch.Tensor | None = None,
+    layers: Sequence[Layer] | None = None,
+) -> torch.Tensor:
     """input_ids, position_ids (N,) -> the last hidden states, normed, (N, d) or those of `places` (len(places), d).
 
     see(number of the layer, q, k, v) -> (N, heads, D): attention, which decides who sees whom.

@@ -43,8 +43,10 @@ def _adapt(group: Group, rank: int, like: torch.Tensor) -> None:
     parts = [len(projection.parts) for projection in group.projections]
     inputs = group.projections[0].parts[0].layer.in_features
     group.a = like.new_zeros(rank * sum(parts), inputs).requires_grad_()
-    group.b = [like.new_zeros(sum(part.layer.out_features for part in projection.parts), rank * count).requires_grad_()
-               for projection, count in zip(group.projections, parts, strict=True)]  # fmt: skip
+    group.b = [
+        like.new_zeros(sum(part.layer.out_features for part in projection.parts), rank * count).requires_grad_()
+        for projection, count in zip(group.projections, parts, strict=True)
+    ]
 
 
 def _step(base: nn.Module, layer: Layer, x: torch.Tensor) -> None:

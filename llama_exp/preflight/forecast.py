@@ -51,9 +51,13 @@ class Cell:
     def __str__(self) -> str:
         if self.seconds is None:
             return self.how
-        parts = [words.plural(self.examples, "Example"), words.plural(self.steps, "step"),
-                 f"{words.short(self.tokens)} tokens", f"{words.memory(self.memory)} of {words.memory(self.room)}",
-                 f"about {words.duration(self.seconds)}"]  # fmt: skip
+        parts = [
+            words.plural(self.examples, "Example"),
+            words.plural(self.steps, "step"),
+            f"{words.short(self.tokens)} tokens",
+            f"{words.memory(self.memory)} of {words.memory(self.room)}",
+            f"about {words.duration(self.seconds)}",
+        ]
         priced = [] if self.money is None else [words.money(self.money, costs.load().currency)]
         return ", ".join(parts + priced) + f" ({self.how})"
 
@@ -131,8 +135,10 @@ def estimate(config: Config, folder: Path, data) -> Cell:
         how = "measured"
     needed = found.memory(most)
     if needed > found.room:
-        raise Problem(f"Does not fit: a step would take about {words.memory(needed)}; there are "
-                      f"{words.memory(found.room)}. Type a smaller micro_batch.")  # fmt: skip
+        raise Problem(
+            f"Does not fit: a step would take about {words.memory(needed)}; there are "
+            f"{words.memory(found.room)}. Type a smaller micro_batch."
+        )
     micro_batches = plan.total_steps * plan.accumulation(share, world)
     seen = plan.seen(plan.total_steps, plan.lengths)
     seconds = (
@@ -171,8 +177,10 @@ def measured(config: Config, base, tokens: Sequence[Tokens], choice):
     finally:
         detach_lora(model)
     speed = found.tokens / (found.fixed + found.each * found.tokens)
-    say(f"  measured in {words.duration(time.perf_counter() - began)}: {speed:,.0f} tokens/s on the "
-        f"longest rows ({found.tokens:,} tokens at once)")  # fmt: skip
+    say(
+        f"  measured in {words.duration(time.perf_counter() - began)}: {speed:,.0f} tokens/s on the "
+        f"longest rows ({found.tokens:,} tokens at once)"
+    )
     return found
 
 

@@ -16,16 +16,22 @@ def show_data(data, tokenizer, with_example: bool) -> None:
     tokens, counts = data.encoded("train"), data.counts["encoded"]["train"]
     asked = data.counts["sample"]["asked"]
     print(data.describe())
-    say(f"  {'all' if asked is None else format(asked, ',')} asked for, {data.counts['sample']['used']:,} sampled, "
+    say(
+        f"  {'all' if asked is None else format(asked, ',')} asked for, {data.counts['sample']['used']:,} sampled, "
         f"{counts['encoded']:,} reach training; {counts['dropped_response_too_long']:,} dropped (their response does not "
         f"fit), {counts['dropped_no_response']:,} without a response, {counts['shortened']:,} prompts shortened "
-        f"({counts['answers_lost']:,} lost the answer)")  # fmt: skip
-    say(f"  an epoch has {words.plural(counts['tokens'], 'token')}, {counts['label_tokens']:,} of them to learn "
-        f"({counts['label_tokens'] / max(counts['tokens'], 1):.1%})")  # fmt: skip
+        f"({counts['answers_lost']:,} lost the answer)"
+    )
+    say(
+        f"  an epoch has {words.plural(counts['tokens'], 'token')}, {counts['label_tokens']:,} of them to learn "
+        f"({counts['label_tokens'] / max(counts['tokens'], 1):.1%})"
+    )
     wrong = [item.id for item in tokens if not whole_turns(item, tokenizer.bos_token_id, tokenizer.eos_token_id)]
     if wrong:
-        raise Problem(f"{len(wrong):,} of {len(tokens):,} Examples do not have one BOS and one EOS a turn, the last EOS to "
-                      f"learn: {words.joined(wrong)}. Their prompts hold marks of another format.")  # fmt: skip
+        raise Problem(
+            f"{len(wrong):,} of {len(tokens):,} Examples do not have one BOS and one EOS a turn, the last EOS to "
+            f"learn: {words.joined(wrong)}. Their prompts hold marks of another format."
+        )
     turns = sum(item.input_ids.count(tokenizer.bos_token_id) for item in tokens)
     say(f"  one BOS and one EOS in each of {words.plural(turns, 'turn')}; the last EOS of each Example is learnt")
     if with_example:

@@ -68,9 +68,13 @@ def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], sh
     # what the model's shape says counts too: a process that has had memory before shows no growth when it uses it again
     row = max(peak - rest, memory_of_a_token(model, config) * few)
     expected = rest + row * many / few
-    refusal = Problem(_too_much(
-        f"{share} of the longest Examples at once need about {in_words(expected)}", room, smaller(config, share, room, rest, row)
-    ))  # fmt: skip
+    refusal = Problem(
+        _too_much(
+            f"{share} of the longest Examples at once need about {in_words(expected)}",
+            room,
+            smaller(config, share, room, rest, row),
+        )
+    )
     if expected > room and device.type == "cpu":
         raise refusal
     try:
@@ -136,5 +140,18 @@ def _peak(device: torch.device, work) -> tuple[float, float, float]:
 def key_of(config: Config, device: torch.device, choice: Choice) -> tuple:
     """Cells with the same key differ in nothing that a token costs."""
     model, lora = config.model, config.lora
-    return (model.path, model.revision, model.quantisation, choice.recompute, choice.hold, choice.keep, str(device), lora.r, lora.targets,
-            lora.dropout > 0, config.optimizer.name, config.optimizer.neftune > 0, choice.micro_batch)  # fmt: skip
+    return (
+        model.path,
+        model.revision,
+        model.quantisation,
+        choice.recompute,
+        choice.hold,
+        choice.keep,
+        str(device),
+        lora.r,
+        lora.targets,
+        lora.dropout > 0,
+        config.optimizer.name,
+        config.optimizer.neftune > 0,
+        choice.micro_batch,
+    )

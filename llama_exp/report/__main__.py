@@ -121,8 +121,9 @@ def print_tables(console: Console, compared: list[Comparison], prices: Prices = 
     for c in compared:
         numbers, left_out = fitting(scores_table(c, wide=False), c.metric, console.width)
         name = Text(f"{words.title(c)}, {words.split_of(c)}")
-        table = RichTable(title=name, title_justify="left", title_style="bold", box=None, header_style="dim",
-                          padding=(0, GAP, 0, 0))  # fmt: skip
+        table = RichTable(
+            title=name, title_justify="left", title_style="bold", box=None, header_style="dim", padding=(0, GAP, 0, 0)
+        )
         for column in numbers.columns:
             table.add_column(Text(column.name), justify="right" if column.kind else "left", no_wrap=bool(column.kind))
         for i, row in enumerate(numbers.rows):
@@ -214,15 +215,27 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
         for panel in c.panels:
             if c.best() and panel.settings:
                 name, caption = words.panel_name(panel, c), captions.caption(panel, c)
-                drawn.setdefault(i, []).append(picture(
-                    f"score-{words.title(c)}-{c.metric}-{name}", plots.scores(panel, c), caption, name=name,
-                    caption=caption, notes=panel_notes(panel, c, runs, home.parent)))  # fmt: skip
+                drawn.setdefault(i, []).append(
+                    picture(
+                        f"score-{words.title(c)}-{c.metric}-{name}",
+                        plots.scores(panel, c),
+                        caption,
+                        name=name,
+                        caption=caption,
+                        notes=panel_notes(panel, c, runs, home.parent),
+                    )
+                )
         if sum(s.rank > 0 for _, s, _ in costs.priced(c, prices)) > 1:
             caption = captions.cost_caption(c, prices)
             front = {s.key for _, s, _ in costs.front(c, prices)}
             unit = prices.currency if costs.axis(c, prices) == "money" else "seconds"
-            spent[i] = picture(f"cost-{words.title(c)}-{c.metric}", plots.costs(costs.priced(c, prices), front, c, unit),
-                               caption, caption=caption, notes=captions.cost_notes(c))  # fmt: skip
+            spent[i] = picture(
+                f"cost-{words.title(c)}-{c.metric}",
+                plots.costs(costs.priced(c, prices), front, c, unit),
+                caption,
+                caption=caption,
+                notes=captions.cost_notes(c),
+            )
     curves, unread = {}, []
     for run in runs:
         curves[run.folder], problems = read_curve(run)
@@ -232,8 +245,10 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
         name = training_plots.family_name(family, groups)
         stem = f"loss-{name}" if name else f"loss-{family.dataset}-{family.model}"
         caption = captions.losses_caption({r.name: curves[r.folder] for r in family.runs})
-        losses += [picture(stem, figure, caption, name=name, caption=caption, width=figure.get_figwidth() * 5)
-                   for figure in training_plots.losses(family, curves)]  # fmt: skip
+        losses += [
+            picture(stem, figure, caption, name=name, caption=caption, width=figure.get_figwidth() * 5)
+            for figure in training_plots.losses(family, curves)
+        ]
     time, bars = None, training_plots.bars(runs)
     if bars:
         caption = captions.time_caption(bars, training_plots.BARS)
@@ -247,8 +262,14 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
 def _nothing(folder: Path, unread: list[Unread]) -> str:
     what = f"No runs in {clean(folder)}" + ("." if folder.is_dir() else ": there is no such folder.")
     read = [f"Not read: {clean(u.path)} ({u.reason})" for u in unread if Path(u.path) != folder]
-    return "\n".join([what, *read, "Make one first: python train.py experiment=quickstart",
-                      "or name another folder: python -m llama_exp.report FOLDER"])  # fmt: skip
+    return "\n".join(
+        [
+            what,
+            *read,
+            "Make one first: python train.py experiment=quickstart",
+            "or name another folder: python -m llama_exp.report FOLDER",
+        ]
+    )
 
 
 def _console() -> Console:

@@ -10,8 +10,14 @@ from llama_exp.report.words import cell, duration, every, joined, money, number,
 if TYPE_CHECKING:
     from llama_exp.statistics import Curve as LearningCurve
 
-STAGE_WORDS = {"import": "Starting up", "load": "Loading the model", "data": "Preparing data", "train": "Training",
-               "save": "Saving", "evaluate": "Evaluation"}  # fmt: skip
+STAGE_WORDS = {
+    "import": "Starting up",
+    "load": "Loading the model",
+    "data": "Preparing data",
+    "train": "Training",
+    "save": "Saving",
+    "evaluate": "Evaluation",
+}
 
 
 def caption(panel: Panel, c: Comparison) -> str:
@@ -39,8 +45,10 @@ def _data_effect(panel: Panel, placed: list[Setting], c: Comparison) -> list[str
         left, right = first.interval(c.metric), last.interval(c.metric)
         among = "among so many comparisons, " if left and right and not overlap(left, right) else ""
         verdict = f"{among}a difference that chance could make"
-    return [f"From {first.examples:,} to {size_of(last)}, rank {last.rank} goes from {with_span(c.metric, first)} "
-            f"to {with_span(c.metric, last)}: {verdict}."]  # fmt: skip
+    return [
+        f"From {first.examples:,} to {size_of(last)}, rank {last.rank} goes from {with_span(c.metric, first)} "
+        f"to {with_span(c.metric, last)}: {verdict}."
+    ]
 
 
 def _rank_effect(placed: list[Setting], c: Comparison) -> list[str]:
@@ -52,8 +60,10 @@ def _rank_effect(placed: list[Setting], c: Comparison) -> list[str]:
     top, bottom = group[0], group[-1]
     apart = told_apart(c, top, bottom)
     verdict = {True: ", further apart than chance explains", False: ", too close to call", None: ""}[apart]
-    return [f"With {wide:,} examples, rank {top.rank} is ahead at {with_span(c.metric, top)} and rank "
-            f"{bottom.rank} last at {with_span(c.metric, bottom)}{verdict}."]  # fmt: skip
+    return [
+        f"With {wide:,} examples, rank {top.rank} is ahead at {with_span(c.metric, top)} and rank "
+        f"{bottom.rank} last at {with_span(c.metric, bottom)}{verdict}."
+    ]
 
 
 def told_apart(c: Comparison, a: Setting, b: Setting) -> bool | None:
@@ -78,8 +88,12 @@ def cost_caption(c: Comparison, prices: Prices) -> str:
     if not trained:
         return f"Nothing that was trained scores above the untuned model, whatever {spent} went into it."
     off = sum(s.rank > 0 for _, s, _ in known) - len(trained)
-    rest = f" For {'the one other' if off == 1 else f'each of the other {off}'}, something that takes no more {spent} scores " \
-           "at least as well." if off > 0 else ""  # fmt: skip
+    rest = (
+        f" For {'the one other' if off == 1 else f'each of the other {off}'}, something that takes no more {spent} scores "
+        "at least as well."
+        if off > 0
+        else ""
+    )
     chance = " A step that is smaller than the vertical bars may be chance." if len(trained) > 1 else ""
     return f"The line is the best score that each {spent} bought here: {names}.{rest}{chance}"
 
@@ -101,8 +115,10 @@ def _busy(c: Comparison) -> str:
         return ""
     said = "Times are by the clock: whatever else the machine did while a run trained is in them."
     if uneven:
-        said += (f" These runs trained at {whole(min(speeds))} to {whole(max(speeds))} tokens a second: "
-                 "their tokens compare better than their times.")  # fmt: skip
+        said += (
+            f" These runs trained at {whole(min(speeds))} to {whole(max(speeds))} tokens a second: "
+            "their tokens compare better than their times."
+        )
     return said
 
 
@@ -161,5 +177,7 @@ def losses_caption(curves: dict[str, Curve]) -> str:
     if not rises:
         return f"In {every(len(measured), 'run')} the validation loss ended at its best or within 2 % of it."
     worst = max(rises, key=rises.get)
-    return (f"In {len(rises)} of {plural(len(measured), 'run')} the validation loss rose again before the end, "
-            f"most in {worst}: from {min(measured[worst]):.2f} to {measured[worst][-1]:.2f}.")  # fmt: skip
+    return (
+        f"In {len(rises)} of {plural(len(measured), 'run')} the validation loss rose again before the end, "
+        f"most in {worst}: from {min(measured[worst]):.2f} to {measured[worst][-1]:.2f}."
+    )

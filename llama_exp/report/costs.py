@@ -72,8 +72,10 @@ def cost(setting: Setting, prices: Prices) -> Cost:
     runs = [one.run for one in setting.scored]
     if setting.rank == 0:
         return Cost(seconds=0.0, tokens=0.0, trainable=0.0, energy=0.0, money=0.0)
-    trainable = (r.summary.get("trainable_parameters", one.evaluation.details.get("trainable_parameters"))
-                 for r, one in zip(runs, setting.scored, strict=True))  # fmt: skip
+    trainable = (
+        r.summary.get("trainable_parameters", one.evaluation.details.get("trainable_parameters"))
+        for r, one in zip(runs, setting.scored, strict=True)
+    )
     peaks = [peak for peak in (_amount(r.summary.get("peak_memory_bytes")) for r in runs) if peak]
     return Cost(
         seconds=mean(seconds(r) for r in runs),
@@ -82,7 +84,7 @@ def cost(setting: Setting, prices: Prices) -> Cost:
         trainable=mean(trainable),
         energy=mean(r.summary.get("energy_joules") for r in runs),
         money=mean(money(r, prices) for r in runs),
-    )  # fmt: skip
+    )
 
 
 def seconds(run: Run) -> float | None:

@@ -14,19 +14,47 @@ from functools import wraps
 # In the order of the ranks 1, 2, 4 … 128, those that are often drawn together (1, 4, 16, 64) furthest apart.
 RANKS = ("#0072b2", "#a66a00", "#00876a", "#5b5fc7", "#d55e00", "#7a5c3e", "#b8558c", "#3a8fc7")
 MARKERS = "os^Dv<>P"
-STAGES = {"import": "#d3d7dc", "load": "#b4bac2", "data": "#949ca6", "train": "#46639c", "save": "#767e89",
-          "evaluate": "#c49a4a"}  # fmt: skip
+STAGES = {
+    "import": "#d3d7dc",
+    "load": "#b4bac2",
+    "data": "#949ca6",
+    "train": "#46639c",
+    "save": "#767e89",
+    "evaluate": "#c49a4a",
+}
 INK, MUTED, GRID, PAPER = "#1c2024", "#5f666e", "#e2e5e8", "#fefefe"
-CSS = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper",
-       **{c: f"--rank{i}" for i, c in enumerate(RANKS)}, **{c: f"--{s}" for s, c in STAGES.items()}}  # fmt: skip
+CSS = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    PAPER: "--paper",
+    **{c: f"--rank{i}" for i, c in enumerate(RANKS)},
+    **{c: f"--{s}" for s, c in STAGES.items()},
+}
 STYLE = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10, "text.color": INK,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10,
+    "text.color": INK,
     "text.parse_math": False,  # a "$" in a name is a dollar
-    "axes.edgecolor": MUTED, "axes.labelcolor": MUTED, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.color": GRID, "grid.linewidth": 0.8, "axes.axisbelow": True,
-    "axes.facecolor": "none", "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titlecolor": INK,
-    "xtick.color": MUTED, "ytick.color": MUTED, "svg.fonttype": "none", "svg.hashsalt": "llama_exp",
-}  # fmt: skip
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "llama_exp",
+}
 
 
 def place(rank: int) -> int:
@@ -81,8 +109,13 @@ def svg(figure, number: int, label: str) -> str:
 
     buffer = io.StringIO()
     with rc_context(STYLE):
-        _save(figure, buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None,
-                                                                         "Format": None})  # fmt: skip
+        _save(
+            figure,
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata={"Date": None, "Creator": None, "Type": None, "Format": None},
+        )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)

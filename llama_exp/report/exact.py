@@ -61,6 +61,13 @@ def against_runner_up(answered: Sequence["Answered"], metrics: Sequence[str]) ->
         rows = [dict(zip(ids, row.tolist(), strict=True)) for row in right]
         tests = [sign_flip(a, b, groups) for a, b in combinations(rows, 2)]
         adjusted, first = holm([test.p_value for test in tests]), tests[0]
-        return Exact(metric, single[1].setting.key, float(right[0].mean()), float(right[1].mean()), float(adjusted[0]),
-                     len(tests), "" if first.valid else first.note)  # fmt: skip
+        return Exact(
+            metric,
+            single[1].setting.key,
+            float(right[0].mean()),
+            float(right[1].mean()),
+            float(adjusted[0]),
+            len(tests),
+            "" if first.valid else first.note,
+        )
     return None

@@ -65,8 +65,20 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         first += "; the untuned model has not been evaluated" + " with this BERTScore" * bool(_apart(c))
     said = _place(c, setting) if c.standing else _by_intervals(c, setting)
     fewer = dropped(s for _, s in c.settings())
-    return [first + ".", *[fewer] * bool(fewer), *said, *_cheapest(c, prices), *_more_data(c, *best), *_noise(c, setting),
-            *_overlapping(c, setting), *_loss_instead(c, setting), *_undefined(c), *_empty(c), *_encoder(c), *_apart(c)]  # fmt: skip
+    return [
+        first + ".",
+        *[fewer] * bool(fewer),
+        *said,
+        *_cheapest(c, prices),
+        *_more_data(c, *best),
+        *_noise(c, setting),
+        *_overlapping(c, setting),
+        *_loss_instead(c, setting),
+        *_undefined(c),
+        *_empty(c),
+        *_encoder(c),
+        *_apart(c),
+    ]
 
 
 def _encoder(c: Comparison) -> list[str]:
@@ -91,9 +103,11 @@ def _apart(c: Comparison) -> list[str]:
     """That other scores stand apart from these because of how their BERTScore was made."""
     if not any(key.startswith("bertscore.") for key in c.keys):
         return []
-    return ["Other scores of this dataset stand apart: their BERTScore was made with another encoder, layer or scale, and such "
-            "numbers cannot be compared. To bring them together type the same bertscore.model and bertscore.layer to "
-            "evaluate.py, which scores the stored replies anew."]  # fmt: skip
+    return [
+        "Other scores of this dataset stand apart: their BERTScore was made with another encoder, layer or scale, and such "
+        "numbers cannot be compared. To bring them together type the same bertscore.model and bertscore.layer to "
+        "evaluate.py, which scores the stored replies anew."
+    ]
 
 
 def _place(c: Comparison, best: Setting) -> list[str]:
@@ -140,8 +154,10 @@ def _by_intervals(c: Comparison, setting: Setting) -> list[str]:
         said.append("No interval is stored with these scores, so small differences may be chance.")
     elif rivals:
         names = joined(f"{rival(p, s, c)} ({number(c.metric, s.mean(c.metric))})" for p, s in _sorted(rivals, c))
-        said.append(f"Too close to call: its interval overlaps {'that' if len(rivals) == 1 else 'those'} of {names}. "
-                    "These results do not say which of them is better.")  # fmt: skip
+        said.append(
+            f"Too close to call: its interval overlaps {'that' if len(rivals) == 1 else 'those'} of {names}. "
+            "These results do not say which of them is better."
+        )
     elif others:
         said.append(f"Its interval lies clear of {'the other setting' if others == 1 else f'all {others} others'}'s.")
     return said
@@ -175,8 +191,11 @@ def _more_data(c: Comparison, panel: Panel, setting: Setting) -> list[str]:
         return []
     if curve.trusted:
         return [f"At rank {setting.rank}: {_lower(describe_gain(curve, 10.0))}"]
-    why = curve.refusal or ("the scores do not follow a law of diminishing returns" if curve.misfit else
-                            "the smaller sizes did not predict the largest one")  # fmt: skip
+    why = curve.refusal or (
+        "the scores do not follow a law of diminishing returns"
+        if curve.misfit
+        else "the smaller sizes did not predict the largest one"
+    )
     return [f"What more data would buy cannot be told: {why}."]
 
 
@@ -207,9 +226,12 @@ def _noise(c: Comparison, setting: Setting) -> list[str]:
 
 
 def _source(name: str) -> str:
-    return {"test set": "the test items", "training": "the training seed",
-            "sampling": "the examples drawn",
-            "training and sampling": "the examples drawn and the training seed together"}.get(name, name)  # fmt: skip
+    return {
+        "test set": "the test items",
+        "training": "the training seed",
+        "sampling": "the examples drawn",
+        "training and sampling": "the examples drawn and the training seed together",
+    }.get(name, name)
 
 
 def _overlapping(c: Comparison, setting: Setting) -> list[str]:
@@ -232,8 +254,10 @@ def _undefined(c: Comparison) -> list[str]:
     lost = [name for name, known in runs.items() if not known]
     if not lost:
         return []
-    return [f"{c.metric} is undefined, or was not computed, in {len(lost)} of {plural(len(runs), 'run')} ({joined(lost)}): "
-            f"{'it is' if len(lost) == 1 else 'they are'} in no mean here."]  # fmt: skip
+    return [
+        f"{c.metric} is undefined, or was not computed, in {len(lost)} of {plural(len(runs), 'run')} ({joined(lost)}): "
+        f"{'it is' if len(lost) == 1 else 'they are'} in no mean here."
+    ]
 
 
 def _loss_instead(c: Comparison, best: Setting) -> list[str]:
@@ -247,8 +271,10 @@ def _loss_instead(c: Comparison, best: Setting) -> list[str]:
     if setting.mean("loss") >= untuned or (a and b and overlap(a, b)):
         return []
     some = f" (on the {measured(c)} of {c.items:,} items that have one)" * bool(measured(c))
-    return [f"The loss did improve: from {with_span('loss', best)} to {with_span('loss', setting)} with "
-            f"{who(panel, setting, c)}{some}."]  # fmt: skip
+    return [
+        f"The loss did improve: from {with_span('loss', best)} to {with_span('loss', setting)} with "
+        f"{who(panel, setting, c)}{some}."
+    ]
 
 
 def _sorted(pairs: list[tuple[Panel, Setting]], c: Comparison) -> list[tuple[Panel, Setting]]:
@@ -268,8 +294,10 @@ def test_words(c: Comparison) -> str:
     if c.metric in MEANINGS:
         words += f" {c.metric} is {MEANINGS[c.metric]}."
     if some := measured(c):
-        words += (f" Loss and perplexity are of {some} of these items: the responses of the others are empty or do not fit in "
-                  "max_length.")  # fmt: skip
+        words += (
+            f" Loss and perplexity are of {some} of these items: the responses of the others are empty or do not fit in "
+            "max_length."
+        )
     if found := encoders(c):
         words += f" BERTScore's encoder: {found}."
     if not stored:
@@ -279,8 +307,10 @@ def test_words(c: Comparison) -> str:
     kinds = joined(dict.fromkeys(i.method for i in shown if i.method)) or "not named"
     several = any((known := s.known.get(c.metric)) and known.shares for _, s in c.settings())
     training = ", and after other training runs where there are several" * several
-    words += (" ±, or a range in brackets, is a 95 % interval: where the score would likely lie on other items of this kind"
-              f"{training}. Its method: {kinds}.")  # fmt: skip
+    words += (
+        " ±, or a range in brackets, is a 95 % interval: where the score would likely lie on other items of this kind"
+        f"{training}. Its method: {kinds}."
+    )
     missing = len(intervals) - len(stored)
     words += f" {plural(missing, 'score')} of {len(intervals)} came without one." if missing else ""
     return words + _audited(c)

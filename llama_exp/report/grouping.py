@@ -14,9 +14,23 @@ from llama_exp.untrusted import part
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
 # Keys that change which items are held out or how they are asked; and whatever begins with "dataset.cleaning.".
-TEST_KEYS = ("eval_sample", "eval_seed", "dataset.source", "dataset.path", "dataset.subset", "dataset.revision",
-             "dataset.task", "dataset.rows", "dataset.test", "dataset.validation", "dataset.split_seed", "dataset.hub",
-             "dataset.max_new_tokens", "dataset.template", "dataset.system")  # fmt: skip
+TEST_KEYS = (
+    "eval_sample",
+    "eval_seed",
+    "dataset.source",
+    "dataset.path",
+    "dataset.subset",
+    "dataset.revision",
+    "dataset.task",
+    "dataset.rows",
+    "dataset.test",
+    "dataset.validation",
+    "dataset.split_seed",
+    "dataset.hub",
+    "dataset.max_new_tokens",
+    "dataset.template",
+    "dataset.system",
+)
 # Facts of a BERTScore: numbers that differ in one are not comparable.
 ENCODER = ("model", "layer", "rescaled", "language", "matching")
 FIRST = ("squad/f1", "bertscore/f1", "rouge/rougeL", "rouge/rougeLsum", "decision/accuracy", "pubmedqa/accuracy")

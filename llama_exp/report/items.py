@@ -69,10 +69,12 @@ def score(predictions: list[Prediction], evaluation: Evaluation) -> Items:
     scores = {name: tuple(map(float, values)) for name, values in found.items()}
     measured = bool(predictions) and all(p.nll is not None and p.tokens > 0 for p in predictions)
     return Items(
-        tuple(p.id for p in predictions), tuple(p.group for p in predictions), scores,
+        tuple(p.id for p in predictions),
+        tuple(p.group for p in predictions),
+        scores,
         tuple(float(p.nll) for p in predictions) if measured else None,
         tuple(p.tokens for p in predictions) if measured else None,
-    )  # fmt: skip
+    )
 
 
 def _doubt(items: Items, evaluation: Evaluation) -> str:
@@ -106,8 +108,14 @@ def _kept(path: Path | None, stamp: list) -> Items | None:
 def _keep(path: Path | None, stamp: list, items: Items) -> None:
     if path is None:
         return
-    held = {"stamp": stamp, "ids": items.ids, "groups": items.groups, "scores": items.scores, "loss": items.loss,
-            "tokens": items.tokens}  # fmt: skip
+    held = {
+        "stamp": stamp,
+        "ids": items.ids,
+        "groups": items.groups,
+        "scores": items.scores,
+        "loss": items.loss,
+        "tokens": items.tokens,
+    }
     try:
         with written_whole(path) as file:
             json.dump(held, file)

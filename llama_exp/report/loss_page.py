@@ -45,8 +45,9 @@ def write(folder: Path, ended: str = "") -> str | None:
         file.write(png(figure))
     colours = "; ".join(f"{variable}: {colour}" for colour, variable in CSS.items())
     name = f"{folder.parent.name}/{folder.name}"
-    page = PAGE.format(name=escape(name), note=escape(words), ended=escape(ended), colours=colours,
-                       figure=svg(figure, 1, words))  # fmt: skip
+    page = PAGE.format(
+        name=escape(name), note=escape(words), ended=escape(ended), colours=colours, figure=svg(figure, 1, words)
+    )
     with written_whole(folder / "losses.html") as file:
         file.write(page)
     return words
@@ -71,15 +72,21 @@ def note(validation: Points, training: Points = ()) -> str:
     last_step, last = validation[-1]
     if last > (1 + RISE) * best:
         if rose(training, best_step):
-            return (f"Validation turns up from step {best_step:,.0f} on ({best:.3f}; {last:.3f} at the end), and the training "
-                    "loss with it: that is no overfitting. A lower optimizer.lr or a longer warmup may do better.")  # fmt: skip
-        return (f"Validation turns up: overfitting from step {best_step:,.0f} on. It was best there ({best:.3f}) and is "
-                f"{last:.3f} at the end; fewer steps or more data would do better.")  # fmt: skip
+            return (
+                f"Validation turns up from step {best_step:,.0f} on ({best:.3f}; {last:.3f} at the end), and the training "
+                "loss with it: that is no overfitting. A lower optimizer.lr or a longer warmup may do better."
+            )
+        return (
+            f"Validation turns up: overfitting from step {best_step:,.0f} on. It was best there ({best:.3f}) and is "
+            f"{last:.3f} at the end; fewer steps or more data would do better."
+        )
     earlier = [point for point in validation if point[0] <= last_step * 2 / 3] or validation[:1]
     step, before = earlier[-1]
     if before > (1 + FALL) * last:
-        return (f"Validation has not flattened yet: from step {step:,.0f} to {last_step:,.0f} it still fell from {before:.3f} to "
-                f"{last:.3f}. More steps or more data may do better.")  # fmt: skip
+        return (
+            f"Validation has not flattened yet: from step {step:,.0f} to {last_step:,.0f} it still fell from {before:.3f} to "
+            f"{last:.3f}. More steps or more data may do better."
+        )
     return f"Validation has flattened at {last:.3f}: since step {step:,.0f} it fell by less than {FALL:.0%}."
 
 
@@ -104,8 +111,16 @@ def draw(curves: dict[str, Points]):
         x, y = zip(*curves["validation_loss"], strict=True)
         best = min(range(len(y)), key=lambda place: y[place])
         axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
-        axes.plot(x[best], y[best], color=INK, linestyle="", marker="o", markersize=9, fillstyle="none",
-                  label=f"best, {y[best]:.3f} at step {x[best]:,.0f}")  # fmt: skip
+        axes.plot(
+            x[best],
+            y[best],
+            color=INK,
+            linestyle="",
+            marker="o",
+            markersize=9,
+            fillstyle="none",
+            label=f"best, {y[best]:.3f} at step {x[best]:,.0f}",
+        )
     low, high = loss_limits([curves["loss"]], [curves["validation_loss"]])
     axes.set_ylim(low, high)
     above = max(y for _, y in curves["loss"]) > high

@@ -65,8 +65,20 @@ def dropped_table(runs: list[Run]) -> Table | None:
             more = [words.whole(_amount(train.get(k))) for k in ("shortened", "answers_lost", "label_tokens")]
             cleaning = _pairs(part(run.summary, "counts").get("cleaning")) or "nothing"
             rows.setdefault((run.dataset, *counts, dropped, *more, unread, cleaning), []).append(run.name)
-    heads = columns("dataset", "available#", "asked#", "sampled#", "encoded#", "dropped", "shortened#", "answers lost#",
-                    "answer tokens#", "rows left out", "cleaning changed", "runs/")  # fmt: skip
+    heads = columns(
+        "dataset",
+        "available#",
+        "asked#",
+        "sampled#",
+        "encoded#",
+        "dropped",
+        "shortened#",
+        "answers lost#",
+        "answer tokens#",
+        "rows left out",
+        "cleaning changed",
+        "runs/",
+    )
     ordered = sorted(rows.items(), key=lambda row: (row[0][0], len(row[0][3]), row[0][3]))
     return Table(heads, [(*key, words.joined(names, 2)) for key, names in ordered]) if rows else None
 
@@ -75,8 +87,11 @@ def dropped_words(runs: list[Run]) -> str:
     counts = [part(r.summary, "counts", "train") for r in runs if part(r.summary, "counts", "train")]
     lost = max((_amount(c.get("answers_lost")) or 0 for c in counts), default=0)
     gone = max(((_amount(c.get("sampled")) or 0) - (_amount(c.get("encoded")) or 0) for c in counts), default=0)
-    said = f"At most {words.plural(int(gone), 'example')} of a sample did not reach training." if gone > 0 else (
-        "Every example that was asked for reached training.")  # fmt: skip
+    said = (
+        f"At most {words.plural(int(gone), 'example')} of a sample did not reach training."
+        if gone > 0
+        else ("Every example that was asked for reached training.")
+    )
     cut = f" In up to {words.plural(int(lost), 'prompt')} the answer was cut off with the context." if lost else ""
     return said + cut
 
@@ -100,8 +115,12 @@ def made_with(runs: Iterable[Run]) -> dict[str, Counter]:
         details = run.evaluations[0].details if run.evaluations else {}
         versions = part(run.summary, "versions") or part(details, "versions")
         commit = run.summary.get("commit") or details.get("commit") or "not recorded"
-        facts = {"commit": commit, "device": run.summary.get("device"),
-                 "weights held as": run.summary.get("quantisation"), **versions}  # fmt: skip
+        facts = {
+            "commit": commit,
+            "device": run.summary.get("device"),
+            "weights held as": run.summary.get("quantisation"),
+            **versions,
+        }
         for key, value in facts.items():
             if value is not None:
                 made.setdefault(key, Counter())[clean(value, 80)] += 1
@@ -165,9 +184,17 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
     return tuple(notes)
 
 
-def render(folder: str, compared: list[Comparison], runs: list[Run], unread: list[Unread], pictures: Pictures,
-           pending: list[tuple[Run, str]], typed: dict[Path, str], prices: Prices,
-           studies: list[tuple[str, list[str], str]]) -> str:  # fmt: skip
+def render(
+    folder: str,
+    compared: list[Comparison],
+    runs: list[Run],
+    unread: list[Unread],
+    pictures: Pictures,
+    pending: list[tuple[Run, str]],
+    typed: dict[Path, str],
+    prices: Prices,
+    studies: list[tuple[str, list[str], str]],
+) -> str:
     """The whole page as one string. `studies`: (name, what people found, link to its page)."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -176,12 +203,22 @@ def render(folder: str, compared: list[Comparison], runs: list[Run], unread: lis
 
     sections = []
     for i, c in enumerate(compared):
-        sections.append({"title": words.title(c), "test": words.split_of(c), "answer": findings.answer(c, prices),
-                         "words": findings.test_words(c), "figures": pictures.scores.get(i, []),
-                         "table": scores_table(c), "members": runs_table(c), "curves": curve_table(c, prices),
-                         "cost": pictures.costs.get(i), "costs": cost_table(c, prices),
-                         "cost_words": cost_words(c, prices),
-                         "best_of": sum(s.rank > 0 for _, s in c.settings())})  # fmt: skip
+        sections.append(
+            {
+                "title": words.title(c),
+                "test": words.split_of(c),
+                "answer": findings.answer(c, prices),
+                "words": findings.test_words(c),
+                "figures": pictures.scores.get(i, []),
+                "table": scores_table(c),
+                "members": runs_table(c),
+                "curves": curve_table(c, prices),
+                "cost": pictures.costs.get(i),
+                "costs": cost_table(c, prices),
+                "cost_words": cost_words(c, prices),
+                "best_of": sum(s.rank > 0 for _, s in c.settings()),
+            }
+        )
     differing, same = differing_tables(runs)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))

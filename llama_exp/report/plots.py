@@ -66,8 +66,17 @@ def _points(axes, line: list[Setting], c: Comparison, rank: int, shift: float, j
     worse = set(c.standing.worse) if c.standing else set()
     for at, height, setting in zip(x, y, line, strict=True):
         _uncertainty(axes, at, setting, c.metric, colour(rank))
-        axes.plot([at], [height], color=colour(rank), marker=marker(rank), markersize=7, markeredgewidth=1.6, zorder=5,
-                  linestyle="none", markerfacecolor=PAPER if setting.key in worse else colour(rank))  # fmt: skip
+        axes.plot(
+            [at],
+            [height],
+            color=colour(rank),
+            marker=marker(rank),
+            markersize=7,
+            markeredgewidth=1.6,
+            zorder=5,
+            linestyle="none",
+            markerfacecolor=PAPER if setting.key in worse else colour(rank),
+        )
     return y[-1]
 
 
@@ -82,8 +91,14 @@ def _learning_curve(axes, curve, ink: str, shift: float) -> float:
     axes.fill_between(x, [b.low for b in bands], [b.high for b in bands], color=ink, alpha=0.13, linewidth=0, zorder=1)
     seen = sizes.index(float(last)) + 1
     axes.plot(x[:seen], [b.estimate for b in bands[:seen]], color=ink, linewidth=2, zorder=3)
-    axes.plot(x[seen - 1 :], [b.estimate for b in bands[seen - 1 :]], color=ink, linewidth=1.4, linestyle=(0, (2, 2)),
-              zorder=3)  # fmt: skip
+    axes.plot(
+        x[seen - 1 :],
+        [b.estimate for b in bands[seen - 1 :]],
+        color=ink,
+        linewidth=1.4,
+        linestyle=(0, (2, 2)),
+        zorder=3,
+    )
     return bands[-1].estimate
 
 
@@ -114,8 +129,17 @@ def _uncertainty(axes, x: float, setting: Setting, metric: str, ink: str) -> Non
     if interval:
         axes.vlines(x, interval.low, interval.high, color=ink, linewidth=1.3, alpha=0.75, zorder=3)
     if len(seeds) > 1:
-        axes.plot([x] * len(seeds), seeds, linestyle="none", marker="o", markersize=3.2, markerfacecolor=PAPER,
-                  markeredgecolor=ink, markeredgewidth=0.9, zorder=3.5)  # fmt: skip
+        axes.plot(
+            [x] * len(seeds),
+            seeds,
+            linestyle="none",
+            marker="o",
+            markersize=3.2,
+            markerfacecolor=PAPER,
+            markeredgecolor=ink,
+            markeredgewidth=0.9,
+            zorder=3.5,
+        )
 
 
 def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0, dropped: float = 0) -> None:
@@ -148,11 +172,27 @@ def _margin_labels(axes, labels: list[tuple[float, str, str]]) -> None:
     labels = sorted(labels)
     heights = [(y - low) / (high - low) for y, _, _ in labels]
     for at, height, (_, text, ink) in zip(apart(heights, 0.066), heights, labels, strict=True):
-        hair = {"arrowstyle": "-", "color": ink, "linewidth": 0.8, "alpha": 0.7, "shrinkA": 2, "shrinkB": 0,
-                "relpos": (0, 0.5)}  # fmt: skip
-        axes.annotate(text, xy=(1, height), xytext=(1.04, at), xycoords="axes fraction", textcoords="axes fraction",
-                      color=ink, va="center", fontweight="normal" if ink == MUTED else "bold", arrowprops=hair,
-                      annotation_clip=False)  # fmt: skip
+        hair = {
+            "arrowstyle": "-",
+            "color": ink,
+            "linewidth": 0.8,
+            "alpha": 0.7,
+            "shrinkA": 2,
+            "shrinkB": 0,
+            "relpos": (0, 0.5),
+        }
+        axes.annotate(
+            text,
+            xy=(1, height),
+            xytext=(1.04, at),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=ink,
+            va="center",
+            fontweight="normal" if ink == MUTED else "bold",
+            arrowprops=hair,
+            annotation_clip=False,
+        )
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
@@ -183,8 +223,9 @@ def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison
     for rank in sorted({s.rank for s, _ in trained}):
         axes.plot([], [], color=colour(rank), marker=marker(rank), linestyle="none", label=f"rank {rank}")
     if untuned := [s for _, s, _ in points if not s.rank]:
-        axes.axhline(untuned[0].mean(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6,
-                     label="untuned model, free")  # fmt: skip
+        axes.axhline(
+            untuned[0].mean(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, label="untuned model, free"
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
@@ -200,8 +241,15 @@ def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison
 def _cost_points(axes, trained: Sequence[tuple[Setting, float]], front: set, c: Comparison) -> None:
     """A dot a setting, cheapest first: those of the front joined by steps and named by their size."""
     steps = [(x, s.mean(c.metric)) for s, x in trained if s.key in front]
-    axes.plot(*zip(*steps, strict=True), color=MUTED, linewidth=1.2, linestyle=":", zorder=2, drawstyle="steps-post",
-              gid="front")  # fmt: skip
+    axes.plot(
+        *zip(*steps, strict=True),
+        color=MUTED,
+        linewidth=1.2,
+        linestyle=":",
+        zorder=2,
+        drawstyle="steps-post",
+        gid="front",
+    )
     low, high = score_limits(c)
     worse = set(c.standing.worse) if c.standing else set()
     before = None  # the last one named
@@ -209,12 +257,27 @@ def _cost_points(axes, trained: Sequence[tuple[Setting, float]], front: set, c: 
         ink, y, interval = colour(setting.rank), setting.mean(c.metric), setting.interval(c.metric)
         if interval:
             axes.vlines(x, interval.low, interval.high, color=ink, linewidth=1.2, alpha=0.55, zorder=3)
-        axes.plot([x], [y], color=ink, marker=marker(setting.rank), markersize=7, markeredgewidth=1.6,
-                  markerfacecolor=PAPER if setting.key in worse else ink, zorder=4)  # fmt: skip
+        axes.plot(
+            [x],
+            [y],
+            color=ink,
+            marker=marker(setting.rank),
+            markersize=7,
+            markeredgewidth=1.6,
+            markerfacecolor=PAPER if setting.key in worse else ink,
+            zorder=4,
+        )
         if setting.key in front:
             near = before and x < 1.3 * before[0] and abs(y - before[1]) < 0.1 * (high - low)
-            axes.annotate(f"{setting.examples:,}", (x, y), xytext=(6, -11) if near else (-5, 6),
-                          ha="left" if near else "right", textcoords="offset points", fontsize=8.5, color=INK)  # fmt: skip
+            axes.annotate(
+                f"{setting.examples:,}",
+                (x, y),
+                xytext=(6, -11) if near else (-5, 6),
+                ha="left" if near else "right",
+                textcoords="offset points",
+                fontsize=8.5,
+                color=INK,
+            )
             before = x, y
 
 

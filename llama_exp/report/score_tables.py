@@ -36,8 +36,9 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
     family = {m.split("/")[0] for m in metrics if "/" in m}
     if not wide:  # of one family every score, of several one each
-        metrics = tuple(m for place, m in enumerate(metrics)
-                        if place < 2 or m == "loss" or (len(family) == 1 and m != "perplexity"))  # fmt: skip
+        metrics = tuple(
+            m for place, m in enumerate(metrics) if place < 2 or m == "loss" or (len(family) == 1 and m != "perplexity")
+        )
     named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds(c.metric) > 1 for _, s in pairs)
     clean = any(s.clean(c.metric) for _, s in pairs)
     shrunk = any(s.shrunk for _, s in pairs)
@@ -59,16 +60,30 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     rows = [_row(p, s, c, metrics, named, shrunk, seeded, ordered, clean, wide) for p, s in pairs]
     best = c.best()
     tied = {s.key for _, s in c.rivals() or ()}
-    return Table(columns(*heads), rows, next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
-                 frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied))  # fmt: skip
+    return Table(
+        columns(*heads),
+        rows,
+        next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
+        frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied),
+    )
 
 
 def _order(panel: Panel, setting: Setting, c: Comparison) -> tuple:
     return setting.rank > 0, words.panel_name(panel, c), setting.rank, setting.examples or 0
 
 
-def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: bool, shrunk: bool, seeded: bool,
-         ordered: bool, clean: bool, wide: bool) -> tuple[str, ...]:  # fmt: skip
+def _row(
+    p: Panel,
+    s: Setting,
+    c: Comparison,
+    metrics: Iterable[str],
+    named: bool,
+    shrunk: bool,
+    seeded: bool,
+    ordered: bool,
+    clean: bool,
+    wide: bool,
+) -> tuple[str, ...]:
     size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + words.whole(s.examples)
     name = words.panel_name(p, c) if s.rank else f"model {p.model}"
     row = [name] * named + [size] + [words.in_training(s)] * shrunk + [str(s.rank)] + [str(s.seeds(c.metric))] * seeded
@@ -77,8 +92,15 @@ def _row(p: Panel, s: Setting, c: Comparison, metrics: Iterable[str], named: boo
     if wide:
         return tuple(row)
     spent = costs.cost(s, Prices())
-    return tuple(row + [words.short(spent.trainable), words.short(spent.tokens), words.duration(spent.seconds),
-                        words.memory(spent.memory)])  # fmt: skip
+    return tuple(
+        row
+        + [
+            words.short(spent.trainable),
+            words.short(spent.tokens),
+            words.duration(spent.seconds),
+            words.memory(spent.memory),
+        ]
+    )
 
 
 def runs_table(c: Comparison) -> Table:
@@ -126,30 +148,63 @@ def cost_table(c: Comparison, prices: Prices) -> Table:
     """What training one run of each setting took; unknown where it was not recorded."""
     pairs = sorted((ps for ps in c.settings() if ps[1].rank), key=lambda ps: _order(*ps, c))
     named = any(words.panel_name(p, c) for p, _ in pairs)
-    heads = columns(*["setting"] * named, "examples#", "rank#", f"{c.metric}#", "training time#", "tokens#", "peak memory#",
-                    "trainable parameters#", "energy#", "money#")  # fmt: skip
+    heads = columns(
+        *["setting"] * named,
+        "examples#",
+        "rank#",
+        f"{c.metric}#",
+        "training time#",
+        "tokens#",
+        "peak memory#",
+        "trainable parameters#",
+        "energy#",
+        "money#",
+    )
     rows = []
     for p, s in pairs:
         spent = costs.cost(s, prices)
-        unknown = [value if value != "–" else "unknown" for value in (
-            words.duration(spent.seconds), words.short(spent.tokens), words.memory(spent.memory), words.short(spent.trainable)
-        )]  # fmt: skip
-        rows.append((*[words.panel_name(p, c)] * named, ("all " if s.whole else "") + words.whole(s.examples), str(s.rank),
-                     words.with_span(c.metric, s), *unknown, words.energy(spent.energy),
-                     words.money(spent.money, prices.currency)))  # fmt: skip
+        unknown = [
+            value if value != "–" else "unknown"
+            for value in (
+                words.duration(spent.seconds),
+                words.short(spent.tokens),
+                words.memory(spent.memory),
+                words.short(spent.trainable),
+            )
+        ]
+        rows.append(
+            (
+                *[words.panel_name(p, c)] * named,
+                ("all " if s.whole else "") + words.whole(s.examples),
+                str(s.rank),
+                words.with_span(c.metric, s),
+                *unknown,
+                words.energy(spent.energy),
+                words.money(spent.money, prices.currency),
+            )
+        )
     best = c.best()
     tied = {s.key for _, s in c.rivals() or ()}
-    return Table(heads, rows, next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
-                 frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied))  # fmt: skip
+    return Table(
+        heads,
+        rows,
+        next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
+        frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied),
+    )
 
 
 def cost_words(c: Comparison, prices: Prices) -> str:
-    said = ("Each row is one training run of that setting, the mean over its seeds (memory: the most that one took). Time counts "
-            "validation losses, not evaluation.")  # fmt: skip
+    said = (
+        "Each row is one training run of that setting, the mean over its seeds (memory: the most that one took). Time counts "
+        "validation losses, not evaluation."
+    )
     spent = [costs.cost(s, prices) for _, s in c.settings() if s.rank]
     if any(one.money is None for one in spent):
-        said += (" Money is unknown: it takes a run on a GPU and price_per_gpu_hour in conf/report.yaml."
-                 if prices.price_per_gpu_hour is None else " Money is unknown for runs without a GPU.")  # fmt: skip
+        said += (
+            " Money is unknown: it takes a run on a GPU and price_per_gpu_hour in conf/report.yaml."
+            if prices.price_per_gpu_hour is None
+            else " Money is unknown for runs without a GPU."
+        )
     else:
         said += f" Money is GPU-hours times {words.money(prices.price_per_gpu_hour, prices.currency)}."
     return said + (" Energy is unknown where it was not measured." if any(one.energy is None for one in spent) else "")

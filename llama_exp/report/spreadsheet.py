@@ -33,20 +33,48 @@ def harmless(value: Any) -> Any:
 
 def _csv_row(run: Run, evaluation) -> dict[str, Any]:
     details = evaluation.details if evaluation else {}
-    row = {"run": run.name, "status": run.status, "reason": run.reason, "dataset": run.dataset, "model": run.model,
-           "rank": run.rank, "sample": run.sample, "examples": run.examples,
-           "examples_in_training": run.encoded, "seed": run.seed, "data_seed": run.data_seed}  # fmt: skip
+    row = {
+        "run": run.name,
+        "status": run.status,
+        "reason": run.reason,
+        "dataset": run.dataset,
+        "model": run.model,
+        "rank": run.rank,
+        "sample": run.sample,
+        "examples": run.examples,
+        "examples_in_training": run.encoded,
+        "seed": run.seed,
+        "data_seed": run.data_seed,
+    }
     if evaluation:
-        row |= {"evaluated_on": evaluation.dataset, "split": evaluation.split, "items": evaluation.items,
-                "groups": evaluation.groups, "loss_items": evaluation.measured,
-                "empty_replies": evaluation.empty_replies}  # fmt: skip
+        row |= {
+            "evaluated_on": evaluation.dataset,
+            "split": evaluation.split,
+            "items": evaluation.items,
+            "groups": evaluation.groups,
+            "loss_items": evaluation.measured,
+            "empty_replies": evaluation.empty_replies,
+        }
         facts = part(details, "facts", "bertscore")
         row |= {f"bertscore.{key}": facts[key] for key in ENCODER if key in facts}
         for name, score in evaluation.scores.items():
             interval = evaluation.intervals.get(name)
             row |= {name: score} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})
-    for key in ("trainable_parameters", "steps", "epochs", "tokens", "label_tokens", "tokens_per_second", "mfu",
-                "peak_memory_bytes", "device", "quantisation", "commit", "started", "finished"):  # fmt: skip
+    for key in (
+        "trainable_parameters",
+        "steps",
+        "epochs",
+        "tokens",
+        "label_tokens",
+        "tokens_per_second",
+        "mfu",
+        "peak_memory_bytes",
+        "device",
+        "quantisation",
+        "commit",
+        "started",
+        "finished",
+    ):
         row[key] = run.summary.get(key, details.get(key) if key != "tokens" else None)
     row |= {f"seconds_{k}": v for k, v in words.seconds_of(run).items()}
     row |= {"evaluation_seconds": details.get("seconds"), "evaluation_tokens": details.get("tokens")}

@@ -119,5 +119,14 @@ def _compare(gap: RunSums, pooled: float, weight: float) -> tuple[Difference, fl
     reach = float(special.stdtrit(df, 1 - LEVEL / 2)) * error
     p = float(2 * special.stdtr(df, -abs(mean.estimate) / error))
     note = f"test set and {count} runs of each"
-    return Difference(mean.estimate, mean.estimate - reach, mean.estimate + reach, p, error, gap.items, len(mean.sums),
-                      "paired by run and item, CR2 plus between-run variance", note), df  # fmt: skip
+    return Difference(
+        mean.estimate,
+        mean.estimate - reach,
+        mean.estimate + reach,
+        p,
+        error,
+        gap.items,
+        len(mean.sums),
+        "paired by run and item, CR2 plus between-run variance",
+        note,
+    ), df

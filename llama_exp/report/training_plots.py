@@ -11,8 +11,14 @@ from llama_exp.report.families import Family, families
 from llama_exp.report.results import Curve, Run
 from llama_exp.report.words import duration, key_value, seconds_of
 
-STAGE_NAMES = {"import": "start-up", "load": "model", "data": "data", "train": "training", "save": "saving",
-               "evaluate": "evaluation"}  # fmt: skip
+STAGE_NAMES = {
+    "import": "start-up",
+    "load": "model",
+    "data": "data",
+    "train": "training",
+    "save": "saving",
+    "evaluate": "evaluation",
+}
 ACROSS, ROWS, BARS, POINTS = 8, 8, 40, 160
 Points = Sequence[tuple[float, float]]  # (step, value)
 

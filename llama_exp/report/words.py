@@ -127,8 +127,10 @@ def dropped(settings: Iterable[Setting]) -> str:
     if not shrunk:
         return ""
     each = dict.fromkeys(f"{in_training(s)} of {s.examples:,}" for s in shrunk)
-    return (f"Sizes are those of the samples. What reached training is less: {joined(each, 8)} examples; the responses of the "
-            "others are empty or do not fit in max_length.")  # fmt: skip
+    return (
+        f"Sizes are those of the samples. What reached training is less: {joined(each, 8)} examples; the responses of the "
+        "others are empty or do not fit in max_length."
+    )
 
 
 def measured(comparison: Comparison) -> str:
@@ -144,9 +146,12 @@ def encoders(comparison: Comparison) -> str:
         facts = part(one.evaluation.details, "facts", "bertscore")
         if any(name.startswith("bertscore/") for name in one.evaluation.scores):
             rescaled = {True: f"rescaled by its baseline ({clean(facts.get('language'))})", False: "not rescaled"}
-            said.append(f"{clean(facts['model'])}, layer {clean(facts.get('layer', 'not recorded'))}, "
-                        f"{rescaled.get(facts.get('rescaled'), 'rescaling not recorded')}"
-                        if "model" in facts else "not recorded")  # fmt: skip
+            said.append(
+                f"{clean(facts['model'])}, layer {clean(facts.get('layer', 'not recorded'))}, "
+                f"{rescaled.get(facts.get('rescaled'), 'rescaling not recorded')}"
+                if "model" in facts
+                else "not recorded"
+            )
     return "; ".join(dict.fromkeys(said))
 
 
@@ -166,8 +171,11 @@ def panel_name(panel: Panel, comparison: Comparison) -> str:
 
 def title(comparison: Comparison) -> str:
     """squad (rows made by rule); with the training set where it is another one."""
-    name = comparison.dataset if comparison.trained_on == comparison.dataset else (
-        f"{comparison.dataset} after training on {comparison.trained_on}")  # fmt: skip
+    name = (
+        comparison.dataset
+        if comparison.trained_on == comparison.dataset
+        else (f"{comparison.dataset} after training on {comparison.trained_on}")
+    )
     said_elsewhere = ("source", "path", "eval_sample")  # where rows come from; how many items, in `split_of`
     told = {k: v for k, v in comparison.keys.items() if k.rpartition(".")[2] not in said_elsewhere}
     extra = ", ".join(

@@ -71,10 +71,14 @@ def weigh(c: Comparison, read: Reader) -> Comparison:
         return replace(setting, known=known[setting.key]) if setting and setting.key in known else setting
 
     panels = tuple(
-        replace(p, settings=tuple(map(informed, p.settings)), baseline=informed(p.baseline),
-                curves=_curves(p, c.metric, answered))
+        replace(
+            p,
+            settings=tuple(map(informed, p.settings)),
+            baseline=informed(p.baseline),
+            curves=_curves(p, c.metric, answered),
+        )
         for p in c.panels
-    )  # fmt: skip
+    )
     return _placed(replace(c, panels=panels), answered)
 
 
@@ -148,12 +152,19 @@ def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
             continue
         items = [answered.get(s.key) for s in line]
         if metric not in LOWER_IS_BETTER and all(isinstance(i, Answered) and i.ids() == items[0].ids() for i in items):
-            runs = [(i.setting.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
-                    for i in items for r, (data_seed, _) in enumerate(i.runs())]  # fmt: skip
+            runs = [
+                (i.setting.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
+                for i in items
+                for r, (data_seed, _) in enumerate(i.runs())
+            ]
             groups = dict(zip(items[0].ids(), items[0].groups(), strict=True))
         else:
-            runs = [(s.examples, one.run.data_seed, one.evaluation.scores[metric])
-                    for s in line for one in s.scored if metric in one.evaluation.scores]  # fmt: skip
+            runs = [
+                (s.examples, one.run.data_seed, one.evaluation.scores[metric])
+                for s in line
+                for one in s.scored
+                if metric in one.evaluation.scores
+            ]
             groups = None
         sizes, draws, scores = zip(*runs, strict=True)
         found[rank] = fit_curve(sizes, scores, groups, data_seeds=draws, bounds=scale_of(metric))
@@ -184,6 +195,8 @@ def _placed(c: Comparison, answered: dict) -> Comparison:
     if len(contenders) < 2:
         return replace(c, unpaired=unpaired)
     return replace(
-        c, standing=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)), unpaired=unpaired,
+        c,
+        standing=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)),
+        unpaired=unpaired,
         exact=against_runner_up([answered[one.key] for one in contenders], c.metrics),
-    )  # fmt: skip
+    )

@@ -182,15 +182,32 @@ def write_results(folder: Path, config: Config, words: Words, parts: dict, found
         bounds = (0.0, 1.0) if name in conversations.SHARES else (0.0, float(words.turns)) if name == "turns" else None
         found_here = interval(list(items.values()), [groups[key] for key in items], bounds=bounds)
         intervals[name] = asdict(found_here) | {"low": found_here.low and max(found_here.low, 0.0)}
-    who = {side: {"named": part.named, "run": part.run and f"{part.run.parent.name}/{part.run.name}", "system": part.system,
-                  "model": None if part.script is not None else part.config.model.name} for side, part in parts.items()}  # fmt: skip
+    who = {
+        side: {
+            "named": part.named,
+            "run": part.run and f"{part.run.parent.name}/{part.run.name}",
+            "system": part.system,
+            "model": None if part.script is not None else part.config.model.name,
+        }
+        for side, part in parts.items()
+    }
     results = {
-        "name": folder.name, "scores": scores, "intervals": intervals, "endings": conversations.endings(found),
-        "conversations": len(found), "silent": conversations.silent(found), "groups": len(set(groups.values())),
-        "parts": who, "words": asdict(words),
-        "dataset": config.dataset.name, "source": config.dataset.source.value, "split": config.split.value,
-        "eval_batch": config.eval_batch or AT_ONCE, "written": time.strftime("%Y-%m-%d"), **runs.provenance(),
-    }  # fmt: skip
+        "name": folder.name,
+        "scores": scores,
+        "intervals": intervals,
+        "endings": conversations.endings(found),
+        "conversations": len(found),
+        "silent": conversations.silent(found),
+        "groups": len(set(groups.values())),
+        "parts": who,
+        "words": asdict(words),
+        "dataset": config.dataset.name,
+        "source": config.dataset.source.value,
+        "split": config.split.value,
+        "eval_batch": config.eval_batch or AT_ONCE,
+        "written": time.strftime("%Y-%m-%d"),
+        **runs.provenance(),
+    }
     write_json(folder / "simulation.json", results)
     return results
 
@@ -203,8 +220,10 @@ def said(results: dict[str, Any]) -> str:
     ends = [f"{ended} by {why}" for why, ended in results["endings"].items()]
     if results["silent"]:
         ends.append(f"{results['silent']} without a word from a model")
-    means = (f"{name} {value:.3g}{of_fewer(results['intervals'][name]['items'], count)}"
-             for name, value in results["scores"].items())  # fmt: skip
+    means = (
+        f"{name} {value:.3g}{of_fewer(results['intervals'][name]['items'], count)}"
+        for name, value in results["scores"].items()
+    )
     return f"{plural(count, 'conversation')} ({', '.join(ends)}); {', '.join(means)}"
 
 
@@ -232,8 +251,12 @@ def compared(one: tuple, other: tuple) -> str:
     both = {"first": results["name"], "second": results_too["name"], "differences": told}
     write_json(folder / "comparison.json", both)
     write_page(folder / "comparison.html", [(results, found), (results_too, found_too)], told)
-    lines = [f"  {name}: " + (SAME if d.low == d.high == 0 else f"{d}, p {p_text(adjusted[name])}")
-             + of_fewer(d.items, len(groups)) for name, d in differences.items()]  # fmt: skip
+    lines = [
+        f"  {name}: "
+        + (SAME if d.low == d.high == 0 else f"{d}, p {p_text(adjusted[name])}")
+        + of_fewer(d.items, len(groups))
+        for name, d in differences.items()
+    ]
     return "\n".join(
         [
             f"{folder / 'comparison.html'}: {results['name']} minus {results_too['name']}, the same openings "

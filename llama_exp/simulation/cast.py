@@ -42,8 +42,14 @@ class Opening:
     real: dict[str, list[Example]] = dataclasses.field(default_factory=dict)
 
 
-def cast(config: Config, tuned: Path | None, trained: Config, named: dict[str, str], systems: dict[str, str | None],
-         instead: str | None = None) -> dict[str, Part]:  # fmt: skip
+def cast(
+    config: Config,
+    tuned: Path | None,
+    trained: Config,
+    named: dict[str, str],
+    systems: dict[str, str | None],
+    instead: str | None = None,
+) -> dict[str, Part]:
     """{side: Part} of the words client=… and agent=…; with `instead`, that takes every place of the tuned run."""
     parts = {}
     for side in SIDES:
@@ -69,9 +75,11 @@ def _part(side: str, word: str, config: Config, tuned: Path | None, trained: Con
             raise Problem(f"{side}={word}: wanted tuned, untuned, script:FILE or the folder of a finished run.")
         of = runs.load_config(run)
     if run is not None and of.dataset.task in NO_SPEECH:
-        raise Problem(f"{side}={word}: {run.parent.name}/{run.name} has learnt dataset.task={of.dataset.task}, not to say what comes "
-                      "next: in a conversation it would do that to whatever it hears. Choose a run that learnt turns: "
-                      "python train.py dataset=tweetsumm dataset.task=turns")  # fmt: skip
+        raise Problem(
+            f"{side}={word}: {run.parent.name}/{run.name} has learnt dataset.task={of.dataset.task}, not to say what comes "
+            "next: in a conversation it would do that to whatever it hears. Choose a run that learnt turns: "
+            "python train.py dataset=tweetsumm dataset.task=turns"
+        )
     told = of.dataset.system or (config.dataset.system if run is None else "") or usual_system(config, side)
     return Part(side, word, of, told if system is None else system, run)
 

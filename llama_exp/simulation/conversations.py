@@ -94,9 +94,14 @@ def score(conversation: Conversation) -> dict[str, float]:
     Both rise or fall with length alone: compare conversations over the same openings, and look at `turns` beside them.
     """
     own = [turn for turn in conversation.turns if turn.made]
-    found = {"turns": float(len(conversation.turns)), "closing": float(conversation.ending == CLOSING),
-             "words": float(sum(len(words(turn.text)) for turn in own)), "distinct_1": distinct(own, 1),
-             "distinct_2": distinct(own, 2), "self_repetition": self_repetition(own)}  # fmt: skip
+    found = {
+        "turns": float(len(conversation.turns)),
+        "closing": float(conversation.ending == CLOSING),
+        "words": float(sum(len(words(turn.text)) for turn in own)),
+        "distinct_1": distinct(own, 1),
+        "distinct_2": distinct(own, 2),
+        "self_repetition": self_repetition(own),
+    }
     found |= {f"real_loss_{side}": nll / tokens for side, (nll, tokens) in conversation.real.items() if tokens}
     return {name: value for name, value in found.items() if value is not None}
 

@@ -33,10 +33,17 @@ def write_page(
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     rows = list(zip(*(found for _, found in held), strict=True))
     names = [name for name in SCORES if any(name in results["scores"] for results, _ in held)]
-    page = template.render(held=[results for results, _ in held], rows=rows[:SHOWN], count=len(rows),
-                           scores=[(name, SCORES[name], [cell(results, name) for results, _ in held],
-                                    difference(differences, name, len(rows))) for name in names],
-                           endings=ENDINGS, compared=differences is not None)  # fmt: skip
+    page = template.render(
+        held=[results for results, _ in held],
+        rows=rows[:SHOWN],
+        count=len(rows),
+        scores=[
+            (name, SCORES[name], [cell(results, name) for results, _ in held], difference(differences, name, len(rows)))
+            for name in names
+        ],
+        endings=ENDINGS,
+        compared=differences is not None,
+    )
     with written_whole(path) as file:
         file.write(page)
 

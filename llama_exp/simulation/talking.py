@@ -63,8 +63,12 @@ class Stage:
             if going:
                 self._turn(self.parts[SIDES[place % 2]], going, place)
         real = self._real(batch)
-        return [Conversation(talk.opening.id, talk.opening.group, talk.ending or LIMIT, tuple(talk.turns),
-                             real=real[talk.opening.id]) for talk in talks]  # fmt: skip
+        return [
+            Conversation(
+                talk.opening.id, talk.opening.group, talk.ending or LIMIT, tuple(talk.turns), real=real[talk.opening.id]
+            )
+            for talk in talks
+        ]
 
     def _turn(self, part: Part, talks: list[Talk], place: int) -> None:
         """One side speaks in all conversations that still go on."""
@@ -82,8 +86,9 @@ class Stage:
         torch.manual_seed(seed(self.words.sampling_seed, talks[0].opening.id, place))
         replies = {}
         with self.voices.speaking(part.run) as model:
-            for some in generate(model, self.voices.tokenizer, prompts, max_new_tokens=longest, batch=len(prompts),
-                                 **self.sampling):  # fmt: skip
+            for some in generate(
+                model, self.voices.tokenizer, prompts, max_new_tokens=longest, batch=len(prompts), **self.sampling
+            ):
                 replies |= {reply.place: reply for reply in some}
         for number, talk in enumerate(talks):
             reply = replies[number]
@@ -101,10 +106,14 @@ class Stage:
             owner = {e.id: opening.id for opening in batch for e in opening.real.get(side, ())}
             if part.script is not None or not owner:
                 continue
-            examples = [dataclasses.replace(e, system=part.system) if e.tags.get("speaker") else e
-                        for opening in batch for e in opening.real.get(side, ())]  # fmt: skip
-            tokens, _ = encode_all(examples, self.voices.tokenizer, part.config.max_length,
-                                   part.config.dataset.max_new_tokens)  # fmt: skip
+            examples = [
+                dataclasses.replace(e, system=part.system) if e.tags.get("speaker") else e
+                for opening in batch
+                for e in opening.real.get(side, ())
+            ]
+            tokens, _ = encode_all(
+                examples, self.voices.tokenizer, part.config.max_length, part.config.dataset.max_new_tokens
+            )
             with self.voices.speaking(part.run) as model:
                 measured = likelihood(model, tokens)
             for name, (nll, count) in measured.items():

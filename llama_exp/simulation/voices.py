@@ -68,5 +68,7 @@ def check_same_base(one: Config, other: Config, folder: Path) -> None:
     mine, theirs = flat(one), flat(other)
     differ = [f"{key} is {theirs[key]} there, {mine[key]} here" for key in BASE if mine[key] != theirs[key]]
     if differ:
-        raise Problem(f"{folder} stands on another base ({'; '.join(differ)}): two bases do not fit into memory at once. "
-                      "Choose a run on the same one, or compare the two in turn with against=FOLDER.")  # fmt: skip
+        raise Problem(
+            f"{folder} stands on another base ({'; '.join(differ)}): two bases do not fit into memory at once. "
+            "Choose a run on the same one, or compare the two in turn with against=FOLDER."
+        )

@@ -91,10 +91,18 @@ def batches(pool, workers: int, tokenizer_path: Path, seed: int) -> Iterator[tor
 def build(width: int, layers: int, inner: int) -> LlamaForCausalLM:
     """Width and inner width are multiples of 64, so an NF4 block never spans two rows."""
     config = LlamaConfig(
-        vocab_size=PIECES, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=1024,
-        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=PIECES,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     return LlamaForCausalLM(config)
 
 
@@ -135,11 +143,20 @@ def pretrain(
     pool.terminate()
     save(out, model, curve)
     facts = {
-        "seed": seed, "steps": step - 1, "tokens": (step - 1) * ROWS * LENGTH, "rows": ROWS, "length": LENGTH, "learning_rate": rate,
-        "shape": shape, "parameters": sum(p.numel() for p in model.parameters()),
-        "seconds": round(time.time() - started), "last_losses": [row[2] for row in curve[-5:]], "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", **versions(),
-    }  # fmt: skip
+        "seed": seed,
+        "steps": step - 1,
+        "tokens": (step - 1) * ROWS * LENGTH,
+        "rows": ROWS,
+        "length": LENGTH,
+        "learning_rate": rate,
+        "shape": shape,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(time.time() - started),
+        "last_losses": [row[2] for row in curve[-5:]],
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        **versions(),
+    }
     (out / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(facts)
 
@@ -173,9 +190,14 @@ def save(out: Path, model: LlamaForCausalLM, curve: list[tuple]) -> None:
     model.config.architectures, model.config.dtype = ["LlamaForCausalLM"], "float16"
     model.config.to_json_file(out / "config.json")
     fields = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-        "pad_token": "<unk>", "model_max_length": 1024, "clean_up_tokenization_spaces": False,
-    }  # fmt: skip
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<unk>",
+        "model_max_length": 1024,
+        "clean_up_tokenization_spaces": False,
+    }
     (out / "tokenizer_config.json").write_text(json.dumps(fields, indent=2) + "\n")
     with (out / "loss.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("step", "tokens", "loss", "learning_rate", "seconds"), *curve])
@@ -202,6 +224,11 @@ if __name__ == "__main__":
     )
     chosen = parser.parse_args()
     pretrain(
-        chosen.out, minutes=chosen.minutes, steps=chosen.steps, seed=chosen.seed, rate=chosen.rate,
-        shape=tuple(chosen.shape), workers=chosen.workers,
-    )  # fmt: skip
+        chosen.out,
+        minutes=chosen.minutes,
+        steps=chosen.steps,
+        seed=chosen.seed,
+        rate=chosen.rate,
+        shape=tuple(chosen.shape),
+        workers=chosen.workers,
+    )
