@@ -17,7 +17,8 @@ from llama_exp import evaluation as cell
 from llama_exp.asking import as_asked, check_same, folder_name
 from llama_exp.config import Config, register, resolve
 from llama_exp.data import loading
-from llama_exp.records import Problem, read_predictions
+from llama_exp.errors import UserError
+from llama_exp.records import read_predictions
 from llama_exp.report.words import plural
 
 register()
@@ -90,7 +91,7 @@ def again(folder: Path, results: dict[str, Any], asked: Config, trained: Config,
         cost = {key: results.get(key) for key in (*cell.COST, "answers_lost")}
         predictions = read_predictions(folder / "predictions.jsonl")
         if len(predictions) != results.get("items", len(predictions)):
-            raise Problem(
+            raise UserError(
                 f"{folder}/predictions.jsonl holds {len(predictions):,} of the {results['items']:,} answers that were "
                 "scored. Delete results.json there, and the same command answers the rest."
             )
@@ -103,14 +104,14 @@ def again(folder: Path, results: dict[str, Any], asked: Config, trained: Config,
 def evaluate_file(config: Config) -> dict[str, str]:
     """Score a predictions file in the official format, {id: text}, against the held-out references."""
     if config.dataset.name != "squad":
-        raise Problem(
+        raise UserError(
             f"predictions=FILE is SQuAD's format; dataset={config.dataset.name} has none. Type dataset=squad."
         )
     from llama_exp.data import DATASETS
 
     path = Path(config.predictions)
     if not path.is_file():
-        raise Problem(f"predictions={path}: no such file.")
+        raise UserError(f"predictions={path}: no such file.")
     data = DATASETS[config.dataset.name].of(config)
     data.setup()
     examples = data.held_out(config.split.value, config.eval_sample)

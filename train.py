@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from llama_exp import cli, hardware, metrics, runs
 from llama_exp.config import Config, register, resolve
 from llama_exp.data import loading
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 register()
 
@@ -24,7 +24,7 @@ register()
 def train(config: Config) -> dict[str, str]:
     """Fine-tune an adapter, save it and say what came of it: {"said": …, "run": folder}."""
     if foreign := [key for key in ("trained_on", "predictions") if getattr(config, key)]:
-        raise Problem(
+        raise UserError(
             f"{foreign[0]}= belongs to evaluate.py: python evaluate.py … {foreign[0]}={getattr(config, foreign[0])}"
         )
     with contextlib.ExitStack() as working:  # the folder, from the first file to the last

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from llama_exp.config import LoraConfig, Scaling, Targets
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEARS = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
@@ -76,20 +76,20 @@ def _draw(model: nn.Module, seed: int) -> None:
 
 
 def load_lora(base: nn.Module, folder: Path) -> nn.Module:
-    """Put a trained adapter on the base; a Problem if the two do not fit."""
+    """Put a trained adapter on the base; a UserError if the two do not fit."""
     from peft import PeftModel
 
     if not (Path(folder) / "adapter_config.json").is_file():
-        raise Problem(f"No adapter at {folder}.")
+        raise UserError(f"No adapter at {folder}.")
     unknown = _unknown_lora(Path(folder))
     if unknown:
-        raise Problem(f"The adapter at {folder} uses {', '.join(unknown)}, which would be computed wrongly here.")
+        raise UserError(f"The adapter at {folder} uses {', '.join(unknown)}, which would be computed wrongly here.")
     try:
         model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
     except (RuntimeError, ValueError, KeyError) as error:
         detach_lora_layers(base)
         detail = next((part.strip() for part in str(error).split("\n") if "size mismatch" in part), str(error)[:300])
-        raise Problem(
+        raise UserError(
             f"The adapter at {folder} does not fit the base model {base.config._name_or_path}: {detail}"
         ) from None
     return model

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp.config import Config, DatasetConfig, default_config, flat, identity, settled, spoken, typed
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 NOT_TRAINED = ("dataset.metrics", "dataset.licence")  # always as the command has them
 # Keys of the dataset that decide which items are in training and which are held out.
@@ -36,7 +36,7 @@ def data_of(config: Config, trained: Config) -> DatasetConfig:
     """The data as the run was trained on it, worded as this command says.
 
     A reader finds a run without repeating how its data were split, and another split would test it on what it has learnt:
-    such keys come from the run, and saying another value is a Problem. Other data (another dataset, or by trained_on= or
+    such keys come from the run, and saying another value is a UserError. Other data (another dataset, or by trained_on= or
     out= another source of the same one) are taken as the command has them.
     """
     mine, theirs = config.dataset, trained.dataset
@@ -59,7 +59,7 @@ def data_of(config: Config, trained: Config) -> DatasetConfig:
         elif key in SPLITTING:
             refused.append(f"  dataset.{key}: {getattr(theirs, key)} in training, {getattr(mine, key)} asked for")
     if refused:
-        raise Problem(
+        raise UserError(
             "This would test the run on items that it may have learnt from:\n"
             + "\n".join(refused)
             + "\nLeave these keys out: an evaluation takes them from its run."
@@ -112,7 +112,7 @@ def check_same(folder: Path, results: dict[str, Any], asked: Config) -> None:
         if key in theirs and theirs[key] != mine[key]
     ]
     if differ:
-        raise Problem(
+        raise UserError(
             f"{folder} holds an evaluation that was asked otherwise:\n"
             + "\n".join(differ)
             + "\nDelete that folder to evaluate anew, or move it elsewhere to keep it."

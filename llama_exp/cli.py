@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any, get_args, get_type_hints
 
 from llama_exp import commands
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 # Remarks of libraries on choices that are ours. Named one by one: an unknown warning stays visible.
 REMARKS = (
@@ -126,7 +126,7 @@ def _run(main: Callable[[], None]) -> None:
         _stop(typed, 2)
     try:
         main()
-    except Problem as problem:
+    except UserError as problem:
         _stop(str(problem), 2)
     except KeyboardInterrupt as interrupt:
         _stop("\n" + (str(interrupt) or "Interrupted. The same command goes on where this one stopped."), 130)
@@ -156,7 +156,7 @@ def _mistyped(words: list[str]) -> str | None:
 
 
 def one_job(function: Callable) -> Callable:
-    """Around the function that Hydra calls. A Problem ends a single run with its text, without Hydra's preamble.
+    """Around the function that Hydra calls. A UserError ends a single run with its text, without Hydra's preamble.
 
     In a sweep a failing cell is recorded and the next one starts; the traceback of a bug is printed where it happens.
     """
@@ -172,7 +172,7 @@ def one_job(function: Callable) -> Callable:
             return failed("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
         try:
             return function(cfg)
-        except Problem as problem:
+        except UserError as problem:
             if single:
                 _stop(str(problem), 2)
             return failed(str(problem))
@@ -211,7 +211,7 @@ def with_words(doc: str, split: Callable, work: Callable, one_run: str | None = 
         from hydra.types import RunMode
 
         if one_run and HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise Problem(one_run)
+            raise UserError(one_run)
         came_to.append(work(resolve(cfg), words))
         return came_to[-1]
 

@@ -25,7 +25,7 @@ from hydra import compose
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -245,11 +245,11 @@ def resolve(cfg: DictConfig) -> Config:
     """Turn Hydra's DictConfig into a typed, checked Config. Several problems come in one message."""
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
-        raise Problem(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
+        raise UserError(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
     config = settled(OmegaConf.to_object(cfg))
     problems = list(_problems(config))
     if problems:
-        raise Problem("\n".join(problems))
+        raise UserError("\n".join(problems))
     return config
 
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from llama_exp import leaks, runs
 from llama_exp.config import Config, flat, identity
+from llama_exp.errors import UserError
 from llama_exp.metrics import measure
-from llama_exp.records import Example, Prediction, Problem, line, read_predictions, write_json, write_records
+from llama_exp.records import Example, Prediction, line, read_predictions, write_json, write_records
 from llama_exp.report.words import number
 from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
 from llama_exp.statistics.words import plus_minus
@@ -157,7 +158,7 @@ def metric_settings(asked: Config) -> dict[str, Any]:
 def score(predictions: Sequence[Prediction], asked: Config) -> Scored:
     """The metrics of the dataset in percent; loss in nats a token; perplexity."""
     if not predictions:
-        raise Problem("Nothing to score: there is no held-out Example.")
+        raise UserError("Nothing to score: there is no held-out Example.")
     groups = [prediction.group for prediction in predictions]
     scored = Scored({}, {}, {}, {})
     for name in asked.dataset.metrics:
@@ -293,14 +294,14 @@ def official_predictions(
     """A predictions file in the official format, {id: text}, as Predictions. `everything`: the ids that `examples` were drawn of.
 
     Counted are ids that are unknown, known but not drawn, and missing. As in the official script a missing answer scores 0.
-    Raises Problem for a file of another shape.
+    Raises UserError for a file of another shape.
     """
     try:
         given = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Problem(f"predictions={path}: cannot be read as JSON ({error}).") from None
+        raise UserError(f"predictions={path}: cannot be read as JSON ({error}).") from None
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
-        raise Problem(f'predictions={path}: wanted one JSON object {{"id": "text"}}, as the official script does.')
+        raise UserError(f'predictions={path}: wanted one JSON object {{"id": "text"}}, as the official script does.')
     known = {example.id for example in examples}
     counts = {
         "unknown_ids": len(given.keys() - everything),
@@ -309,7 +310,7 @@ def official_predictions(
     }
     if len(known & given.keys()) == 0:
         drawn = f" that were drawn; leave eval_sample out to score all {len(everything)}" if counts["not_drawn"] else ""
-        raise Problem(
+        raise UserError(
             f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples{drawn}."
         )
     return [

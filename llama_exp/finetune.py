@@ -12,8 +12,8 @@ from torch import nn
 
 from llama_exp.config import OptimizerConfig, OptimizerName, Schedule
 from llama_exp.data.packing import Batch
+from llama_exp.errors import UserError
 from llama_exp.llama.forward import response_nll
-from llama_exp.records import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Finetune(L.LightningModule):
     def read(self, late: int = 0) -> None:
         """Tell of the finished steps, but for the last `late`: looking at a step waits until the GPU is done with it.
 
-        Raises Problem where a loss or a gradient is not finite. Whatever must not outlive such a step (a checkpoint) reads
+        Raises UserError where a loss or a gradient is not finite. Whatever must not outlive such a step (a checkpoint) reads
         first.
         """
         while len(self.unread) > late:
@@ -143,7 +143,7 @@ class Finetune(L.LightningModule):
 
     def _check_finite(self, what: str, value: float, number: int) -> None:
         if not math.isfinite(value):
-            raise Problem(
+            raise UserError(
                 f"The {what} became {value} at step {number}; the last good checkpoint is kept. "
                 f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
             )

@@ -19,10 +19,10 @@ from llama_exp.adapter import save_lora, scale, trainable_parameters
 from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.config import Config, flat, identity
 from llama_exp.energy import Energy
+from llama_exp.errors import UserError
 from llama_exp.memory import forget_peak, peak_memory
 from llama_exp.model import causal_lm, real_size
 from llama_exp.progress import Progress
-from llama_exp.records import Problem
 from llama_exp.report import loss_page
 from llama_exp.report.words import plural
 
@@ -49,7 +49,7 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
     ]
     settings.setdefault("precision", usual)
     if str(settings["precision"]).split("-")[0] != usual.split("-")[0]:
-        raise Problem(f"trainer.precision={settings['precision']}: this device computes in {usual} or 32-true.")
+        raise UserError(f"trainer.precision={settings['precision']}: this device computes in {usual} or 32-true.")
     if device.type == "cpu":
         settings["accelerator"] = "cpu"
     if not sys.stderr.isatty():
@@ -155,11 +155,11 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
         leave_behind(folder, config, trainer, data, started, "interrupted", "stopped by Ctrl-C or SIGTERM")
         raise KeyboardInterrupt(interrupted(folder, config, trainer.global_step, data.plan.total_steps)) from None
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"Writing to {folder} failed: {error.strerror or error}. Free some space and type the same command again."
         ) from error
     except Exception as error:
-        reason = str(error) if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         leave_behind(folder, config, trainer, data, started, "failed", reason)
         raise
     finally:
@@ -168,7 +168,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
     if trainer.global_step < data.plan.total_steps and not best.stopped:
         reason = f"ended after {trainer.global_step} of {data.plan.total_steps} planned steps"
         leave_behind(folder, config, trainer, data, started, "interrupted", reason)
-        raise Problem(
+        raise UserError(
             f"{folder}: the run {reason}: a limit among the trainer's keys? How long a run is, trainer.max_epochs, "
             "trainer.max_steps and max_tokens say."
         )

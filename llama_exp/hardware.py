@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from llama_exp.config import Config
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 # Dense bf16 matrix peak in FLOP/s, from the makers' data sheets.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "A10": 125e12}
@@ -21,7 +21,7 @@ def gpu_present() -> bool:
 def check(config: Config) -> None:
     """Stop before anything heavy is imported where the base could not run."""
     if config.model.needs_gpu and (config.trainer.get("accelerator") == "cpu" or not gpu_present()):
-        raise Problem(
+        raise UserError(
             f"model={config.model.name} needs a GPU, and there is none here (or trainer=cpu was asked for).\n"
             "Type model=tiny to run the same experiment with the small model in this package, or use a machine with a GPU; "
             "model.needs_gpu=false tries on the CPU all the same."

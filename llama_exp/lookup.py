@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llama_exp import commands, runs
 from llama_exp.config import CONF, SPOKEN, Config, default_config, flat, identity
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 SHOWN = 10  # runs in a message
 
@@ -19,29 +19,29 @@ def find(config: Config) -> Path:
     """The finished run that this config speaks of, by dataset, model, LoRA, sample and seeds.
 
     The run named by exactly this config comes first; else the one run that agrees in all that a reader says, whatever
-    its training keys were. Several such runs are a Problem that says how to tell them apart. With `trained_on` only runs
+    its training keys were. Several such runs are a UserError that says how to tell them apart. With `trained_on` only runs
     of that dataset count, wherever their rows came from.
     """
     dataset = config.trained_on or config.dataset.name
     if dataset not in (known := sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))):
-        raise Problem(f"trained_on={dataset}: no such dataset; known: {', '.join(known)}.")
+        raise UserError(f"trained_on={dataset}: no such dataset; known: {', '.join(known)}.")
     own = runs.folder_of(config)
     if not config.trained_on and runs.finished(own):
         return own
     if config.out and not config.trained_on:  # that folder and no other
-        raise Problem(_unfinished(config, own))
+        raise UserError(_unfinished(config, own))
     near = [run for run in _runs(Path(config.outputs) / dataset) if _means(config, dataset, run)]
     if len(near) == 1:
         return near[0]
     if near:
         names = "\n".join(f"  out={run}" for run in near)
-        raise Problem(f"{len(near)} runs answer to these words; add the keys they differ in, or choose one:\n{names}")
+        raise UserError(f"{len(near)} runs answer to these words; add the keys they differ in, or choose one:\n{names}")
     told = f"Train it first: {training_command(config)}"
     if others := _others(config, dataset):
         told += f"\nFinished on {dataset}, and what to type for each in place of yours:\n{others}"
     if config.trained_on:
-        raise Problem(f"No run below {Path(config.outputs, dataset).absolute()} answers to these words. {told}")
-    raise Problem(f"No adapter at {(own / 'adapter').absolute()}. {told}")
+        raise UserError(f"No run below {Path(config.outputs, dataset).absolute()} answers to these words. {told}")
+    raise UserError(f"No adapter at {(own / 'adapter').absolute()}. {told}")
 
 
 def _unfinished(config: Config, folder: Path) -> str:

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from llama_exp.config import ModelConfig, Quantisation
+from llama_exp.errors import UserError
 from llama_exp.llama.products import lay_side_by_side
-from llama_exp.records import Problem
 
 _loaded: dict[tuple, nn.Module] = {}  # the one base that stays in memory
 _aside: threading.Thread | None = None  # loads it, or has
@@ -30,7 +30,7 @@ def target_device(trainer: dict) -> torch.device:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if accelerator in ("gpu", "cuda"):
-        raise Problem("trainer=gpu, but torch sees no GPU here. Type trainer=cpu (with model=tiny), or install CUDA.")
+        raise UserError("trainer=gpu, but torch sees no GPU here. Type trainer=cpu (with model=tiny), or install CUDA.")
     return torch.device("cpu")
 
 
@@ -42,7 +42,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 
 def resolve_path(path: str) -> str:
-    """A local folder as an absolute path, a hub id as it stands. A path that is not there is a Problem, not a hub id."""
+    """A local folder as an absolute path, a hub id as it stands. A path that is not there is a UserError, not a hub id."""
     if path == "llama_exp/tiny":  # inside the package, wherever that is installed
         from llama_exp import tiny
 
@@ -51,7 +51,7 @@ def resolve_path(path: str) -> str:
     if Path(path).is_dir():
         return str(Path(path).resolve())
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise Problem(f"model.path={path}: no such folder, and not a hub repository (OWNER/NAME).")
+        raise UserError(f"model.path={path}: no such folder, and not a hub repository (OWNER/NAME).")
     return path
 
 
@@ -68,7 +68,7 @@ def _tokenizer(path: str, asked: str, revision: str | None):
 
     tokenizer = _from_hub(AutoTokenizer, path, asked, revision, {})
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        raise Problem(f"The tokenizer of {path} has no BOS or no EOS: not a Llama tokenizer.")
+        raise UserError(f"The tokenizer of {path} has no BOS or no EOS: not a Llama tokenizer.")
     tokenizer.model_max_length = int(1e9)  # lengths are ours to keep; the library would only warn
     if warning := warn_of_slow_merges(tokenizer, path):
         print(f"Note: {warning}", flush=True)
@@ -168,9 +168,9 @@ def _read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> 
         )
     base = _from_hub(AutoModelForCausalLM, resolve_path(model.path), model.path, model.revision, options)
     if base.config.model_type != "llama":
-        raise Problem(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
+        raise UserError(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
     if foreign := _foreign(base):
-        raise Problem(f"model.path={model.path} has {foreign}, which would be computed wrongly here.")
+        raise UserError(f"model.path={model.path} has {foreign}, which would be computed wrongly here.")
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
     keep_float32_on_cpu(base)
@@ -195,10 +195,10 @@ def _foreign(base: nn.Module) -> str:
 
 
 def check_length(base: nn.Module, max_length: int) -> None:
-    """Raise a Problem for rows longer than the positions that the base was trained on."""
+    """Raise a UserError for rows longer than the positions that the base was trained on."""
     known = base.config.max_position_embeddings
     if max_length > known:
-        raise Problem(
+        raise UserError(
             f"max_length={max_length}: {base.config._name_or_path} knows {known} positions. Type max_length={known}."
         )
 
@@ -241,7 +241,7 @@ def _from_hub(loader, path: str, asked: str, revision: str | None, options: dict
         return loader.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise Problem(
+        raise UserError(
             f"Could not load model.path={asked}: {reason}\n"
             "Wanted a hub repository that this machine may read (log in with `hf auth login` if it is gated) or a folder "
             "with config.json, *.safetensors and a tokenizer: model.path=FOLDER."

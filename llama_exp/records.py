@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-
-class Problem(Exception):
-    """Something the user can mend. Its text says what was wanted, what came and what to type; shown without traceback."""
+from llama_exp.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,5 +171,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):  # no newline after it: the writer was killed in the middle of this line
                 break
-            raise Problem(f"{path}:{number}: not a prediction ({error}). Delete the file and evaluate again.") from None
+            raise UserError(
+                f"{path}:{number}: not a prediction ({error}). Delete the file and evaluate again."
+            ) from None
     return read

@@ -24,7 +24,8 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from llama_exp.config import Config, default_config, flat, identity, run_folder
-from llama_exp.records import Problem, write_json, written_whole
+from llama_exp.errors import UserError
+from llama_exp.records import write_json, written_whole
 
 FINISHED = ("finished", "stopped early")
 LOCK = ".lock"  # who holds it works in the folder
@@ -65,7 +66,7 @@ def check_owner(folder: Path, config: Config) -> None:
     held = read_config(folder)
     if held is None:
         if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
-            raise Problem(f"{folder} holds files but no config.yaml: not a run's folder. Choose another: out=FOLDER.")
+            raise UserError(f"{folder} holds files but no config.yaml: not a run's folder. Choose another: out=FOLDER.")
         return
     mine = flat(config)
     keys = sorted(identity(config).keys() | identity(load_config(folder)).keys())
@@ -73,7 +74,7 @@ def check_owner(folder: Path, config: Config) -> None:
         f"  {key}: {held.get(key)} there, {mine.get(key)} asked for" for key in keys if held.get(key) != mine.get(key)
     ]
     if differ:
-        raise Problem(
+        raise UserError(
             f"{folder} holds a run with another config:\n"
             + "\n".join(differ)
             + "\nChoose another folder (out=FOLDER) or delete it."
@@ -84,7 +85,7 @@ def untuned_folder(config: Config) -> Path:
     """Where the untuned model's evaluations lie: never below an adapter's, whatever `out` says."""
     folder = folder_of(config)
     if read_config(folder) is not None:
-        raise Problem(
+        raise UserError(
             f"{folder} holds a trained run, and lora.r=0 means the untuned model. Leave out=… away, or name another folder."
         )
     return folder
@@ -92,10 +93,10 @@ def untuned_folder(config: Config) -> Path:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process while the block runs; a Problem where another process holds it.
+    """Hold `folder` for this process while the block runs; a UserError where another process holds it.
 
     The system lets go of the lock when the process ends, however it ends. Of the processes of one run
-    (DistributedDataParallel) the first holds it for all. A file that cannot be written is a Problem too.
+    (DistributedDataParallel) the first holds it for all. A file that cannot be written is a UserError too.
     """
     if any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
         yield
@@ -112,7 +113,7 @@ def alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise Problem(
+        raise UserError(
             f"Cannot write to {folder}: {error.strerror or error}. Free some space or choose another place: outputs=FOLDER."
         ) from error
 
@@ -127,7 +128,7 @@ def _locked(path: Path) -> IO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise Problem(
+            raise UserError(
                 f"Another process works in {path.parent}. Wait for it, or stop it, and type the same command again."
             ) from None
         except OSError as error:
@@ -144,7 +145,7 @@ def write_config(folder: Path, config: Config) -> None:
         with written_whole(folder / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.structured(config)))
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"Cannot write to {folder}: {error.strerror or error}. Choose another place: outputs=FOLDER."
         ) from error
 
@@ -165,7 +166,7 @@ def load_config(folder: Path) -> Config:
     """The run's config. A key that did not exist yet when the run was made has today's default."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise Problem(
+        raise UserError(
             f"{folder} has no config.yaml, which says how a run was trained: not a run's folder, or one that was copied in part. "
             "Copy that file too, or name another folder."
         )
@@ -173,7 +174,7 @@ def load_config(folder: Path) -> Config:
         return _stored_config(path)
     except Exception as error:  # whatever OmegaConf or YAML make of a damaged file
         said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise Problem(f"{path} cannot be read ({said}). Delete {folder} and run again.") from error
+        raise UserError(f"{path} cannot be read ({said}). Delete {folder} and run again.") from error
 
 
 def _stored_config(path: Path) -> Config:

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_exp.errors import UserError
 from llama_exp.metrics import bounds
-from llama_exp.records import Prediction, Problem, read_predictions, written_whole
+from llama_exp.records import Prediction, read_predictions, written_whole
 from llama_exp.report.words import number, plural
 from llama_exp.statistics import Interval, interval, ratio_interval
 from llama_exp.untrusted import clean
@@ -77,7 +78,7 @@ def write_items(folder: Path, predictions: Sequence[Prediction], items: Items) -
 
 
 def read_items(folder: Path, predictions: Sequence[Prediction]) -> dict[str, list[float]]:
-    """The scores of these predictions, in their order; a Problem where they are not there or not numbers."""
+    """The scores of these predictions, in their order; a UserError where they are not there or not numbers."""
     path = Path(folder) / SCORES
     try:
         rows = [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text.strip()]
@@ -85,14 +86,16 @@ def read_items(folder: Path, predictions: Sequence[Prediction]) -> dict[str, lis
         names = list(rows[0]) if rows else []
         items = {name: [float(by_id[p.id][name]) for p in predictions] for name in names}
     except OSError as error:
-        raise Problem(f"No scores of items at {path} ({error.strerror}). Evaluate again with the same words.") from None
+        raise UserError(
+            f"No scores of items at {path} ({error.strerror}). Evaluate again with the same words."
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Problem(
+        raise UserError(
             f"{path} does not hold the scores of predictions.jsonl beside it ({type(error).__name__}: {error}). "
             "Delete it and evaluate again with the same words."
         ) from None
     if not all(math.isfinite(value) for values in items.values() for value in values):
-        raise Problem(f"{path} holds a score that is no number. Delete it and evaluate again with the same words.")
+        raise UserError(f"{path} holds a score that is no number. Delete it and evaluate again with the same words.")
     return items
 
 
@@ -100,7 +103,9 @@ def of_folder(folder: Path) -> dict[str, list[Row]]:
     """The tables of one evaluation's folder."""
     path = Path(folder) / "predictions.jsonl"
     if not path.is_file():
-        raise Problem(f"No predictions at {path}. Wanted an evaluation's folder: outputs/DATASET/RUN/eval/EVALUATION.")
+        raise UserError(
+            f"No predictions at {path}. Wanted an evaluation's folder: outputs/DATASET/RUN/eval/EVALUATION."
+        )
     predictions = read_predictions(path)
     return by_tag(predictions, read_items(folder, predictions))
 

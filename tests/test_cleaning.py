@@ -3,7 +3,7 @@
 import pytest
 
 from llama_exp.data.cleaning import KNOWN, RULES, Cleaner
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 CASES = {
     "signatures": [
@@ -119,5 +119,5 @@ def test_a_row_counts_once_however_many_of_its_texts_were_changed():
 
 
 def test_an_unknown_rule_lists_the_known_ones():
-    with pytest.raises(Problem, match="unknown rule emoji; known: html_entities, .*handles.*duplicates"):
+    with pytest.raises(UserError, match="unknown rule emoji; known: html_entities, .*handles.*duplicates"):
         Cleaner({"emoji": True})

@@ -23,9 +23,9 @@ from llama_exp.config import (
     run_folder,
 )
 from llama_exp.data import DATASETS
+from llama_exp.errors import UserError
 from llama_exp.lookup import training_command
 from llama_exp.metrics import METRICS
-from llama_exp.records import Problem
 from llama_exp.runs import folder_of
 
 GROUPS = ("dataset", "model", "lora", "trainer", "logger", "experiment", "sweep")
@@ -81,7 +81,7 @@ def test_an_answer_takes_at_most_half_of_the_length():
 
 
 def test_several_problems_come_in_one_message():
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         composed("batch=0", "lora.r=-1", "dataset.validation=0.7", "optimizer.lr=0", "batch=16", "micro_batch=5")
     assert len(str(caught.value).split("\n")) == 4
 
@@ -104,13 +104,13 @@ def test_several_problems_come_in_one_message():
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_before_anything_starts(override, said):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         composed("model=tiny", override)
     assert said in str(caught.value)
 
 
 def test_early_stopping_without_a_validation_is_refused():
-    with pytest.raises(Problem, match="validations=0 makes none"):
+    with pytest.raises(UserError, match="validations=0 makes none"):
         composed("model=tiny", "early_stopping=2", "validations=0")
 
 

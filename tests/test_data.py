@@ -17,7 +17,8 @@ from llama_exp.data.guanaco import turns
 from llama_exp.data.loading import from_hub
 from llama_exp.data.splitting import carve, components, shuffled
 from llama_exp.data.tweetsumm import summaries
-from llama_exp.records import Example, Problem, Turn
+from llama_exp.errors import UserError
+from llama_exp.records import Example, Turn
 
 
 @cache
@@ -78,7 +79,7 @@ def test_importing_the_table_imports_nothing_heavy():
 
 
 def test_an_unknown_dataset_lists_the_known_ones():
-    with pytest.raises(Problem, match="Unknown dataset 'sqaud'; known: guanaco, medical, pubmedqa, squad, tweetsumm"):
+    with pytest.raises(UserError, match="Unknown dataset 'sqaud'; known: guanaco, medical, pubmedqa, squad, tweetsumm"):
         DATASETS["sqaud"]
     assert "squad" in DATASETS and "sqaud" not in DATASETS
 
@@ -260,14 +261,14 @@ def test_a_template_without_the_context_leaves_nothing_to_shorten(tmp_path):
     ],
 )
 def test_a_wrong_template_names_the_fields_there_are(template, said):
-    with pytest.raises(Problem, match=said):
+    with pytest.raises(UserError, match=said):
         data_of("squad", {"template": template})
 
 
 def test_an_unknown_task_or_cleaning_rule_lists_the_known_ones():
-    with pytest.raises(Problem, match="Unknown dataset.task=translation for squad; known: answer"):
+    with pytest.raises(UserError, match="Unknown dataset.task=translation for squad; known: answer"):
         data_of("squad", {"task": "translation"})
-    with pytest.raises(Problem, match="unknown rule emoji; known: html_entities"):
+    with pytest.raises(UserError, match="unknown rule emoji; known: html_entities"):
         data_of("squad", {"cleaning": {"emoji": True}})
 
 
@@ -456,9 +457,9 @@ def test_encoding_is_asked_for_once_and_its_counts_are_kept(monkeypatch):
 
 
 def test_a_mistyped_path_is_not_taken_for_a_repository(tmp_path):
-    with pytest.raises(Problem, match=r"dataset.path=.*typo: there is no such folder or file"):
+    with pytest.raises(UserError, match=r"dataset.path=.*typo: there is no such folder or file"):
         set_up("squad", {"path": str(tmp_path / "typo")})
-    with pytest.raises(Problem, match=r"wanted a folder, or a file ending in .parquet, .json"):
+    with pytest.raises(UserError, match=r"wanted a folder, or a file ending in .parquet, .json"):
         (tmp_path / "notes.txt").write_text("x")
         set_up("squad", {"path": str(tmp_path / "notes.txt")})
 
@@ -466,7 +467,7 @@ def test_a_mistyped_path_is_not_taken_for_a_repository(tmp_path):
 def test_missing_columns_are_named_with_those_there_are(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", [{"id": "1", "question": "q", "text": "t"}])
     with pytest.raises(
-        Problem,
+        UserError,
         match="wanted the columns id, title, context, question, answers; "
         "missing title, context, answers; there are id, question, text",
     ):
@@ -475,7 +476,7 @@ def test_missing_columns_are_named_with_those_there_are(tmp_path):
 
 def test_an_unreadable_folder_says_what_was_wanted(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Problem, match="Could not load dataset.path=.*\nWanted parquet, JSON lines or CSV"):
+    with pytest.raises(UserError, match="Could not load dataset.path=.*\nWanted parquet, JSON lines or CSV"):
         set_up("squad", {"path": str(tmp_path / "empty")})
 
 
@@ -497,21 +498,21 @@ ROW = json.dumps(squad_row(1))
 def test_the_file_that_is_empty_or_broken_is_named_with_what_is_wrong_in_it(files, said, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(UserError) as raised:
         set_up("squad", {"path": str(tmp_path)})
     assert str(raised.value).startswith(f"Could not load dataset.path={tmp_path}: {said}"), raised.value
 
 
 def test_a_row_of_another_shape_is_named(tmp_path):
     rows = [{**squad_row(1), "answers": "miners"}]
-    with pytest.raises(Problem, match="squad: row 1 of train has not the shape wanted"):
+    with pytest.raises(UserError, match="squad: row 1 of train has not the shape wanted"):
         set_up("squad", {"path": jsonl(tmp_path / "r.jsonl", rows)})
 
 
 def test_an_unreachable_hub_says_so_and_names_the_path_key(tmp_path):
     code = (
-        "from llama_exp.data.loading import from_hub\nfrom llama_exp.records import Problem\n"
-        "try: from_hub('nobody/nothing', None, None, ())\nexcept Problem as problem: print(problem)"
+        "from llama_exp.data.loading import from_hub\nfrom llama_exp.records import UserError\n"
+        "try: from_hub('nobody/nothing', None, None, ())\nexcept UserError as problem: print(problem)"
     )
     away = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=away, check=True)
@@ -527,7 +528,7 @@ def test_a_gated_repository_is_named_with_what_the_hub_said(monkeypatch):
         raise datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub.\nMore.")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(Problem, match="DatasetNotFoundError: Dataset 'a/b' is a gated dataset on the Hub.\nGive a"):
+    with pytest.raises(UserError, match="DatasetNotFoundError: Dataset 'a/b' is a gated dataset on the Hub.\nGive a"):
         from_hub("a/b", None, None, ())
 
 
@@ -543,16 +544,16 @@ def test_a_subset_is_a_folder_in_the_hubs_own_conversion(monkeypatch, revision, 
 
 def test_a_missing_split_that_nothing_is_carved_for_says_what_to_type(tmp_path):
     path = jsonl(tmp_path / "r.jsonl", squad_rows())
-    with pytest.raises(Problem, match="squad: the source has no test split.*dataset.test=0.1"):
+    with pytest.raises(UserError, match="squad: the source has no test split.*dataset.test=0.1"):
         set_up("squad", {"path": path})
 
 
 def test_too_few_groups_and_empty_splits_are_problems(tmp_path):
     one_article = jsonl(tmp_path / "one.jsonl", squad_rows(titles=1))
-    with pytest.raises(Problem, match="no test split can be carved out of train, which is one group of 5"):
+    with pytest.raises(UserError, match="no test split can be carved out of train, which is one group of 5"):
         set_up("squad", {"path": one_article, "test": 0.1})
     no_answers = jsonl(tmp_path / "none.jsonl", [squad_row(n, answers=[""]) for n in range(5)])
-    with pytest.raises(Problem, match=r"(?s)No Example is left for train of squad.*from train: 5 \(no answer\)"):
+    with pytest.raises(UserError, match=r"(?s)No Example is left for train of squad.*from train: 5 \(no answer\)"):
         set_up("squad", {"path": no_answers, "test": 0.1})
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from llama_exp.data.encoding import IGNORED, encode_all, encode_prompts
 from llama_exp.data.prompts import user_text, wording
-from llama_exp.records import Example, Problem, Turn
+from llama_exp.errors import UserError
+from llama_exp.records import Example, Turn
 
 PLAIN = Example("a", "Who dug the lake?", "Miners from Erren", ("Miners from Erren",), "g")
 CHAT = dataclasses.replace(PLAIN, history=(Turn("user", "Hello."), Turn("assistant", "Hi, ask.")), system="Be brief.")
@@ -117,7 +118,7 @@ def test_a_question_that_is_too_long_by_itself_loses_its_last_words_when_the_con
 
 
 def test_a_system_prompt_that_leaves_no_room_is_a_problem(tokenizer):
-    with pytest.raises(Problem, match=r"max_length or shorten dataset\.system"):
+    with pytest.raises(UserError, match=r"max_length or shorten dataset\.system"):
         encode_prompts([dataclasses.replace(PLAIN, system="blah " * 200)], tokenizer, 64)
 
 

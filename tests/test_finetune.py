@@ -27,11 +27,12 @@ from llama_exp.config import (
 )
 from llama_exp.data import DATASETS
 from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whole_loader
+from llama_exp.errors import UserError
 from llama_exp.finetune import Finetune, Unread, neftune
 from llama_exp.fitting import validation_interval
 from llama_exp.llama.forward import response_nll
 from llama_exp.model import causal_lm, forget_base, load_base, load_tokenizer, loading
-from llama_exp.records import Problem, Tokens
+from llama_exp.records import Tokens
 
 from .conftest import make_it_matter
 
@@ -377,9 +378,9 @@ def test_an_adapter_of_another_base_is_refused_and_the_base_stays_usable(adapted
             num_key_value_heads=2,
         )
     )
-    with pytest.raises(Problem, match="does not fit the base"):
+    with pytest.raises(UserError, match="does not fit the base"):
         load_lora(other, tmp_path / "adapter")
-    with pytest.raises(Problem, match="No adapter at"):
+    with pytest.raises(UserError, match="No adapter at"):
         load_lora(base, tmp_path / "nowhere")
     detach_lora(attach_lora(other, LORA, 0))
 
@@ -474,7 +475,7 @@ def test_steps_that_are_read_late_are_the_same_steps(llama, tmp_path, every):
 
 @pytest.mark.parametrize("late", [0, 1])
 def test_a_step_whose_gradient_is_not_finite_never_reaches_a_checkpoint(llama, tmp_path, late):
-    with pytest.raises(Problem, match="The gradient became inf at step 3; the last good checkpoint is kept"):
+    with pytest.raises(UserError, match="The gradient became inf at step 3; the last good checkpoint is kept"):
         rows_of(llama, tmp_path, late, broken_at=3, every=1)
     kept = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
     assert kept["global_step"] == 2 and all(value.isfinite().all() for value in kept["state_dict"].values())
@@ -506,7 +507,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(llama):
     detach_lora(model)
     module.unread.append(Unread(7, 1e-2, torch.tensor([math.nan, 3.0, 1.0]), 0.0))
     module.began = 0.0
-    with pytest.raises(Problem, match="nan at step 7; the last good checkpoint is kept. Lower optimizer.lr"):
+    with pytest.raises(UserError, match="nan at step 7; the last good checkpoint is kept. Lower optimizer.lr"):
         module.read()
 
 

@@ -18,9 +18,10 @@ from safetensors.numpy import save_file
 
 from llama_exp import cli, runs
 from llama_exp.config import default_config
+from llama_exp.errors import UserError
 from llama_exp.hub import __main__ as hub
 from llama_exp.hub import model_card
-from llama_exp.records import Prediction, Problem, write_json, write_records
+from llama_exp.records import Prediction, write_json, write_records
 
 from .conftest import make_it_matter
 
@@ -472,7 +473,7 @@ def test_a_file_that_holds_a_token_or_a_path_of_this_machine_stays_here(tmp_path
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "README.md").write_text(text, encoding="utf-8")
-        with pytest.raises(Problem, match="holds a token or a path"):
+        with pytest.raises(UserError, match="holds a token or a path"):
             hub.check_secrets(folder, tmp_path, None)
 
 

@@ -14,12 +14,13 @@ from scipy.stats import kendalltau
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.multitest import multipletests
 
+from llama_exp.errors import UserError
 from llama_exp.human import agreement, analysis, telling
 from llama_exp.human.making import make
 from llama_exp.human.report import included, report
 from llama_exp.human.store import Store
 from llama_exp.metrics import METRICS
-from llama_exp.records import Problem, Rating, write_json
+from llama_exp.records import Rating, write_json
 from llama_exp.statistics import Difference, Interval, paired
 from tests.conftest import ROOT
 from tests.test_human_study import evaluation, predictions, two
@@ -285,7 +286,7 @@ def test_a_slow_metric_is_computed_once_when_asked_for_and_kept_with_the_study(t
         names = {one["metric"] for one in told}
         assert {"squad/f1", "squad/exact_match"} <= names and ("made/length" in names) == bool(CALLS)
     assert CALLS == [24, 24], "two conditions once; the reference is not compared with itself"
-    with pytest.raises(Problem, match="unknown metric 'rogue'"):
+    with pytest.raises(UserError, match="unknown metric 'rogue'"):
         report(folder, ["rogue"])
 
 
@@ -446,7 +447,7 @@ def test_a_study_without_a_rating_and_one_that_is_not_there(tmp_path, command):
     done = command("llama_exp.human.report", f"study={folder}")
     assert "Nothing to compare has been rated yet." in done.stdout and "Report:" in done.stdout
     assert json.loads((folder / "report" / "results.json").read_text())["preferences"] == []
-    with pytest.raises(Problem, match="Make it first: python -m llama_exp.human.study"):
+    with pytest.raises(UserError, match="Make it first: python -m llama_exp.human.study"):
         report(tmp_path / "nowhere")
     (folder / "ratings.sqlite").write_bytes(b"no database at all, but long enough to be read as one" * 9)
     done = command("llama_exp.human.report", f"study={folder}", check=None)

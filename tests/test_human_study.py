@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from llama_exp.errors import UserError
 from llama_exp.human import study as design
 from llama_exp.human.making import Settings, make
 from llama_exp.human.store import Store
-from llama_exp.records import Prediction, Problem, Turn, write_json, write_records
+from llama_exp.records import Prediction, Turn, write_json, write_records
 
 TOWNS = ("Rennes", "Turin", "Gdansk", "Porto", "Bergen", "Ghent", "Graz", "Malmo", "Brno", "Cork")
 HOSTILE = {
@@ -89,10 +90,10 @@ def test_the_same_words_give_the_same_study_and_more_raters_join_without_touchin
 def test_another_study_in_the_same_folder_is_refused_by_what_differs(tmp_path):
     words = two(tmp_path)
     make(dict(words))
-    with pytest.raises(Problem, match="differs in seed, question"):
+    with pytest.raises(UserError, match="differs in seed, question"):
         make({**words, "seed": "3", "question": "Which is shorter?"})
     evaluation(tmp_path / "Tuned7", predictions(24, "now {year}"))
-    with pytest.raises(Problem, match="the evaluations were made again"):
+    with pytest.raises(UserError, match="the evaluations were made again"):
         make(dict(words))
 
 
@@ -167,14 +168,14 @@ def test_what_an_evaluation_of_an_earlier_version_lacks_comes_from_another_or_is
     assert design.read(tmp_path / "t") == study
     other = (*TALK, Turn("user", "Well?"), Turn("assistant", "Wait."))
     evaluation(tmp_path / "old", [conversation(n, "no", history=other) for n in range(8)])
-    with pytest.raises(Problem, match="were asked differently in 8 items"):
+    with pytest.raises(UserError, match="were asked differently in 8 items"):
         make({"study": str(tmp_path / "u"), **words})
 
 
 def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_path):
     words = two(tmp_path)
     evaluation(tmp_path / "Untuned7", predictions(26, "x")[3:])
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         make(words)
     told = str(caught.value)
     assert (
@@ -186,7 +187,7 @@ def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_pa
     ]
     evaluation(tmp_path / "Untuned7", other)
     with pytest.raises(
-        Problem, match=r"were asked differently in 24 items \(ident0, ident1, ident10, ident11, ident12, …\)"
+        UserError, match=r"were asked differently in 24 items \(ident0, ident1, ident10, ident11, ident12, …\)"
     ):
         make(two(tmp_path) | {"zebra_plain": str(evaluation(tmp_path / "third", other))})
 
@@ -206,7 +207,7 @@ def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_pa
     ],
 )
 def test_bad_words_are_told(tmp_path, changed, told):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         make({**two(tmp_path), **changed})
     assert told in str(caught.value)
     assert not (tmp_path / "study").exists()
@@ -215,23 +216,23 @@ def test_bad_words_are_told(tmp_path, changed, told):
 def test_an_evaluation_that_is_not_finished_and_one_that_is_named_twice_are_refused(tmp_path):
     words = two(tmp_path)
     (tmp_path / "Tuned7" / "results.json").unlink()
-    with pytest.raises(Problem, match="with results.json in it; finish it"):
+    with pytest.raises(UserError, match="with results.json in it; finish it"):
         make(dict(words))
-    with pytest.raises(Problem, match="the same evaluation"):
+    with pytest.raises(UserError, match="the same evaluation"):
         make({**two(tmp_path), "zebra_tuned": str(tmp_path / "Untuned7")})
 
 
 def test_a_runs_folder_is_refused_naming_the_evaluations_below_it(tmp_path):
     words = two(tmp_path)
     run = tmp_path / "a run"
-    with pytest.raises(Problem, match=r"there is no such folder"):
+    with pytest.raises(UserError, match=r"there is no such folder"):
         make({**words, "zebra_plain": str(run)})
     run.mkdir()
-    with pytest.raises(Problem, match=r"it holds none: make one with python evaluate.py"):
+    with pytest.raises(UserError, match=r"it holds none: make one with python evaluate.py"):
         make({**words, "zebra_plain": str(run)})
     for name in ("squad-test-24", "squad-test-8"):
         evaluation(run / "eval" / name, predictions(24, "x"))
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         make({**words, "zebra_plain": str(run)})
     assert f"type 'zebra_plain={run}/eval/squad-test-24' (or another of 2)" in str(caught.value)
     make({**words, "zebra_plain": str(run / "eval" / "squad-test-24")})

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from llama_exp.adapter import attach_lora, detach_lora, load_lora, save_lora
 from llama_exp.config import Quantisation, Targets
 from llama_exp.data.packing import collate
+from llama_exp.errors import UserError
 from llama_exp.llama import forward
 from llama_exp.llama import layer as layer_module
 from llama_exp.llama.attention import Segments, attend
@@ -18,7 +19,7 @@ from llama_exp.llama.layer import held
 from llama_exp.llama.products import Projection, dropped
 from llama_exp.llama.warmup import warm
 from llama_exp.model import causal_lm, check_length, load_base
-from llama_exp.records import Problem, Tokens
+from llama_exp.records import Tokens
 
 from .conftest import make_it_matter
 from .test_finetune import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
@@ -312,7 +313,7 @@ def test_a_llama_that_would_be_computed_wrongly_is_refused(llama, tmp_path, chan
     shutil.copytree(llama, tmp_path / "other")
     config = tmp_path / "other" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
-    with pytest.raises(Problem, match=said):
+    with pytest.raises(UserError, match=said):
         load_base(base_config(tmp_path / "other"), CPU)
 
 
@@ -322,7 +323,7 @@ def test_an_adapter_that_would_be_computed_wrongly_is_refused(adapted, tmp_path)
     save_lora(adapted, tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "use_dora": True}))
-    with pytest.raises(Problem, match="use_dora, which would be computed wrongly"):
+    with pytest.raises(UserError, match="use_dora, which would be computed wrongly"):
         load_lora(detach_lora(adapted), tmp_path / "adapter")
 
 
@@ -337,7 +338,7 @@ def test_recomputing_leaves_no_hook_behind(llama):
 def test_rows_longer_than_the_base_knows_are_refused(llama):
     base = load_base(base_config(llama), CPU)
     check_length(base, 512)
-    with pytest.raises(Problem, match=r"knows 512 positions. Type max_length=512"):
+    with pytest.raises(UserError, match=r"knows 512 positions. Type max_length=512"):
         check_length(base, 513)
 
 

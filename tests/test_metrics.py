@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
+from llama_exp.errors import UserError
 from llama_exp.metrics import METRICS, decision, metric, squad
-from llama_exp.records import Prediction, Problem
+from llama_exp.records import Prediction
 
 
 def prediction(reply: str, *references: str) -> Prediction:
@@ -76,7 +77,7 @@ def test_a_decision_is_the_first_word_or_none(reply, read):
 
 
 def test_an_unknown_metric_names_the_known_ones():
-    with pytest.raises(Problem, match=r"unknown metric 'rogue'; known: .*squad"):
+    with pytest.raises(UserError, match=r"unknown metric 'rogue'; known: .*squad"):
         metric("rogue")
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from llama_exp.data.packing import Plan, StepSampler, collate, in_parts, order, whole_loader
-from llama_exp.records import Problem, Tokens
+from llama_exp.errors import UserError
+from llama_exp.records import Tokens
 
 
 def tokens(*lengths: int) -> list[Tokens]:
@@ -96,7 +97,7 @@ def test_tokens_seen_are_those_of_the_examples():
 
 
 def test_nothing_to_train_on_is_a_problem():
-    with pytest.raises(Problem, match="dropped for their length"):
+    with pytest.raises(UserError, match="dropped for their length"):
         Plan([], batch=8, seed=0)
 
 

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from llama_exp import leaks
+from llama_exp.errors import UserError
 from llama_exp.preflight.inspection import decoded, visible, whole_turns
-from llama_exp.records import Problem, Tokens
+from llama_exp.records import Tokens
 from llama_exp.report import loss_page
 from tests.conftest import ROOT, small
 
@@ -175,10 +176,12 @@ def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, 
     monkeypatch.setattr(measuring, "_peak", lambda device, work: ran.append(work) or next(peaks))
     model = attach_lora(load_base(config.model, torch.device("cpu")), config.lora, 0)
     try:
-        with pytest.raises(Problem, match=r"64 of the longest Examples at once need about 9.0 GiB; there are 3.0 GiB"):
+        with pytest.raises(
+            UserError, match=r"64 of the longest Examples at once need about 9.0 GiB; there are 3.0 GiB"
+        ):
             measuring.measure(model, config, tokens, 64)
         peaks = iter([(2**30, 2**30 + 2**27, 0.1)])
-        with pytest.raises(Problem, match=r"Type micro_batch=8 \(the same steps"):
+        with pytest.raises(UserError, match=r"Type micro_batch=8 \(the same steps"):
             measuring.measure(model, config, tokens, 64)
     finally:
         detach_lora(model)
@@ -203,7 +206,7 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     began = time.perf_counter()
     try:
         with pytest.raises(
-            Problem, match=r"2000 of the longest Examples at once need about .* GiB.*Type micro_batch=\d+"
+            UserError, match=r"2000 of the longest Examples at once need about .* GiB.*Type micro_batch=\d+"
         ):
             measuring.measure(model, config, tokens, 2000)
     finally:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from llama_exp.records import Prediction, Problem, Turn, line, read_predictions, write_json, written_whole
+from llama_exp.errors import UserError
+from llama_exp.records import Prediction, Turn, line, read_predictions, write_json, written_whole
 
 BEFORE = (Turn("user", "Hi <b>"), Turn("assistant", "ÿ?"))
 ONE = Prediction("a", "p\n</s>", ("x", "ÿ"), 'r"', "g", 1.5, 3, False, True, {"k": "v"}, "x", "Be brief.", BEFORE)
@@ -39,7 +40,7 @@ def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path):
 def test_any_other_broken_line_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text("{broken\n" + line(ONE), encoding="utf-8")
-    with pytest.raises(Problem, match="predictions.jsonl:1"):
+    with pytest.raises(UserError, match="predictions.jsonl:1"):
         read_predictions(path)
 
 

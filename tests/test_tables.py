@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from llama_exp import tables
-from llama_exp.records import Prediction, Problem, write_records
+from llama_exp.errors import UserError
+from llama_exp.records import Prediction, write_records
 
 KINDS = ["symptoms", "treatment", "symptoms", "treatment", "symptoms", "causes"]
 F1 = {"squad/f1": [100.0, 0.0, 50.0, 100.0, 30.0, 80.0]}
@@ -82,15 +83,15 @@ def test_scores_are_joined_to_predictions_by_id(tmp_path):
 @pytest.mark.parametrize("text", ['{"id": "q0", "squad/f1": 1}\n', "[1]\n", '{"id": "q0"', '{"id": 3}\n{"x": 1}\n'])
 def test_scores_that_are_not_those_of_the_predictions_are_refused(tmp_path, text):
     (tmp_path / "scores.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(Problem, match="does not hold the scores"):
+    with pytest.raises(UserError, match="does not hold the scores"):
         tables.read_items(tmp_path, predictions())
 
 
 def test_a_folder_that_is_no_evaluation_is_said_to_be_none(tmp_path):
-    with pytest.raises(Problem, match="Wanted an evaluation's folder"):
+    with pytest.raises(UserError, match="Wanted an evaluation's folder"):
         tables.of_folder(tmp_path)
     write_records(tmp_path / "predictions.jsonl", predictions())
-    with pytest.raises(Problem, match="Evaluate again with the same words"):
+    with pytest.raises(UserError, match="Evaluate again with the same words"):
         tables.of_folder(tmp_path)
 
 

@@ -12,7 +12,7 @@ from llama_exp import tiny
 from llama_exp.data.synthetic import prose, rows
 from llama_exp.data.synthetic.squad import paragraph
 from llama_exp.data.synthetic.world import World
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 MEGABYTE = 1_000_000
 LOADED = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -48,20 +48,20 @@ def test_one_flipped_byte_is_told(copied):
     weights = bytearray((copied / "model.safetensors").read_bytes())
     weights[len(weights) // 2] ^= 1
     (copied / "model.safetensors").write_bytes(weights)
-    with pytest.raises(Problem, match=r"model\.safetensors is damaged .*`git checkout"):
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged .*`git checkout"):
         tiny.verify(copied)
 
 
 def test_missing_and_cut_files_are_told_together(copied):
     (copied / "tokenizer.json").unlink()
     (copied / "config.json").write_text("{")
-    with pytest.raises(Problem, match=r"config\.json is damaged .*; tokenizer\.json is missing"):
+    with pytest.raises(UserError, match=r"config\.json is damaged .*; tokenizer\.json is missing"):
         tiny.verify(copied)
 
 
 def test_missing_checksums_are_told(copied):
     (copied / "SHA256SUMS").unlink()
-    with pytest.raises(Problem, match="SHA256SUMS is missing"):
+    with pytest.raises(UserError, match="SHA256SUMS is missing"):
         tiny.verify(copied)
 
 

@@ -367,11 +367,11 @@ def test_loading_a_base_imports_nothing_that_was_not_there_before():
 def test_data_that_are_not_there_are_refused_before_anything_heavy_is_imported(tmp_path):
     """The imports take ten seconds, in which nothing could be said about a typo."""
     code = (
-        "import sys, train, evaluate\nfrom llama_exp.config import default_config\nfrom llama_exp.records import Problem\n"
+        "import sys, train, evaluate\nfrom llama_exp.config import default_config\nfrom llama_exp.records import UserError\n"
         "config = default_config({'dataset': 'squad', 'model': 'tiny', 'trainer': 'cpu'})\n"
         "config.dataset.path, config.outputs = '/nowhere', sys.argv[1]\n"
         "for command in (train.train, evaluate.evaluate):\n"
-        "    try:\n        command(config)\n    except Problem as problem:\n        print(problem)\n"
+        "    try:\n        command(config)\n    except UserError as problem:\n        print(problem)\n"
         "    config.lora.r = 0\n"
         "print(sorted({'torch', 'lightning', 'transformers', 'datasets'} & sys.modules.keys()))"
     )

@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 
 from llama_exp import tables
+from llama_exp.errors import UserError
 from llama_exp.metrics import squad
-from llama_exp.records import Problem, read_predictions
+from llama_exp.records import read_predictions
 from llama_exp.report import costs, findings, items, score_tables
 from llama_exp.report.captions import cost_caption, cost_notes, curve_words, target_of
 from llama_exp.report.exact import Exact
@@ -190,7 +191,7 @@ def test_money_and_energy_are_unknown_until_they_are_known(tmp_path):
 def test_wrong_prices_are_one_message(tmp_path):
     path = tmp_path / "report.yaml"
     path.write_text("price_per_gpu_hour: two\npriec: 1\n")
-    with pytest.raises(Problem, match=r"unknown: priec(.|\n)*wanted a number or null, got 'two'"):
+    with pytest.raises(UserError, match=r"unknown: priec(.|\n)*wanted a number or null, got 'two'"):
         costs.load(path)
     assert costs.load() == costs.Prices()
 

@@ -23,7 +23,7 @@ def pipeline(folder: str | Path, **options: Any) -> "TextGenerationPipeline":
         pipe([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
         pipe(["One?", "Two?"], batch_size=2, do_sample=True, temperature=0.7, max_new_tokens=50)
 
-    `options` are the pipeline's own. Raises Problem for a folder that is no finished run.
+    `options` are the pipeline's own. Raises UserError for a folder that is no finished run.
     """
     from llama_exp import cli
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from llama_exp import cli, typed
 from llama_exp.config import Config, register
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 register()
 
@@ -55,21 +55,21 @@ def split(words: Sequence[str]) -> tuple[Words, list[str]]:
     """This command's own words, checked; and the rest, which is Hydra's."""
     for word in words:
         if word.partition("=")[0].lower() in ("password", "llama_exp_password"):
-            raise Problem(
+            raise UserError(
                 "A password on the command line is seen by everyone on this machine and kept in the shell's "
                 "history. Put it into the environment: LLAMA_EXP_PASSWORD."
             )
     mine, rest = typed.split(words, Words)
     if mine.prompt is not None and mine.prompt_file is not None:
-        raise Problem("prompt=… and prompt_file=… are both given. Which of them?")
+        raise UserError("prompt=… and prompt_file=… are both given. Which of them?")
     if mine.prompt_file is not None:
         mine = dataclasses.replace(mine, prompt=_read(Path(mine.prompt_file)))
     if mine.prompt is not None and not mine.prompt.strip():
-        raise Problem("The prompt is empty. Type prompt='…', or leave it out to chat.")
+        raise UserError("The prompt is empty. Type prompt='…', or leave it out to chat.")
     if mine.max_new_tokens == 0:
-        raise Problem("max_new_tokens=0: wanted a whole number of at least 1, or null.")
+        raise UserError("max_new_tokens=0: wanted a whole number of at least 1, or null.")
     if mine.port > 65535:
-        raise Problem(f"port={mine.port}: wanted a number from 0 (any that is free) to 65535.")
+        raise UserError(f"port={mine.port}: wanted a number from 0 (any that is free) to 65535.")
     return mine, rest
 
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> str:
     try:
         return path.expanduser().read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise Problem(f"prompt_file={path}: {error.strerror}.") from None
+        raise UserError(f"prompt_file={path}: {error.strerror}.") from None
 
 
 def chat(config: Config, words: Words) -> int:

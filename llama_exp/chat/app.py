@@ -21,8 +21,9 @@ from typing import Any
 
 from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Answer, Partner
+from llama_exp.errors import UserError
 from llama_exp.human.app import listen, loopback, spoken
-from llama_exp.records import Problem, Turn
+from llama_exp.records import Turn
 from llama_exp.typed import sound, visible
 
 try:
@@ -38,7 +39,7 @@ try:
 
     from llama_exp.human.pages import HEADERS, LOOPBACK, guarded
 except ImportError as error:
-    raise Problem(f"The chat page needs {error.name}. Install it: pip install -e '.[ui]'") from None
+    raise UserError(f"The chat page needs {error.name}. Install it: pip install -e '.[ui]'") from None
 
 FILES = Path(__file__).parent / "pages"
 STATIC = {"chat.css": "text/css", "chat.js": "text/javascript"}
@@ -57,15 +58,15 @@ class Door:
 
     @classmethod
     def of(cls, host: str, port: int) -> "Door":
-        """Problem for a host that others can reach without a password, or a port that is taken."""
+        """UserError for a host that others can reach without a password, or a port that is taken."""
         password = os.environ.get(PASSWORD) or None
         if password is None and not loopback(host):
-            raise Problem(
+            raise UserError(
                 f"host={host}: others on the network could talk to the model. Put a password into the environment "
                 f"({PASSWORD}=…), or leave host out."
             )
         if password is not None and len(password) < SHORTEST:
-            raise Problem(f"{PASSWORD} is shorter than {SHORTEST} characters: too easy to guess.")
+            raise UserError(f"{PASSWORD} is shorter than {SHORTEST} characters: too easy to guess.")
         return cls(listen(host, port), host, password)
 
     @property
@@ -131,7 +132,7 @@ class Room:
     async def say(self, request: Request) -> Response:
         try:
             message, system, histories = asked(await body(request), self.sides)
-        except Problem as problem:
+        except UserError as problem:
             return JSONResponse({"error": str(problem)}, 400)
         return Lines(self._lines(message, system, histories), request)
 
@@ -150,7 +151,7 @@ class Room:
                         }
                     else:
                         yield {"side": side, "piece": piece}
-            except Problem as problem:
+            except UserError as problem:
                 yield {"side": side, "error": str(problem)}
 
 
@@ -177,25 +178,25 @@ class Lines(StreamingResponse):
 
 async def body(request: Request) -> Any:
     if not request.headers.get("content-type", "").startswith("application/json"):
-        raise Problem("wanted JSON")  # a form of another site can send no JSON
+        raise UserError("wanted JSON")  # a form of another site can send no JSON
     received = b""
     async for part in request.stream():
         received += part
         if len(received) > LARGEST:
-            raise Problem("The conversation is too long. Begin a new one.")
+            raise UserError("The conversation is too long. Begin a new one.")
     try:
         return json.loads(received)
     except ValueError:
-        raise Problem("wanted JSON") from None
+        raise UserError("wanted JSON") from None
 
 
 def asked(given: Any, sides: tuple[str, ...]) -> tuple[str, str, dict[str, tuple[Turn, ...]]]:
     """(message, system prompt, history by side) of what a browser sent, checked."""
     if not isinstance(given, dict) or not isinstance(given.get("message"), str) or not given["message"].strip():
-        raise Problem("There is no message.")
+        raise UserError("There is no message.")
     histories = given.get("history") or {}
     if not isinstance(histories, dict) or not isinstance(given.get("system", ""), str):
-        raise Problem("history and system have not the shape wanted.")
+        raise UserError("history and system have not the shape wanted.")
     return (
         sound(given["message"]),
         sound(given.get("system", "")),

@@ -13,8 +13,9 @@ from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Wording
 from llama_exp.config import Config
 from llama_exp.data.encoding import encode_prompts
+from llama_exp.errors import UserError
 from llama_exp.model import causal_lm, forget_base
-from llama_exp.records import Example, Problem
+from llama_exp.records import Example
 from llama_exp.simulation.voices import Voices
 
 
@@ -35,7 +36,7 @@ class RunPipeline(TextGenerationPipeline):
             if turns[0]["role"] == "system":
                 system = turns.pop(0)["text"]
             if not turns or turns[-1]["role"] != "user":
-                raise Problem("A chat ends with the user's message, which the model then answers.")
+                raise UserError("A chat ends with the user's message, which the model then answers.")
             said, history = turns[-1]["text"], past(turns[:-1])
         message, context = worded.message(said)
         example = Example("message", message, "", (), "", context, history, worded.system if system is None else system)
@@ -49,7 +50,7 @@ def pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     """See llama_exp.chat.pipeline."""
     folder = Path(folder)
     if not runs.finished(folder):
-        raise Problem(f"{folder} is not a finished run: it has no adapter. Folders of runs lie in outputs/DATASET/.")
+        raise UserError(f"{folder} is not a finished run: it has no adapter. Folders of runs lie in outputs/DATASET/.")
     config = runs.load_config(folder)
     hardware.check(config)
     voices = Voices(config, config.trainer)

@@ -17,7 +17,8 @@ from typing import Any
 
 from llama_exp.chat.partner import Answer, Partner
 from llama_exp.data.prompts import check_alternation
-from llama_exp.records import Problem, Turn
+from llama_exp.errors import UserError
+from llama_exp.records import Turn
 from llama_exp.typed import sound
 
 KNOWN = ("id", "prompt", "history", "system")
@@ -35,7 +36,7 @@ def answer_lines(partner: Partner, lines: Iterable[str], out=None) -> int:
         try:
             given = json.loads(sound(line))
             told = answered(partner, given)
-        except (Problem, ValueError, TypeError, KeyError) as error:
+        except (UserError, ValueError, TypeError, KeyError) as error:
             wrong += 1
             told = {
                 "error": f'not JSON ({error}); wanted {{"prompt": "…"}} on a line of its own'
@@ -63,22 +64,22 @@ def parts(partner: Partner, given: Any) -> tuple[str | dict[str, str], tuple[Tur
     """(message or fields, history, system prompt) of a line, checked."""
     fields = partner.wording.fields
     if not isinstance(given, dict):
-        raise Problem(f'wanted {{"prompt": "…"}} or a string, got {type(given).__name__}')
+        raise UserError(f'wanted {{"prompt": "…"}} or a string, got {type(given).__name__}')
     unknown = sorted(given.keys() - {*KNOWN, *fields})
     if unknown:
-        raise Problem(f"unknown {', '.join(map(repr, unknown))}; known: {', '.join([*KNOWN, *fields])}")
+        raise UserError(f"unknown {', '.join(map(repr, unknown))}; known: {', '.join([*KNOWN, *fields])}")
     texts = {key: value for key, value in given.items() if key in {"prompt", "system", *fields}}
     odd = [
         key for key, value in texts.items() if not isinstance(value, str) and not (key == "system" and value is None)
     ]
     if odd:
-        raise Problem(f"{', '.join(odd)}: wanted text")
+        raise UserError(f"{', '.join(odd)}: wanted text")
     texts = {key: value if value is None else sound(value) for key, value in texts.items()}
     said: str | dict[str, str] = {key: texts[key] for key in fields if key in texts}
     if "prompt" in texts:
         said = texts["prompt"]
     if not said:
-        raise Problem('there is no "prompt"')
+        raise UserError('there is no "prompt"')
     return said, past(given.get("history") or []), texts.get("system")
 
 
@@ -87,11 +88,11 @@ def past(turns: Any) -> tuple[Turn, ...]:
     try:
         history = tuple(Turn(str(turn["role"]), sound(str(turn["text"]))) for turn in turns)
     except (TypeError, KeyError):
-        raise Problem('history: wanted [{"role": "user", "text": "…"}, {"role": "assistant", "text": "…"}]') from None
+        raise UserError('history: wanted [{"role": "user", "text": "…"}, {"role": "assistant", "text": "…"}]') from None
     try:
         check_alternation(history)
     except ValueError as error:
-        raise Problem(f"history: {error}") from None
+        raise UserError(f"history: {error}") from None
     if len(history) % 2:
-        raise Problem("history ends with a user's turn: give that one as the prompt")
+        raise UserError("history ends with a user's turn: give that one as the prompt")
     return history

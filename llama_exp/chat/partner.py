@@ -9,7 +9,8 @@ from typing import Any
 from llama_exp import hardware, lookup, runs
 from llama_exp.config import Config
 from llama_exp.data.dialogue import AGENT, SYSTEM
-from llama_exp.records import Example, Problem, Turn
+from llama_exp.errors import UserError
+from llama_exp.records import Example, Turn
 
 CONTEXTS = ("context", "dialogue")  # fields of a template that may be shortened, as in training
 
@@ -38,7 +39,7 @@ class Wording:
         if isinstance(said, dict):
             lacking = [name for name in self.fields if name not in said]
             if lacking:
-                raise Problem(
+                raise UserError(
                     f"The run was trained with the fields {', '.join(self.fields)}; "
                     f'there is no {", ".join(lacking)}. Give them, or a whole "prompt".'
                 )
@@ -83,7 +84,7 @@ class Partner:
         self.system = self.wording.system if system is None else system
         self.longest = manner.max_new_tokens or config.dataset.max_new_tokens
         if config.max_length - self.longest < 32:
-            raise Problem(
+            raise UserError(
                 f"max_new_tokens={self.longest} leaves no room for what is said: this run reads "
                 f"{config.max_length} tokens in all. At most {config.max_length - 32} can be new."
             )
@@ -122,7 +123,7 @@ class Partner:
 
 
 def find(config: Config) -> tuple[Path | None, Config]:
-    """(the run that the words mean, its config); rank 0 is no run. A Problem says how to train what is not there."""
+    """(the run that the words mean, its config); rank 0 is no run. A UserError says how to train what is not there."""
     if config.lora.r == 0:
         return None, config
     run = lookup.find(config)

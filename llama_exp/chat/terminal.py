@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Answer, Partner
-from llama_exp.records import Problem, Turn, write_json
+from llama_exp.errors import UserError
+from llama_exp.records import Turn, write_json
 from llama_exp.typed import sound, visible
 
 HELP = """  /system TEXT   another system prompt (alone: show it); the conversation starts anew
@@ -52,7 +53,7 @@ class Chat:
                 return self.show(f"No command /{visible(name)}.\n{HELP}")
             try:
                 command(rest.strip())
-            except Problem as problem:
+            except UserError as problem:
                 self.show(str(problem))
         elif line:
             self.reply(line)
@@ -70,7 +71,7 @@ class Chat:
                     print(visible(piece), end="", flush=True)
         except KeyboardInterrupt:
             asked.close()
-        except Problem as problem:
+        except UserError as problem:
             return self.show(str(problem))
         text = "".join(pieces)
         print("" if text else "(no words)", flush=True)
@@ -105,17 +106,17 @@ class Chat:
         try:
             if path.exists():
                 saved_conversation(path)
-        except (Problem, OSError) as error:
-            raise Problem(f"{error} It stays as it is. Another name: /save FILE") from None
+        except (UserError, OSError) as error:
+            raise UserError(f"{error} It stays as it is. Another name: /save FILE") from None
         try:
             write_json(path, {"model": self.partner.named(), "system": self.system, "turns": turns})
         except OSError as error:
-            raise Problem(f"Cannot write {path}: {error.strerror}. Another place: /save FILE") from None
+            raise UserError(f"Cannot write {path}: {error.strerror}. Another place: /save FILE") from None
         self.show(f"[saved: {path}]")
 
     def do_load(self, rest: str) -> None:
         if not rest:
-            raise Problem("Which file? /load FILE")
+            raise UserError("Which file? /load FILE")
         self.system, sides = saved_conversation(Path(rest).expanduser())
         side = "untuned" if self.partner.run is None and "untuned" in sides else next(iter(sides))
         self.history = list(sides[side])
@@ -137,14 +138,14 @@ def saved_conversation(path: Path) -> tuple[str, dict[str, tuple[Turn, ...]]]:
         saved = json.loads(path.read_text(encoding="utf-8"))
         sides = saved["conversations"] if "conversations" in saved else {"tuned": saved["turns"]}
         if not sides:
-            raise Problem("it has no side")
+            raise UserError("it has no side")
         return sound(str(saved["system"])), {str(side): past(turns) for side, turns in {**sides}.items()}
     except OSError as error:
-        raise Problem(f"{path}: {error.strerror}.") from None
+        raise UserError(f"{path}: {error.strerror}.") from None
     except KeyError as error:
-        raise Problem(f"{path}: not a saved conversation (there is no {error}).") from None
-    except (Problem, ValueError, TypeError) as error:
-        raise Problem(f"{path}: not a saved conversation ({error}).") from None
+        raise UserError(f"{path}: not a saved conversation (there is no {error}).") from None
+    except (UserError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a saved conversation ({error}).") from None
 
 
 def talk(partner: Partner) -> None:

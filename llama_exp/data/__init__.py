@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 if TYPE_CHECKING:
     from llama_exp.data.guanaco import GuanacoDataModule
@@ -42,7 +42,7 @@ class Datasets(Mapping):
 
     def __getitem__(self, name: str) -> "type[ExampleDataModule]":
         if name not in CLASSES:
-            raise Problem(f"Unknown dataset {name!r}; known: {', '.join(sorted(CLASSES))}.")
+            raise UserError(f"Unknown dataset {name!r}; known: {', '.join(sorted(CLASSES))}.")
         return getattr(import_module(f"{__name__}.{name}"), CLASSES[name])
 
     def __contains__(self, name: object) -> bool:

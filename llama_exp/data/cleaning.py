@@ -8,7 +8,7 @@ import html
 import re
 from collections import Counter
 
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 # Where a tweet can end: with the text, or before the next tweet (`@handle …`), a link, a part count ("2/3", "(1/2)").
 END = r"(?=\s*[.…]*\s*(?:$|\n|@\w|https?://|[(\[]?\d{1,2}/\d{1,2}\b))"
@@ -84,13 +84,13 @@ class Cleaner:
     """The rules that are switched on, and what each one did: `counts == {"urls": {"rows": 812, "characters": 19004}}`.
 
     A row counts once for a rule, however many of its texts were changed. Characters are those taken out.
-    Raises Problem for a switch that is no rule.
+    Raises UserError for a switch that is no rule.
     """
 
     def __init__(self, switches: dict[str, bool]):
         unknown = sorted(set(switches) - set(KNOWN))
         if unknown:
-            raise Problem(f"dataset.cleaning: unknown rule {', '.join(unknown)}; known: {', '.join(KNOWN)}.")
+            raise UserError(f"dataset.cleaning: unknown rule {', '.join(unknown)}; known: {', '.join(KNOWN)}.")
         self.rules = [(name, rule) for name, rule in RULES.items() if switches.get(name)]
         self.duplicates = bool(switches.get("duplicates"))
         self.counts = {name: {"rows": 0, "characters": 0} for name in KNOWN if switches.get(name)}

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llama_exp.data.prompts import wording
-from llama_exp.records import Example, Problem, Tokens
+from llama_exp.errors import UserError
+from llama_exp.records import Example, Tokens
 
 IGNORED = -100
 
@@ -115,7 +116,7 @@ def _shorten(example: Example, tokenizer, limit: int) -> tuple[Example, list[int
         if best:
             return best
         example = _with_part(example, part, "")
-    raise Problem(
+    raise UserError(
         f"Even without its message the prompt of {example.id} is longer than {limit} tokens (a long system prompt?). "
         f"Raise max_length or shorten dataset.system."
     )

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llama_exp.config import DatasetConfig
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
 CONVERTED = "refs/convert/parquet"
@@ -39,17 +39,17 @@ def from_path(path: str, subset: str | None, columns: tuple[str, ...]) -> Rows:
 
 
 def existing(path: str) -> Path:
-    """The folder or file meant by `dataset.path`, or a Problem that says what is not there."""
+    """The folder or file meant by `dataset.path`, or a UserError that says what is not there."""
     place = Path(path).expanduser().resolve()
     if not place.exists():
-        raise Problem(f"dataset.path={path}: there is no such folder or file (looked at {place}).")
+        raise UserError(f"dataset.path={path}: there is no such folder or file (looked at {place}).")
     if place.is_file() and place.suffix not in READERS:
-        raise Problem(f"dataset.path={path}: wanted a folder, or a file ending in {', '.join(READERS)}.")
+        raise UserError(f"dataset.path={path}: wanted a folder, or a file ending in {', '.join(READERS)}.")
     return place
 
 
 def check(dataset: DatasetConfig) -> None:
-    """A Problem where `dataset.path` is not there: said before anything heavy is imported."""
+    """A UserError where `dataset.path` is not there: said before anything heavy is imported."""
     if dataset.path:
         existing(dataset.path)
 
@@ -112,7 +112,7 @@ def reading(what: str, advice: str, place: Path | None = None):
         first = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
         said = next((line.strip() for line in str(first).splitlines() if line.strip()), "")
         found = (place and broken(place)) or f"{type(first).__name__}: {said[:300]}"
-        raise Problem(f"Could not load {what}: {found}\n{advice}") from error
+        raise UserError(f"Could not load {what}: {found}\n{advice}") from error
 
 
 def broken(place: Path) -> str | None:
@@ -153,11 +153,11 @@ def _wrong_with(file: Path) -> str | None:
 
 
 def as_rows(found, columns: tuple[str, ...], where: str) -> Rows:
-    """The needed columns as plain dicts, or a Problem naming the columns there are."""
+    """The needed columns as plain dicts, or a UserError naming the columns there are."""
     for split, table in found.items():
         missing = [column for column in columns if column not in table.column_names]
         if missing:
-            raise Problem(
+            raise UserError(
                 f"{where} ({split}): wanted the columns {', '.join(columns)}; missing {', '.join(missing)}; "
                 f"there are {', '.join(table.column_names)}."
             )

@@ -20,7 +20,8 @@ from llama_exp.data.cleaning import Cleaner
 from llama_exp.data.packing import Plan, StepSampler, step_loader, whole_loader
 from llama_exp.data.prompts import check_template
 from llama_exp.data.splitting import carve, shuffled
-from llama_exp.records import Example, Problem, Tokens
+from llama_exp.errors import UserError
+from llama_exp.records import Example, Tokens
 
 HELD_OUT_FIRST = ("test", "validation", "train")  # who keeps a duplicate or a group that lies on two sides
 
@@ -44,7 +45,7 @@ class ExampleDataModule(LightningDataModule):
     sample             training Examples, None = all; samples of one `data_seed` nest
     validation_sample  Examples that validation loss is measured on, drawn by `eval_seed`; None = all
 
-    Raises Problem: unknown template field, cleaning rule or task; unreadable source; missing column; empty split.
+    Raises UserError: unknown template field, cleaning rule or task; unreadable source; missing column; empty split.
     """
 
     columns: tuple[str, ...]  # that `read` needs
@@ -79,7 +80,7 @@ class ExampleDataModule(LightningDataModule):
         self._ready = False
         check_template(dataset.template, self.fields)
         if dataset.task not in self.tasks:
-            raise Problem(f"Unknown dataset.task={dataset.task} for {dataset.name}; known: {', '.join(self.tasks)}.")
+            raise UserError(f"Unknown dataset.task={dataset.task} for {dataset.name}; known: {', '.join(self.tasks)}.")
 
     # -- what a dataset declares ---------------------------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class ExampleDataModule(LightningDataModule):
         if not ours.get("train"):
             there = ", ".join(f"{name} ({len(rows)} rows)" for name, rows in found.items())
             wanted = f"wanted a split {self.splits['train']!r} with rows"
-            raise Problem(f"{data.path or data.hub}: {wanted}; there are {there}.")
+            raise UserError(f"{data.path or data.hub}: {wanted}; there are {there}.")
         return ours
 
     def _read(self, rows: loading.Rows) -> dict[str, list[Example]]:
@@ -178,7 +179,9 @@ class ExampleDataModule(LightningDataModule):
             return self.read(row)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             said = f"{type(error).__name__}: {error}"
-            raise Problem(f"{self.dataset.name}: {where} has not the shape wanted ({said}).\n{self.__doc__}") from error
+            raise UserError(
+                f"{self.dataset.name}: {where} has not the shape wanted ({said}).\n{self.__doc__}"
+            ) from error
 
     def _finished(self, example: Example, time: int) -> Example:
         """What holds for every dataset: an id of its own, the configured system prompt, a context the prompt holds."""
@@ -215,7 +218,7 @@ class ExampleDataModule(LightningDataModule):
                 lost = len(examples[split]) - len(kept)
                 self.counts["dropped"].setdefault(split, {})["group is held out elsewhere"] = lost
             if not kept:
-                raise Problem(f"No Example is left for {split} of {self.dataset.name}.\n{self.describe()}")
+                raise UserError(f"No Example is left for {split} of {self.dataset.name}.\n{self.describe()}")
             examples[split] = kept
             taken.update(example.group for example in kept)
 
@@ -223,13 +226,13 @@ class ExampleDataModule(LightningDataModule):
         """(what stays in train, the new split), for the configured share of the `whole`."""
         name, share = self.dataset.name, getattr(self.dataset, split)
         if not share:
-            raise Problem(
+            raise UserError(
                 f"{name}: the source has no {split} split and dataset.{split}=0 carves none out of train. "
                 f"Give a share: dataset.{split}=0.1"
             )
         kept, carved = carve(train, max(1, round(share * whole)), self.dataset.split_seed)
         if not carved:
-            raise Problem(
+            raise UserError(
                 f"{name}: no {split} split can be carved out of train, which is one group of {len(train)}. "
                 f"Give a source with more, or with a {split} split of its own."
             )
@@ -303,7 +306,7 @@ class ExampleDataModule(LightningDataModule):
     def check_content(self, before: str | None) -> None:
         """Stop where the Examples are not those of `before` (None: not known)."""
         if before not in (None, self.content):
-            raise Problem(
+            raise UserError(
                 f"{self.dataset.name}: the Examples are not those that this run began with: its source was changed. "
                 "Choose another folder (out=FOLDER), or delete the run's."
             )

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from llama_exp.data.encoding import IGNORED
-from llama_exp.records import Problem, Tokens
+from llama_exp.errors import UserError
+from llama_exp.records import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Plan:
         max_tokens: int | None = None,
     ):
         if not tokens:
-            raise Problem("No training Example fits: all were dropped for their length. Raise max_length.")
+            raise UserError("No training Example fits: all were dropped for their length. Raise max_length.")
         self.batch, self.seed = batch, seed
         self.lengths = [len(item.input_ids) for item in tokens]
         self.labels = [item.label_tokens for item in tokens]

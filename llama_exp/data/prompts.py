@@ -10,7 +10,8 @@ The message itself is a dataset's template (`dataset.template`), filled in.
 from collections.abc import Iterable
 from string import Formatter
 
-from llama_exp.records import Example, Problem, Turn
+from llama_exp.errors import UserError
+from llama_exp.records import Example, Turn
 
 
 def user_text(message: str, system: str = "") -> str:
@@ -41,14 +42,14 @@ def check_alternation(turns: Iterable[Turn]) -> None:
 
 
 def check_template(template: str, fields: tuple[str, ...]) -> None:
-    """Raise a Problem for a template that `str.format` would refuse, or that names a field the dataset has not."""
+    """Raise a UserError for a template that `str.format` would refuse, or that names a field the dataset has not."""
     try:
         named = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     except ValueError as error:
-        raise Problem(f"dataset.template: {error}. Write a literal brace twice: {{{{ or }}}}.\n{template}") from None
+        raise UserError(f"dataset.template: {error}. Write a literal brace twice: {{{{ or }}}}.\n{template}") from None
     unknown = sorted(named - set(fields))
     if unknown:
-        raise Problem(
+        raise UserError(
             f"dataset.template names {', '.join('{' + name + '}' for name in unknown)}; "
             f"the fields there are: {', '.join('{' + field + '}' for field in fields)}."
         )

@@ -28,9 +28,10 @@ from typing import Any
 
 from llama_exp import cli, hardware, lookup, runs, typed
 from llama_exp.config import Config, register
+from llama_exp.errors import UserError
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.uploading import TOKEN, Hub, check_name
-from llama_exp.records import Problem, write_json
+from llama_exp.records import write_json
 
 register()
 
@@ -55,24 +56,26 @@ def split(words: Sequence[str]) -> tuple[Words, list[str]]:
     for word in words:
         key = word.partition("=")[0]
         if key.lstrip("+~-").lower() in ("token", "hf_token") or TOKEN.search(word):
-            raise Problem(
+            raise UserError(
                 "A token on the command line is seen by everyone on this machine and kept in the shell's history. "
                 "Log in with `hf auth login`, or put it into the environment: HF_TOKEN. Then renew this one."
             )
     mine, rest = typed.split(words, Words)
     if mine.check < 1:
-        raise Problem(f"check={mine.check}: wanted 1 or more.")
+        raise UserError(f"check={mine.check}: wanted 1 or more.")
     return mine, rest
 
 
 def publish(config: Config, words: Words) -> Path:
     """Prepare the folder of the run that the words mean, and upload it unless `dry_run`. Returns the folder."""
     if config.lora.r == 0:
-        raise Problem("lora.r=0 is the untuned model: there is nothing of yours to publish. Give the rank you trained.")
+        raise UserError(
+            "lora.r=0 is the untuned model: there is nothing of yours to publish. Give the rank you trained."
+        )
     if words.repo is not None:
         check_name(words.repo)
     elif not words.dry_run:
-        raise Problem("Where to? Type repo=NAME, or dry_run=true to see what would go up.")
+        raise UserError("Where to? Type repo=NAME, or dry_run=true to see what would go up.")
     run = lookup.find(config)
     trained = runs.load_config(run)
     hub = (
@@ -117,7 +120,7 @@ def prepare_adapter(run: Path, trained: Config, folder: Path) -> None:
     for name in ADAPTER_FILES:
         if not (run / "adapter" / name).is_file():
             again = lookup.training_command(trained)
-            raise Problem(f"{run}/adapter has no {name}. Delete {run} and train again: {again}")
+            raise UserError(f"{run}/adapter has no {name}. Delete {run} and train again: {again}")
         shutil.copyfile(run / "adapter" / name, folder / name)
     adapter = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
     adapter |= {"base_model_name_or_path": base_name(trained), "revision": trained.model.revision}
@@ -125,7 +128,7 @@ def prepare_adapter(run: Path, trained: Config, folder: Path) -> None:
 
 
 def prepare_merged(run: Path, trained: Config, asked: Config, folder: Path, words: Words) -> dict[str, Any]:
-    """The merged model, compared with the adapter; a Problem where they differ by more than the words allow.
+    """The merged model, compared with the adapter; a UserError where they differ by more than the words allow.
 
     A comparison is kept beside the folder, so that a broken upload goes on without merging and asking again.
     """
@@ -147,7 +150,7 @@ def prepare_merged(run: Path, trained: Config, asked: Config, folder: Path, word
     )
     print(f"  {told}", flush=True)
     if abs(found["loss_merged"] - found["loss_adapter"]) > words.tolerance or found["equal_answers"] < words.agreement:
-        raise Problem(
+        raise UserError(
             f"Refused: the merged model is not the adapter: {told}.\nWanted a difference in loss of at most "
             f"tolerance={words.tolerance:g} nats a token and agreement={words.agreement:g} of the answers equal. "
             "Publish the adapter (merged=false), or allow more."
@@ -162,7 +165,7 @@ def check_secrets(folder: Path, run: Path, hub: Hub | None) -> None:
         if path.suffix in (".json", ".md", "") and path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
             if TOKEN.search(text) or any(secret in text for secret in secrets):
-                raise Problem(f"{path} holds a token or a path of this machine: not uploaded. Is one in the config?")
+                raise UserError(f"{path} holds a token or a path of this machine: not uploaded. Is one in the config?")
 
 
 def main() -> None:

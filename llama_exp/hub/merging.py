@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp.config import Config, Quantisation
-from llama_exp.records import Example, Problem
+from llama_exp.errors import UserError
+from llama_exp.records import Example
 
 AT_ONCE = 32  # prompts, where eval_batch does not say
 ANSWER = 32  # tokens of an answer that are compared: any rounding parts two long answers sooner or later
@@ -95,7 +96,7 @@ def _answers(model, tokenizer, trained: Config, asked: Config, examples: list[Ex
     encoded, _ = encode_all(examples, tokenizer, trained.max_length, longest)
     measured = likelihood(model, encoded).values()
     if not measured:
-        raise Problem("No held-out Example fits max_length: the merged model cannot be compared with the adapter.")
+        raise UserError("No held-out Example fits max_length: the merged model cannot be compared with the adapter.")
     prompts, _ = encode_prompts(examples, tokenizer, trained.max_length - longest)
     answers = [""] * len(examples)
     for replies in generate(
@@ -110,7 +111,7 @@ def _check_ids(mine, published, examples: list[Example]) -> None:
     """The saved tokenizer must read every prompt as training did (a saved Llama tokenizer may not)."""
     texts = [example.prompt for example in examples] + [example.response for example in examples]
     if mine(texts)["input_ids"] != published(texts)["input_ids"]:
-        raise Problem(
+        raise UserError(
             "The tokenizer reads other ids once it is saved: the merged model would be asked in other words. "
             "Publish the adapter instead (merged=false); it is used with the base's own tokenizer."
         )

@@ -14,8 +14,9 @@ from llama_exp import runs
 from llama_exp.chat.partner import Wording
 from llama_exp.config import Config, Source
 from llama_exp.data.prompts import user_text
+from llama_exp.errors import UserError
 from llama_exp.hub.uploading import MARK
-from llama_exp.records import Problem, written_whole
+from llama_exp.records import written_whole
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import Evaluation, collect
 from llama_exp.report.words import joined
@@ -115,7 +116,7 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
             found[-1]["scores"].items()
             found[-1]["folder"] = path.parent
         except (OSError, ValueError, KeyError, AttributeError):
-            raise Problem(f"{path} is not whole. Delete {path.parent} and evaluate again.") from None
+            raise UserError(f"{path} is not whole. Delete {path.parent} and evaluate again.") from None
     return sorted(found, key=lambda e: (e.get("split") != "test", e.get("dataset") != e.get("trained_on")))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 # What an earlier upload of ours may have left in a repository, of the other kind or with other shards.
 OURS = (
@@ -57,10 +57,12 @@ class Hub:
         if not sys.stderr.isatty():
             disable_progress_bars()
         if constants.HF_HUB_OFFLINE:
-            raise Problem("HF_HUB_OFFLINE is set: the hub may not be asked. Unset it, or type dry_run=true.")
+            raise UserError("HF_HUB_OFFLINE is set: the hub may not be asked. Unset it, or type dry_run=true.")
         token = get_token()
         if not token:
-            raise Problem("Not logged in to the hub. Type `hf auth login`, or set HF_TOKEN to a token that may write.")
+            raise UserError(
+                "Not logged in to the hub. Type `hf auth login`, or set HF_TOKEN to a token that may write."
+            )
         api = HfApi(token=token)
         owner = patiently("log in", api.whoami)["name"]
         repo = name if "/" in name else f"{owner}/{name}"
@@ -69,7 +71,7 @@ class Hub:
         except RepositoryNotFoundError:
             return cls(api, token, repo, private, fresh=True)
         if private and not there.private:
-            raise Problem(f"{repo} exists and is public. Type private=false to update it, or choose another name.")
+            raise UserError(f"{repo} exists and is public. Type private=false to update it, or choose another name.")
         empty = there.private and not {file.rfilename for file in there.siblings or ()} - {".gitattributes"}
         print(
             f"{repo} exists and is updated{'' if private or empty else '; its visibility stays as it is'}.", flush=True
@@ -91,9 +93,9 @@ class Hub:
 
         try:
             commit = scrubbed(patiently(f"upload to {self.repo}", send))
-        except Problem as problem:
+        except UserError as problem:
             if self.fresh and self._is_there():
-                raise Problem(
+                raise UserError(
                     f"{problem}\n{self.repo} is left there, private and without these files; to delete it: "
                     f"hf repos delete {self.repo}"
                 ) from None
@@ -101,8 +103,8 @@ class Hub:
         if self.fresh and not self.private:
             try:
                 patiently(f"make {self.repo} public", lambda: self.api.update_repo_settings(self.repo, private=False))
-            except Problem as problem:
-                raise Problem(
+            except UserError as problem:
+                raise UserError(
                     f"{problem}\nAll files are there ({commit}), for you alone: the settings of {self.repo} at the hub "
                     "make it public."
                 ) from None
@@ -116,18 +118,18 @@ class Hub:
 
 
 def check_name(name: str) -> None:
-    """A Problem for what can be no repository's name."""
+    """A UserError for what can be no repository's name."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise Problem(f"repo={name}: {scrubbed(str(error))}") from None
+        raise UserError(f"repo={name}: {scrubbed(str(error))}") from None
 
 
 def patiently(what: str, call: Callable[[], Any], *expected: type[Exception]) -> Any:
-    """Call the hub, again after a while where it is busy or out of reach; what is not to be mended so is a Problem."""
+    """Call the hub, again after a while where it is busy or out of reach; what is not to be mended so is a UserError."""
     for wait in (*WAITS, None):
         try:
             return call()
@@ -137,7 +139,7 @@ def patiently(what: str, call: Callable[[], Any], *expected: type[Exception]) ->
             if not is_hub_error(error):
                 raise
             if wait is None or not passing(error):
-                raise Problem(explained(what, error)) from None
+                raise UserError(explained(what, error)) from None
             print(f"  {what}: {reason(error)}; again in {wait} s", flush=True)
             time.sleep(wait)
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
 
+from llama_exp.errors import UserError
 from llama_exp.human.analysis import Judged, kind, within
 from llama_exp.human.study import Study
-from llama_exp.records import Problem
 from llama_exp.statistics import Interval, interval, statistic_interval
 
 Unit = dict[int, int]  # rater -> value
@@ -104,7 +104,7 @@ def krippendorff(units: Sequence[Unit], level: str) -> float:
     try:
         from krippendorff import alpha
     except ImportError:
-        raise Problem("Krippendorff's alpha needs krippendorff. Install it: pip install -e '.[ui]'") from None
+        raise UserError("Krippendorff's alpha needs krippendorff. Install it: pip install -e '.[ui]'") from None
     if len({value for unit in units for value in unit.values()}) < 2:
         return math.nan
     raters = sorted({rater for unit in units for rater in unit})

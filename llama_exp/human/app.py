@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from llama_exp import cli
+from llama_exp.errors import UserError
 from llama_exp.human import study as design
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
-from llama_exp.records import Problem
 
 PROGRAM, PORT = "llama_exp.human.app", 8765
 KEYS = {
@@ -53,27 +53,27 @@ def web():
 
         from llama_exp.human.pages import pages
     except ImportError as error:
-        raise Problem(f"The rating page needs {error.name}. Install it: pip install -e '.[ui]'") from None
+        raise UserError(f"The rating page needs {error.name}. Install it: pip install -e '.[ui]'") from None
     return uvicorn, pages
 
 
 def where(words: dict[str, str]) -> tuple[str, int, set[str] | None]:
-    """(host, port, names to answer to). Problem for a host that others can reach and that was not asked for twice."""
+    """(host, port, names to answer to). UserError for a host that others can reach and that was not asked for twice."""
     from urllib.parse import urlsplit
 
     host, port, opened = words.get("host", "127.0.0.1"), words.get("port", str(PORT)), words.get("open", "false")
     if opened not in ("true", "false"):
-        raise Problem(f"open={opened}: wanted true or false.")
+        raise UserError(f"open={opened}: wanted true or false.")
     if not port.isdigit() or int(port) > 65535:
-        raise Problem(f"port={port}: wanted a number from 0 (any that is free) to 65535.")
+        raise UserError(f"port={port}: wanted a number from 0 (any that is free) to 65535.")
     names = {"127.0.0.1", "localhost", "::1"}
     behind = urlsplit(words.get("address", "")).hostname
     if words.get("address") and not behind:
-        raise Problem(f"address={words['address']}: wanted what raters type, for example https://rate.example.org")
+        raise UserError(f"address={words['address']}: wanted what raters type, for example https://rate.example.org")
     if loopback(host):
         return host, int(port), names | ({behind} if behind else set())
     if opened != "true":
-        raise Problem(
+        raise UserError(
             f"host={host}: others on the network could reach the page, and it is not encrypted. If that is "
             f"what you want, type host={host} open=true; else leave host out."
         )
@@ -88,7 +88,7 @@ def loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, or a Problem that says why not."""
+    """A listening socket, or a UserError that says why not."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family)
@@ -96,7 +96,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(128)  # before the links are said: a rater who is quick waits instead of being refused
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"Cannot listen on {host}, port {port}: {error.strerror}. Another port: port={port + 1}, or "
             f"port=0 for any that is free."
         ) from None

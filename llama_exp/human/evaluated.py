@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama_exp.errors import UserError
 from llama_exp.human.study import REFERENCE, Item
-from llama_exp.records import Prediction, Problem
+from llama_exp.records import Prediction
 from llama_exp.report.grouping import ENCODER
 from llama_exp.tables import read_items
 
@@ -49,6 +50,6 @@ def of_items(predictions: list[Prediction], about: Mapping[str, Any]) -> dict[st
     """{score: {item: value}} of an evaluation; {} where it kept none."""
     try:
         kept = read_items(Path(about["folder"]), predictions)
-    except Problem:
+    except UserError:
         return {}
     return {name: dict(zip((p.id for p in predictions), values, strict=True)) for name, values in kept.items()}

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 MAKING = "NAME=EVALUATION NAME=reference [items=50] [raters=2] …"
 
@@ -23,10 +23,10 @@ def given(typed: list[str], program: str, known: Mapping[str, tuple[str, str]] |
         sys.exit(0)
     wrong = [word for word in typed if "=" not in word or (known and word.split("=")[0] not in known)]
     if wrong:
-        raise Problem(f"{shlex.join(wrong)}: wanted key=value words. Type: {usage}")
+        raise UserError(f"{shlex.join(wrong)}: wanted key=value words. Type: {usage}")
     values = dict(word.split("=", 1) for word in typed)
     if not values.get("study"):
-        raise Problem(f"Which study? Type: {usage}")
+        raise UserError(f"Which study? Type: {usage}")
     return values
 
 

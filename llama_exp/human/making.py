@@ -14,12 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llama_exp import cli
 from llama_exp.config import CONF
+from llama_exp.errors import UserError
 from llama_exp.human import study as design
 from llama_exp.human.evaluated import carried
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
-from llama_exp.records import Prediction, Problem, write_json
+from llama_exp.records import Prediction, write_json
 from llama_exp.statistics.words import count_of
 
 
@@ -60,7 +61,7 @@ def make(words: dict[str, str]) -> tuple[Path, Study]:
     about = {name: known for name, (_, known) in read.items()}
     queues = tuple(design.queue(items, controls, list(about), settings, 1 + i) for i in range(settings["raters"]))
     if not queues[0]:
-        raise Problem("Nothing to judge: the conditions gave the same answer to every item.")
+        raise UserError("Nothing to judge: the conditions gave the same answer to every item.")
     made = Study(settings, about, len(next(iter(read.values()))[0]), items, controls, queues)
     if (folder / "study.json").is_file():
         made = grown(design.read(folder), made, folder)
@@ -78,9 +79,9 @@ def settled(words: dict[str, str]) -> dict[str, Any]:
     for key, value in words.items():
         try:
             if key in ("scales", "scale_ends"):
-                raise Problem(f"{key} is set in conf/study.yaml, not on the command line.")
+                raise UserError(f"{key} is set in conf/study.yaml, not on the command line.")
             defaults[key] = value
-        except (OmegaConfBaseException, Problem) as error:
+        except (OmegaConfBaseException, UserError) as error:
             problems.append(f"{key}={value}: {str(error).splitlines()[0]}")
     settings = {**dataclasses.asdict(OmegaConf.to_object(defaults))}
     settings["mode"] = settings["mode"].value
@@ -93,7 +94,7 @@ def settled(words: dict[str, str]) -> dict[str, Any]:
     if settings["mode"] == "scales" and settings["control_scale"] not in settings["scales"]:
         problems.append(f"control_scale={settings['control_scale']}: wanted one of {', '.join(settings['scales'])}.")
     if problems:
-        raise Problem("\n".join(problems))
+        raise UserError("\n".join(problems))
     return settings
 
 
@@ -102,26 +103,26 @@ def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[st
     for name, place in places.items():
         near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(Settings)], n=1)
         if near and place != REFERENCE and not Path(place).is_dir():
-            raise Problem(
+            raise UserError(
                 f"{name}={place}: wanted a finished evaluation, as every word that is no setting names a condition, and "
                 f"there is no such folder. Did you mean {shlex.quote(f'{near[0]}={place}')}?"
             )
     needed = 1 if settings["mode"] == "scales" else 2
     evaluations = [name for name, place in places.items() if place != REFERENCE]
     if len(places) < needed or not evaluations:
-        raise Problem(
+        raise UserError(
             f"mode={settings['mode']} compares {needed} or more conditions, at least one of them an "
             f"evaluation; got {', '.join(places) or 'none'}. Type for example tuned=outputs/…/eval/… "
             f"untuned=outputs/…/eval/… or human={REFERENCE}."
         )
     where = [str(Path(place).resolve()) if place != REFERENCE else place for place in places.values()]
     if len(set(where)) < len(where):
-        raise Problem("Two conditions are the same evaluation: nothing to compare. Name different ones.")
+        raise UserError("Two conditions are the same evaluation: nothing to compare. Name different ones.")
     read = completed({name: design.read_condition(name, places[name]) for name in evaluations})
     base = read[evaluations[0]][0]
     lost = {p.id for p in base if not p.references} if REFERENCE in places.values() else set()
     if lost:
-        raise Problem(f"There is no human reference for {design.listed(lost)}.")
+        raise UserError(f"There is no human reference for {design.listed(lost)}.")
     if not any(p.told for p in base):
         print(
             "  The evaluations are of an earlier version: raters see the last message of a conversation alone, and references\n"
@@ -144,14 +145,14 @@ def completed(read: dict[str, tuple[list[Prediction], dict]]) -> dict[str, tuple
 
 
 def grown(old: Study, new: Study, folder: Path) -> Study:
-    """The study that is there, with the further raters of `new`. Problem where anything else differs."""
+    """The study that is there, with the further raters of `new`. UserError where anything else differs."""
     differ = [key for key in new.settings if key != "raters" and old.settings.get(key) != new.settings[key]]
     if {n: c["folder"] for n, c in old.conditions.items()} != {n: c["folder"] for n, c in new.conditions.items()}:
         differ.append("conditions")
     if not differ and (old.items, old.controls) != (new.items, new.controls):
         differ.append("replies (the evaluations were made again)")
     if differ:
-        raise Problem(
+        raise UserError(
             f"{folder} holds another study; it differs in {', '.join(differ)}. Ratings belong to the study "
             f"they were given in: name another folder, or delete this one."
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp import cli
+from llama_exp.errors import UserError
 from llama_exp.human import agreement, analysis
 from llama_exp.human import study as design
 from llama_exp.human.analysis import Judged, Metrics
@@ -25,7 +26,7 @@ from llama_exp.human.evaluated import CHEAP
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
-from llama_exp.records import Prediction, Problem, write_json, written_whole
+from llama_exp.records import Prediction, write_json, written_whole
 from llama_exp.report.results import Unread
 from llama_exp.report.spreadsheet import FORMULA
 from llama_exp.untrusted import clean
@@ -133,7 +134,7 @@ def included(outputs: Path) -> tuple[list[tuple[str, list[str], str, Path]], lis
         try:
             page, said, brief = written(path.parent)
             found.append((clean(path.parent.name), [clean(line, 2000) for line in said], clean(brief, 2000), page))
-        except (Problem, OSError) as error:
+        except (UserError, OSError) as error:
             unread.append(Unread(path, clean(error)))
     return found, unread
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from llama_exp.records import Problem, Rating
+from llama_exp.errors import UserError
+from llama_exp.records import Rating
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS raters (
@@ -124,7 +125,7 @@ class Store:
     def _open(self) -> Iterator[sqlite3.Connection]:
         """A connection that commits at the end of the block and is closed after it."""
         if not self.path.is_file():
-            raise Problem(f"No ratings file at {self.path}. The command that made the study makes it again.")
+            raise UserError(f"No ratings file at {self.path}. The command that made the study makes it again.")
         db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -133,7 +134,7 @@ class Store:
             if db.in_transaction:
                 db.commit()
         except sqlite3.DatabaseError as error:
-            raise Problem(f"{self.path}: {error}.") from error
+            raise UserError(f"{self.path}: {error}.") from error
         finally:
             db.close()
 

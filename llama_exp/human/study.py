@@ -20,7 +20,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from llama_exp.records import Prediction, Problem, Turn, read_predictions, turns, write_json
+from llama_exp.errors import UserError
+from llama_exp.records import Prediction, Turn, read_predictions, turns, write_json
 
 REFERENCE = "reference"
 GAP = 10  # trials between an item and its repeat, where the queue is long enough
@@ -104,7 +105,7 @@ def human(p: Prediction) -> str:
 
 
 def draw(conditions: dict[str, Sequence[Prediction]], settings: dict[str, Any]) -> tuple[dict, dict]:
-    """(items, controls) of a study: a seeded sample of what all conditions answered. Problem where they differ."""
+    """(items, controls) of a study: a seeded sample of what all conditions answered. UserError where they differ."""
     check_items(conditions)
     first = next(iter(conditions.values()))
     order = list(range(len(first)))
@@ -151,7 +152,7 @@ def words(text: str) -> set[str]:
 
 
 def check_items(conditions: dict[str, Sequence[Prediction]]) -> None:
-    """Problem, naming the ids, where the conditions did not answer the same items with the same words before them."""
+    """UserError, naming the ids, where the conditions did not answer the same items with the same words before them."""
     (name, first), *others = conditions.items()
     wanted = {p.id: (p.prompt, p.system, p.history) for p in first}
     told = []
@@ -165,7 +166,7 @@ def check_items(conditions: dict[str, Sequence[Prediction]]) -> None:
             told.append(f"{name} and {other} were asked differently in {listed(asked)}")
     if told:
         advice = "Evaluate all of them on the same: the same dataset, split, eval_sample and eval_seed."
-        raise Problem(f"The evaluations hold different items: {'; '.join(told)}. {advice}")
+        raise UserError(f"The evaluations hold different items: {'; '.join(told)}. {advice}")
 
 
 def listed(ids: set[str]) -> str:
@@ -216,11 +217,11 @@ def write(study: Study, folder: Path) -> None:
 
 
 def read(folder: Path) -> Study:
-    """The study in a folder. Problem, with the command that makes one, where there is none."""
+    """The study in a folder. UserError, with the command that makes one, where there is none."""
     path = Path(folder) / "study.json"
     if not path.is_file():
         make = f"python -m llama_exp.human.study study={folder} NAME=EVALUATION NAME=EVALUATION"
-        raise Problem(f"No study at {path}. Make it first: {make}")
+        raise UserError(f"No study at {path}. Make it first: {make}")
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         for key in ("items", "controls"):
@@ -231,7 +232,7 @@ def read(folder: Path) -> Study:
         kept["queues"] = tuple(tuple(Trial(**trial) for trial in each) for each in kept["queues"])
         return Study(**kept)
     except (ValueError, TypeError, KeyError) as error:
-        raise Problem(f"{path}: not a study ({error}). Delete its folder and make it again.") from None
+        raise UserError(f"{path}: not a study ({error}). Delete its folder and make it again.") from None
 
 
 def instead(name: str, folder: Path) -> str:
@@ -254,7 +255,7 @@ def read_condition(name: str, place: str) -> tuple[list[Prediction], dict[str, A
     folder = Path(place)
     for file in ("predictions.jsonl", "results.json"):
         if not (folder / file).is_file():
-            raise Problem(
+            raise UserError(
                 f"{name}={place}: wanted a finished evaluation, with {file} in it; {instead(name, folder)}. "
                 f"Or {name}={REFERENCE}, the human reference."
             )

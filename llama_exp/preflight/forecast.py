@@ -19,8 +19,9 @@ from rich.text import Text
 
 from llama_exp import leaks, runs
 from llama_exp.config import Config, flat
+from llama_exp.errors import UserError
 from llama_exp.preflight.inspection import say, show_data
-from llama_exp.records import Problem, Tokens
+from llama_exp.records import Tokens
 from llama_exp.report import costs, words
 
 NEAR = 1.25  # cells whose longest micro-batches differ by less than this share their measurement
@@ -63,10 +64,10 @@ class Cell:
 
 
 def preflight(config: Config, folder: Path) -> dict[str, str]:
-    """Forecast one cell and print it: {"said": …, "run": folder}. Raises Problem for a cell that could not be trained."""
+    """Forecast one cell and print it: {"said": …, "run": folder}. Raises UserError for a cell that could not be trained."""
     try:
         cell = forecast(config, folder)
-    except Problem as problem:
+    except UserError as problem:
         cells.append(Cell(name(folder), folder, f"refused: {problem}".split("\n")[0]))
         raise
     cells.append(cell)
@@ -135,7 +136,7 @@ def estimate(config: Config, folder: Path, data) -> Cell:
         how = "measured"
     needed = found.memory(most)
     if needed > found.room:
-        raise Problem(
+        raise UserError(
             f"Does not fit: a step would take about {words.memory(needed)}; there are "
             f"{words.memory(found.room)}. Type a smaller micro_batch."
         )
@@ -159,7 +160,7 @@ def loaded(config: Config, device):
         check_length(base, config.max_length)
         return base
     except torch.OutOfMemoryError as error:
-        raise Problem(
+        raise UserError(
             f"Does not fit: loading model={config.model.name} needs more memory than is free here."
         ) from error
 

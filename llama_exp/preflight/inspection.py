@@ -5,7 +5,8 @@ import unicodedata
 from rich.console import Console
 from rich.text import Text
 
-from llama_exp.records import Problem, Tokens
+from llama_exp.errors import UserError
+from llama_exp.records import Tokens
 from llama_exp.report import words
 
 SHOWN = 1200  # characters of a prompt that are printed; the middle of a longer one is left out
@@ -28,7 +29,7 @@ def show_data(data, tokenizer, with_example: bool) -> None:
     )
     wrong = [item.id for item in tokens if not whole_turns(item, tokenizer.bos_token_id, tokenizer.eos_token_id)]
     if wrong:
-        raise Problem(
+        raise UserError(
             f"{len(wrong):,} of {len(tokens):,} Examples do not have one BOS and one EOS a turn, the last EOS to "
             f"learn: {words.joined(wrong)}. Their prompts hold marks of another format."
         )

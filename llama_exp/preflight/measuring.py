@@ -12,11 +12,12 @@ import torch
 
 from llama_exp.config import Config
 from llama_exp.data.packing import Batch, collate
+from llama_exp.errors import UserError
 from llama_exp.finetune import Finetune, neftune
 from llama_exp.llama.forward import response_nll
 from llama_exp.memory import Choice, available, forget_peak, held_now, needs, peak_memory
 from llama_exp.model import causal_lm
-from llama_exp.records import Problem, Tokens
+from llama_exp.records import Tokens
 from llama_exp.report.words import memory as in_words
 
 STEPS = 3
@@ -51,7 +52,7 @@ def longest(tokens: Sequence[Tokens], share: int) -> Batch:
 
 
 def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], share: int) -> Measured:
-    """Time the longest micro-batch of `share` Examples. Raises Problem where it does not fit, and says what would.
+    """Time the longest micro-batch of `share` Examples. Raises UserError where it does not fit, and says what would.
 
     One row goes first: what it takes foretells the whole, so that a CPU's kernel need not kill this process to say no.
     """
@@ -64,11 +65,11 @@ def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], sh
         step(model, one, optimizer, config)  # makes the optimizer's state, and the GPU's choice of kernels
         rest, peak, short = _peak(device, lambda: step(model, one, optimizer, config))
     except torch.OutOfMemoryError:
-        raise Problem(_too_much("the longest Example alone needs more", room, SHORTER)) from None
+        raise UserError(_too_much("the longest Example alone needs more", room, SHORTER)) from None
     # what the model's shape says counts too: a process that has had memory before shows no growth when it uses it again
     row = max(peak - rest, memory_of_a_token(model, config) * few)
     expected = rest + row * many / few
-    refusal = Problem(
+    refusal = UserError(
         _too_much(
             f"{share} of the longest Examples at once need about {in_words(expected)}",
             room,

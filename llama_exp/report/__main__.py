@@ -20,7 +20,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from llama_exp import commands
-from llama_exp.records import Problem, written_whole
+from llama_exp.errors import UserError
+from llama_exp.records import written_whole
 from llama_exp.report import captions, costs, findings, items, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.families import families
@@ -49,15 +50,15 @@ EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decid
 def report(
     folder: Path, metric: str | None = None, console: Console | None = None, prices: Prices | None = None
 ) -> Path:
-    """Print the table and write `folder`/report/. Returns the page's path; Problem where there is nothing to report."""
+    """Print the table and write `folder`/report/. Returns the page's path; UserError where there is nothing to report."""
     console = console or _console()
     runs, unread = collect(folder)
     if not runs:
-        raise Problem(_nothing(folder, unread))
+        raise UserError(_nothing(folder, unread))
     compared = comparisons(runs, metric)
     if metric and not any(c.metric == metric for c in compared):
         known = sorted({m for c in compared for m in c.metrics})
-        raise Problem(f"No evaluation has the metric {clean(metric)}. Known: {', '.join(known) or 'none yet'}.")
+        raise UserError(f"No evaluation has the metric {clean(metric)}. Known: {', '.join(known) or 'none yet'}.")
     home, prices = folder / "report", prices or costs.load()
     compared = weighed(compared, home / "items")
     pending = findings.pending(runs)
@@ -74,7 +75,7 @@ def report(
         with written_whole(home / "index.html") as file:
             file.write(page)
     except OSError as error:
-        raise Problem(f"Cannot write the report to {home}: {error.strerror or error}.") from None
+        raise UserError(f"Cannot write the report to {home}: {error.strerror or error}.") from None
     for name, _, brief, _ in studies:
         _say(console, f"People, in the study {name}: {brief}")
     for one in unread:
@@ -293,7 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         report(asked.folder, asked.metric, prices=costs.load(asked.settings))
-    except Problem as problem:
+    except UserError as problem:
         print(problem, file=sys.stderr)
         return 1
     return 0

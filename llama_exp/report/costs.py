@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp.config import CONF
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 from llama_exp.report.results import Run
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
 from llama_exp.untrusted import part
@@ -41,7 +41,7 @@ class Cost:
 
 
 def load(path: Path = SETTINGS) -> Prices:
-    """conf/report.yaml or another file of its kind; a Problem names every key that is wrong."""
+    """conf/report.yaml or another file of its kind; a UserError names every key that is wrong."""
     import yaml
 
     if path == SETTINGS and not path.is_file():  # installed without conf/
@@ -49,10 +49,10 @@ def load(path: Path = SETTINGS) -> Prices:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Problem(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
+        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from None
     wrong = []
     if not isinstance(found, dict):
-        raise Problem(f"{path}: wanted keys and values such as price_per_gpu_hour: 2.5.")
+        raise UserError(f"{path}: wanted keys and values such as price_per_gpu_hour: 2.5.")
     if unknown := set(found) - {"price_per_gpu_hour", "currency", "targets"}:
         wrong.append(
             f"unknown: {', '.join(map(str, sorted(unknown, key=str)))}; known: currency, price_per_gpu_hour, targets"
@@ -63,7 +63,7 @@ def load(path: Path = SETTINGS) -> Prices:
     if not isinstance(targets, dict) or any(_amount(v) is None for v in targets.values()):
         wrong.append(f"targets: wanted scores such as {{squad/f1: 70}}, got {targets!r}")
     if wrong:
-        raise Problem("\n".join(f"{path}: {line}." for line in wrong))
+        raise UserError("\n".join(f"{path}: {line}." for line in wrong))
     return Prices(price, str(found.get("currency") or "EUR"), dict(targets))
 
 

@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_exp.records import Prediction, Problem, read_predictions, written_whole
+from llama_exp.errors import UserError
+from llama_exp.records import Prediction, read_predictions, written_whole
 from llama_exp.report.results import Evaluation
 
 QUICK = ("squad", "decision")  # pure Python: tens of microseconds an item
@@ -45,7 +46,7 @@ def read(evaluation: Evaluation, cache: Path | None = None) -> Items | str:
     if found is None:
         try:
             found = score(read_predictions(path), evaluation)
-        except (Problem, OSError, ValueError, TypeError, AttributeError) as error:
+        except (UserError, OSError, ValueError, TypeError, AttributeError) as error:
             return f"its answers cannot be read ({str(error).splitlines()[0][:200]})"
         _keep(kept, stamp, found)
     return _doubt(found, evaluation) or found

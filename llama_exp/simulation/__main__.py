@@ -36,7 +36,8 @@ from typing import Any
 from llama_exp import asking, cli, hardware, runs, typed
 from llama_exp.config import Config, flat, register
 from llama_exp.data.dialogue import SIDES
-from llama_exp.records import Problem, line, write_json, write_records
+from llama_exp.errors import UserError
+from llama_exp.records import line, write_json, write_records
 from llama_exp.report.words import plural
 from llama_exp.simulation import conversations
 from llama_exp.simulation.conversations import Conversation
@@ -68,9 +69,9 @@ def split(words: Sequence[str]) -> tuple[Words, list[str]]:
     """This command's own words, checked; and the rest, which is Hydra's."""
     mine, rest = typed.split(words, Words)
     if mine.conversations < 1 or mine.turns < 2:
-        raise Problem(f"conversations={mine.conversations} turns={mine.turns}: wanted at least 1 and at least 2.")
+        raise UserError(f"conversations={mine.conversations} turns={mine.turns}: wanted at least 1 and at least 2.")
     if mine.against is not None and "tuned" not in (mine.client, mine.agent):
-        raise Problem("against=… takes the place of the tuned run, and neither client nor agent is tuned.")
+        raise UserError("against=… takes the place of the tuned run, and neither client nor agent is tuned.")
     if "dataset=tweetsumm" in rest and not any(word.startswith("dataset.task=") for word in rest):
         rest.append("dataset.task=turns")
     return mine, rest

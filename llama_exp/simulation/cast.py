@@ -9,7 +9,8 @@ from llama_exp import runs
 from llama_exp.config import Config
 from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_turn
 from llama_exp.data.splitting import shuffled
-from llama_exp.records import Example, Problem
+from llama_exp.errors import UserError
+from llama_exp.records import Example
 from llama_exp.simulation.voices import check_same_base
 from llama_exp.typed import sound
 
@@ -59,7 +60,9 @@ def cast(
         parts[side] = _part(side, word, config, tuned, trained, systems[side])
     speaking = [part for part in parts.values() if part.script is None]
     if not speaking:
-        raise Problem("Both sides are scripts: there is nothing to simulate. Let client or agent be tuned or untuned.")
+        raise UserError(
+            "Both sides are scripts: there is nothing to simulate. Let client or agent be tuned or untuned."
+        )
     if len(speaking) == 2:
         check_same_base(speaking[0].config, speaking[1].config, speaking[1].run or Path("the untuned model"))
     return parts
@@ -72,10 +75,10 @@ def _part(side: str, word: str, config: Config, tuned: Path | None, trained: Con
     if word not in ("tuned", "untuned"):
         run = Path(word)
         if not runs.finished(run):
-            raise Problem(f"{side}={word}: wanted tuned, untuned, script:FILE or the folder of a finished run.")
+            raise UserError(f"{side}={word}: wanted tuned, untuned, script:FILE or the folder of a finished run.")
         of = runs.load_config(run)
     if run is not None and of.dataset.task in NO_SPEECH:
-        raise Problem(
+        raise UserError(
             f"{side}={word}: {run.parent.name}/{run.name} has learnt dataset.task={of.dataset.task}, not to say what comes "
             "next: in a conversation it would do that to whatever it hears. Choose a run that learnt turns: "
             "python train.py dataset=tweetsumm dataset.task=turns"
@@ -95,10 +98,10 @@ def script(path: Path, side: str) -> tuple[str, ...]:
     try:
         lines = tuple(line.strip() for line in path.read_text(encoding="utf-8", errors="replace").split("\n"))
     except OSError as error:
-        raise Problem(f"{side}=script:{path}: {error.strerror}.") from None
+        raise UserError(f"{side}=script:{path}: {error.strerror}.") from None
     lines = tuple(line for line in lines if line)
     if not lines:
-        raise Problem(f"{side}=script:{path}: the file has no lines. Write a turn a line.")
+        raise UserError(f"{side}=script:{path}: the file has no lines. Write a turn a line.")
     return lines
 
 
@@ -116,7 +119,7 @@ def from_file(path: Path) -> list[Opening]:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
-        raise Problem(
+        raise UserError(
             f"opening={path}: wanted held_out, client or a file of first messages ({error.strerror})."
         ) from None
     return [

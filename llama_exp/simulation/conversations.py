@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llama_exp.data.dialogue import AGENT, CLIENT
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 CLOSING, REPEAT, SILENCE, LIMIT, SCRIPT = "closing", "repeat", "silence", "turn limit", "script ended"
 ENDINGS = {
@@ -150,7 +150,7 @@ def read(path: Path) -> list[Conversation]:
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
-            raise Problem(
+            raise UserError(
                 f"{path}:{number}: not a conversation ({error}). Delete the file and simulate again."
             ) from None
     return found

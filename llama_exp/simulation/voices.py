@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llama_exp.config import Config, flat
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 BASE = ("model.path", "model.revision", "model.quantisation")  # equal for all voices of one base
 
@@ -64,11 +64,11 @@ class Voices:
 
 
 def check_same_base(one: Config, other: Config, folder: Path) -> None:
-    """A Problem where two runs cannot share a base in memory."""
+    """A UserError where two runs cannot share a base in memory."""
     mine, theirs = flat(one), flat(other)
     differ = [f"{key} is {theirs[key]} there, {mine[key]} here" for key in BASE if mine[key] != theirs[key]]
     if differ:
-        raise Problem(
+        raise UserError(
             f"{folder} stands on another base ({'; '.join(differ)}): two bases do not fit into memory at once. "
             "Choose a run on the same one, or compare the two in turn with against=FOLDER."
         )

@@ -3,20 +3,20 @@
 import hashlib
 from pathlib import Path
 
-from llama_exp.records import Problem
+from llama_exp.errors import UserError
 
 PATH = Path(__file__).resolve().parent
 
 
 def verify(folder: Path = PATH) -> None:
-    """Hold every file that is loaded against SHA256SUMS; raise a Problem that lists all that is missing or damaged."""
+    """Hold every file that is loaded against SHA256SUMS; raise a UserError that lists all that is missing or damaged."""
     try:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
     except OSError:
-        raise Problem(f"{folder / 'SHA256SUMS'} is missing. {ADVICE}") from None
+        raise UserError(f"{folder / 'SHA256SUMS'} is missing. {ADVICE}") from None
     wrong = [said for line in lines if line for said in check(folder, *line.split(maxsplit=1))]
     if wrong:
-        raise Problem(f"The embedded model in {folder} is not whole: {'; '.join(wrong)}. {ADVICE}")
+        raise UserError(f"The embedded model in {folder} is not whole: {'; '.join(wrong)}. {ADVICE}")
 
 
 def check(folder: Path, wanted: str, name: str) -> list[str]:
