@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 from llama_exp import cli, hardware, lookup, metrics, runs
 from llama_exp import evaluation as cell
 from llama_exp.asking import as_asked, check_same, folder_name
-from llama_exp.config import Config, register, resolve
+from llama_exp.config.compose import register, resolve
+from llama_exp.config.schema import Config
 from llama_exp.data import loading
 from llama_exp.errors import UserError
 from llama_exp.records import read_predictions

@@ -14,7 +14,8 @@ import hydra
 from omegaconf import DictConfig
 
 from llama_exp import cli, hardware, metrics, runs
-from llama_exp.config import Config, register, resolve
+from llama_exp.config.compose import register, resolve
+from llama_exp.config.schema import Config
 from llama_exp.data import loading
 from llama_exp.errors import UserError
 

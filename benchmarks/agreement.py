@@ -21,7 +21,7 @@ from step import squad_tokens
 from torch.nn import functional as F
 
 from llama_exp.adapter import attach_lora, detach_lora
-from llama_exp.config import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
+from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
 from llama_exp.data.packing import collate
 from llama_exp.llama.forward import response_nll
 from llama_exp.llama.layer import held

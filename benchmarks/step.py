@@ -18,7 +18,7 @@ import torch
 
 def main(checkpoint: str, words: dict[str, str]) -> None:
     from llama_exp.adapter import attach_lora, detach_lora
-    from llama_exp.config import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
+    from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
     from llama_exp.data.packing import Batch, collate
     from llama_exp.llama.forward import response_nll
     from llama_exp.llama.layer import held

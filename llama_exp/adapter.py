@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llama_exp.config import LoraConfig, Scaling, Targets
+from llama_exp.config.schema import LoraConfig, Scaling, Targets
 from llama_exp.errors import UserError
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]

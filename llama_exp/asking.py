@@ -8,7 +8,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from llama_exp.config import Config, DatasetConfig, default_config, flat, identity, settled, spoken, typed
+from llama_exp.config.compose import default_config, explicit_keys, limit_answer_length
+from llama_exp.config.identity import flat, identity, name_part
+from llama_exp.config.schema import Config, DatasetConfig
 from llama_exp.errors import UserError
 
 NOT_TRAINED = ("dataset.metrics", "dataset.licence")  # always as the command has them
@@ -18,7 +20,7 @@ SPLITTING = ("subset", "revision", "rows", "validation", "test", "split_seed", "
 
 def as_asked(config: Config, trained: Config) -> Config:
     """The run's own config, with the data and the size of the evaluation that were asked for."""
-    return settled(
+    return limit_answer_length(
         dataclasses.replace(
             trained,
             dataset=data_of(config, trained),
@@ -42,7 +44,7 @@ def data_of(config: Config, trained: Config) -> DatasetConfig:
     mine, theirs = config.dataset, trained.dataset
     if mine.name != theirs.name:
         return mine
-    said = typed(config)
+    said = explicit_keys(config)
     elsewhere = [key for key in ("source", "path", "hub") if getattr(mine, key) != getattr(theirs, key)]
     if elsewhere and (config.trained_on or any(f"dataset.{key}" in said for key in elsewhere)):
         print(
@@ -81,7 +83,7 @@ def folder_name(asked: Config, trained: Config) -> str:
     shapes = [key for key in mine if key.startswith("dataset.") and key in identity(asked, everything=True)] + [
         "max_length"
     ]
-    words += [spoken(key, mine[key]) for key in sorted(shapes) if mine[key] != theirs.get(key)]
+    words += [name_part(key, mine[key]) for key in sorted(shapes) if mine[key] != theirs.get(key)]
     return "-".join(words)
 
 

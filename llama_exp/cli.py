@@ -18,7 +18,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, get_args, get_type_hints
 
-from llama_exp import commands
+from llama_exp.config import command_line
 from llama_exp.errors import UserError
 
 # Remarks of libraries on choices that are ours. Named one by one: an unknown warning stays visible.
@@ -194,7 +194,7 @@ def with_words(doc: str, split: Callable, work: Callable, one_run: str | None = 
     """
     import hydra
 
-    from llama_exp.config import CONF, resolve
+    from llama_exp.config.compose import CONF, resolve
 
     words, rest = split(sys.argv[1:])
     if {"-h", "--help"} & set(rest):
@@ -260,7 +260,7 @@ def _override(error: BaseException) -> str | None:
         text = text[:-1] if text[-1:] in "'\"" else text
         return (
             f"{error.override}: text with braces, commas, quotes or other signs stands in quotes inside those of the "
-            f"shell. Type {commands.quoted(f'{key}={commands.value(text)}')}"
+            f"shell. Type {command_line.shell_quoted(f'{key}={command_line.hydra_value(text)}')}"
         )
     if ambiguous := re.match("Ambiguous value for argument '(.*)'$", first):
         word = ambiguous[1]
@@ -275,7 +275,7 @@ def _override(error: BaseException) -> str | None:
 
 def _wanted(key: str) -> str | None:
     """The type of a key of conf/ in words; None where it has none, or is not there."""
-    from llama_exp.config import Config
+    from llama_exp.config.schema import Config
 
     kind: Any = Config
     for name in key.split("."):
@@ -290,7 +290,8 @@ def _wanted(key: str) -> str | None:
 
 def _unknown_keys() -> list[str]:
     """A line for each word of the command whose key is not in conf/."""
-    from llama_exp.config import default_config, flat
+    from llama_exp.config.compose import default_config
+    from llama_exp.config.identity import flat
 
     try:
         known = [*own_words, *flat(default_config({})), *GROUPS]

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp import leaks, runs
-from llama_exp.config import Config, flat, identity
+from llama_exp.config.identity import flat, identity
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction, line, read_predictions, write_json, write_records

@@ -17,7 +17,8 @@ import torch
 from llama_exp import cli, hardware, leaks, runs
 from llama_exp.adapter import save_lora, scale, trainable_parameters
 from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
-from llama_exp.config import Config, flat, identity
+from llama_exp.config.identity import flat, identity
+from llama_exp.config.schema import Config
 from llama_exp.energy import Energy
 from llama_exp.errors import UserError
 from llama_exp.memory import forget_peak, peak_memory

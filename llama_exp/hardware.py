@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from llama_exp.config import Config
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 
 # Dense bf16 matrix peak in FLOP/s, from the makers' data sheets.

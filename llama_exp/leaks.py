@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_exp.config import NOT_IDENTITY, Config, Source, flat
+from llama_exp.config.identity import NOT_IDENTITY, flat
+from llama_exp.config.schema import Config, Source
 from llama_exp.data.dialogue import BEGIN
 from llama_exp.records import Example, Prediction, write_json
 from llama_exp.report.words import plural

@@ -8,8 +8,11 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from llama_exp import commands, runs
-from llama_exp.config import CONF, SPOKEN, Config, default_config, flat, identity
+from llama_exp import runs
+from llama_exp.config import command_line
+from llama_exp.config.compose import CONF, default_config
+from llama_exp.config.identity import RUN_KEYS, flat, identity
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 
 SHOWN = 10  # runs in a message
@@ -66,8 +69,11 @@ def _others(config: Config, dataset: str) -> str:
         differ = {key: theirs.get(key) for key in _said_of_a_run(config, mine) if theirs.get(key) != mine[key]}
         if "model.name" in differ:
             differ.pop("model.path", None)  # comes with the name
-        names = {word: key for key, word in commands.SPOKEN_FIRST.items()}
-        words = [commands.quoted(f"{names.get(key, key)}={commands.value(of)}") for key, of in differ.items()]
+        names = {word: key for key, word in command_line.FIRST_KEYS.items()}
+        words = [
+            command_line.shell_quoted(f"{names.get(key, key)}={command_line.hydra_value(of)}")
+            for key, of in differ.items()
+        ]
         lines.append(f"  {' '.join(words)}  ({run.name})")
     shown = lines[:SHOWN]
     return "\n".join(shown + ([f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []))
@@ -91,7 +97,7 @@ def _means(config: Config, dataset: str, run: Path) -> bool:
 
 def _said_of_a_run(config: Config, keys: Iterable[str]) -> list[str]:
     """The keys that say which run is meant; with `trained_on`, those of the dataset speak of what is asked."""
-    spoken = [key for key in keys if key in SPOKEN or key.split(".")[0] in SPOKEN]
+    spoken = [key for key in keys if key in RUN_KEYS or key.split(".")[0] in RUN_KEYS]
     return [key for key in spoken if not (config.trained_on and key.startswith("dataset."))]
 
 
@@ -103,6 +109,8 @@ def training_command(config: Config) -> str:
         data = {key: value for key, value in usual.items() if key.startswith("dataset.")}
         leaves = {**leaves, **data, "dataset.source": config.dataset.source.value}
     folder = Path(config.out or Path(config.outputs, leaves["dataset.name"], "any"))
-    return commands.command(
-        "train.py", leaves, *commands.place(folder, leaves["dataset.name"], Path(config.outputs), config.out)
+    return command_line.command(
+        "train.py",
+        leaves,
+        *command_line.folder_options(folder, leaves["dataset.name"], Path(config.outputs), config.out),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llama_exp.config import Config, Targets
+from llama_exp.config.schema import Config, Targets
 from llama_exp.llama.elementwise import liger
 from llama_exp.llama.forward import CHUNK
 from llama_exp.llama.layer import MLP_TOKENS

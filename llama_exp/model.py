@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llama_exp.config import ModelConfig, Quantisation
+from llama_exp.config.schema import ModelConfig, Quantisation
 from llama_exp.errors import UserError
 from llama_exp.llama.products import lay_side_by_side
 

@@ -23,7 +23,9 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from llama_exp.config import Config, default_config, flat, identity, run_folder
+from llama_exp.config.compose import default_config
+from llama_exp.config.identity import flat, identity, run_folder
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.records import write_json, written_whole
 

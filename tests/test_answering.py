@@ -64,7 +64,7 @@ def test_replies_are_those_of_transformers(adapted, count):  # noqa: F811
 
 def test_replies_that_end_at_different_places_are_those_of_transformers(tokenizer, monkeypatch):
     """Rows leave the batch once half of them have ended."""
-    from llama_exp.config import default_config
+    from llama_exp.config.compose import default_config
     from llama_exp.data import DATASETS
     from llama_exp.data.encoding import encode_prompts
 

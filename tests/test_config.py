@@ -10,18 +10,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from llama_exp.config import (
-    CONF,
-    SPOKEN,
-    Config,
-    Scaling,
-    default_config,
-    flat,
-    identity,
-    register,
-    resolve,
-    run_folder,
-)
+from llama_exp.config.compose import CONF, default_config, register, resolve
+from llama_exp.config.identity import RUN_KEYS, flat, identity, run_folder
+from llama_exp.config.schema import Config, Scaling
 from llama_exp.data import DATASETS
 from llama_exp.errors import UserError
 from llama_exp.lookup import training_command
@@ -211,6 +202,6 @@ def test_the_command_that_a_reader_is_told_trains_what_it_asked_for(words):
     asked = composed(*words)
     program, *told = shlex.split(training_command(asked))[1:]
     would, wanted = flat(composed(*told)), flat(asked)
-    spoken = [key for key in wanted if key in SPOKEN or key.startswith("lora.")]
+    spoken = [key for key in wanted if key in RUN_KEYS or key.startswith("lora.")]
     assert program == "train.py" and len(spoken) > 10
     assert {key: would[key] for key in spoken} == {key: wanted[key] for key in spoken}

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llama_exp.config import Source, default_config
+from llama_exp.config.compose import default_config
+from llama_exp.config.schema import Source
 from llama_exp.data import CLASSES, DATASETS
 from llama_exp.data import module as data_module
 from llama_exp.data.guanaco import turns

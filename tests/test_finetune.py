@@ -13,7 +13,8 @@ import torch
 from llama_exp import callbacks
 from llama_exp.adapter import attach_lora, detach_lora, load_lora, save_lora, scale
 from llama_exp.callbacks import Checkpoints, Curves, WholeCheckpoints
-from llama_exp.config import (
+from llama_exp.config.compose import default_config
+from llama_exp.config.schema import (
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
@@ -23,7 +24,6 @@ from llama_exp.config import (
     Schedule,
     Source,
     Targets,
-    default_config,
 )
 from llama_exp.data import DATASETS
 from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whole_loader

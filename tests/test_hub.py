@@ -17,7 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from llama_exp import cli, runs
-from llama_exp.config import default_config
+from llama_exp.config.compose import default_config
 from llama_exp.errors import UserError
 from llama_exp.hub import __main__ as hub
 from llama_exp.hub import model_card

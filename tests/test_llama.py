@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from llama_exp.adapter import attach_lora, detach_lora, load_lora, save_lora
-from llama_exp.config import Quantisation, Targets
+from llama_exp.config.schema import Quantisation, Targets
 from llama_exp.data.packing import collate
 from llama_exp.errors import UserError
 from llama_exp.llama import forward

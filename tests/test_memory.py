@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llama_exp.config import default_config
+from llama_exp.config.compose import default_config
 from llama_exp.data.packing import Plan
 from llama_exp.memory import fit, needs
 from llama_exp.records import Tokens

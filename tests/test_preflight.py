@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, 
     import torch
 
     from llama_exp.adapter import attach_lora, detach_lora
-    from llama_exp.config import default_config
+    from llama_exp.config.compose import default_config
     from llama_exp.model import load_base
     from llama_exp.preflight import measuring
 
@@ -194,7 +194,7 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     import torch
 
     from llama_exp.adapter import attach_lora, detach_lora
-    from llama_exp.config import default_config
+    from llama_exp.config.compose import default_config
     from llama_exp.model import load_base
     from llama_exp.preflight import measuring
 
@@ -327,7 +327,8 @@ def test_a_turn_is_compared_with_its_history():
 
 def test_overlap_by_construction_is_said_to_be_that():
     """Every opening of a conversation answers the same prompt, and rows made by rule repeat their few patterns."""
-    from llama_exp.config import Source, default_config
+    from llama_exp.config.compose import default_config
+    from llama_exp.config.schema import Source
     from llama_exp.data.dialogue import CLIENT, Said, next_turn
 
     opening = next_turn("a-0", [], CLIENT, "", "Where is my parcel?")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_exp.config import default_config
+from llama_exp.config.compose import default_config
 from llama_exp.data import CLASSES, DATASETS
 
 FOLDER = Path(os.environ.get("LLAMA_EXP_DATA") or Path(__file__).parents[2] / "shared" / "data")

@@ -700,7 +700,7 @@ def composed(words):
     """The config that a printed command means, read by a shell and by Hydra."""
     from hydra import compose, initialize_config_dir
 
-    from llama_exp.config import CONF, register, resolve
+    from llama_exp.config.compose import CONF, register, resolve
 
     typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True).stdout
     program, *overrides = typed.split("\0")[1:-1]
@@ -722,7 +722,7 @@ ODD = [
 @pytest.mark.parametrize("status", ["interrupted", "finished"])
 def test_a_printed_command_means_that_very_cell(words, status, tmp_path, monkeypatch):
     from llama_exp import runs
-    from llama_exp.config import flat, identity
+    from llama_exp.config.identity import flat, identity
 
     monkeypatch.chdir(tmp_path)
     _, config = composed(" ".join(["python", "train.py", *map(shlex.quote, words)]))

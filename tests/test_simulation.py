@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from llama_exp.config import default_config
+from llama_exp.config.compose import default_config
 from llama_exp.data.dialogue import AGENT, CLIENT
 from llama_exp.records import write_records
 from llama_exp.simulation.__main__ import Words, compared, said, write_results

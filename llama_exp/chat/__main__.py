@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_exp import cli, typed
-from llama_exp.config import Config, register
+from llama_exp.config.compose import register
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 
 register()

@@ -11,7 +11,7 @@ from transformers.pipelines.text_generation import Chat
 from llama_exp import hardware, runs
 from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Wording
-from llama_exp.config import Config
+from llama_exp.config.schema import Config
 from llama_exp.data.encoding import encode_prompts
 from llama_exp.errors import UserError
 from llama_exp.model import causal_lm, forget_base

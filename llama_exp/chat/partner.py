@@ -7,7 +7,7 @@ from string import Formatter
 from typing import Any
 
 from llama_exp import hardware, lookup, runs
-from llama_exp.config import Config
+from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Turn

@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from llama_exp.config import DatasetConfig
+from llama_exp.config.schema import DatasetConfig
 from llama_exp.errors import UserError
 
 READERS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}

@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning import LightningDataModule
 
-from llama_exp.config import Config, DatasetConfig, Source
+from llama_exp.config.schema import Config, DatasetConfig, Source
 from llama_exp.data import loading
 from llama_exp.data.cleaning import Cleaner
 from llama_exp.data.packing import Plan, StepSampler, step_loader, whole_loader

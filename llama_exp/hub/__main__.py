@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp import cli, hardware, lookup, runs, typed
-from llama_exp.config import Config, register
+from llama_exp.config.compose import register
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.uploading import TOKEN, Hub, check_name

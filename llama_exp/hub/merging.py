@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llama_exp.config import Config, Quantisation
+from llama_exp.config.schema import Config, Quantisation
 from llama_exp.errors import UserError
 from llama_exp.records import Example
 

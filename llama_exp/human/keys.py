@@ -32,7 +32,7 @@ def given(typed: list[str], program: str, known: Mapping[str, tuple[str, str]] |
 
 def settings() -> dict[str, tuple[str, str]]:
     """The words that make a study, {key: (its default, what it means)}: conditions, and what conf/study.yaml itself says."""
-    from llama_exp.config import CONF
+    from llama_exp.config.compose import CONF
 
     lines = re.findall(r"^(\w+): *(.*?) *(?:# (.*))?$", (CONF / "study.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     words = {

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from llama_exp import cli
-from llama_exp.config import CONF
+from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
 from llama_exp.human import study as design
 from llama_exp.human.evaluated import carried

@@ -160,7 +160,7 @@ def scored(study: Study, name: str) -> dict[str, Any]:
 
     The reference itself is not scored, and items without one are left out.
     """
-    from llama_exp.config import default_config
+    from llama_exp.config.compose import default_config
     from llama_exp.metrics import measure
 
     section = getattr(default_config({}), name, None)  # a metric's part of conf/, where it has one

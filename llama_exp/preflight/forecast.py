@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llama_exp import leaks, runs
-from llama_exp.config import Config, flat
+from llama_exp.config.identity import flat
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.preflight.inspection import say, show_data
 from llama_exp.records import Tokens

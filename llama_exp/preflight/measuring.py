@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from llama_exp.config import Config
+from llama_exp.config.schema import Config
 from llama_exp.data.packing import Batch, collate
 from llama_exp.errors import UserError
 from llama_exp.finetune import Finetune, neftune

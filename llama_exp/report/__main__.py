@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from llama_exp import commands
+from llama_exp.config import command_line
 from llama_exp.errors import UserError
 from llama_exp.records import written_whole
 from llama_exp.report import captions, costs, findings, items, words
@@ -180,9 +180,9 @@ def next_command(run: Run, folder: Path, compared: list[Comparison]) -> str:
         leaves = stored_leaves(run.folder / "config.yaml")
     except (OSError, ValueError, RecursionError):
         leaves = {}
-    place = commands.place(run.folder, run.dataset, folder, leaves.get("out"))
+    place = command_line.folder_options(run.folder, run.dataset, folder, leaves.get("out"))
     if run.status not in ("finished", "stopped early"):
-        return commands.command("train.py", leaves or run.identity, *place)
+        return command_line.command("train.py", leaves or run.identity, *place)
     own = identity_among(leaves) or run.identity
     asked = {key: leaves[key] for key in EVALUATED if key in leaves}
     for c in compared:
@@ -192,7 +192,7 @@ def next_command(run: Run, folder: Path, compared: list[Comparison]) -> str:
         if all(others.get(key) == own.get(key) for key in ("dataset.name", "dataset.source", "dataset.path")):
             asked = {key: others[key] for key in EVALUATED if key in others}
             break
-    return commands.command("evaluate.py", own | asked, *place)
+    return command_line.command("evaluate.py", own | asked, *place)
 
 
 def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices) -> tuple[Pictures, list[Unread]]:

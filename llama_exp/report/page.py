@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_exp import commands
+from llama_exp.config import command_line
 from llama_exp.report import findings, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.grouping import AXES
@@ -138,8 +138,8 @@ def untuned_command(tuned: Scored, root: Path) -> str:
     leaves = {k: v for k, v in tuned.run.identity.items() if k.startswith("model.")} | asked_of(tuned.evaluation)
     leaves.pop("eval_batch", None)  # how fast, not what
     leaves |= {"dataset.name": tuned.evaluation.dataset, "model.name": tuned.run.model, "lora.r": 0}
-    return commands.command(
-        "evaluate.py", leaves, *([] if root == Path("outputs") else [f"outputs={commands.value(str(root))}"])
+    return command_line.command(
+        "evaluate.py", leaves, *([] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"])
     )
 
 

@@ -277,9 +277,9 @@ def _identity_of(config: Path) -> dict[str, Any]:
 
 
 def identity_among(leaves: dict[str, Any]) -> dict[str, Any]:
-    from llama_exp.config import deciding
+    from llama_exp.config.identity import identity_leaves
 
-    return deciding(leaves)
+    return identity_leaves(leaves)
 
 
 def stored_leaves(config: Path) -> dict[str, Any]:

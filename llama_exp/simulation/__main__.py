@@ -34,7 +34,9 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp import asking, cli, hardware, runs, typed
-from llama_exp.config import Config, flat, register
+from llama_exp.config.compose import register
+from llama_exp.config.identity import flat
+from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import SIDES
 from llama_exp.errors import UserError
 from llama_exp.records import line, write_json, write_records

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_exp import runs
-from llama_exp.config import Config
+from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_turn
 from llama_exp.data.splitting import shuffled
 from llama_exp.errors import UserError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from llama_exp import typed
-from llama_exp.config import Config
+from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import CLIENT, SIDES, Said
 from llama_exp.data.encoding import encode_all, encode_prompts
 from llama_exp.generation import generate, likelihood

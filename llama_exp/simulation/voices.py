@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llama_exp.config import Config, flat
+from llama_exp.config.identity import flat
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 
 BASE = ("model.path", "model.revision", "model.quantisation")  # equal for all voices of one base

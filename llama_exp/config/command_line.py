@@ -13,61 +13,62 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SPOKEN_FIRST = {"dataset": "dataset.name", "model": "model.name", "sample": "sample", "lora.r": "lora.r"}
+FIRST_KEYS = {"dataset": "dataset.name", "model": "model.name", "sample": "sample", "lora.r": "lora.r"}
 # Where results lie and what a command does, not what a cell is; and a logger, which is a group of several keys.
-LEFT_OUT = ("outputs", "out", "preflight", "predictions", "trained_on", "logger.")
+NOT_IN_COMMANDS = ("outputs", "out", "preflight", "predictions", "trained_on", "logger.")
 PLAIN = r"[A-Za-z_./][A-Za-z0-9_./:+-]*"
-WORDS_OF_HYDRA = {"true", "false", "yes", "no", "on", "off", "null", "none", "nan", "inf"}
+HYDRA_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "nan", "inf"}
 
 
 def command(program: str, leaves: Mapping[str, Any], *more: str) -> str:
     """`python train.py …` for a cell's leaves ({dotted key: value}); `more` words such as `outputs=elsewhere` come last."""
-    said = {word: leaves.get(key) for word, key in SPOKEN_FIRST.items()}
+    said = {word: leaves.get(key) for word, key in FIRST_KEYS.items()}
     if said["lora.r"] == 0:
         del said["sample"]  # the untuned model saw none
     usual = _defaults(str(said["dataset"]), str(said["model"]))
-    rest = leaves.keys() - set(SPOKEN_FIRST.values())
+    rest = leaves.keys() - set(FIRST_KEYS.values())
     for key in sorted(rest, key=lambda k: (not k.startswith("dataset."), k)):
-        if key.startswith(LEFT_OUT) or (usual is None and key not in ("seed", "data_seed")):
+        if key.startswith(NOT_IN_COMMANDS) or (usual is None and key not in ("seed", "data_seed")):
             continue  # without the defaults, only what is sure to matter
         if leaves[key] != (usual or {}).get(key, 0 if usual is None else "no such key"):
             said[key if usual is None or key in usual else f"+{key}"] = leaves[key]
-    words = [quoted(f"{key}={value(of)}") for key, of in said.items()]
-    return " ".join(["python", program, *words, *map(quoted, more)])
+    words = [shell_quoted(f"{key}={hydra_value(of)}") for key, of in said.items()]
+    return " ".join(["python", program, *words, *map(shell_quoted, more)])
 
 
-def place(run: Path, dataset: str, root: Path, named: Any = None) -> list[str]:
+def folder_options(run: Path, dataset: str, root: Path, named: Any = None) -> list[str]:
     """`outputs=FOLDER` where results are not in outputs/; `out=FOLDER` for a run that was given (`named`) or has no usual place."""
     if named or run.parent != root / dataset:
-        return [f"out={value(str(run))}"]
-    return [] if root == Path("outputs") else [f"outputs={value(str(root))}"]
+        return [f"out={hydra_value(str(run))}"]
+    return [] if root == Path("outputs") else [f"outputs={hydra_value(str(root))}"]
 
 
 @cache
 def _defaults(dataset: str, model: str) -> dict[str, Any] | None:
     """What a plain command would give; None where conf/ does not know these names."""
     try:
-        from llama_exp.config import default_config, flat
+        from llama_exp.config.compose import default_config
+        from llama_exp.config.identity import flat
 
         return flat(default_config({"dataset": dataset, "model": model}))
     except Exception:  # any complaint of Hydra's: a name from elsewhere must not stop a report
         return None
 
 
-def value(of: Any) -> str:
+def hydra_value(of: Any) -> str:
     """A value as Hydra reads it back."""
     if of is None or isinstance(of, bool):
         return {None: "null", True: "true", False: "false"}[of]
     if isinstance(of, Sequence) and not isinstance(of, str):
-        return f"[{','.join(map(value, of))}]"
+        return f"[{','.join(map(hydra_value, of))}]"
     text = str(of)
-    if not isinstance(of, str) or (re.fullmatch(PLAIN, text) and text.lower() not in WORDS_OF_HYDRA):
+    if not isinstance(of, str) or (re.fullmatch(PLAIN, text) and text.lower() not in HYDRA_WORDS):
         return text
     text = text.replace("${", "\\${")  # a dollar, no interpolation
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", text)) + "'"
 
 
-def quoted(word: str) -> str:
+def shell_quoted(word: str) -> str:
     """A word for the shell. Control characters are spelt out, so that a command is one line and can be shown."""
     if not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in word):
         return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)

@@ -1,0 +1,124 @@
+"""What makes two runs the same: the keys that can change the weights, and the folder that they name."""
+
+import dataclasses
+import hashlib
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from llama_exp.config.schema import Config
+
+# Keys that cannot change the weights that training leaves behind. Everything else is identity.
+NOT_IDENTITY = {
+    "bertscore",
+    "logger",
+    "micro_batch",
+    "memory",
+    "validations",
+    "validation_sample",
+    "checkpoint_every",
+    "preflight",
+    "audit",
+    "evaluate",
+    "split",
+    "eval_sample",
+    "eval_seed",
+    "eval_batch",
+    "trained_on",
+    "predictions",
+    "outputs",
+    "out",
+    "dataset.metrics",
+    "dataset.licence",
+    "model.licence",
+    "model.gradient_checkpointing",
+    "model.needs_gpu",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.num_nodes",
+    "trainer.enable_progress_bar",
+    "trainer.profiler",
+    "trainer.log_every_n_steps",
+    "trainer.enable_model_summary",
+    "trainer.use_distributed_sampler",
+}
+
+
+# … but these do where validation decides when to stop, and which adapter is kept.
+IDENTITY_WHERE_STOPPED = {"validations", "validation_sample", "eval_seed"}
+
+
+# What a reader (evaluate, chat, hub …) must say to mean a run; it takes the rest from the run itself.
+RUN_KEYS = (
+    "dataset.name",
+    "dataset.task",
+    "dataset.source",
+    "dataset.path",
+    "model.name",
+    "model.path",
+    "lora",
+    "sample",
+    "data_seed",
+    "seed",
+)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """{"lora.r": 8, "dataset.source": "synthetic", …}: every leaf by its dotted key, in plain types."""
+
+    def walk(value, key):
+        if dataclasses.is_dataclass(value):
+            value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield from walk(inner, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, value.value if isinstance(value, Enum) else value
+
+    return dict(walk(config, ""))
+
+
+def identity_leaves(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Those of a config's leaves that can change the weights."""
+    left_out = NOT_IDENTITY - IDENTITY_WHERE_STOPPED if leaves.get("early_stopping") else NOT_IDENTITY
+    return {k: v for k, v in leaves.items() if k not in left_out and k.split(".")[0] not in left_out}
+
+
+def identity(config: Config, everything: bool = False) -> dict[str, Any]:
+    """The leaves that decide the weights. Rank 0 trains nothing: only the model is left of it, unless `everything`."""
+    leaves = identity_leaves(flat(config))
+    if config.lora.r == 0 and not everything:
+        kept = ("dataset.name", "model.", "lora.r")
+        return {k: v for k, v in leaves.items() if k.startswith(kept)}
+    return leaves
+
+
+def run_folder(config: Config, defaults: Config) -> Path:
+    """The cell's folder: `outputs/squad/tiny-1000-r8-seed0`, and whatever else differs from the defaults.
+
+    `defaults` is the same choice of dataset and model without any override (see `default_config`).
+    Dashes, not "=" or ",": a name can be typed back as an override.
+    """
+    if config.out:
+        return Path(config.out)
+    mine, theirs = flat(config), flat(defaults)
+    head = [config.model.name]
+    if config.lora.r:
+        head += ["all" if config.sample is None else str(config.sample), f"r{config.lora.r}", f"seed{config.seed}"]
+    else:
+        head += ["r0"]
+    said = {"dataset.name", "model.name", "sample", "lora.r", "seed"}
+    keys = identity(config).keys() | (identity(defaults).keys() if config.lora.r else set())
+    differ = sorted(k for k in keys if mine.get(k) != theirs.get(k) and k not in said)
+    return Path(config.outputs, config.dataset.name, "-".join(head + [name_part(k, mine.get(k)) for k in differ]))
+
+
+def name_part(key: str, value: Any) -> str:
+    """`optimizer.lr`, 0.001 -> "lr0.001". A value that had to be altered or cut carries six digits of its hash."""
+    section, _, leaf = key.rpartition(".")
+    word = {"path": f"{section}_path", "name": section, "source": "", "revision": f"{section}_revision"}.get(leaf, leaf)
+    text = re.sub(r"[^A-Za-z0-9._]+", "_", str(Path(str(value)).name if leaf == "path" else value))[-24:]
+    digest = "" if text == str(value) else "_" + hashlib.sha256(str(value).encode()).hexdigest()[:6]
+    return f"{word}{text}{digest}"

@@ -1,0 +1,153 @@
+"""The types of conf/, and how a cell of an experiment is named and found.
+
+Values live in conf/*.yaml, types live here: dataclasses without defaults, so that a typo, a wrong type and a missing key
+each print one readable line before anything heavy is imported. The rest of the code holds `Config`, never a DictConfig.
+
+A *cell* is one fine-tuned adapter. Its identity is every key that can change its weights; its folder is named by that
+identity, so evaluation finds training without timestamps and a repeated command finds its own earlier work.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class Source(Enum):
+    hub = "hub"  # the Hugging Face hub, or `dataset.path` where that is given
+    synthetic = "synthetic"  # rows made by rule in the same raw schema
+
+
+class Quantisation(Enum):
+    nf4 = "nf4"  # bitsandbytes NF4 with double quantisation
+    nf4_dequantised = "nf4_dequantised"  # the same values, held in the compute type: faster on CPU, more memory
+    none = "none"  # the checkpoint's own 16 or 32 bits
+
+
+class Scaling(Enum):
+    """What the product B·A is multiplied with."""
+
+    fixed_alpha = "fixed_alpha"  # alpha / r, alpha the same at every rank
+    constant = "constant"  # `ratio` at every rank (alpha grows with r)
+    rank_stabilised = "rank_stabilised"  # alpha / sqrt(r)
+
+
+class Targets(Enum):
+    all = "all"  # every linear layer of every block
+    attention = "attention"  # q, k, v and o
+
+
+class Split(Enum):
+    validation = "validation"
+    test = "test"
+
+
+class Schedule(Enum):
+    cosine = "cosine"
+    constant = "constant"
+
+
+class OptimizerName(Enum):
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+    paged_adamw_8bit = "paged_adamw_8bit"
+
+
+@dataclass
+class DatasetConfig:
+    name: str
+    task: str  # what a record becomes: "summary", "turns", "answer" …
+    hub: str  # repository on the Hugging Face hub
+    subset: str | None
+    revision: str | None
+    path: str | None  # a folder or file to read instead of the hub
+    source: Source
+    rows: (
+        int  # synthetic only: raw rows of train; validation and test get a tenth each, at least 400 (fewer if rows is)
+    )
+    licence: str
+    template: str  # the user's message; {fields} are the dataset's
+    system: str  # system prompt; "" = none
+    validation: float  # share of train's Examples carved out, by group, where the source has no validation split
+    test: float  # the same for test
+    split_seed: int  # no sweep moves it
+    max_new_tokens: int  # the longest reply, and the room kept for the answer when a prompt is shortened
+    metrics: list[str]
+    cleaning: dict[str, bool]  # rule name -> on
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    path: str  # a local folder or a hub repository
+    revision: str | None
+    quantisation: Quantisation
+    licence: str
+    gradient_checkpointing: bool | None  # null = where the memory asks for it
+    needs_gpu: bool  # stop early, with advice, where there is none
+
+
+@dataclass
+class LoraConfig:
+    r: int  # 0 = the untuned model
+    alpha: float
+    scaling: Scaling
+    ratio: float  # only for scaling=constant
+    dropout: float
+    targets: Targets
+
+
+@dataclass
+class OptimizerConfig:
+    name: OptimizerName
+    lr: float
+    weight_decay: float
+    betas: list[float]
+    schedule: Schedule
+    warmup: float  # share of all steps
+    neftune: float  # noise alpha; 0 = off
+
+
+@dataclass
+class BertScoreConfig:
+    model: str  # auto, minilm, a hub repository or a folder (llama_exp/metrics/bertscore.py)
+    layer: int | None  # null = the one that bert-score recommends
+    rescale: bool  # by bert-score's baseline, where it has one for the model
+    language: str  # of the baseline
+    batch: int  # texts the encoder reads at a time
+
+
+@dataclass
+class Config:
+    dataset: DatasetConfig
+    model: ModelConfig
+    lora: LoraConfig
+    optimizer: OptimizerConfig
+    trainer: dict[str, Any]  # passed through: Trainer(**trainer)
+    logger: dict[str, Any]  # {} or one `_target_` with its arguments
+
+    sample: int | None  # training Examples; null = all
+    seed: int  # initialisation, order, dropout
+    data_seed: int  # which Examples a sample holds
+    max_length: int  # tokens of prompt and response together
+    batch: int  # Examples a step
+    micro_batch: int | None  # Examples a forward pass; null = as many as the memory holds
+    memory: float | None  # GiB of the GPU
+    max_tokens: int | None  # budget in tokens seen; null = trainer.max_epochs or trainer.max_steps rules
+    validations: int | None  # how often validation loss is measured during a run; null = what it may cost decides
+    validation_sample: int | None  # Examples it is measured on; null = all
+    early_stopping: int | None  # stop after so many validations without a better loss; null = never
+    checkpoint_every: int | None  # optimizer steps between checkpoints; null = one a minute
+
+    preflight: bool  # train.py: show what would be learnt, how long it takes and whether it fits; train nothing
+    audit: bool  # look for held-out items in the training set before training
+    evaluate: bool  # train.py: evaluate right after training, with the base already in memory
+    split: Split
+    eval_sample: int | None
+    eval_seed: int  # no sweep moves it
+    eval_batch: int | None  # prompts a generation batch; null = as many as the memory holds
+    bertscore: BertScoreConfig  # read where dataset.metrics names it
+    trained_on: str | None  # evaluate an adapter trained on this dataset
+    predictions: str | None  # score this file instead of a model
+
+    outputs: str
+    out: str | None  # the cell's folder; null = named by its identity
