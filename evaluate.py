@@ -12,15 +12,17 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, hardware, lookup, metrics, runs
+from llama_exp import cli, hardware, metrics
 from llama_exp import evaluation as cell
 from llama_exp.asking import as_asked, check_same, folder_name
 from llama_exp.config.compose import register, resolve
 from llama_exp.config.schema import Config
 from llama_exp.data import loading
 from llama_exp.errors import UserError
-from llama_exp.records import read_predictions
 from llama_exp.report.words import plural
+from llama_exp.runs.files import read_predictions
+from llama_exp.runs.run import find
+from llama_exp.runs.run import run as runs
 
 register()
 
@@ -29,7 +31,7 @@ def evaluate(config: Config) -> dict[str, str]:
     """Find the run that the words mean, let it answer the held-out Examples, score the answers."""
     if config.predictions:
         return evaluate_file(config)
-    run = lookup.find(config) if config.lora.r else runs.untuned_folder(config)
+    run = find.find(config) if config.lora.r else runs.untuned_folder(config)
     trained = runs.load_config(run) if config.lora.r else config
     asked = as_asked(config, trained)
     folder = run / "eval" / folder_name(asked, trained)

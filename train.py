@@ -13,11 +13,12 @@ import functools
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, hardware, metrics, runs
+from llama_exp import cli, hardware, metrics
 from llama_exp.config.compose import register, resolve
 from llama_exp.config.schema import Config
 from llama_exp.data import loading
 from llama_exp.errors import UserError
+from llama_exp.runs.run import run
 
 register()
 
@@ -39,21 +40,21 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         from llama_exp.evaluation import metric_settings
 
         metrics.check(config.dataset.metrics, metric_settings(config))
-    folder = runs.folder_of(config)
+    folder = run.folder_of(config)
     if config.preflight:
         from llama_exp.preflight.forecast import preflight
 
         return preflight(config, folder)
     if config.lora.r == 0:
         return untuned(config, folder)
-    runs.check_owner(folder, config)
-    if runs.finished(folder):
+    run.check_owner(folder, config)
+    if run.finished(folder):
         if config.dataset.path:
             check_source(config, folder)
         print(f"{folder}: already finished", flush=True)
         return evaluated(config, {"said": "already finished", "run": str(folder)})
 
-    clock = runs.Clock()
+    clock = run.Clock()
     with clock("import"):
         from llama_exp import model as models
         from llama_exp.llama.warmup import warmed
@@ -89,11 +90,11 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     with clock("load"):
         base = loaded()
         models.check_length(base, config.max_length)
-    working.enter_context(runs.alone(folder))
-    if runs.finished(folder):  # by another process, since this one looked
+    working.enter_context(run.alone(folder))
+    if run.finished(folder):  # by another process, since this one looked
         return evaluated(config, {"said": "already finished", "run": str(folder)})
-    runs.write_config(folder, config)
-    runs.write_sample(folder, [example.id for example in data.train])
+    run.write_config(folder, config)
+    run.write_sample(folder, [example.id for example in data.train])
     leaks.tell(config, data, overlap, folder)
     choice = choose(base, config, data.plan)
     data.micro_batch = choice.micro_batch
@@ -121,7 +122,7 @@ def check_source(config: Config, folder) -> None:
 
     data = DATASETS[config.dataset.name].of(config)
     data.setup()
-    data.check_content(runs.read_summary(folder).get("content"))
+    data.check_content(run.read_summary(folder).get("content"))
 
 
 def untuned(config: Config, folder) -> dict[str, str]:

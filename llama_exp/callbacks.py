@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from llama_exp.progress import told
-from llama_exp.records import written_whole
+from llama_exp.runs.files import atomic_write
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
 
@@ -120,7 +120,7 @@ class Curves(L.Callback):
                     for row in csv.DictReader(file)
                     if (row["step"] or "x").isdigit() and int(row["step"]) <= trainer.global_step
                 ]
-        with written_whole(self.path) as file:
+        with atomic_write(self.path) as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)

@@ -15,16 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama_exp import leaks, runs
+from llama_exp import leaks
 from llama_exp.config.identity import flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.metrics import measure
-from llama_exp.records import Example, Prediction, line, read_predictions, write_json, write_records
+from llama_exp.records import Example, Prediction
 from llama_exp.report.words import number
+from llama_exp.runs.files import json_line, read_predictions, write_json, write_jsonl
+from llama_exp.runs.run import run as runs
+from llama_exp.runs.scores import SCORES, write_scores
 from llama_exp.statistics import Interval, interval, ratio_interval, statistic_interval
 from llama_exp.statistics.words import plus_minus
-from llama_exp.tables import SCORES, write_items
 
 NO_ANSWER = "\ufffd"  # of an id that is not in a predictions file: unlike "", it matches no reference, not even one of signs alone
 COST = ("seconds", "tokens", "peak_memory_bytes")
@@ -64,7 +66,7 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
         for key, was in answered.items()
         if key in wanted and answers_it(was, wanted[key])
     }
-    write_records(path, answered.values())  # without the line that a kill cut short
+    write_jsonl(path, answered.values())  # without the line that a kill cut short
     before = cost_so_far(folder) if answered else dict.fromkeys(COST, 0)
     left = [example for example in examples if example.id not in answered]
     if answered and left:
@@ -96,14 +98,14 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
                     example.history,
                 )
                 tokens += len(prompts[reply.place]) + count + reply.tokens
-                file.write(line(answered[example.id]))
+                file.write(json_line(answered[example.id]))
             file.flush()
             write_json(folder / "cost.json", total(before, time.perf_counter() - started, tokens, peak_memory(device)))
             end = "\n" if len(answered) == len(examples) else ""
             print(f"\r  answered {len(answered)}/{len(examples)}", end=end, flush=True)
     cost = total(before, time.perf_counter() - started, tokens, peak_memory(device))
     predictions = [answered[example.id] for example in examples]
-    write_records(path, predictions)  # in their order: scored anew, they give the same interval to the last digit
+    write_jsonl(path, predictions)  # in their order: scored anew, they give the same interval to the last digit
     return predictions, cost
 
 
@@ -195,7 +197,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Score the predictions and write scores.jsonl, then results.json; returns the latter."""
     scored = score(predictions, asked)
-    write_items(folder, predictions, scored.items)
+    write_scores(folder, predictions, scored.items)
     summary = runs.read_summary(run) or {}
     of_train = summary.get("counts", {}).get("train", {})
     results = {

@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from llama_exp import cli, hardware, leaks, runs
+from llama_exp import cli, hardware, leaks
 from llama_exp.adapter import save_lora, scale, trainable_parameters
 from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.config.identity import flat, identity
@@ -26,6 +26,7 @@ from llama_exp.model import causal_lm, real_size
 from llama_exp.progress import Progress
 from llama_exp.report import loss_page
 from llama_exp.report.words import plural
+from llama_exp.runs.run import run
 
 MANY, VALIDATING = 10, 0.25  # validation losses of a run, and the share of training time that they may add
 
@@ -216,7 +217,7 @@ def leave_behind(
     if not trainer.is_global_zero:
         return
     with contextlib.suppress(Exception):
-        runs.write_summary(folder, came_to(folder, config, trainer, data, started, status, reason[:2000]))
+        run.write_summary(folder, came_to(folder, config, trainer, data, started, status, reason[:2000]))
     ended = f"{status.capitalize()} after step {trainer.global_step:,} of {data.plan.total_steps:,}: {reason}"
     draw_losses(folder, ended, say=False)
 
@@ -247,7 +248,7 @@ def _finish_loggers(trainer: L.Trainer, code: int) -> None:
 
 
 def summarise(
-    folder: Path, config: Config, trainer: L.Trainer, module, data, outcome: Outcome, clock: runs.Clock
+    folder: Path, config: Config, trainer: L.Trainer, module, data, outcome: Outcome, clock: run.Clock
 ) -> str:
     """Save the adapter, then summary.json; the checkpoints go. Returns one line of what came of it."""
     curves = next(c for c in trainer.callbacks if isinstance(c, Curves))
@@ -258,12 +259,12 @@ def summarise(
     seconds = {**clock.seconds, "train": round(curves.seconds + clock.seconds["train"], 3)}
     plan, step = data.plan, trainer.global_step
     device = next(module.model.parameters()).device
-    rows = runs.read_metrics(folder)
+    rows = run.read_metrics(folder)
     losses, validation = loss_page.points(rows, "loss"), loss_page.points(rows, "validation_loss")
     speed = plan.seen(step, plan.lengths) / max(curves.training_seconds, 1e-9)
     parameters = sum(real_size(p) for p in module.model.parameters())
     flops = 4 * (parameters - causal_lm(module.model).model.embed_tokens.weight.numel())  # a look-up is no product
-    runs.write_summary(
+    run.write_summary(
         folder,
         {
             **came_to(folder, config, trainer, data, outcome.started, outcome.status, None),
@@ -296,7 +297,7 @@ def summarise(
             "gradient_checkpointing": causal_lm(module.model).is_gradient_checkpointing,
         },
     )
-    runs.discard_checkpoints(folder)
+    run.discard_checkpoints(folder)
     said = f"{outcome.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {losses[-1][1]:.3f}"
     if validation:
         measured, held_out = validation[-1]
@@ -323,7 +324,7 @@ def came_to(
         "tokens": plan.seen(step, plan.lengths),
         "energy_joules": energy(trainer),
         "world_size": trainer.world_size,
-        **runs.provenance(),
+        **run.provenance(),
         "started": started,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

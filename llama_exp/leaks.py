@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from llama_exp.config.identity import NOT_IDENTITY, flat
 from llama_exp.config.schema import Config, Source
 from llama_exp.data.dialogue import BEGIN
-from llama_exp.records import Example, Prediction, write_json
+from llama_exp.records import Example, Prediction
 from llama_exp.report.words import plural
-from llama_exp.typed import visible
+from llama_exp.runs.files import write_json
+from llama_exp.sanitize import visible
 
 if TYPE_CHECKING:
     from llama_exp.data.audit import Audit, Row

@@ -10,8 +10,6 @@ anew and torch is not needed. The intervals are those of the whole evaluation: 9
 many comparisons: the best of twenty kinds looks good by luck.
 """
 
-import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +17,12 @@ from pathlib import Path
 
 from llama_exp.errors import UserError
 from llama_exp.metrics import bounds
-from llama_exp.records import Prediction, read_predictions, written_whole
+from llama_exp.records import Prediction
 from llama_exp.report.words import number, plural
+from llama_exp.runs.files import read_predictions
+from llama_exp.runs.scores import ItemScores, read_scores
+from llama_exp.sanitize import clean
 from llama_exp.statistics import Interval, interval, ratio_interval
-from llama_exp.untrusted import clean
-
-SCORES = "scores.jsonl"
-Items = Mapping[str, Sequence[float]]  # {score: [value per prediction]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class Row:
     scores: dict[str, Interval]
 
 
-def by_tag(predictions: Sequence[Prediction], items: Items) -> dict[str, list[Row]]:
+def by_tag(predictions: Sequence[Prediction], items: ItemScores) -> dict[str, list[Row]]:
     """{tag: its rows, the commonest value first}. Tags with one value only, or one for nearly every item, are left out."""
     found = {}
     for tag in sorted({tag for prediction in predictions for tag in prediction.tags}):
@@ -55,11 +52,11 @@ def by_tag(predictions: Sequence[Prediction], items: Items) -> dict[str, list[Ro
     return found
 
 
-def _chosen(items: Items, places: Sequence[int]) -> Items:
+def _chosen(items: ItemScores, places: Sequence[int]) -> ItemScores:
     return {name: [values[at] for at in places] for name, values in items.items()}
 
 
-def _row(value: str, predictions: Sequence[Prediction], items: Items) -> Row:
+def _row(value: str, predictions: Sequence[Prediction], items: ItemScores) -> Row:
     groups = [p.group for p in predictions]
     scores = {name: interval(values, groups, bounds=bounds(name)) for name, values in items.items()}
     measured = [p for p in predictions if p.nll is not None and p.tokens]
@@ -67,36 +64,6 @@ def _row(value: str, predictions: Sequence[Prediction], items: Items) -> Row:
         nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]
         scores["loss"] = ratio_interval(nll, tokens, [p.group for p in measured])
     return Row(value, len(predictions), len(set(groups)), scores)
-
-
-def write_items(folder: Path, predictions: Sequence[Prediction], items: Items) -> None:
-    """scores.jsonl: a line a prediction, {"id": …, "squad/f1": 80.0, …}, in the order of predictions.jsonl."""
-    with written_whole(Path(folder) / SCORES) as file:
-        for place, prediction in enumerate(predictions):
-            values = {name: of_score[place] for name, of_score in items.items()}
-            file.write(json.dumps({"id": prediction.id, **values}, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_items(folder: Path, predictions: Sequence[Prediction]) -> dict[str, list[float]]:
-    """The scores of these predictions, in their order; a UserError where they are not there or not numbers."""
-    path = Path(folder) / SCORES
-    try:
-        rows = [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text.strip()]
-        by_id = {row.pop("id"): row for row in rows}
-        names = list(rows[0]) if rows else []
-        items = {name: [float(by_id[p.id][name]) for p in predictions] for name in names}
-    except OSError as error:
-        raise UserError(
-            f"No scores of items at {path} ({error.strerror}). Evaluate again with the same words."
-        ) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path} does not hold the scores of predictions.jsonl beside it ({type(error).__name__}: {error}). "
-            "Delete it and evaluate again with the same words."
-        ) from None
-    if not all(math.isfinite(value) for values in items.values() for value in values):
-        raise UserError(f"{path} holds a score that is no number. Delete it and evaluate again with the same words.")
-    return items
 
 
 def of_folder(folder: Path) -> dict[str, list[Row]]:
@@ -107,7 +74,7 @@ def of_folder(folder: Path) -> dict[str, list[Row]]:
             f"No predictions at {path}. Wanted an evaluation's folder: outputs/DATASET/RUN/eval/EVALUATION."
         )
     predictions = read_predictions(path)
-    return by_tag(predictions, read_items(folder, predictions))
+    return by_tag(predictions, read_scores(folder, predictions))
 
 
 def written(tables: Mapping[str, Sequence[Row]]) -> str:

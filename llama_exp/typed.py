@@ -7,12 +7,11 @@ none of it. So a command's own words never reach Hydra: all that follows the fir
 import dataclasses
 import math
 import types
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
 from llama_exp.errors import UserError
-from llama_exp.untrusted import BIDI
+from llama_exp.sanitize import valid_unicode
 
 Words = TypeVar("Words")
 
@@ -25,7 +24,7 @@ def split(words: Sequence[str], kind: type[Words]) -> tuple[Words, list[str]]:
     for word in words:
         key, said, value = word.partition("=")
         if key in kinds and said:
-            mine[key] = _typed(key, sound(value), kinds[key])
+            mine[key] = _typed(key, valid_unicode(value), kinds[key])
         else:
             rest.append(word)
     return kind(**mine), rest
@@ -59,26 +58,3 @@ def check_sampling(temperature: float, top_p: float) -> dict[str, Any]:
     if not temperature:
         return {}
     return {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-
-
-def sound(text: str) -> str:
-    """Text that can be encoded: bytes that were no UTF-8, and halves of characters, stand as U+FFFD."""
-    text = text.encode("utf-8", "surrogateescape" if _escaped(text) else "surrogatepass").decode("utf-8", "replace")
-    return text
-
-
-def _escaped(text: str) -> bool:
-    """Whether all surrogates are those that Python makes of stray bytes in argv and on standard input."""
-    return all(0xDC80 <= ord(c) <= 0xDCFF for c in text if "\ud800" <= c <= "\udfff")
-
-
-def visible(text: str) -> str:
-    """Text in which nothing acts or hides: a control character, or one that turns the direction, stands as [U+001B].
-
-    A reply with an escape sequence could otherwise recolour a terminal, move its cursor or write its clipboard.
-    """
-    return "".join(c if c in "\n\t" or not _hidden(c) else f"[U+{ord(c):04X}]" for c in text.replace("\r\n", "\n"))
-
-
-def _hidden(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") or character in BIDI

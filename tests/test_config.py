@@ -8,6 +8,8 @@ import shlex
 
 import pytest
 from hydra import compose, initialize_config_dir
+from llama_exp.runs.run.find import training_command
+from llama_exp.runs.run.run import folder_of
 from omegaconf import OmegaConf
 
 from llama_exp.config.compose import CONF, default_config, register, resolve
@@ -15,9 +17,7 @@ from llama_exp.config.identity import RUN_KEYS, flat, identity, run_folder
 from llama_exp.config.schema import Config, Scaling
 from llama_exp.data import DATASETS
 from llama_exp.errors import UserError
-from llama_exp.lookup import training_command
 from llama_exp.metrics import METRICS
-from llama_exp.runs import folder_of
 
 GROUPS = ("dataset", "model", "lora", "trainer", "logger", "experiment", "sweep")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]

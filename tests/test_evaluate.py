@@ -14,7 +14,7 @@ import pytest
 
 from llama_exp.data.synthetic import rows
 from llama_exp.metrics import squad
-from llama_exp.records import read_predictions
+from llama_exp.runs.files import read_predictions
 from tests.conftest import ROOT, small
 
 
@@ -193,8 +193,8 @@ def carved(tmp_path_factory):
         [sys.executable, "train.py", *words, f"outputs={folder}/o"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    from llama_exp import runs
     from llama_exp.data import DATASETS
+    from llama_exp.runs.run import run as runs
 
     [run] = (folder / "o" / "pubmedqa").iterdir()
     data = DATASETS["pubmedqa"].of(runs.load_config(run))

@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from llama_exp import cli, runs
+from llama_exp import cli
 from llama_exp.config.compose import default_config
 from llama_exp.errors import UserError
 from llama_exp.hub import __main__ as hub
 from llama_exp.hub import model_card
-from llama_exp.records import Prediction, write_json, write_records
+from llama_exp.records import Prediction
+from llama_exp.runs.files import write_json, write_jsonl
+from llama_exp.runs.run import run as runs
 
 from .conftest import make_it_matter
 
@@ -523,7 +525,7 @@ def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered
         """The card where the untuned model answered items of these ids."""
         folder = tmp_path / "outputs" / "squad" / "tiny-r0" / "eval" / "squad-test-300"
         for place, names in ((run / "eval" / "squad-test-300", "abc"), (folder, ids)):
-            write_records(place / "predictions.jsonl", [Prediction(name, "p", ("yes",), "no", "g") for name in names])
+            write_jsonl(place / "predictions.jsonl", [Prediction(name, "p", ("yes",), "no", "g") for name in names])
         write_json(folder / "results.json", untuned)
         model_card.write_card(card, run, runs.load_config(run), "ann/it", None, tmp_path / "outputs")
         return card.read_text(encoding="utf-8")

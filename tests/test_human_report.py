@@ -20,7 +20,8 @@ from llama_exp.human.making import make
 from llama_exp.human.report import included, report
 from llama_exp.human.store import Store
 from llama_exp.metrics import METRICS
-from llama_exp.records import Rating, write_json
+from llama_exp.records import Rating
+from llama_exp.runs.files import write_json
 from llama_exp.statistics import Difference, Interval, paired
 from tests.conftest import ROOT
 from tests.test_human_study import evaluation, predictions, two

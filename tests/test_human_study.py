@@ -11,7 +11,8 @@ from llama_exp.errors import UserError
 from llama_exp.human import study as design
 from llama_exp.human.making import Settings, make
 from llama_exp.human.store import Store
-from llama_exp.records import Prediction, Turn, write_json, write_records
+from llama_exp.records import Prediction, Turn
+from llama_exp.runs.files import write_json, write_jsonl
 
 TOWNS = ("Rennes", "Turin", "Gdansk", "Porto", "Bergen", "Ghent", "Graz", "Malmo", "Brno", "Cork")
 HOSTILE = {
@@ -34,7 +35,7 @@ def predictions(items: int, wording: str, **changed: str) -> list[Prediction]:
 
 def evaluation(folder: Path, made: list[Prediction]) -> Path:
     """An evaluation folder as evaluate.py leaves it, as far as a study reads it."""
-    write_records(folder / "predictions.jsonl", made)
+    write_jsonl(folder / "predictions.jsonl", made)
     write_json(folder / "results.json", {"metrics": ["squad"], "scores": {"squad/f1": 50.0}})
     return folder
 

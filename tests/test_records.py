@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from llama_exp.errors import UserError
-from llama_exp.records import Prediction, Turn, line, read_predictions, write_json, written_whole
+from llama_exp.records import Prediction, Turn
+from llama_exp.runs.files import atomic_write, json_line, read_predictions, write_json
 
 BEFORE = (Turn("user", "Hi <b>"), Turn("assistant", "ÿ?"))
 ONE = Prediction("a", "p\n</s>", ("x", "ÿ"), 'r"', "g", 1.5, 3, False, True, {"k": "v"}, "x", "Be brief.", BEFORE)
@@ -17,12 +18,12 @@ ONE = Prediction("a", "p\n</s>", ("x", "ÿ"), 'r"', "g", 1.5, 3, False, True, {"
 
 def test_predictions_come_back_as_they_were_written(tmp_path):
     path = tmp_path / "predictions.jsonl"
-    path.write_text(line(ONE) + line(ONE), encoding="utf-8")
+    path.write_text(json_line(ONE) + json_line(ONE), encoding="utf-8")
     assert read_predictions(path) == [ONE, ONE]
 
 
 def test_predictions_of_an_earlier_version_are_read_without_what_came_before_the_prompt(tmp_path):
-    values = json.loads(line(ONE))
+    values = json.loads(json_line(ONE))
     for lacking in ("response", "system", "history"):
         del values[lacking]
     (tmp_path / "predictions.jsonl").write_text(json.dumps(values) + "\n", encoding="utf-8")
@@ -33,13 +34,13 @@ def test_predictions_of_an_earlier_version_are_read_without_what_came_before_the
 
 def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path):
     path = tmp_path / "predictions.jsonl"
-    path.write_text(line(ONE) + line(ONE)[:25], encoding="utf-8")
+    path.write_text(json_line(ONE) + json_line(ONE)[:25], encoding="utf-8")
     assert read_predictions(path) == [ONE]
 
 
 def test_any_other_broken_line_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "predictions.jsonl"
-    path.write_text("{broken\n" + line(ONE), encoding="utf-8")
+    path.write_text("{broken\n" + json_line(ONE), encoding="utf-8")
     with pytest.raises(UserError, match="predictions.jsonl:1"):
         read_predictions(path)
 
@@ -65,6 +66,6 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
 
 
 def test_written_files_can_be_read_by_the_team(tmp_path):
-    with written_whole(tmp_path / "x") as file:
+    with atomic_write(tmp_path / "x") as file:
         file.write("x")
     assert (tmp_path / "x").stat().st_mode & 0o044

@@ -23,7 +23,7 @@ from llama_exp.report import words
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import collect, item_ids
 from llama_exp.report.spreadsheet import harmless
-from llama_exp.untrusted import clean
+from llama_exp.sanitize import clean
 
 ROOT = Path(__file__).parent.parent
 ITEMS = 300
@@ -721,8 +721,8 @@ ODD = [
 @pytest.mark.parametrize("words", ODD)
 @pytest.mark.parametrize("status", ["interrupted", "finished"])
 def test_a_printed_command_means_that_very_cell(words, status, tmp_path, monkeypatch):
-    from llama_exp import runs
     from llama_exp.config.identity import flat, identity
+    from llama_exp.runs.run import run as runs
 
     monkeypatch.chdir(tmp_path)
     _, config = composed(" ".join(["python", "train.py", *map(shlex.quote, words)]))

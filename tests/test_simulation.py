@@ -14,7 +14,7 @@ import torch
 
 from llama_exp.config.compose import default_config
 from llama_exp.data.dialogue import AGENT, CLIENT
-from llama_exp.records import write_records
+from llama_exp.runs.files import write_jsonl
 from llama_exp.simulation.__main__ import Words, compared, said, write_results
 from llama_exp.simulation.cast import Part
 from llama_exp.simulation.conversations import (
@@ -106,7 +106,7 @@ def test_a_share_of_nothing_is_no_score_and_counts_in_no_mean_and_no_pair(tmp_pa
 def test_conversations_of_before_are_scored_as_today(tmp_path):
     """A file from when silence scored 0."""
     before = dataclasses.replace(Conversation("1", "g", SILENCE, (*talk("Hi", ""),)), scores={"distinct_1": 0.0})
-    write_records(tmp_path / "conversations.jsonl", [before])
+    write_jsonl(tmp_path / "conversations.jsonl", [before])
     assert "distinct_1" not in read(tmp_path / "conversations.jsonl")[0].scores
 
 
@@ -236,9 +236,10 @@ def test_a_script_speaks_its_lines_and_what_ends_a_conversation_is_said(simulate
 
 
 def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(simulate):
-    from llama_exp import adapter, model, runs
+    from llama_exp import adapter, model
     from llama_exp.data import DATASETS
     from llama_exp.data.encoding import encode_all
+    from llama_exp.runs.run import run as runs
 
     simulate("conversations=3", "turns=2")
     config = runs.load_config(simulate.home)

@@ -8,7 +8,9 @@ import pytest
 
 from llama_exp import tables
 from llama_exp.errors import UserError
-from llama_exp.records import Prediction, write_records
+from llama_exp.records import Prediction
+from llama_exp.runs import scores
+from llama_exp.runs.files import write_jsonl
 
 KINDS = ["symptoms", "treatment", "symptoms", "treatment", "symptoms", "causes"]
 F1 = {"squad/f1": [100.0, 0.0, 50.0, 100.0, 30.0, 80.0]}
@@ -54,8 +56,8 @@ def test_scores_below_nothing_have_an_interval_too():
 
 
 def test_the_command_reads_an_evaluations_folder_and_needs_no_torch(tmp_path):
-    write_records(tmp_path / "predictions.jsonl", predictions())
-    tables.write_items(tmp_path, predictions(), F1)
+    write_jsonl(tmp_path / "predictions.jsonl", predictions())
+    scores.write_scores(tmp_path, predictions(), F1)
     program = "import sys; from llama_exp import tables; tables.main(); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     lines = done.stdout.strip().split("\n")
@@ -76,21 +78,21 @@ def test_a_score_without_an_interval_keeps_its_columns_digits_and_a_loss_says_of
 
 
 def test_scores_are_joined_to_predictions_by_id(tmp_path):
-    tables.write_items(tmp_path, predictions(), F1)
-    assert tables.read_items(tmp_path, predictions()[::-1]) == {"squad/f1": F1["squad/f1"][::-1]}
+    scores.write_scores(tmp_path, predictions(), F1)
+    assert scores.read_scores(tmp_path, predictions()[::-1]) == {"squad/f1": F1["squad/f1"][::-1]}
 
 
 @pytest.mark.parametrize("text", ['{"id": "q0", "squad/f1": 1}\n', "[1]\n", '{"id": "q0"', '{"id": 3}\n{"x": 1}\n'])
 def test_scores_that_are_not_those_of_the_predictions_are_refused(tmp_path, text):
     (tmp_path / "scores.jsonl").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="does not hold the scores"):
-        tables.read_items(tmp_path, predictions())
+        scores.read_scores(tmp_path, predictions())
 
 
 def test_a_folder_that_is_no_evaluation_is_said_to_be_none(tmp_path):
     with pytest.raises(UserError, match="Wanted an evaluation's folder"):
         tables.of_folder(tmp_path)
-    write_records(tmp_path / "predictions.jsonl", predictions())
+    write_jsonl(tmp_path / "predictions.jsonl", predictions())
     with pytest.raises(UserError, match="Evaluate again with the same words"):
         tables.of_folder(tmp_path)
 

@@ -24,7 +24,7 @@ from llama_exp.chat.partner import Answer, Partner
 from llama_exp.errors import UserError
 from llama_exp.human.app import listen, loopback, spoken
 from llama_exp.records import Turn
-from llama_exp.typed import sound, visible
+from llama_exp.sanitize import valid_unicode, visible
 
 try:
     import anyio
@@ -198,8 +198,8 @@ def asked(given: Any, sides: tuple[str, ...]) -> tuple[str, str, dict[str, tuple
     if not isinstance(histories, dict) or not isinstance(given.get("system", ""), str):
         raise UserError("history and system have not the shape wanted.")
     return (
-        sound(given["message"]),
-        sound(given.get("system", "")),
+        valid_unicode(given["message"]),
+        valid_unicode(given.get("system", "")),
         {side: past(histories.get(side) or []) for side in sides},
     )
 

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, TextGenerationPipeline
 from transformers.pipelines.text_generation import Chat
 
-from llama_exp import hardware, runs
+from llama_exp import hardware
 from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Wording
 from llama_exp.config.schema import Config
@@ -16,6 +16,7 @@ from llama_exp.data.encoding import encode_prompts
 from llama_exp.errors import UserError
 from llama_exp.model import causal_lm, forget_base
 from llama_exp.records import Example
+from llama_exp.runs.run import run
 from llama_exp.simulation.voices import Voices
 
 
@@ -49,9 +50,9 @@ class RunPipeline(TextGenerationPipeline):
 def pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     """See llama_exp.chat.pipeline."""
     folder = Path(folder)
-    if not runs.finished(folder):
+    if not run.finished(folder):
         raise UserError(f"{folder} is not a finished run: it has no adapter. Folders of runs lie in outputs/DATASET/.")
-    config = runs.load_config(folder)
+    config = run.load_config(folder)
     hardware.check(config)
     voices = Voices(config, config.trainer)
     forget_base()  # this base is the pipeline's own: a second pipeline must not put its adapter on it too

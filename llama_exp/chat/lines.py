@@ -19,7 +19,7 @@ from llama_exp.chat.partner import Answer, Partner
 from llama_exp.data.prompts import check_alternation
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
-from llama_exp.typed import sound
+from llama_exp.sanitize import valid_unicode
 
 KNOWN = ("id", "prompt", "history", "system")
 
@@ -34,7 +34,7 @@ def answer_lines(partner: Partner, lines: Iterable[str], out=None) -> int:
         read += 1
         given: Any = None
         try:
-            given = json.loads(sound(line))
+            given = json.loads(valid_unicode(line))
             told = answered(partner, given)
         except (UserError, ValueError, TypeError, KeyError) as error:
             wrong += 1
@@ -45,7 +45,7 @@ def answer_lines(partner: Partner, lines: Iterable[str], out=None) -> int:
             }
         if isinstance(given, dict) and "id" in given:
             told = {"id": given["id"], **told}
-        out.write(sound(json.dumps(told, ensure_ascii=False)) + "\n")
+        out.write(valid_unicode(json.dumps(told, ensure_ascii=False)) + "\n")
         out.flush()
     if not read:
         print('Nothing on standard input. One JSON line is one message: {"prompt": "…"}', file=sys.stderr)
@@ -74,7 +74,7 @@ def parts(partner: Partner, given: Any) -> tuple[str | dict[str, str], tuple[Tur
     ]
     if odd:
         raise UserError(f"{', '.join(odd)}: wanted text")
-    texts = {key: value if value is None else sound(value) for key, value in texts.items()}
+    texts = {key: value if value is None else valid_unicode(value) for key, value in texts.items()}
     said: str | dict[str, str] = {key: texts[key] for key in fields if key in texts}
     if "prompt" in texts:
         said = texts["prompt"]
@@ -86,7 +86,7 @@ def parts(partner: Partner, given: Any) -> tuple[str | dict[str, str], tuple[Tur
 def past(turns: Any) -> tuple[Turn, ...]:
     """A history from JSON: [{"role": "user", "text": "…"}, {"role": "assistant", "text": "…"}, …]."""
     try:
-        history = tuple(Turn(str(turn["role"]), sound(str(turn["text"]))) for turn in turns)
+        history = tuple(Turn(str(turn["role"]), valid_unicode(str(turn["text"]))) for turn in turns)
     except (TypeError, KeyError):
         raise UserError('history: wanted [{"role": "user", "text": "…"}, {"role": "assistant", "text": "…"}]') from None
     try:

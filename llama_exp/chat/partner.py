@@ -6,11 +6,13 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from llama_exp import hardware, lookup, runs
+from llama_exp import hardware
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Turn
+from llama_exp.runs.run import find as lookup
+from llama_exp.runs.run import run as runs
 
 CONTEXTS = ("context", "dialogue")  # fields of a template that may be shortened, as in training
 

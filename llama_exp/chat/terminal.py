@@ -10,8 +10,9 @@ from pathlib import Path
 from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Answer, Partner
 from llama_exp.errors import UserError
-from llama_exp.records import Turn, write_json
-from llama_exp.typed import sound, visible
+from llama_exp.records import Turn
+from llama_exp.runs.files import write_json
+from llama_exp.sanitize import valid_unicode, visible
 
 HELP = """  /system TEXT   another system prompt (alone: show it); the conversation starts anew
   /reset         forget the conversation
@@ -43,7 +44,7 @@ class Chat:
 
     def said(self, line: str) -> None:
         """A line of the person: a command, or a message."""
-        line = sound(line).strip()
+        line = valid_unicode(line).strip()
         if line.startswith("//"):
             self.reply(line[1:])
         elif line.startswith("/"):
@@ -139,7 +140,7 @@ def saved_conversation(path: Path) -> tuple[str, dict[str, tuple[Turn, ...]]]:
         sides = saved["conversations"] if "conversations" in saved else {"tuned": saved["turns"]}
         if not sides:
             raise UserError("it has no side")
-        return sound(str(saved["system"])), {str(side): past(turns) for side, turns in {**sides}.items()}
+        return valid_unicode(str(saved["system"])), {str(side): past(turns) for side, turns in {**sides}.items()}
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}.") from None
     except KeyError as error:

@@ -46,9 +46,9 @@ def resolve(cfg: DictConfig) -> Config:
     if missing:
         raise UserError(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
     config = limit_answer_length(OmegaConf.to_object(cfg))
-    config_errors = list(config_errors(config))
-    if config_errors:
-        raise UserError("\n".join(config_errors))
+    errors = list(config_errors(config))
+    if errors:
+        raise UserError("\n".join(errors))
     return config
 
 

@@ -26,13 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import cli, hardware, lookup, runs, typed
+from llama_exp import cli, hardware, typed
 from llama_exp.config.compose import register
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.uploading import TOKEN, Hub, check_name
-from llama_exp.records import write_json
+from llama_exp.runs.files import write_json
+from llama_exp.runs.run import find
+from llama_exp.runs.run import run as runs
 
 register()
 
@@ -77,7 +79,7 @@ def publish(config: Config, words: Words) -> Path:
         check_name(words.repo)
     elif not words.dry_run:
         raise UserError("Where to? Type repo=NAME, or dry_run=true to see what would go up.")
-    run = lookup.find(config)
+    run = find.find(config)
     trained = runs.load_config(run)
     hub = (
         None if words.dry_run else Hub.open(words.repo, words.private)
@@ -120,7 +122,7 @@ def prepare_adapter(run: Path, trained: Config, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ADAPTER_FILES:
         if not (run / "adapter" / name).is_file():
-            again = lookup.training_command(trained)
+            again = find.training_command(trained)
             raise UserError(f"{run}/adapter has no {name}. Delete {run} and train again: {again}")
         shutil.copyfile(run / "adapter" / name, folder / name)
     adapter = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))

@@ -10,17 +10,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llama_exp import runs
 from llama_exp.chat.partner import Wording
 from llama_exp.config.schema import Config, Source
 from llama_exp.data.prompts import user_text
 from llama_exp.errors import UserError
 from llama_exp.hub.uploading import MARK
-from llama_exp.records import written_whole
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import Evaluation, collect
 from llama_exp.report.words import joined
-from llama_exp.untrusted import clean
+from llama_exp.runs.files import atomic_write
+from llama_exp.runs.run import run as runs
+from llama_exp.sanitize import clean
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
 TINY = "llama_exp/tiny"
@@ -103,7 +103,7 @@ def write_card(
         dtype=DTYPES.get(str(summary.get("precision")).split("-")[0], "bfloat16"),
         cleaning=sorted(name for name, on in trained.dataset.cleaning.items() if on),
     )
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(str(ModelCard(text)))  # which reads the head back: it is good YAML
 
 

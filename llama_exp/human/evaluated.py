@@ -14,7 +14,7 @@ from llama_exp.errors import UserError
 from llama_exp.human.study import REFERENCE, Item
 from llama_exp.records import Prediction
 from llama_exp.report.grouping import ENCODER
-from llama_exp.tables import read_items
+from llama_exp.runs.scores import read_scores
 
 CHEAP = ("squad", "decision")  # no model, no library: computed at every report
 
@@ -49,7 +49,7 @@ def carried(read: Mapping[str, tuple[list[Prediction], dict[str, Any]]], items: 
 def of_items(predictions: list[Prediction], about: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """{score: {item: value}} of an evaluation; {} where it kept none."""
     try:
-        kept = read_items(Path(about["folder"]), predictions)
+        kept = read_scores(Path(about["folder"]), predictions)
     except UserError:
         return {}
     return {name: dict(zip((p.id for p in predictions), values, strict=True)) for name, values in kept.items()}

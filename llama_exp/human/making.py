@@ -20,7 +20,8 @@ from llama_exp.human.evaluated import carried
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
-from llama_exp.records import Prediction, write_json
+from llama_exp.records import Prediction
+from llama_exp.runs.files import write_json
 from llama_exp.statistics.words import count_of
 
 

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from llama_exp.human.store import Given, Rater, Store
 from llama_exp.human.study import Study, Trial
 from llama_exp.records import Rating
-from llama_exp.untrusted import BIDI
+from llama_exp.sanitize import BIDI
 
 FILES = Path(__file__).parent / "pages"
 LARGEST = 64 * 1024  # bytes of a form

@@ -26,10 +26,11 @@ from llama_exp.human.evaluated import CHEAP
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
-from llama_exp.records import Prediction, write_json, written_whole
+from llama_exp.records import Prediction
 from llama_exp.report.results import Unread
 from llama_exp.report.spreadsheet import FORMULA
-from llama_exp.untrusted import clean
+from llama_exp.runs.files import atomic_write, write_json
+from llama_exp.sanitize import clean
 
 KEYS = {
     "study": ("FOLDER", "the folder of the study"),
@@ -121,7 +122,7 @@ def written(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str],
     write_csv(home / "ratings.csv", study, judged)
     results = {"settings": study.settings, "conditions": study.conditions, **dataclasses.asdict(found)}
     write_json(home / "results.json", results)
-    with written_whole(home / "index.html") as file:
+    with atomic_write(home / "index.html") as file:
         file.write(telling.render(folder, study, found, said))
     return home / "index.html", said, telling.brief(found)
 
@@ -203,7 +204,7 @@ def write_csv(path: Path, study: Study, judged: Sequence[Judged]) -> None:
         "changes",
         "given",
     ]
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         writer = csv.writer(file)
         writer.writerow([plain(head) for head in heads])
         for one in judged:

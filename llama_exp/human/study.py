@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp.errors import UserError
-from llama_exp.records import Prediction, Turn, read_predictions, turns, write_json
+from llama_exp.records import Prediction, Turn
+from llama_exp.runs.files import parse_turns, read_predictions, write_json
 
 REFERENCE = "reference"
 GAP = 10  # trials between an item and its repeat, where the queue is long enough
@@ -226,7 +227,7 @@ def read(folder: Path) -> Study:
         kept = json.loads(path.read_text(encoding="utf-8"))
         for key in ("items", "controls"):
             kept[key] = {
-                i: Item(**{**v, "references": tuple(v["references"]), "history": turns(v.get("history", ()))})
+                i: Item(**{**v, "references": tuple(v["references"]), "history": parse_turns(v.get("history", ()))})
                 for i, v in kept[key].items()
             }
         kept["queues"] = tuple(tuple(Trial(**trial) for trial in each) for each in kept["queues"])

@@ -10,9 +10,9 @@ from jinja2 import Environment, FileSystemLoader
 from llama_exp.human.agreement import GLANCE, GLANCE_WORDS, Agreement
 from llama_exp.human.analysis import Preference
 from llama_exp.human.study import Study
+from llama_exp.sanitize import clean
 from llama_exp.statistics import Difference, Interval
 from llama_exp.statistics.words import count_of, p_words
-from llama_exp.untrusted import clean
 
 Table = dict[str, list]  # heads, rows; a number's head ends in "#"
 

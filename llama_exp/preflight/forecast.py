@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llama_exp import leaks, runs
+from llama_exp import leaks
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.preflight.inspection import say, show_data
 from llama_exp.records import Tokens
 from llama_exp.report import costs, words
+from llama_exp.runs.run import run
 
 NEAR = 1.25  # cells whose longest micro-batches differ by less than this share their measurement
 
@@ -81,14 +82,14 @@ def preflight(config: Config, folder: Path) -> dict[str, str]:
 def forecast(config: Config, folder: Path) -> Cell:
     if config.lora.r == 0:
         return Cell(name(folder), folder, "untuned: nothing to train")
-    runs.check_owner(folder, config)
-    if runs.finished(folder):
+    run.check_owner(folder, config)
+    if run.finished(folder):
         return Cell(name(folder), folder, "already trained")
     data = prepared(config)
     if config.sample and config.sample >= len(data.available):
         say(f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.")
         whole = dataclasses.replace(config, sample=None)
-        return forecast(whole, runs.folder_of(whole))
+        return forecast(whole, run.folder_of(whole))
     data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
     return estimate(config, folder, data)
 

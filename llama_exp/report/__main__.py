@@ -21,7 +21,6 @@ from rich.text import Text
 
 from llama_exp.config import command_line
 from llama_exp.errors import UserError
-from llama_exp.records import written_whole
 from llama_exp.report import captions, costs, findings, items, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.families import families
@@ -40,7 +39,8 @@ from llama_exp.report.results import (
 from llama_exp.report.score_tables import Table, scores_table
 from llama_exp.report.settings import Comparison
 from llama_exp.report.spreadsheet import write_csv
-from llama_exp.untrusted import clean
+from llama_exp.runs.files import atomic_write
+from llama_exp.sanitize import clean
 
 GAP = 2  # between columns
 COSTS = ("trainable", "tokens", "memory", "training")  # the columns that a narrow terminal does without, in this order
@@ -72,7 +72,7 @@ def report(
         unread = unread + unread_curves + unread_studies
         shown = [(name, lines, link) for name, lines, _, link in studies]
         page = render(clean(folder), compared, runs, unread, pictures, pending, typed, prices, shown)
-        with written_whole(home / "index.html") as file:
+        with atomic_write(home / "index.html") as file:
             file.write(page)
     except OSError as error:
         raise UserError(f"Cannot write the report to {home}: {error.strerror or error}.") from None
@@ -206,7 +206,7 @@ def draw(home: Path, compared: list[Comparison], runs: list[Run], prices: Prices
         while f"{stem}.png" in files:
             stem += "-2"
         files[f"{stem}.png"] = None
-        with written_whole(home / f"{stem}.png", "wb") as file:
+        with atomic_write(home / f"{stem}.png", "wb") as file:
             file.write(drawing.png(figure))
         return Picture(drawing.svg(figure, len(files), label), **kept)
 

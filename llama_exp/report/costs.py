@@ -14,7 +14,7 @@ from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
 from llama_exp.report.results import Run
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
-from llama_exp.untrusted import part
+from llama_exp.sanitize import as_dict
 
 SETTINGS = CONF / "report.yaml"
 
@@ -88,7 +88,7 @@ def cost(setting: Setting, prices: Prices) -> Cost:
 
 
 def seconds(run: Run) -> float | None:
-    return _amount(part(run.summary, "seconds").get("train"))
+    return _amount(as_dict(run.summary, "seconds").get("train"))
 
 
 def money(run: Run, prices: Prices) -> float | None:

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from llama_exp.report.results import Run, item_ids
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Scored, Setting
-from llama_exp.untrusted import part
+from llama_exp.sanitize import as_dict
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
 # Keys that change which items are held out or how they are asked; and whatever begins with "dataset.cleaning.".
@@ -88,7 +88,7 @@ def _asked(one: Scored) -> dict[str, str]:
     """How the items were chosen and asked, as stored with the evaluation, else what the run and the folder tell; and with
     which encoder BERTScore was made."""
     e = one.evaluation
-    stored, facts = part(e.details, "evaluation"), part(e.details, "facts", "bertscore")
+    stored, facts = as_dict(e.details, "evaluation"), as_dict(e.details, "facts", "bertscore")
     scored = any(name.startswith("bertscore/") for name in e.scores)
     encoder = {f"bertscore.{k}": str(facts.get(k, "not recorded")) for k in ENCODER} if scored else {}
     if stored:
@@ -177,7 +177,7 @@ def _place(one: Scored) -> tuple[int, int]:
 
 
 def _whole(run: Run) -> bool:
-    return run.sample is None or part(run.summary, "counts", "train").get("available", -1) == run.examples
+    return run.sample is None or as_dict(run.summary, "counts", "train").get("available", -1) == run.examples
 
 
 def _same_model(untuned: Run, tuned: Run) -> bool:
@@ -187,5 +187,5 @@ def _same_model(untuned: Run, tuned: Run) -> bool:
 
 def _same_rows(untuned: Scored, tuned: list[Scored]) -> bool:
     """Whether the untuned model was asked in rows as long as the tuned ones, where both are known."""
-    mine, *theirs = (part(s.evaluation.details, "evaluation").get("max_length") for s in (untuned, *tuned))
+    mine, *theirs = (as_dict(s.evaluation.details, "evaluation").get("max_length") for s in (untuned, *tuned))
     return mine is None or None in theirs or mine in theirs

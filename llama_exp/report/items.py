@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_exp.errors import UserError
-from llama_exp.records import Prediction, read_predictions, written_whole
+from llama_exp.records import Prediction
 from llama_exp.report.results import Evaluation
+from llama_exp.runs.files import atomic_write, read_predictions
 
 QUICK = ("squad", "decision")  # pure Python: tens of microseconds an item
 FORM = 2  # of the files in report/items; another number makes them anew
@@ -60,10 +61,10 @@ def _version(path: Path) -> tuple[int, int]:
 def score(predictions: list[Prediction], evaluation: Evaluation) -> Items:
     """Each prediction's scores, in the order of the file: as stored, else computed where that takes a moment."""
     from llama_exp.metrics import metric
-    from llama_exp.tables import SCORES, read_items
+    from llama_exp.runs.scores import SCORES, read_scores
 
     if (evaluation.folder / SCORES).is_file():
-        found = read_items(evaluation.folder, predictions)
+        found = read_scores(evaluation.folder, predictions)
     else:
         quick = {name.split("/")[0] for name in evaluation.scores} & set(QUICK)
         found = {name: values for family in sorted(quick) for name, values in metric(family)(predictions).items()}
@@ -118,7 +119,7 @@ def _keep(path: Path | None, stamp: list, items: Items) -> None:
         "tokens": items.tokens,
     }
     try:
-        with written_whole(path) as file:
+        with atomic_write(path) as file:
             json.dump(held, file)
     except (OSError, ValueError):
         pass  # a report that cannot keep its notes computes them again

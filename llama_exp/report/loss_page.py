@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from llama_exp import runs
-from llama_exp.records import written_whole
 from llama_exp.report.drawing import CSS, INK, MUTED, RANKS, png, styled, svg
 from llama_exp.report.training_plots import Points, loss_limits
+from llama_exp.runs.files import atomic_write
+from llama_exp.runs.run import run
 
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
 RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample
@@ -35,20 +35,20 @@ which are not trained on; nats a label token, lower is better. All numbers: metr
 
 def write(folder: Path, ended: str = "") -> str | None:
     """Draw metrics.csv; returns the note in plain words, None where no step was finished. `ended`: how the run ended."""
-    rows = runs.read_metrics(folder)
+    rows = run.read_metrics(folder)
     curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE)}
     if not curves["loss"]:
         return None
     words = note(curves["validation_loss"], curves["loss"])
     figure = draw(curves)
-    with written_whole(folder / "losses.png", "wb") as file:
+    with atomic_write(folder / "losses.png", "wb") as file:
         file.write(png(figure))
     colours = "; ".join(f"{variable}: {colour}" for colour, variable in CSS.items())
     name = f"{folder.parent.name}/{folder.name}"
     page = PAGE.format(
         name=escape(name), note=escape(words), ended=escape(ended), colours=colours, figure=svg(figure, 1, words)
     )
-    with written_whole(folder / "losses.html") as file:
+    with atomic_write(folder / "losses.html") as file:
         file.write(page)
     return words
 

@@ -16,7 +16,7 @@ from llama_exp.report.grouping import AXES
 from llama_exp.report.results import Run, Unread, asked_of
 from llama_exp.report.score_tables import Table, columns, cost_table, cost_words, curve_table, runs_table, scores_table
 from llama_exp.report.settings import Comparison, Panel, Scored
-from llama_exp.untrusted import clean, part
+from llama_exp.sanitize import as_dict, clean
 
 LOSSES_WORDS = (
     "Pale lines are the loss on the training batches, strong lines with dots the loss on validation examples, which "
@@ -55,15 +55,15 @@ def dropped_table(runs: list[Run]) -> Table | None:
     """What became of the training examples; runs with the same counts share a row."""
     rows: dict[tuple, list[str]] = {}
     for run in runs:
-        train = part(run.summary, "counts", "train")
+        train = as_dict(run.summary, "counts", "train")
         if train:
             flat = {k[8:].replace("_", " "): v for k, v in train.items() if k.startswith("dropped_")}
-            dropped = _pairs(part(train, "dropped") | flat) or "none"
-            unread = _pairs(part(run.summary, "counts", "dropped", "train")) or "none"
+            dropped = _pairs(as_dict(train, "dropped") | flat) or "none"
+            unread = _pairs(as_dict(run.summary, "counts", "dropped", "train")) or "none"
             counts = [words.whole(_amount(train.get(k))) for k in ("available", "asked", "sampled", "encoded")]
             counts[1] = "all" if train.get("asked") is None else counts[1]
             more = [words.whole(_amount(train.get(k))) for k in ("shortened", "answers_lost", "label_tokens")]
-            cleaning = _pairs(part(run.summary, "counts").get("cleaning")) or "nothing"
+            cleaning = _pairs(as_dict(run.summary, "counts").get("cleaning")) or "nothing"
             rows.setdefault((run.dataset, *counts, dropped, *more, unread, cleaning), []).append(run.name)
     heads = columns(
         "dataset",
@@ -84,7 +84,7 @@ def dropped_table(runs: list[Run]) -> Table | None:
 
 
 def dropped_words(runs: list[Run]) -> str:
-    counts = [part(r.summary, "counts", "train") for r in runs if part(r.summary, "counts", "train")]
+    counts = [as_dict(r.summary, "counts", "train") for r in runs if as_dict(r.summary, "counts", "train")]
     lost = max((_amount(c.get("answers_lost")) or 0 for c in counts), default=0)
     gone = max(((_amount(c.get("sampled")) or 0) - (_amount(c.get("encoded")) or 0) for c in counts), default=0)
     said = (
@@ -113,7 +113,7 @@ def made_with(runs: Iterable[Run]) -> dict[str, Counter]:
     made: dict[str, Counter] = {}
     for run in runs:
         details = run.evaluations[0].details if run.evaluations else {}
-        versions = part(run.summary, "versions") or part(details, "versions")
+        versions = as_dict(run.summary, "versions") or as_dict(details, "versions")
         commit = run.summary.get("commit") or details.get("commit") or "not recorded"
         facts = {
             "commit": commit,

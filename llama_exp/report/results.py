@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_exp.untrusted import as_number, as_text, as_whole, clean, cleaned, part, read_json, reason
+from llama_exp.sanitize import as_dict, as_float, as_int, as_text, clean, cleaned, read_json, reason
 
 SKIPPED = {"report", "adapter", "checkpoints", "wandb", "lightning_logs", "tensorboard"}
 MARKS = {"summary.json", "results.json", "config.yaml"}
@@ -66,14 +66,14 @@ class Evaluation:
     @property
     def empty_replies(self) -> int | None:
         """How many replies hold no word; None: not recorded."""
-        return as_whole(
-            self.details.get("empty_replies", part(self.details, "facts", "bertscore").get("empty_replies"))
+        return as_int(
+            self.details.get("empty_replies", as_dict(self.details, "facts", "bertscore").get("empty_replies"))
         )
 
     @property
     def measured(self) -> int | None:
         """How many items have a loss: a response that is empty or does not fit has none. None: not recorded."""
-        without = as_whole(self.details.get("unmeasured"))
+        without = as_int(self.details.get("unmeasured"))
         return None if without is None or self.items is None else self.items - without
 
 
@@ -150,7 +150,7 @@ def collect(folder: Path) -> tuple[list[Run], list[Unread]]:
 def asked_of(evaluation: Evaluation) -> dict[str, Any]:
     """{dotted key: value} of what an evaluation asked, as it stands in its file: to be typed again, not to be shown."""
     try:
-        return part(json.loads((evaluation.folder / "results.json").read_text(encoding="utf-8")), "evaluation")
+        return as_dict(json.loads((evaluation.folder / "results.json").read_text(encoding="utf-8")), "evaluation")
     except (OSError, ValueError, RecursionError):
         return {}
 
@@ -167,9 +167,9 @@ def read_curve(run: Run) -> tuple[Curve, list[Unread]]:
             if not {"step", "loss", "validation_loss"} <= set(rows.fieldnames or ()):
                 return Curve(), [Unread(path, "wanted the columns step, loss and validation_loss")]
             for row in rows:
-                step = as_number(row.get("step"))
+                step = as_float(row.get("step"))
                 for key, points in (("loss", train), ("validation_loss", validation)):
-                    value = as_number(row.get(key))
+                    value = as_float(row.get(key))
                     if step is not None and value is not None:
                         points.append((step, value))
     except (OSError, csv.Error) as error:
@@ -201,7 +201,7 @@ def _evaluation(path: Path) -> Evaluation:
     scores = values.pop("scores", None)
     if not isinstance(scores, dict) or not scores:
         raise ValueError('no "scores": not an evaluation of this project')
-    strange = [k for k, v in scores.items() if v is not None and as_number(v) is None]
+    strange = [k for k, v in scores.items() if v is not None and as_float(v) is None]
     if strange:
         raise ValueError(f"not a number: {strange[0]} = {clean(scores[strange[0]], 40)}")
     intervals = values.pop("intervals", None)
@@ -212,27 +212,29 @@ def _evaluation(path: Path) -> Evaluation:
         dataset=dataset,
         trained_on=as_text(values, "trained_on") or dataset,
         split=as_text(values, "split"),
-        items=as_whole(values.get("items")),
-        groups=as_whole(values.get("groups")),
+        items=as_int(values.get("items")),
+        groups=as_int(values.get("groups")),
         scores={k: float(v) for k, v in scores.items() if v is not None},
         intervals=dict(_intervals(intervals if isinstance(intervals, dict) else {})),
         undefined=tuple(k for k, v in scores.items() if v is None),
         details=values,
-        clean=_subset(part(values, "clean")),
+        clean=_subset(as_dict(values, "clean")),
     )
 
 
 def _subset(values: dict[str, Any]) -> Subset | None:
-    scores = {k: as_number(v) for k, v in part(values, "scores").items()}
+    scores = {k: as_float(v) for k, v in as_dict(values, "scores").items()}
     scores = {k: v for k, v in scores.items() if v is not None}
-    items = as_whole(values.get("items"))
-    return Subset(items, scores, dict(_intervals(part(values, "intervals")))) if scores or items is not None else None
+    items = as_int(values.get("items"))
+    return (
+        Subset(items, scores, dict(_intervals(as_dict(values, "intervals")))) if scores or items is not None else None
+    )
 
 
 def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, Interval]]:
     for metric, value in stored.items():
         if isinstance(value, dict):
-            low, high = as_number(value.get("low")), as_number(value.get("high"))
+            low, high = as_float(value.get("low")), as_float(value.get("high"))
             if low is not None and high is not None and low <= high:
                 yield metric, Interval(low, high, as_text(value, "method"), as_text(value, "note"))
 
@@ -246,11 +248,11 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
         identity = _identity_of(config) if config else {}
         if "dataset.name" not in identity:  # some other program's config.yaml
             return None
-    counts = part(summary, "counts", "train")
-    rank = as_whole(identity.get("lora.r", details.get("r", part(summary, "lora").get("r"))))
-    sample = as_whole(identity.get("sample", details.get("sample", counts.get("asked"))))
-    examples = as_whole(counts.get("sampled")) or as_whole(details.get("train_examples"))
-    encoded = as_whole(counts.get("encoded", details.get("examples_in_training")))
+    counts = as_dict(summary, "counts", "train")
+    rank = as_int(identity.get("lora.r", details.get("r", as_dict(summary, "lora").get("r"))))
+    sample = as_int(identity.get("sample", details.get("sample", counts.get("asked"))))
+    examples = as_int(counts.get("sampled")) or as_int(details.get("train_examples"))
+    encoded = as_int(counts.get("encoded", details.get("examples_in_training")))
     status = as_text(summary, "status") or ("untuned" if rank == 0 else "finished" if evaluations else "unfinished")
     return Run(
         folder=home,
@@ -261,8 +263,8 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
         sample=sample,
         examples=None if rank == 0 else examples or sample,
         encoded=None if rank == 0 else encoded,
-        seed=as_whole(identity.get("seed", details.get("seed"))) or 0,
-        data_seed=as_whole(identity.get("data_seed", details.get("data_seed"))) or 0,
+        seed=as_int(identity.get("seed", details.get("seed"))) or 0,
+        data_seed=as_int(identity.get("data_seed", details.get("data_seed"))) or 0,
         status=status,
         reason=as_text(summary, "reason"),
         identity=identity,

@@ -4,11 +4,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from llama_exp.records import written_whole
 from llama_exp.report import words
 from llama_exp.report.grouping import ENCODER
 from llama_exp.report.results import Run
-from llama_exp.untrusted import clean, part
+from llama_exp.runs.files import atomic_write
+from llama_exp.sanitize import as_dict, clean
 
 FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
 
@@ -17,7 +17,7 @@ def write_csv(path: Path, runs: list[Run]) -> None:
     """A row per run and evaluation, with everything that was measured; strings cannot become formulas."""
     rows = [_csv_row(run, e) for run in runs for e in run.evaluations or (None,)]
     names = list(dict.fromkeys(key for row in rows for key in row))
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         writer = csv.DictWriter(file, names, restval="")
         writer.writerow({name: harmless(name) for name in names})
         writer.writerows({k: harmless(v) for k, v in row.items()} for row in rows)
@@ -55,7 +55,7 @@ def _csv_row(run: Run, evaluation) -> dict[str, Any]:
             "loss_items": evaluation.measured,
             "empty_replies": evaluation.empty_replies,
         }
-        facts = part(details, "facts", "bertscore")
+        facts = as_dict(details, "facts", "bertscore")
         row |= {f"bertscore.{key}": facts[key] for key in ENCODER if key in facts}
         for name, score in evaluation.scores.items():
             interval = evaluation.intervals.get(name)

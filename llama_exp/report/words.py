@@ -5,7 +5,7 @@ from typing import Any
 
 from llama_exp.report.results import Interval, Run
 from llama_exp.report.settings import Comparison, Panel, Scored, Setting
-from llama_exp.untrusted import clean, part
+from llama_exp.sanitize import as_dict, clean
 
 
 def number(metric: str, value: float | None) -> str:
@@ -143,7 +143,7 @@ def encoders(comparison: Comparison) -> str:
     """What BERTScore was made with: an encoder, its layer, and whether bert-score's baseline spread the numbers out."""
     said = []
     for one in scored_in(comparison):
-        facts = part(one.evaluation.details, "facts", "bertscore")
+        facts = as_dict(one.evaluation.details, "facts", "bertscore")
         if any(name.startswith("bertscore/") for name in one.evaluation.scores):
             rescaled = {True: f"rescaled by its baseline ({clean(facts.get('language'))})", False: "not rescaled"}
             said.append(
@@ -195,7 +195,7 @@ def source_of(comparison: Comparison) -> str:
 def asked_of(comparison: Comparison) -> dict[str, Any]:
     """How the items were chosen and asked, as stored with the first evaluation."""
     scored = scored_in(comparison)
-    return part(scored[0].evaluation.details, "evaluation") if scored else {}
+    return as_dict(scored[0].evaluation.details, "evaluation") if scored else {}
 
 
 def scored_in(comparison: Comparison) -> list[Scored]:
@@ -243,7 +243,7 @@ def every(count: int, noun: str) -> str:
 
 def seconds_of(run: Run) -> dict[str, float]:
     """Seconds by stage. An evaluation that came after the run counts as its last stage."""
-    seconds = {k: v for k, v in part(run.summary, "seconds").items() if isinstance(v, (int, float)) and v >= 0}
+    seconds = {k: v for k, v in as_dict(run.summary, "seconds").items() if isinstance(v, (int, float)) and v >= 0}
     if not seconds.get("evaluate"):
         spent = [e.details.get("seconds") for e in run.evaluations]
         seconds["evaluate"] = sum(s for s in spent if isinstance(s, (int, float)) and s >= 0)

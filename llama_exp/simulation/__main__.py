@@ -33,14 +33,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import asking, cli, hardware, runs, typed
+from llama_exp import asking, cli, hardware, typed
 from llama_exp.config.compose import register
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import SIDES
 from llama_exp.errors import UserError
-from llama_exp.records import line, write_json, write_records
 from llama_exp.report.words import plural
+from llama_exp.runs.files import json_line, write_json, write_jsonl
+from llama_exp.runs.run import run
 from llama_exp.simulation import conversations
 from llama_exp.simulation.conversations import Conversation
 from llama_exp.statistics import holm, interval, paired
@@ -97,7 +98,7 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
     for part in (part for one in parts for part in one.values() if part.script is None):
         hardware.check(_on(part.config, config))
     beginnings = openings(_unlearnt(config, trained) if tuned else config, words.opening, words.conversations)
-    home = tuned or runs.folder_of(config)
+    home = tuned or run.folder_of(config)
     held = []
     for one in parts:
         folder = home / "simulation" / folder_name(config, words, one, beginnings)
@@ -149,7 +150,7 @@ def hold(folder: Path, config: Config, words: Words, parts: dict, beginnings: li
     left = [batch for batch in batches if any(opening.id not in done for opening in batch)]
     for opening in (opening for batch in left for opening in batch):
         done.pop(opening.id, None)
-    write_records(path, done.values())
+    write_jsonl(path, done.values())
     if left:
         speakers = " and ".join(f"{side} {part.named}" for side, part in parts.items())
         count = sum(len(batch) for batch in left)
@@ -165,7 +166,7 @@ def hold(folder: Path, config: Config, words: Words, parts: dict, beginnings: li
             for batch in left:
                 for conversation in map(conversations.scored, stage.talk(batch)):
                     done[conversation.id] = conversation
-                    file.write(line(conversation))
+                    file.write(json_line(conversation))
                 file.flush()
                 end = "\n" if len(done) == len(beginnings) else ""
                 print(f"\r  held {len(done)}/{len(beginnings)}", end=end, flush=True)
@@ -209,7 +210,7 @@ def write_results(folder: Path, config: Config, words: Words, parts: dict, found
         "split": config.split.value,
         "eval_batch": config.eval_batch or AT_ONCE,
         "written": time.strftime("%Y-%m-%d"),
-        **runs.provenance(),
+        **run.provenance(),
     }
     write_json(folder / "simulation.json", results)
     return results

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_exp import runs
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_turn
 from llama_exp.data.splitting import shuffled
 from llama_exp.errors import UserError
 from llama_exp.records import Example
+from llama_exp.runs.run import run as runs
+from llama_exp.sanitize import valid_unicode
 from llama_exp.simulation.voices import check_same_base
-from llama_exp.typed import sound
 
 PERSON = "You are a person who asks an assistant for help. Write what this person says next."
 NO_SPEECH = ("summary", "decision")  # tasks that make something of a text, and answer nobody
@@ -123,7 +123,9 @@ def from_file(path: Path) -> list[Opening]:
             f"opening={path}: wanted held_out, client or a file of first messages ({error.strerror})."
         ) from None
     return [
-        Opening(str(number), str(number), sound(line.strip())) for number, line in enumerate(lines, 1) if line.strip()
+        Opening(str(number), str(number), valid_unicode(line.strip()))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
     ]
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_exp.records import written_whole
+from llama_exp.runs.files import atomic_write
+from llama_exp.sanitize import visible
 from llama_exp.simulation.conversations import ENDINGS, Conversation
-from llama_exp.typed import visible
 
 SHOWN = 200  # conversations on the page; the file holds all
 SAME = "the same in every conversation"  # no spread: an interval of no width would claim that it is so everywhere
@@ -44,7 +44,7 @@ def write_page(
         endings=ENDINGS,
         compared=differences is not None,
     )
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(page)
 
 

@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from llama_exp import runs
 from llama_exp.config import command_line
 from llama_exp.config.compose import CONF, default_config
 from llama_exp.config.identity import RUN_KEYS, flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.runs.run import run as runs
 
 SHOWN = 10  # runs in a message
 

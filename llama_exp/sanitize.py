@@ -43,7 +43,7 @@ def cleaned(value: Any) -> Any:
     return [cleaned(v) for v in value] if isinstance(value, list) else value
 
 
-def part(values: dict, *keys: str) -> dict[str, Any]:
+def as_dict(values: dict, *keys: str) -> dict[str, Any]:
     """The object at `keys`, or an empty one where it is missing or something else."""
     for key in keys:
         values = values.get(key) if isinstance(values, dict) else None
@@ -56,7 +56,7 @@ def as_text(values: dict, key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def as_number(value: Any) -> float | None:
+def as_float(value: Any) -> float | None:
     """A finite number, also one that is written out (the cells of a CSV file)."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
@@ -67,8 +67,8 @@ def as_number(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def as_whole(value: Any) -> int | None:
-    number = None if isinstance(value, str) else as_number(value)
+def as_int(value: Any) -> int | None:
+    number = None if isinstance(value, str) else as_float(value)
     return int(number) if number is not None and number == int(number) else None
 
 
@@ -79,3 +79,26 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return clean(error, 200) or type(error).__name__
+
+
+def valid_unicode(text: str) -> str:
+    """Text that can be encoded: bytes that were no UTF-8, and halves of characters, stand as U+FFFD."""
+    text = text.encode("utf-8", "surrogateescape" if _escaped(text) else "surrogatepass").decode("utf-8", "replace")
+    return text
+
+
+def _escaped(text: str) -> bool:
+    """Whether all surrogates are those that Python makes of stray bytes in argv and on standard input."""
+    return all(0xDC80 <= ord(c) <= 0xDCFF for c in text if "\ud800" <= c <= "\udfff")
+
+
+def visible(text: str) -> str:
+    """Text in which nothing acts or hides: a control character, or one that turns the direction, stands as [U+001B].
+
+    A reply with an escape sequence could otherwise recolour a terminal, move its cursor or write its clipboard.
+    """
+    return "".join(c if c in "\n\t" or not _hidden(c) else f"[U+{ord(c):04X}]" for c in text.replace("\r\n", "\n"))
+
+
+def _hidden(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in BIDI

@@ -12,14 +12,12 @@ outputs/squad/tiny-300-r16-seed0/
 
 import contextlib
 import csv
-import errno
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -27,20 +25,10 @@ from llama_exp.config.compose import default_config
 from llama_exp.config.identity import flat, identity, run_folder
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
-from llama_exp.records import write_json, written_whole
+from llama_exp.runs.files import atomic_write, write_json
+from llama_exp.runs.lock import LOCK
 
 FINISHED = ("finished", "stopped early")
-LOCK = ".lock"  # who holds it works in the folder
-UNWRITABLE = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EFBIG,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
 
 
 class Clock:
@@ -93,58 +81,9 @@ def untuned_folder(config: Config) -> Path:
     return folder
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process while the block runs; a UserError where another process holds it.
-
-    The system lets go of the lock when the process ends, however it ends. Of the processes of one run
-    (DistributedDataParallel) the first holds it for all. A file that cannot be written is a UserError too.
-    """
-    if any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
-        yield
-        return
-    path = Path(folder) / LOCK
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _locked(path)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            file.close()
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise UserError(
-            f"Cannot write to {folder}: {error.strerror or error}. Free some space or choose another place: outputs=FOLDER."
-        ) from error
-
-
-def _locked(path: Path) -> IO:
-    """The open file at `path`, locked. Who held it before has removed it: then the new one of that name is tried."""
-    import fcntl  # not on Windows, where a report can be made all the same
-
-    while True:
-        file = open(path, "a")  # noqa: SIM115 (its being open is the lock)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise UserError(
-                f"Another process works in {path.parent}. Wait for it, or stop it, and type the same command again."
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise  # a file system without locks: go on without
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        file.close()
-
-
 def write_config(folder: Path, config: Config) -> None:
     try:
-        with written_whole(folder / "config.yaml") as file:
+        with atomic_write(folder / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.structured(config)))
     except OSError as error:
         raise UserError(
@@ -236,21 +175,3 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
 
 def discard_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def provenance() -> dict[str, Any]:
-    """Versions and commit a number was made with."""
-    import platform
-    import subprocess
-    from importlib.metadata import version
-
-    packages = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets", "llama_exp")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(Exception):
-            versions[package] = version(package)
-    here = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
-    )
-    return {"versions": versions, "commit": git.stdout.strip() or None}
