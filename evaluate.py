@@ -17,7 +17,7 @@ from llama_exp import evaluation as cell
 from llama_exp.asking import as_asked, check_same, folder_name
 from llama_exp.config.compose import register, resolve
 from llama_exp.config.schema import Config
-from llama_exp.data import loading
+from llama_exp.data import sources
 from llama_exp.errors import UserError
 from llama_exp.report.words import plural
 from llama_exp.runs.files import read_predictions
@@ -38,7 +38,7 @@ def evaluate(config: Config) -> dict[str, str]:
     if (results := cell.done(folder)) is not None:
         return again(folder, results, asked, trained, run)
     hardware.check(asked)
-    loading.check(asked.dataset)
+    sources.check(asked.dataset)
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
 
     from llama_exp import model as models

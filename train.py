@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from llama_exp import cli, hardware, metrics
 from llama_exp.config.compose import register, resolve
 from llama_exp.config.schema import Config
-from llama_exp.data import loading
+from llama_exp.data import sources
 from llama_exp.errors import UserError
 from llama_exp.runs.run import run
 
@@ -35,7 +35,7 @@ def train(config: Config) -> dict[str, str]:
 
 def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     hardware.check(config)
-    loading.check(config.dataset)
+    sources.check(config.dataset)
     if config.evaluate:
         from llama_exp.evaluation import metric_settings
 
@@ -64,13 +64,13 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
     dtype, ready = models.asked_dtype(config.trainer, device), functools.partial(warmed, rank=config.lora.r)
     with models.loading(config.model, device, dtype, lambda: clock("load"), ready) as loaded:
         with clock("import"):
-            from llama_exp import leaks
             from llama_exp.adapter import attach_lora, detach_lora
             from llama_exp.data import DATASETS
             from llama_exp.finetune import Finetune
             from llama_exp.fitting import build_trainer, fit, summarise
             from llama_exp.llama.layer import held
             from llama_exp.memory import choose
+            from llama_exp.overlap import audit
         with clock("data"):
             tokenizer = models.load_tokenizer(config.model)
             data = DATASETS[config.dataset.name].of(config, tokenizer)
@@ -86,7 +86,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
             )
             if said := data.reaching_training():
                 print(f"  {said}", flush=True)
-            overlap = leaks.look(config, data, folder)
+            overlap = audit.look(config, data, folder)
     with clock("load"):
         base = loaded()
         models.check_length(base, config.max_length)
@@ -95,7 +95,7 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
         return evaluated(config, {"said": "already finished", "run": str(folder)})
     run.write_config(folder, config)
     run.write_sample(folder, [example.id for example in data.train])
-    leaks.tell(config, data, overlap, folder)
+    audit.tell(config, data, overlap, folder)
     choice = choose(base, config, data.plan)
     data.micro_batch = choice.micro_batch
     if choice.why:

@@ -18,8 +18,9 @@ import torch
 
 def main(checkpoint: str, words: dict[str, str]) -> None:
     from llama_exp.adapter import attach_lora, detach_lora
+    from llama_exp.batch import Batch
     from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
-    from llama_exp.data.packing import Batch, collate
+    from llama_exp.data.packing import collate
     from llama_exp.llama.forward import response_nll
     from llama_exp.llama.layer import held
     from llama_exp.model import load_base, load_tokenizer

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llama_exp import leaks
 from llama_exp.config.identity import flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.metrics import measure
+from llama_exp.overlap import audit
 from llama_exp.records import Example, Prediction
 from llama_exp.report.words import number
 from llama_exp.runs.files import json_line, read_predictions, write_json, write_jsonl
@@ -204,7 +204,7 @@ def write_results(
         "scores": scored.values,
         "intervals": {name: dataclasses.asdict(of) for name, of in scored.intervals.items()},
         "facts": scored.facts,
-        "clean": clean_part(predictions, leaks.clean_items(run, asked, trained, predictions), asked),
+        "clean": clean_part(predictions, audit.clean_items(run, asked, trained, predictions), asked),
         **how_scored(asked),
         "items": len(predictions),
         "groups": len({prediction.group for prediction in predictions}),

@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from torch import nn
 
+from llama_exp.batch import Batch
 from llama_exp.config.schema import OptimizerConfig, OptimizerName, Schedule
-from llama_exp.data.packing import Batch
 from llama_exp.errors import UserError
 from llama_exp.llama.forward import response_nll
 

@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from llama_exp import cli, hardware, leaks
+from llama_exp import cli, hardware
 from llama_exp.adapter import save_lora, scale, trainable_parameters
 from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.config.identity import flat, identity
@@ -23,6 +23,7 @@ from llama_exp.energy import Energy
 from llama_exp.errors import UserError
 from llama_exp.memory import forget_peak, peak_memory
 from llama_exp.model import causal_lm, real_size
+from llama_exp.overlap import audit
 from llama_exp.progress import Progress
 from llama_exp.report import loss_page
 from llama_exp.report.words import plural
@@ -318,7 +319,7 @@ def came_to(
         "reason": reason,
         "identity": identity(config),
         "counts": counts(data),
-        "audit": leaks.summary(folder),
+        "audit": audit.summary(folder),
         "steps": step,
         "planned_steps": plan.total_steps,
         "tokens": plan.seen(step, plan.lengths),

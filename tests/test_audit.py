@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from llama_exp.data.audit import audit
-from llama_exp.data.shingles import normalise, runs
+from llama_exp.overlap.detect import audit
+from llama_exp.overlap.shingles import normalise, runs
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
 

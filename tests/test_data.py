@@ -13,11 +13,11 @@ import pytest
 from llama_exp.config.compose import default_config
 from llama_exp.config.schema import Source
 from llama_exp.data import CLASSES, DATASETS
-from llama_exp.data import module as data_module
-from llama_exp.data.guanaco import turns
-from llama_exp.data.loading import from_hub
+from llama_exp.data import datamodule as data_module
+from llama_exp.data.datasets.guanaco import turns
+from llama_exp.data.datasets.tweetsumm import summaries
+from llama_exp.data.sources import from_hub
 from llama_exp.data.splitting import carve, components, shuffled
-from llama_exp.data.tweetsumm import summaries
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Turn
 
@@ -512,7 +512,7 @@ def test_a_row_of_another_shape_is_named(tmp_path):
 
 def test_an_unreachable_hub_says_so_and_names_the_path_key(tmp_path):
     code = (
-        "from llama_exp.data.loading import from_hub\nfrom llama_exp.records import UserError\n"
+        "from llama_exp.data.sources import from_hub\nfrom llama_exp.records import UserError\n"
         "try: from_hub('nobody/nothing', None, None, ())\nexcept UserError as problem: print(problem)"
     )
     away = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from llama_exp.data.chat_format import user_text, wording
 from llama_exp.data.encoding import IGNORED, encode_all, encode_prompts
-from llama_exp.data.prompts import user_text, wording
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Turn
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from llama_exp import leaks
 from llama_exp.errors import UserError
+from llama_exp.overlap import audit as leaks
 from llama_exp.preflight.inspection import decoded, visible, whole_turns
 from llama_exp.records import Tokens
 from llama_exp.report import loss_page

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llama_exp.chat.partner import Answer, Partner
-from llama_exp.data.prompts import check_alternation
+from llama_exp.data.chat_format import check_alternation
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
 from llama_exp.sanitize import valid_unicode

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from llama_exp.errors import UserError
 
 if TYPE_CHECKING:
-    from llama_exp.data.guanaco import GuanacoDataModule
-    from llama_exp.data.medical import MedicalDataModule
-    from llama_exp.data.module import ExampleDataModule
-    from llama_exp.data.pubmedqa import PubMedQADataModule
-    from llama_exp.data.squad import SquadDataModule
-    from llama_exp.data.tweetsumm import TweetSummDataModule
+    from llama_exp.data.datamodule import ExampleDataModule
+    from llama_exp.data.datasets.guanaco import GuanacoDataModule
+    from llama_exp.data.datasets.medical import MedicalDataModule
+    from llama_exp.data.datasets.pubmedqa import PubMedQADataModule
+    from llama_exp.data.datasets.squad import SquadDataModule
+    from llama_exp.data.datasets.tweetsumm import TweetSummDataModule
 
 __all__ = [
     "DATASETS",
@@ -43,7 +43,7 @@ class Datasets(Mapping):
     def __getitem__(self, name: str) -> "type[ExampleDataModule]":
         if name not in CLASSES:
             raise UserError(f"Unknown dataset {name!r}; known: {', '.join(sorted(CLASSES))}.")
-        return getattr(import_module(f"{__name__}.{name}"), CLASSES[name])
+        return getattr(import_module(f"{__name__}.datasets.{name}"), CLASSES[name])
 
     def __contains__(self, name: object) -> bool:
         return name in CLASSES

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama_exp.data.prompts import wording
+from llama_exp.data.chat_format import wording
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Tokens
 

@@ -5,41 +5,15 @@ time. The order is a pure function of (seed, epoch), so a run that was killed co
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from llama_exp.batch import Batch
 from llama_exp.data.encoding import IGNORED
 from llama_exp.errors import UserError
 from llama_exp.records import Tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Examples laid end to end in one row, without padding.
-
-    a0 a1 a2 b0 b1      input_ids (1, T)
-    -- -- a2 -- b1      labels (1, T): response and EOS; -- is -100
-    0  1  2  0  1       position_ids (1, T)
-    3        2          lengths: what attention keeps Examples apart by
-    1  3                predicting (N,): the places whose next token is a label
-
-    There is no attention mask on purpose: transformers, too, keeps packed Examples apart by restarted positions only where
-    no mask is given.
-    """
-
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    position_ids: torch.Tensor
-    predicting: torch.Tensor
-    lengths: tuple[int, ...]
-
-    def to(self, device, non_blocking: bool = False) -> "Batch":  # Lightning moves batches through this
-        tensors = (self.input_ids, self.labels, self.position_ids, self.predicting)
-        return Batch(*(tensor.to(device=device, non_blocking=non_blocking) for tensor in tensors), self.lengths)
-
 
 NOTHING = Tokens("", [0, 0], [IGNORED, IGNORED])  # a micro-batch that a rank has no Example for
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from llama_exp.chat.partner import Wording
 from llama_exp.config.schema import Config, Source
-from llama_exp.data.prompts import user_text
+from llama_exp.data.chat_format import user_text
 from llama_exp.errors import UserError
 from llama_exp.hub.uploading import MARK
 from llama_exp.report.grouping import comparisons

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.autograd import Function
 
-from llama_exp.data.packing import Batch
+from llama_exp.batch import Batch
 from llama_exp.llama.attention import Segments, attend
 from llama_exp.llama.layer import Layer, layers_of
 from llama_exp.model import causal_lm

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llama_exp import leaks
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.overlap import audit
 from llama_exp.preflight.inspection import say, show_data
 from llama_exp.records import Tokens
 from llama_exp.report import costs, words
@@ -109,7 +109,7 @@ def prepared(config: Config):
         data.setup()
         if not config.sample or config.sample < len(data.available):
             show_data(data, tokenizer, with_example=not _prepared)
-            leaks.tell(config, data, leaks.look(config, data))
+            audit.tell(config, data, audit.look(config, data))
         _prepared[key] = data
     _prepared[key].seed = config.seed
     return _prepared[key]

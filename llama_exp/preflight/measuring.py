@@ -10,8 +10,9 @@ from statistics import median
 
 import torch
 
+from llama_exp.batch import Batch
 from llama_exp.config.schema import Config
-from llama_exp.data.packing import Batch, collate
+from llama_exp.data.packing import collate
 from llama_exp.errors import UserError
 from llama_exp.finetune import Finetune, neftune
 from llama_exp.llama.forward import response_nll

@@ -15,10 +15,10 @@ from typing import Any
 from lightning import LightningDataModule
 
 from llama_exp.config.schema import Config, DatasetConfig, Source
-from llama_exp.data import loading
+from llama_exp.data import sources
+from llama_exp.data.chat_format import check_template
 from llama_exp.data.cleaning import Cleaner
 from llama_exp.data.packing import Plan, StepSampler, step_loader, whole_loader
-from llama_exp.data.prompts import check_template
 from llama_exp.data.splitting import carve, shuffled
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Tokens
@@ -92,9 +92,9 @@ class ExampleDataModule(LightningDataModule):
         """Hook: Examples of all splits with new groups, where a row alone does not tell its group."""
         return examples
 
-    def rows_on_disk(self) -> loading.Rows:
+    def rows_on_disk(self) -> sources.Rows:
         """Hook: rows by upstream split from `dataset.path`."""
-        return loading.from_path(self.dataset.path, self.dataset.subset, self.columns)
+        return sources.from_path(self.dataset.path, self.dataset.subset, self.columns)
 
     def fill(self, **fields: str) -> str:
         """The user's message in the dataset's wording. Braces in the data survive: only the template is parsed."""
@@ -120,7 +120,7 @@ class ExampleDataModule(LightningDataModule):
 
     def _by_split(self) -> dict[str, list[Example]]:
         """All Examples by split. The cells of a sweep share them: only the last source read is kept in memory."""
-        source = (type(self), repr(self.dataset), loading.fingerprint(self.dataset.path))
+        source = (type(self), repr(self.dataset), sources.fingerprint(self.dataset.path))
         if source not in _last_read:
             examples = self._read(self._rows())
             self._split(examples)
@@ -135,15 +135,15 @@ class ExampleDataModule(LightningDataModule):
         examples = self.validation if split == "validation" else self.test
         return examples if count is None else shuffled(examples, self.eval_seed)[:count]
 
-    def _rows(self) -> loading.Rows:
+    def _rows(self) -> sources.Rows:
         """Raw rows by our name of the split."""
         data = self.dataset
         if data.source is Source.synthetic:
-            return loading.synthetic(data)
+            return sources.synthetic(data)
         if data.path:
             found = self.rows_on_disk()
         else:
-            found = loading.from_hub(data.hub, data.subset, data.revision, self.columns)
+            found = sources.from_hub(data.hub, data.subset, data.revision, self.columns)
         ours = {split: found[theirs] for split, theirs in self.splits.items() if theirs in found}
         if not ours.get("train"):
             there = ", ".join(f"{name} ({len(rows)} rows)" for name, rows in found.items())
@@ -151,7 +151,7 @@ class ExampleDataModule(LightningDataModule):
             raise UserError(f"{data.path or data.hub}: {wanted}; there are {there}.")
         return ours
 
-    def _read(self, rows: loading.Rows) -> dict[str, list[Example]]:
+    def _read(self, rows: sources.Rows) -> dict[str, list[Example]]:
         """Rows to Examples with unique ids, duplicates dropped, groups final."""
         self.counts = {"rows": {split: len(of_split) for split, of_split in rows.items()}, "dropped": {}}
         seen: set[tuple] = set()

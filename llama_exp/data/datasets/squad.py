@@ -2,7 +2,7 @@
 
 import re
 
-from llama_exp.data.module import ExampleDataModule, text
+from llama_exp.data.datamodule import ExampleDataModule, text
 from llama_exp.records import Example
 
 QUESTION_WORDS = re.compile(r"\b(what|which|who|whom|whose|when|where|why|how)\b", re.IGNORECASE)

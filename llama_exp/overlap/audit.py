@@ -19,7 +19,7 @@ from llama_exp.runs.files import write_json
 from llama_exp.sanitize import visible
 
 if TYPE_CHECKING:
-    from llama_exp.data.audit import Audit, Row
+    from llama_exp.overlap.detect import Audit, Row
 
 SPLITS = ("validation", "test")
 MEANT = {
@@ -144,7 +144,7 @@ def _data_of(config: Config) -> dict[str, Any]:
 
 
 def _audited(content: str, train: list["Row"], asked: list["Row"]) -> "Audit":
-    from llama_exp.data.audit import audit
+    from llama_exp.overlap.detect import audit
 
     if content not in _known:
         if len(_known) >= KEPT:

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from llama_exp.data.module import ExampleDataModule, text
+from llama_exp.data.datamodule import ExampleDataModule, text
 from llama_exp.records import Example, Turn
 
 

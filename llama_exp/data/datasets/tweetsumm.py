@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llama_exp.data import loading
+from llama_exp.data import sources
+from llama_exp.data.datamodule import ExampleDataModule, text
 from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_turn
-from llama_exp.data.module import ExampleDataModule, text
 from llama_exp.records import Example
 
 SPEAKERS = (("user utterance", CLIENT), ("system response", AGENT))
@@ -84,9 +84,9 @@ class TweetSummDataModule(ExampleDataModule):
                 if words:
                     yield Said(speaker, BREAK.sub(" ", words)), written
 
-    def rows_on_disk(self) -> loading.Rows:
+    def rows_on_disk(self) -> sources.Rows:
         """Rows from DialogStudio's own files (train.json, val.json, test.json); else what `load_dataset` reads."""
-        place = loading.existing(self.dataset.path)
+        place = sources.existing(self.dataset.path)
         if place.is_file():
             files = {"train": place}
         else:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import re
 
-from llama_exp.data.module import ExampleDataModule, text
+from llama_exp.data.datamodule import ExampleDataModule, text
 from llama_exp.data.splitting import components
 from llama_exp.records import Example
 

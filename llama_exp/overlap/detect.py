@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_exp.data.shingles import Runs, normalise, runs
+from llama_exp.overlap.shingles import Runs, normalise, runs
 
 if TYPE_CHECKING:
     from datasketch import MinHash

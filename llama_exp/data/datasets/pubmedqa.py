@@ -1,6 +1,6 @@
 """PubMedQA, the part labelled by experts: an abstract without its conclusion and a question -> yes, no or maybe."""
 
-from llama_exp.data.module import ExampleDataModule, text
+from llama_exp.data.datamodule import ExampleDataModule, text
 from llama_exp.records import Example
 
 
