@@ -12,13 +12,14 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, hardware, metrics
+from llama_exp import cli, metrics
 from llama_exp import evaluation as cell
 from llama_exp.asking import as_asked, check_same, folder_name
 from llama_exp.config.compose import register, resolve
 from llama_exp.config.schema import Config
 from llama_exp.data import sources
 from llama_exp.errors import UserError
+from llama_exp.model.base import hardware
 from llama_exp.report.words import plural
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.run import find
@@ -41,9 +42,10 @@ def evaluate(config: Config) -> dict[str, str]:
     sources.check(asked.dataset)
     metrics.check(asked.dataset.metrics, cell.metric_settings(asked))
 
-    from llama_exp import model as models
-    from llama_exp.adapter import detach_lora, load_lora
+    from llama_exp.model.base.lora import detach_lora, load_lora
+
     from llama_exp.data import DATASETS
+    from llama_exp.model.base import base as models
 
     models.import_all()
     device = models.target_device(asked.trainer)

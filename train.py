@@ -13,11 +13,12 @@ import functools
 import hydra
 from omegaconf import DictConfig
 
-from llama_exp import cli, hardware, metrics
+from llama_exp import cli, metrics
 from llama_exp.config.compose import register, resolve
 from llama_exp.config.schema import Config
 from llama_exp.data import sources
 from llama_exp.errors import UserError
+from llama_exp.model.base import hardware
 from llama_exp.runs.run import run
 
 register()
@@ -56,20 +57,22 @@ def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
 
     clock = run.Clock()
     with clock("import"):
-        from llama_exp import model as models
-        from llama_exp.llama.warmup import warmed
+        from llama_exp.model.base.kernels.warmup import warmed
+
+        from llama_exp.model.base import base as models
 
         models.import_all()
     device = models.target_device(config.trainer)
     dtype, ready = models.asked_dtype(config.trainer, device), functools.partial(warmed, rank=config.lora.r)
     with models.loading(config.model, device, dtype, lambda: clock("load"), ready) as loaded:
         with clock("import"):
-            from llama_exp.adapter import attach_lora, detach_lora
+            from llama_exp.model.base.kernels.decoder_layer import held
+            from llama_exp.model.base.lora import attach_lora, detach_lora
+            from llama_exp.model.base.memory import choose
+
             from llama_exp.data import DATASETS
             from llama_exp.finetune import Finetune
             from llama_exp.fitting import build_trainer, fit, summarise
-            from llama_exp.llama.layer import held
-            from llama_exp.memory import choose
             from llama_exp.overlap import audit
         with clock("data"):
             tokenizer = models.load_tokenizer(config.model)

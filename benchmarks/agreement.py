@@ -17,15 +17,15 @@ import statistics
 import sys
 
 import torch
+from llama_exp.model.base.base import forget_base, load_base, load_tokenizer
+from llama_exp.model.base.kernels.decoder_layer import held
+from llama_exp.model.base.kernels.forward import response_nll
+from llama_exp.model.base.lora import attach_lora, detach_lora
 from step import squad_tokens
 from torch.nn import functional as F
 
-from llama_exp.adapter import attach_lora, detach_lora
 from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
 from llama_exp.data.packing import collate
-from llama_exp.llama.forward import response_nll
-from llama_exp.llama.layer import held
-from llama_exp.model import forget_base, load_base, load_tokenizer
 from llama_exp.records import Tokens
 
 ALLOWED = 1.5

@@ -2,7 +2,7 @@
 
     examples=8 length=2048   what a step holds: as many Examples of that length, every token a label
     squad=FILE.parquet       instead: steps of `examples` real SQuAD rows, answers as labels
-    micro_batch=N recompute=true hold=true keep=true   as llama_exp/memory.py chooses by what the card has free
+    micro_batch=N recompute=true hold=true keep=true   as llama_exp/model/memory.py chooses by what the card has free
     steps=12 profile=true peft=true (the same through transformers' and PEFT's own modules)
 
 Prints one line of JSON. Needs a GPU; random weights will do.
@@ -17,13 +17,14 @@ import torch
 
 
 def main(checkpoint: str, words: dict[str, str]) -> None:
-    from llama_exp.adapter import attach_lora, detach_lora
+    from llama_exp.model.base.base import load_base, load_tokenizer
+    from llama_exp.model.base.kernels.decoder_layer import held
+    from llama_exp.model.base.kernels.forward import response_nll
+    from llama_exp.model.base.lora import attach_lora, detach_lora
+
     from llama_exp.batch import Batch
     from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
     from llama_exp.data.packing import collate
-    from llama_exp.llama.forward import response_nll
-    from llama_exp.llama.layer import held
-    from llama_exp.model import load_base, load_tokenizer
     from llama_exp.records import Tokens
 
     examples, length, steps = int(words.get("examples", 8)), int(words.get("length", 2048)), int(words.get("steps", 12))

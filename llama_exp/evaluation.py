@@ -53,7 +53,7 @@ def answer(folder: Path, asked: Config, examples: Sequence[Example], model, toke
     """
     from llama_exp.data.encoding import encode_prompts, with_responses
     from llama_exp.generation import answers
-    from llama_exp.memory import forget_peak, peak_memory
+    from llama_exp.model.base.memory import forget_peak, peak_memory
 
     started = time.perf_counter()
     device = next(model.parameters()).device

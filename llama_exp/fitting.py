@@ -14,15 +14,16 @@ from typing import Any
 import lightning as L
 import torch
 
-from llama_exp import cli, hardware
-from llama_exp.adapter import save_lora, scale, trainable_parameters
+from llama_exp import cli
 from llama_exp.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.config.identity import flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.energy import Energy
 from llama_exp.errors import UserError
-from llama_exp.memory import forget_peak, peak_memory
-from llama_exp.model import causal_lm, real_size
+from llama_exp.model.base import hardware
+from llama_exp.model.base.base import causal_lm, real_size
+from llama_exp.model.base.lora import save_lora, scale, trainable_parameters
+from llama_exp.model.base.memory import forget_peak, peak_memory
 from llama_exp.overlap import audit
 from llama_exp.progress import Progress
 from llama_exp.report import loss_page

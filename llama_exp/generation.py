@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from llama_exp import memory
 from llama_exp.data.packing import collate, in_parts
-from llama_exp.llama.answering import Asked, answer, batches
-from llama_exp.llama.forward import response_nll
-from llama_exp.llama.layer import held
-from llama_exp.model import causal_lm
+from llama_exp.model.base import memory
+from llama_exp.model.base.base import causal_lm
+from llama_exp.model.base.kernels.batch_decode import Asked, answer, batches
+from llama_exp.model.base.kernels.decoder_layer import held
+from llama_exp.model.base.kernels.forward import response_nll
 from llama_exp.records import Tokens
 
 AT_ONCE = 256  # prompts, where neither the config nor the memory says less

@@ -5,11 +5,10 @@ from collections import Counter
 
 import pytest
 import torch
-
-from llama_exp.adapter import attach_lora, detach_lora
-from llama_exp.llama import answering
-from llama_exp.llama.answering import Asked, answer, batches, families
-from llama_exp.model import causal_lm, load_base
+from llama_exp.model.base.base import causal_lm, load_base
+from llama_exp.model.base.kernels import batch_decode
+from llama_exp.model.base.kernels.batch_decode import Asked, answer, batches, families
+from llama_exp.model.base.lora import attach_lora, detach_lora
 
 from .test_finetune import CPU, LORA, adapted, base_config  # noqa: F401 (adapted is a fixture)
 
@@ -77,8 +76,8 @@ def test_replies_that_end_at_different_places_are_those_of_transformers(tokenize
     of_each = Counter(token for ids in whole.values() for token in set(ids[:12]))
     eos = min(of_each, key=lambda token: (abs(of_each[token] - 30), token))  # ends about three quarters of the replies
     left = []
-    keep = answering.Cache.keep
-    monkeypatch.setattr(answering.Cache, "keep", lambda self, rows: (left.append(len(rows)), keep(self, rows)))
+    keep = batch_decode.Cache.keep
+    monkeypatch.setattr(batch_decode.Cache, "keep", lambda self, rows: (left.append(len(rows)), keep(self, rows)))
     found = [a for b in batches(asked(map(tuple, texts)), 24, 100, 1e9) for a in answer(llama, b, new=24, eos=eos)]
     assert {one.place: one.ids for one in found} == {
         place: ids[: ids.index(eos) + 1] if eos in ids else ids for place, ids in whole.items()

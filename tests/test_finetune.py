@@ -9,9 +9,11 @@ import weakref
 
 import pytest
 import torch
+from llama_exp.model.base.base import causal_lm, forget_base, load_base, load_tokenizer, loading
+from llama_exp.model.base.kernels.forward import response_nll
+from llama_exp.model.base.lora import attach_lora, detach_lora, load_lora, save_lora, scale
 
 from llama_exp import callbacks
-from llama_exp.adapter import attach_lora, detach_lora, load_lora, save_lora, scale
 from llama_exp.callbacks import Checkpoints, Curves, WholeCheckpoints
 from llama_exp.config.compose import default_config
 from llama_exp.config.schema import (
@@ -30,8 +32,6 @@ from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whol
 from llama_exp.errors import UserError
 from llama_exp.finetune import Finetune, Unread, neftune
 from llama_exp.fitting import validation_interval
-from llama_exp.llama.forward import response_nll
-from llama_exp.model import causal_lm, forget_base, load_base, load_tokenizer, loading
 from llama_exp.records import Tokens
 
 from .conftest import make_it_matter

@@ -548,9 +548,8 @@ def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered
 
 def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish, server, tmp_path):
     import torch
-
-    from llama_exp.adapter import attach_lora, detach_lora, save_lora
-    from llama_exp.model import load_base
+    from llama_exp.model.base.base import load_base
+    from llama_exp.model.base.lora import attach_lora, detach_lora, save_lora
 
     synthetic = dataclasses.replace(
         default_config({"dataset": "squad", "model": "tiny"}).dataset,

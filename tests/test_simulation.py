@@ -236,15 +236,15 @@ def test_a_script_speaks_its_lines_and_what_ends_a_conversation_is_said(simulate
 
 
 def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(simulate):
-    from llama_exp import adapter, model
     from llama_exp.data import DATASETS
     from llama_exp.data.encoding import encode_all
+    from llama_exp.model.base import base, lora
     from llama_exp.runs.run import run as runs
 
     simulate("conversations=3", "turns=2")
     config = runs.load_config(simulate.home)
-    tokenizer = model.load_tokenizer(config.model)
-    tuned = adapter.load_lora(model.load_base(config.model, torch.device("cpu")), simulate.home / "adapter").eval()
+    tokenizer = base.load_tokenizer(config.model)
+    tuned = lora.load_lora(base.load_base(config.model, torch.device("cpu")), simulate.home / "adapter").eval()
     data = DATASETS["tweetsumm"].of(config)
     data.setup()
     try:
@@ -273,7 +273,7 @@ def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(s
                     assert conversation["real"][side][0] == pytest.approx(nll, rel=1e-4)
                     assert conversation["scores"][f"real_loss_{side}"] == pytest.approx(nll / count, rel=1e-4)
     finally:
-        adapter.detach_lora(tuned)
+        lora.detach_lora(tuned)
 
 
 def test_a_run_that_learnt_to_summarise_is_no_voice(simulate, tmp_path):

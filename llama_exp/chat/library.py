@@ -8,13 +8,13 @@ import torch
 from transformers import GenerationConfig, TextGenerationPipeline
 from transformers.pipelines.text_generation import Chat
 
-from llama_exp import hardware
 from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Wording
 from llama_exp.config.schema import Config
 from llama_exp.data.encoding import encode_prompts
 from llama_exp.errors import UserError
-from llama_exp.model import causal_lm, forget_base
+from llama_exp.model.base import hardware
+from llama_exp.model.base.base import causal_lm, forget_base
 from llama_exp.records import Example
 from llama_exp.runs.run import run
 from llama_exp.simulation.voices import Voices

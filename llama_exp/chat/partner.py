@@ -6,10 +6,10 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from llama_exp import hardware
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.errors import UserError
+from llama_exp.model.base import hardware
 from llama_exp.records import Example, Turn
 from llama_exp.runs.run import find as lookup
 from llama_exp.runs.run import run as runs

@@ -6,7 +6,6 @@ No response template is ever searched for in the ids: `[/INST]` tokenises differ
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from llama_exp.data.chat_format import wording
 from llama_exp.errors import UserError
@@ -133,14 +132,3 @@ def _answer_lost(example: Example, cut: Example) -> bool:
         return False
     stood = [reference for reference in example.references if reference in example.context]
     return bool(stood) and not any(reference in cut.context for reference in stood)
-
-
-def warn_of_slow_merges(tokenizer, folder: str) -> str | None:
-    """A Llama folder with only tokenizer.model is converted without piece scores: some texts get other ids than Meta's."""
-    path = Path(folder)
-    if path.is_dir() and (path / "tokenizer.model").exists() and not (path / "tokenizer.json").exists():
-        return (
-            f"{folder} has tokenizer.model but no tokenizer.json: converted merges lack the piece scores, and about one "
-            "text in eight gets other ids than SentencePiece gives. Use a folder with tokenizer.json where there is one."
-        )
-    return None

@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import cli, hardware, typed
+from llama_exp import cli, typed
 from llama_exp.config.compose import register
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.uploading import TOKEN, Hub, check_name
+from llama_exp.model.base import hardware
 from llama_exp.runs.files import write_json
 from llama_exp.runs.run import find
 from llama_exp.runs.run import run as runs

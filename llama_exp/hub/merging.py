@@ -35,8 +35,8 @@ def merge(adapter: Path, trained: Config, asked: Config, folder: Path) -> None:
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    from llama_exp import model as models
-    from llama_exp.adapter import load_lora
+    from llama_exp.model.base import base as models
+    from llama_exp.model.base.lora import load_lora
 
     disable_progress_bar()
     device = models.target_device(asked.trainer)
@@ -64,9 +64,9 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
     Losses in nats a token over the held-out responses; equal_answers is the share of greedy answers that are the same
     over their first ANSWER tokens.
     """
-    from llama_exp import model as models
-    from llama_exp.adapter import detach_lora, load_lora
     from llama_exp.data import DATASETS
+    from llama_exp.model.base import base as models
+    from llama_exp.model.base.lora import detach_lora, load_lora
 
     device = models.target_device(asked.trainer)
     tokenizer = models.load_tokenizer(trained.model)

@@ -97,7 +97,7 @@ def forecast(config: Config, folder: Path) -> Cell:
 def prepared(config: Config):
     """The cell's data, read, encoded and shown once for all cells that differ in rank or training keys alone."""
     from llama_exp.data import DATASETS
-    from llama_exp.model import load_tokenizer
+    from llama_exp.model.base.base import load_tokenizer
 
     apart = ("lora.", "optimizer.", "trainer.", "logger.", "out", "preflight", "seed")
     key = repr([(k, v) for k, v in flat(config).items() if not k.startswith(apart)])
@@ -120,8 +120,8 @@ def prepared(config: Config):
 
 def estimate(config: Config, folder: Path, data) -> Cell:
     """Measure, or derive from a cell that differs in nothing that a token costs; then add up the plan."""
-    from llama_exp import memory
-    from llama_exp.model import target_device
+    from llama_exp.model.base import memory
+    from llama_exp.model.base.base import target_device
     from llama_exp.preflight.measuring import key_of
 
     plan, tokens = data.plan, data.encoded("train")
@@ -155,7 +155,7 @@ def estimate(config: Config, folder: Path, data) -> Cell:
 def loaded(config: Config, device):
     import torch
 
-    from llama_exp.model import asked_dtype, check_length, load_base
+    from llama_exp.model.base.base import asked_dtype, check_length, load_base
 
     try:
         base = load_base(config.model, device, asked_dtype(config.trainer, device))
@@ -168,8 +168,8 @@ def loaded(config: Config, device):
 
 
 def measured(config: Config, base, tokens: Sequence[Tokens], choice):
-    from llama_exp.adapter import attach_lora, detach_lora
-    from llama_exp.llama.layer import held
+    from llama_exp.model.base.kernels.decoder_layer import held
+    from llama_exp.model.base.lora import attach_lora, detach_lora
     from llama_exp.preflight.measuring import measure
 
     began = time.perf_counter()

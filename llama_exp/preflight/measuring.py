@@ -15,9 +15,9 @@ from llama_exp.config.schema import Config
 from llama_exp.data.packing import collate
 from llama_exp.errors import UserError
 from llama_exp.finetune import Finetune, neftune
-from llama_exp.llama.forward import response_nll
-from llama_exp.memory import Choice, available, forget_peak, held_now, needs, peak_memory
-from llama_exp.model import causal_lm
+from llama_exp.model.base.base import causal_lm
+from llama_exp.model.base.kernels.forward import response_nll
+from llama_exp.model.base.memory import Choice, available, forget_peak, held_now, needs, peak_memory
 from llama_exp.records import Tokens
 from llama_exp.report.words import memory as in_words
 

@@ -33,12 +33,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import asking, cli, hardware, typed
+from llama_exp import asking, cli, typed
 from llama_exp.config.compose import register
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import SIDES
 from llama_exp.errors import UserError
+from llama_exp.model.base import hardware
 from llama_exp.report.words import plural
 from llama_exp.runs.files import json_line, write_json, write_jsonl
 from llama_exp.runs.run import run

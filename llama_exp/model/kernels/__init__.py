@@ -9,5 +9,5 @@ twice that can be shared, nothing kept that is cheap to compute again.
     warmup       first use of each kernel, beside reading data
     answering    greedy replies to many prompts, what they share computed once
 
-What a step may keep in memory is chosen by llama_exp/memory.py.
+What a step may keep in memory is chosen by llama_exp/model/memory.py.
 """

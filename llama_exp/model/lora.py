@@ -139,3 +139,8 @@ def save_lora(model: nn.Module, folder: Path) -> None:
 
 def trainable_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """The LlamaForCausalLM inside, adapter layers in place, whether or not PEFT is wrapped around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,7 +1,7 @@
 """What a step keeps in memory: everything, or only each layer's input; and how many Examples go through at once.
 
 The losses and gradients are the same either way. What is kept of a token is known from the model's shape
-(llama_exp/llama/layer.py), so the choice is made before the first step instead of after an out-of-memory error.
+(llama_exp/model/kernels/decoder_layer.py), so the choice is made before the first step instead of after an out-of-memory error.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from llama_exp.config.schema import Config, Targets
-from llama_exp.llama.elementwise import liger
-from llama_exp.llama.forward import CHUNK
-from llama_exp.llama.layer import MLP_TOKENS
+from llama_exp.model.base.kernels.decoder_layer import MLP_TOKENS
+from llama_exp.model.base.kernels.elementwise import liger
+from llama_exp.model.base.kernels.forward import CHUNK
 
 SPARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
 WORTH_A_PASS = 1024  # tokens; with fewer at a time, dequantising the weights for each pass costs more than recomputing

@@ -1,10 +1,9 @@
-"""The frozen 4-bit base and its tokenizer. What is put on it: llama_exp/adapter.py.
+"""The frozen 4-bit base and its tokenizer. What is put on it: llama_exp/model/lora.py.
 
 One base serves a whole sweep: `load_base` keeps the last one in memory, and only the adapter changes between cells.
 """
 
 import contextlib
-import functools
 import gc
 import os
 import threading
@@ -17,7 +16,8 @@ from torch import nn
 
 from llama_exp.config.schema import ModelConfig, Quantisation
 from llama_exp.errors import UserError
-from llama_exp.llama.products import lay_side_by_side
+from llama_exp.model.base.kernels.lora_linear import lay_side_by_side
+from llama_exp.model.tokenizer import from_pretrained, resolve_path
 
 _loaded: dict[tuple, nn.Module] = {}  # the one base that stays in memory
 _aside: threading.Thread | None = None  # loads it, or has
@@ -39,40 +39,6 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cpu":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def resolve_path(path: str) -> str:
-    """A local folder as an absolute path, a hub id as it stands. A path that is not there is a UserError, not a hub id."""
-    if path == "llama_exp/tiny":  # inside the package, wherever that is installed
-        from llama_exp import tiny
-
-        tiny.verify()
-        return str(tiny.PATH)
-    if Path(path).is_dir():
-        return str(Path(path).resolve())
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise UserError(f"model.path={path}: no such folder, and not a hub repository (OWNER/NAME).")
-    return path
-
-
-def load_tokenizer(model: ModelConfig):
-    """The base's tokenizer, checked for what the encoding needs: BOS and EOS. The cells of a sweep share one."""
-    return _tokenizer(resolve_path(model.path), model.path, model.revision)
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer(path: str, asked: str, revision: str | None):
-    from transformers import AutoTokenizer
-
-    from llama_exp.data.encoding import warn_of_slow_merges
-
-    tokenizer = _from_hub(AutoTokenizer, path, asked, revision, {})
-    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of {path} has no BOS or no EOS: not a Llama tokenizer.")
-    tokenizer.model_max_length = int(1e9)  # lengths are ours to keep; the library would only warn
-    if warning := warn_of_slow_merges(tokenizer, path):
-        print(f"Note: {warning}", flush=True)
-    return tokenizer
 
 
 def asked_dtype(trainer: dict, device: torch.device) -> torch.dtype:
@@ -106,7 +72,7 @@ def import_all() -> None:
     from transformers.integrations import bitsandbytes as integration  # noqa: F401
     from transformers.models.llama import modeling_llama  # noqa: F401
 
-    from llama_exp.llama import elementwise, warmup  # noqa: F401
+    from llama_exp.model.base.kernels import elementwise, warmup  # noqa: F401
 
     if torch.cuda.is_available():
         elementwise.liger()
@@ -166,7 +132,7 @@ def _read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> 
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    base = _from_hub(AutoModelForCausalLM, resolve_path(model.path), model.path, model.revision, options)
+    base = from_pretrained(AutoModelForCausalLM, resolve_path(model.path), model.path, model.revision, options)
     if base.config.model_type != "llama":
         raise UserError(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
     if foreign := _foreign(base):
@@ -233,24 +199,6 @@ def dequantise(base: nn.Module, dtype: torch.dtype) -> None:
         setattr(base, attribute, False)
     base.config.quantization_config = None
     base.hf_quantizer = None
-
-
-def _from_hub(loader, path: str, asked: str, revision: str | None, options: dict):
-    """Load and turn what the hub and the file system can answer into one readable line."""
-    try:
-        return loader.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"Could not load model.path={asked}: {reason}\n"
-            "Wanted a hub repository that this machine may read (log in with `hf auth login` if it is gated) or a folder "
-            "with config.json, *.safetensors and a tokenizer: model.path=FOLDER."
-        ) from error
-
-
-def causal_lm(model: nn.Module) -> nn.Module:
-    """The LlamaForCausalLM inside, adapter layers in place, whether or not PEFT is wrapped around it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def real_size(parameter) -> int:
