@@ -17,15 +17,16 @@ import statistics
 import sys
 
 import torch
-from llama_exp.model.base.base import forget_base, load_base, load_tokenizer
-from llama_exp.model.base.kernels.decoder_layer import held
-from llama_exp.model.base.kernels.forward import response_nll
-from llama_exp.model.base.lora import attach_lora, detach_lora
 from step import squad_tokens
 from torch.nn import functional as F
 
 from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
 from llama_exp.data.packing import collate
+from llama_exp.model.base import forget_base, load_base
+from llama_exp.model.kernels.decoder_layer import held
+from llama_exp.model.kernels.forward import response_nll
+from llama_exp.model.lora import attach_lora, detach_lora
+from llama_exp.model.tokenizer import load_tokenizer
 from llama_exp.records import Tokens
 
 ALLOWED = 1.5

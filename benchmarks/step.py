@@ -17,14 +17,14 @@ import torch
 
 
 def main(checkpoint: str, words: dict[str, str]) -> None:
-    from llama_exp.model.base.base import load_base, load_tokenizer
-    from llama_exp.model.base.kernels.decoder_layer import held
-    from llama_exp.model.base.kernels.forward import response_nll
-    from llama_exp.model.base.lora import attach_lora, detach_lora
-
     from llama_exp.batch import Batch
     from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
     from llama_exp.data.packing import collate
+    from llama_exp.model.base import load_base
+    from llama_exp.model.kernels.decoder_layer import held
+    from llama_exp.model.kernels.forward import response_nll
+    from llama_exp.model.lora import attach_lora, detach_lora
+    from llama_exp.model.tokenizer import load_tokenizer
     from llama_exp.records import Tokens
 
     examples, length, steps = int(words.get("examples", 8)), int(words.get("length", 2048)), int(words.get("steps", 12))

@@ -5,10 +5,11 @@ from collections import Counter
 
 import pytest
 import torch
-from llama_exp.model.base.base import causal_lm, load_base
-from llama_exp.model.base.kernels import batch_decode
-from llama_exp.model.base.kernels.batch_decode import Asked, answer, batches, families
-from llama_exp.model.base.lora import attach_lora, detach_lora
+
+from llama_exp.model.base import load_base
+from llama_exp.model.kernels import batch_decode
+from llama_exp.model.kernels.batch_decode import Asked, answer, batches, families
+from llama_exp.model.lora import attach_lora, causal_lm, detach_lora
 
 from .test_finetune import CPU, LORA, adapted, base_config  # noqa: F401 (adapted is a fixture)
 
@@ -86,7 +87,7 @@ def test_replies_that_end_at_different_places_are_those_of_transformers(tokenize
 
 
 def test_likelihoods_come_from_the_same_pass(adapted):  # noqa: F811
-    from llama_exp.generation import likelihood
+    from llama_exp.evaluation.generation import likelihood
     from llama_exp.records import Tokens
 
     llama, made, response = causal_lm(adapted).eval(), prompts(), (7, 8, 9, EOS)

@@ -8,8 +8,6 @@ import shlex
 
 import pytest
 from hydra import compose, initialize_config_dir
-from llama_exp.runs.run.find import training_command
-from llama_exp.runs.run.run import folder_of
 from omegaconf import OmegaConf
 
 from llama_exp.config.compose import CONF, default_config, register, resolve
@@ -18,6 +16,8 @@ from llama_exp.config.schema import Config, Scaling
 from llama_exp.data import DATASETS
 from llama_exp.errors import UserError
 from llama_exp.metrics import METRICS
+from llama_exp.runs.find import training_command
+from llama_exp.runs.run import folder_of
 
 GROUPS = ("dataset", "model", "lora", "trainer", "logger", "experiment", "sweep")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]

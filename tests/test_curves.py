@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_exp.progress import told
 from llama_exp.report import loss_page
+from llama_exp.training.progress import told
 from tests.conftest import ROOT, small
 
 CURVES = ("loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")

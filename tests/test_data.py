@@ -512,7 +512,7 @@ def test_a_row_of_another_shape_is_named(tmp_path):
 
 def test_an_unreachable_hub_says_so_and_names_the_path_key(tmp_path):
     code = (
-        "from llama_exp.data.sources import from_hub\nfrom llama_exp.records import UserError\n"
+        "from llama_exp.data.sources import from_hub\nfrom llama_exp.errors import UserError\n"
         "try: from_hub('nobody/nothing', None, None, ())\nexcept UserError as problem: print(problem)"
     )
     away = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llama_exp.energy import Energy, gpus_of, joules
+from llama_exp.training.energy import Energy, gpus_of, joules
 
 
 class Card:

@@ -194,7 +194,7 @@ def carved(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     from llama_exp.data import DATASETS
-    from llama_exp.runs.run import run as runs
+    from llama_exp.runs import run as runs
 
     [run] = (folder / "o" / "pubmedqa").iterdir()
     data = DATASETS["pubmedqa"].of(runs.load_config(run))
@@ -335,10 +335,9 @@ def test_answers_lost_and_responses_that_were_not_measured_are_counted_also_over
     [path] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
     results = json.loads(path.read_text())
     predictions = read_predictions(path.with_name("predictions.jsonl"))
-    from llama_exp.model.base.base import load_tokenizer
-
     from llama_exp.data import DATASETS
     from llama_exp.data.encoding import encode_all
+    from llama_exp.model.tokenizer import load_tokenizer
     from tests.test_config import composed
 
     asked = composed(*words)

@@ -9,12 +9,7 @@ import weakref
 
 import pytest
 import torch
-from llama_exp.model.base.base import causal_lm, forget_base, load_base, load_tokenizer, loading
-from llama_exp.model.base.kernels.forward import response_nll
-from llama_exp.model.base.lora import attach_lora, detach_lora, load_lora, save_lora, scale
 
-from llama_exp import callbacks
-from llama_exp.callbacks import Checkpoints, Curves, WholeCheckpoints
 from llama_exp.config.compose import default_config
 from llama_exp.config.schema import (
     LoraConfig,
@@ -30,9 +25,15 @@ from llama_exp.config.schema import (
 from llama_exp.data import DATASETS
 from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whole_loader
 from llama_exp.errors import UserError
-from llama_exp.finetune import Finetune, Unread, neftune
-from llama_exp.fitting import validation_interval
+from llama_exp.model.base import forget_base, load_base, loading
+from llama_exp.model.kernels.forward import response_nll
+from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora, save_lora, scale
+from llama_exp.model.tokenizer import load_tokenizer
 from llama_exp.records import Tokens
+from llama_exp.training import callbacks
+from llama_exp.training.callbacks import Checkpoints, Curves, WholeCheckpoints
+from llama_exp.training.module import Finetune, Unread, neftune
+from llama_exp.training.trainer import validation_interval
 
 from .conftest import make_it_matter
 

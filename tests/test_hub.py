@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from llama_exp import cli
+from llama_exp.cli.main import run_command
 from llama_exp.config.compose import default_config
 from llama_exp.errors import UserError
 from llama_exp.hub import __main__ as hub
 from llama_exp.hub import model_card
 from llama_exp.records import Prediction
+from llama_exp.runs import run as runs
 from llama_exp.runs.files import write_json, write_jsonl
-from llama_exp.runs.run import run as runs
 
 from .conftest import make_it_matter
 
@@ -216,14 +216,14 @@ def publish(server, tmp_path, monkeypatch, capfd):
     ):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(cli, "Ending", SimpleNamespace)  # this process goes on after the command
+    monkeypatch.setattr("llama_exp.cli.main.Ending", SimpleNamespace)  # this process goes on after the command
 
     def run(*words, token=TOKEN, check=True):
         monkeypatch.setenv("HF_TOKEN", token)
         monkeypatch.setattr(sys, "argv", ["hub", *run.words, *words])
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.run(hub.main)
+            run_command(hub.main)
         written = capfd.readouterr()
         assert TOKEN not in written.out + written.err
         assert not check or not ended.value.code, written.err
@@ -548,8 +548,9 @@ def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered
 
 def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish, server, tmp_path):
     import torch
-    from llama_exp.model.base.base import load_base
-    from llama_exp.model.base.lora import attach_lora, detach_lora, save_lora
+
+    from llama_exp.model.base import load_base
+    from llama_exp.model.lora import attach_lora, detach_lora, save_lora
 
     synthetic = dataclasses.replace(
         default_config({"dataset": "squad", "model": "tiny"}).dataset,

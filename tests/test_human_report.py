@@ -22,7 +22,8 @@ from llama_exp.human.store import Store
 from llama_exp.metrics import METRICS
 from llama_exp.records import Rating
 from llama_exp.runs.files import write_json
-from llama_exp.statistics import Difference, Interval, paired
+from llama_exp.statistics import Interval
+from llama_exp.statistics.comparisons import Difference, paired
 from tests.conftest import ROOT
 from tests.test_human_study import evaluation, predictions, two
 

@@ -4,21 +4,21 @@ import dataclasses
 
 import pytest
 import torch
-from llama_exp.model.base.base import causal_lm, check_length, load_base
-from llama_exp.model.base.kernels import decoder_layer as layer_module
-from llama_exp.model.base.kernels import forward
-from llama_exp.model.base.kernels.attention import Segments, attend
-from llama_exp.model.base.kernels.decoder_layer import held
-from llama_exp.model.base.kernels.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
-from llama_exp.model.base.kernels.forward import response_nll, token_nll
-from llama_exp.model.base.kernels.lora_linear import Projection, dropped
-from llama_exp.model.base.kernels.warmup import warm
-from llama_exp.model.base.lora import attach_lora, detach_lora, load_lora, save_lora
 from torch.nn import functional as F
 
 from llama_exp.config.schema import Quantisation, Targets
 from llama_exp.data.packing import collate
 from llama_exp.errors import UserError
+from llama_exp.model.base import check_length, load_base
+from llama_exp.model.kernels import decoder_layer as layer_module
+from llama_exp.model.kernels import forward
+from llama_exp.model.kernels.attention import Segments, attend
+from llama_exp.model.kernels.decoder_layer import held
+from llama_exp.model.kernels.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
+from llama_exp.model.kernels.forward import response_nll, token_nll
+from llama_exp.model.kernels.lora_linear import Projection, dropped
+from llama_exp.model.kernels.warmup import warm
+from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora, save_lora
 from llama_exp.records import Tokens
 
 from .conftest import make_it_matter

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from llama_exp.model.base.memory import fit, needs
 
 from llama_exp.config.compose import default_config
 from llama_exp.data.packing import Plan
+from llama_exp.model.memory import fit, needs
 from llama_exp.records import Tokens
 
 GIB = 2**30
@@ -85,8 +85,8 @@ def test_the_heaviest_micro_batch_of_a_run_is_found():
 
 
 def test_dequantised_weights_are_held_only_meanwhile(llama):
-    from llama_exp.model.base.base import load_base
-    from llama_exp.model.base.kernels.decoder_layer import held
+    from llama_exp.model.base import load_base
+    from llama_exp.model.kernels.decoder_layer import held
 
     from .test_finetune import CPU, base_config
 

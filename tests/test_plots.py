@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from llama_exp.report import captions, drawing, plots, training_plots, words
+from llama_exp.formatting import format_duration
+from llama_exp.report import captions, drawing, plots, training_plots
 from llama_exp.report.families import families
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import Curve, Evaluation, Interval, Run
@@ -214,4 +215,4 @@ SAID = {0.14: "0.1 s", 9.99: "10.0 s", 42.4: "42 s", 75: "1 min 15 s", 7265: "2 
 
 @pytest.mark.parametrize("value, said", SAID.items())
 def test_durations_are_said_as_people_say_them(value, said):
-    assert words.duration(value) == said
+    assert format_duration(value) == said

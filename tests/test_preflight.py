@@ -161,10 +161,10 @@ def test_an_interrupted_run_leaves_its_reason_and_its_curves_and_goes_on(tmp_pat
 
 def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, monkeypatch):
     import torch
-    from llama_exp.model.base.base import load_base
-    from llama_exp.model.base.lora import attach_lora, detach_lora
 
     from llama_exp.config.compose import default_config
+    from llama_exp.model.base import load_base
+    from llama_exp.model.lora import attach_lora, detach_lora
     from llama_exp.preflight import measuring
 
     config = default_config({"dataset": "squad", "model": "tiny"})
@@ -192,10 +192,10 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     """Its second step grows by nothing, since the first one's memory is used again: the model's shape tells all the same."""
     import psutil
     import torch
-    from llama_exp.model.base.base import load_base
-    from llama_exp.model.base.lora import attach_lora, detach_lora
 
     from llama_exp.config.compose import default_config
+    from llama_exp.model.base import load_base
+    from llama_exp.model.lora import attach_lora, detach_lora
     from llama_exp.preflight import measuring
 
     config = default_config({"dataset": "squad", "model": "tiny"})
@@ -231,7 +231,7 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     ],
 )
 def test_a_containers_own_limit_counts(files, free, tmp_path):
-    from llama_exp.model.base.memory import free_in_container
+    from llama_exp.model.memory import free_in_container
 
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

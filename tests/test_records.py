@@ -58,8 +58,8 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     write_json(path, {"old": 1})
     code = (
-        "import os, sys; from llama_exp.records import written_whole\n"
-        f"with written_whole({str(path)!r}) as file:\n    file.write('half'); file.flush(); os.kill(os.getpid(), 9)"
+        "import os, sys; from llama_exp.runs.files import atomic_write\n"
+        f"with atomic_write({str(path)!r}) as file:\n    file.write('half'); file.flush(); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert json.loads(path.read_text()) == {"old": 1}

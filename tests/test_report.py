@@ -722,7 +722,7 @@ ODD = [
 @pytest.mark.parametrize("status", ["interrupted", "finished"])
 def test_a_printed_command_means_that_very_cell(words, status, tmp_path, monkeypatch):
     from llama_exp.config.identity import flat, identity
-    from llama_exp.runs.run import run as runs
+    from llama_exp.runs import run as runs
 
     monkeypatch.chdir(tmp_path)
     _, config = composed(" ".join(["python", "train.py", *map(shlex.quote, words)]))

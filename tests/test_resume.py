@@ -198,7 +198,8 @@ def test_the_peak_memory_of_a_cell_is_its_own(tmp_path):
 
 def test_a_peak_is_forgotten_on_demand():
     import torch
-    from llama_exp.model.base.memory import forget_peak, peak_memory
+
+    from llama_exp.model.memory import forget_peak, peak_memory
 
     device = torch.device("cpu")
     forget_peak(device)

@@ -238,12 +238,13 @@ def test_a_script_speaks_its_lines_and_what_ends_a_conversation_is_said(simulate
 def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(simulate):
     from llama_exp.data import DATASETS
     from llama_exp.data.encoding import encode_all
-    from llama_exp.model.base import base, lora
-    from llama_exp.runs.run import run as runs
+    from llama_exp.model import base, lora
+    from llama_exp.model.tokenizer import load_tokenizer
+    from llama_exp.runs import run as runs
 
     simulate("conversations=3", "turns=2")
     config = runs.load_config(simulate.home)
-    tokenizer = base.load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model)
     tuned = lora.load_lora(base.load_base(config.model, torch.device("cpu")), simulate.home / "adapter").eval()
     data = DATASETS["tweetsumm"].of(config)
     data.setup()

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from llama_exp.data.synthetic import MAKERS, SPLITS, names, prose, rows
-from llama_exp.data.synthetic.world import KINDS, SIDES
+from llama_exp.data.synthetic import MAKERS, SPLITS, prose, rows
+from llama_exp.data.synthetic.world import KINDS, SIDES, names
 
 COLUMNS = {  # as the hub serves them
     "squad": ["id", "title", "context", "question", "answers"],

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from llama_exp import tables
 from llama_exp.errors import UserError
 from llama_exp.records import Prediction
+from llama_exp.report import breakdown
 from llama_exp.runs import scores
 from llama_exp.runs.files import write_jsonl
 
@@ -33,7 +33,7 @@ def predictions() -> list[Prediction]:
 
 
 def test_a_row_a_value_the_commonest_first_with_its_counts_and_mean():
-    rows = tables.by_tag(predictions(), F1)["qtype"]
+    rows = breakdown.by_tag(predictions(), F1)["qtype"]
     assert [(row.value, row.items, row.groups) for row in rows] == [
         ("symptoms", 3, 2),
         ("treatment", 2, 2),
@@ -47,18 +47,18 @@ def test_a_row_a_value_the_commonest_first_with_its_counts_and_mean():
 
 
 def test_tags_that_tell_nothing_apart_have_no_table():
-    assert set(tables.by_tag(predictions(), F1)) == {"qtype"}  # "split" has one value, "id" one an item
+    assert set(breakdown.by_tag(predictions(), F1)) == {"qtype"}  # "split" has one value, "id" one an item
 
 
 def test_scores_below_nothing_have_an_interval_too():
-    rows = tables.by_tag(predictions(), {"bertscore/f1": [-20.0, 5.0, 30.0, 40.0, 10.0, 3.0]})["qtype"]
+    rows = breakdown.by_tag(predictions(), {"bertscore/f1": [-20.0, 5.0, 30.0, 40.0, 10.0, 3.0]})["qtype"]
     assert rows[0].scores["bertscore/f1"].low < 20 / 3
 
 
 def test_the_command_reads_an_evaluations_folder_and_needs_no_torch(tmp_path):
     write_jsonl(tmp_path / "predictions.jsonl", predictions())
     scores.write_scores(tmp_path, predictions(), F1)
-    program = "import sys; from llama_exp import tables; tables.main(); assert 'torch' not in sys.modules"
+    program = "import sys; from llama_exp.report import breakdown; breakdown.main(); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     lines = done.stdout.strip().split("\n")
     assert lines[0].split() == ["qtype", "items", "groups", "squad/f1", "loss"]
@@ -69,8 +69,8 @@ def test_the_command_reads_an_evaluations_folder_and_needs_no_torch(tmp_path):
 def test_a_score_without_an_interval_keeps_its_columns_digits_and_a_loss_says_of_how_many_items_it_is():
     made = predictions()
     made[0] = dataclasses.replace(made[0], nll=None, tokens=0)  # a response that does not fit
-    [head, *lines] = tables.written(
-        tables.by_tag(made, {"squad/f1": [100.0, 0.0, 50.0, 100.0, 30.0, 22.0]})
+    [head, *lines] = breakdown.written(
+        breakdown.by_tag(made, {"squad/f1": [100.0, 0.0, 50.0, 100.0, 30.0, 22.0]})
     ).splitlines()
     symptoms, treatment, causes = (line[head.index("squad/f1") :] for line in lines)
     assert causes.split("  ")[0] == "22.0 (no interval)" and causes.endswith("3.500 (no interval)")
@@ -91,13 +91,15 @@ def test_scores_that_are_not_those_of_the_predictions_are_refused(tmp_path, text
 
 def test_a_folder_that_is_no_evaluation_is_said_to_be_none(tmp_path):
     with pytest.raises(UserError, match="Wanted an evaluation's folder"):
-        tables.of_folder(tmp_path)
+        breakdown.of_folder(tmp_path)
     write_jsonl(tmp_path / "predictions.jsonl", predictions())
     with pytest.raises(UserError, match="Evaluate again with the same words"):
-        tables.of_folder(tmp_path)
+        breakdown.of_folder(tmp_path)
 
 
 def test_control_characters_of_the_data_do_not_reach_the_terminal():
     kinds = ("a\x1b[2J", "b", "b", "a\x1b[2J")
-    rows = tables.by_tag([Prediction(str(n), "", ("a",), "a", "g", tags={"qtype": k}) for n, k in enumerate(kinds)], {})
-    assert "\x1b" not in tables.written(rows)
+    rows = breakdown.by_tag(
+        [Prediction(str(n), "", ("a",), "a", "g", tags={"qtype": k}) for n, k in enumerate(kinds)], {}
+    )
+    assert "\x1b" not in breakdown.written(rows)

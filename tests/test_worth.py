@@ -19,8 +19,8 @@ from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import collect
 from llama_exp.report.standing import Contender, standing
 from llama_exp.report.worth import weigh
-from llama_exp.runs import scores
 from llama_exp.runs.files import read_predictions
+from llama_exp.runs.scores import write_scores
 from llama_exp.statistics.variance import RunSums
 from tests.test_report import write_grid, write_run
 
@@ -308,7 +308,7 @@ def test_a_metric_that_needs_a_model_is_compared_by_the_scores_that_were_stored(
             (comparison,) = comparisons(collect(tmp_path)[0])
             (one,) = (s.evaluation for _, setting in comparison.settings() for s in setting.scored)
             assert not items.read(one, tmp_path / "kept").can("bertscore/f1")
-        scores.write_scores(folder, made, {"bertscore/f1": values[sample]})
+        write_scores(folder, made, {"bertscore/f1": values[sample]})
     assert min(values[100]) < 0
     c = weighed(tmp_path, tmp_path / "kept")
     assert c.metric == "bertscore/f1" and c.unpaired == ""
@@ -326,7 +326,7 @@ def test_several_runs_on_a_scale_without_ends_have_an_interval(tmp_path):
         [folder] = home.glob("eval/*")
         made = read_predictions(folder / "predictions.jsonl")
         scores = [-30.0 + seed + random.Random(n).gauss(0, 20) for n in range(len(made))]
-        scores.write_scores(folder, made, {"bertscore/f1": scores})
+        write_scores(folder, made, {"bertscore/f1": scores})
         results = json.loads((folder / "results.json").read_text())
         (folder / "results.json").write_text(json.dumps(results | {"scores": {"bertscore/f1": float(np.mean(scores))}}))
     interval = weighed(tmp_path).best()[1].interval("bertscore/f1")

@@ -25,9 +25,9 @@ def pipeline(folder: str | Path, **options: Any) -> "TextGenerationPipeline":
 
     `options` are the pipeline's own. Raises UserError for a folder that is no finished run.
     """
-    from llama_exp import cli
+    from llama_exp.quiet import silence_libraries
 
-    cli.hush()  # before the libraries are imported
+    silence_libraries()  # before the libraries are imported
     from llama_exp.chat import library
 
     return library.pipeline(folder, **options)

@@ -27,10 +27,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_exp import cli, typed
+from llama_exp.cli import options
+from llama_exp.cli.main import run_command, with_options
 from llama_exp.config.compose import register
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.evaluation.sampling import check_sampling
 
 register()
 
@@ -60,7 +62,7 @@ def split(words: Sequence[str]) -> tuple[Words, list[str]]:
                 "A password on the command line is seen by everyone on this machine and kept in the shell's "
                 "history. Put it into the environment: LLAMA_EXP_PASSWORD."
             )
-    mine, rest = typed.split(words, Words)
+    mine, rest = options.split(words, Words)
     if mine.prompt is not None and mine.prompt_file is not None:
         raise UserError("prompt=… and prompt_file=… are both given. Which of them?")
     if mine.prompt_file is not None:
@@ -85,7 +87,7 @@ def chat(config: Config, words: Words) -> int:
     """Find the run, load it and talk in the way that the words and standard input ask for. Returns the exit code."""
     from llama_exp.chat import lines, partner, terminal
 
-    sampling = typed.check_sampling(words.temperature, words.top_p)
+    sampling = check_sampling(words.temperature, words.top_p)
     manner = partner.Manner(sampling, words.sampling_seed, words.max_new_tokens, words.raw)
     if words.ui:
         from llama_exp.chat import app
@@ -104,8 +106,8 @@ def chat(config: Config, words: Words) -> int:
 
 
 def main() -> None:
-    sys.exit(cli.with_words(__doc__, split, chat, "One run at a time to talk to. Leave out -m and the commas.") or 0)
+    sys.exit(with_options(__doc__, split, chat, "One run at a time to talk to. Leave out -m and the commas.") or 0)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

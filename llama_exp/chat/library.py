@@ -13,10 +13,11 @@ from llama_exp.chat.partner import Wording
 from llama_exp.config.schema import Config
 from llama_exp.data.encoding import encode_prompts
 from llama_exp.errors import UserError
-from llama_exp.model.base import hardware
-from llama_exp.model.base.base import causal_lm, forget_base
+from llama_exp.model import hardware
+from llama_exp.model.base import forget_base
+from llama_exp.model.lora import causal_lm
 from llama_exp.records import Example
-from llama_exp.runs.run import run
+from llama_exp.runs import run
 from llama_exp.simulation.voices import Voices
 
 

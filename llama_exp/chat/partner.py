@@ -9,10 +9,10 @@ from typing import Any
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.errors import UserError
-from llama_exp.model.base import hardware
+from llama_exp.model import hardware
 from llama_exp.records import Example, Turn
-from llama_exp.runs.run import find as lookup
-from llama_exp.runs.run import run as runs
+from llama_exp.runs import find as lookup
+from llama_exp.runs import run as runs
 
 CONTEXTS = ("context", "dialogue")  # fields of a template that may be shortened, as in training
 
@@ -98,7 +98,7 @@ class Partner:
         import torch
 
         from llama_exp.data.encoding import encode_prompts
-        from llama_exp.generation import stream
+        from llama_exp.evaluation.generation import stream
 
         message, context = self.wording.message(said, self.manner.raw)
         example = Example(

@@ -26,16 +26,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import cli, typed
+from llama_exp.cli import options
+from llama_exp.cli.main import run_command, with_options
 from llama_exp.config.compose import register
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.uploading import TOKEN, Hub, check_name
-from llama_exp.model.base import hardware
+from llama_exp.model import hardware
+from llama_exp.runs import find
+from llama_exp.runs import run as runs
 from llama_exp.runs.files import write_json
-from llama_exp.runs.run import find
-from llama_exp.runs.run import run as runs
 
 register()
 
@@ -64,7 +65,7 @@ def split(words: Sequence[str]) -> tuple[Words, list[str]]:
                 "A token on the command line is seen by everyone on this machine and kept in the shell's history. "
                 "Log in with `hf auth login`, or put it into the environment: HF_TOKEN. Then renew this one."
             )
-    mine, rest = typed.split(words, Words)
+    mine, rest = options.split(words, Words)
     if mine.check < 1:
         raise UserError(f"check={mine.check}: wanted 1 or more.")
     return mine, rest
@@ -173,10 +174,10 @@ def check_secrets(folder: Path, run: Path, hub: Hub | None) -> None:
 
 
 def main() -> None:
-    cli.with_words(
+    with_options(
         __doc__, split, publish, "One run at a time: a name on the hub holds one model. Leave out -m and the commas."
     )
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -35,8 +35,8 @@ def merge(adapter: Path, trained: Config, asked: Config, folder: Path) -> None:
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    from llama_exp.model.base import base as models
-    from llama_exp.model.base.lora import load_lora
+    from llama_exp.model import base as models
+    from llama_exp.model.lora import load_lora
 
     disable_progress_bar()
     device = models.target_device(asked.trainer)
@@ -65,11 +65,12 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
     over their first ANSWER tokens.
     """
     from llama_exp.data import DATASETS
-    from llama_exp.model.base import base as models
-    from llama_exp.model.base.lora import detach_lora, load_lora
+    from llama_exp.model import base as models
+    from llama_exp.model.lora import detach_lora, load_lora
+    from llama_exp.model.tokenizer import load_tokenizer
 
     device = models.target_device(asked.trainer)
-    tokenizer = models.load_tokenizer(trained.model)
+    tokenizer = load_tokenizer(trained.model)
     data = DATASETS[trained.dataset.name].of(trained, tokenizer)
     data.setup()
     examples = data.held_out(asked.split.value, count)
@@ -79,7 +80,7 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
     finally:
         detach_lora(tuned)
     as_published = replace(trained.model, path=str(folder), revision=None, quantisation=Quantisation.none)
-    published = models.load_tokenizer(as_published)
+    published = load_tokenizer(as_published)
     _check_ids(tokenizer, published, examples)
     loss_merged, theirs = _answers(models.load_base(as_published, device), published, trained, asked, examples)
     models.forget_base()
@@ -90,7 +91,7 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
 def _answers(model, tokenizer, trained: Config, asked: Config, examples: list[Example]) -> tuple[float, list[str]]:
     """(loss over the responses in nats a token, the greedy answers)."""
     from llama_exp.data.encoding import encode_all, encode_prompts
-    from llama_exp.generation import generate, likelihood
+    from llama_exp.evaluation.generation import generate, likelihood
 
     longest = trained.dataset.max_new_tokens
     encoded, _ = encode_all(examples, tokenizer, trained.max_length, longest)

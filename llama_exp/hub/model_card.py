@@ -14,12 +14,12 @@ from llama_exp.chat.partner import Wording
 from llama_exp.config.schema import Config, Source
 from llama_exp.data.chat_format import user_text
 from llama_exp.errors import UserError
+from llama_exp.formatting import join_list
 from llama_exp.hub.uploading import MARK
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import Evaluation, collect
-from llama_exp.report.words import joined
+from llama_exp.runs import run as runs
 from llama_exp.runs.files import atomic_write
-from llama_exp.runs.run import run as runs
 from llama_exp.sanitize import clean
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
@@ -161,7 +161,7 @@ def table(evaluation: dict[str, Any], untuned: Evaluation | None = None) -> dict
 def _pairs(facts: dict[str, Any]) -> str:
     """`model roberta-large, layer 17, versions bert-score 0.3.13 and transformers 5.23.0`."""
     said = {
-        name: joined(f"{clean(k)} {clean(v)}" for k, v in value.items()) if isinstance(value, dict) else clean(value)
+        name: join_list(f"{clean(k)} {clean(v)}" for k, v in value.items()) if isinstance(value, dict) else clean(value)
         for name, value in facts.items()
     }
     return ", ".join(f"{clean(name)} {value}" for name, value in said.items())

@@ -20,7 +20,8 @@ from statistics import median
 from llama_exp.errors import UserError
 from llama_exp.human.analysis import Judged, kind, within
 from llama_exp.human.study import Study
-from llama_exp.statistics import Interval, interval, statistic_interval
+from llama_exp.statistics import Interval
+from llama_exp.statistics.intervals import interval, statistic_interval
 
 Unit = dict[int, int]  # rater -> value
 # Seconds below which nobody has seen a page, decided and clicked; twice that where the answers are longer than a glance takes in.

@@ -17,9 +17,10 @@ from scipy.stats import kendalltau
 from llama_exp.human.store import Given, Store
 from llama_exp.human.study import Study, Trial, same
 from llama_exp.records import Rating
-from llama_exp.statistics import Difference, Interval, cluster_sums, holm, interval, paired, robust_variance
-from llama_exp.statistics.comparisons import difference_of
-from llama_exp.statistics.intervals import statistic_interval, t_interval
+from llama_exp.statistics import Interval
+from llama_exp.statistics.clusters import cluster_sums, robust_variance
+from llama_exp.statistics.comparisons import Difference, difference_of, holm, paired
+from llama_exp.statistics.intervals import interval, statistic_interval, t_interval
 
 SCALE = (1.0, 5.0)
 Row = tuple[float, float, str, int]  # value, weight, group, rater

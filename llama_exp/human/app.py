@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from llama_exp import cli
+from llama_exp.cli.main import run_command
 from llama_exp.errors import UserError
 from llama_exp.human import study as design
 from llama_exp.human.keys import given
@@ -118,4 +118,4 @@ def links(study: design.Study, store: Store, address: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: serve(given(sys.argv[1:], PROGRAM, KEYS)))
+    run_command(lambda: serve(given(sys.argv[1:], PROGRAM, KEYS)))

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from llama_exp import cli
+from llama_exp.cli.main import run_command
 from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
 from llama_exp.human import study as design
@@ -49,7 +49,7 @@ class Settings:
 
 
 def main() -> None:
-    cli.run(lambda: told(make(given(sys.argv[1:], "llama_exp.human.study"))))
+    run_command(lambda: told(make(given(sys.argv[1:], "llama_exp.human.study"))))
 
 
 def make(words: dict[str, str]) -> tuple[Path, Study]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import cli
+from llama_exp.cli.main import run_command
 from llama_exp.errors import UserError
 from llama_exp.human import agreement, analysis
 from llama_exp.human import study as design
@@ -245,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -11,7 +11,8 @@ from llama_exp.human.agreement import GLANCE, GLANCE_WORDS, Agreement
 from llama_exp.human.analysis import Preference
 from llama_exp.human.study import Study
 from llama_exp.sanitize import clean
-from llama_exp.statistics import Difference, Interval
+from llama_exp.statistics import Interval
+from llama_exp.statistics.comparisons import Difference
 from llama_exp.statistics.words import count_of, p_words
 
 Table = dict[str, list]  # heads, rows; a number's head ends in "#"

@@ -16,7 +16,7 @@ from torch import nn
 
 from llama_exp.config.schema import ModelConfig, Quantisation
 from llama_exp.errors import UserError
-from llama_exp.model.base.kernels.lora_linear import lay_side_by_side
+from llama_exp.model.kernels.lora_linear import lay_side_by_side
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
 
 _loaded: dict[tuple, nn.Module] = {}  # the one base that stays in memory
@@ -72,7 +72,7 @@ def import_all() -> None:
     from transformers.integrations import bitsandbytes as integration  # noqa: F401
     from transformers.models.llama import modeling_llama  # noqa: F401
 
-    from llama_exp.model.base.kernels import elementwise, warmup  # noqa: F401
+    from llama_exp.model.kernels import elementwise, warmup  # noqa: F401
 
     if torch.cuda.is_available():
         elementwise.liger()

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from llama_exp.config.schema import Config, Targets
-from llama_exp.model.base.kernels.decoder_layer import MLP_TOKENS
-from llama_exp.model.base.kernels.elementwise import liger
-from llama_exp.model.base.kernels.forward import CHUNK
+from llama_exp.model.kernels.decoder_layer import MLP_TOKENS
+from llama_exp.model.kernels.elementwise import liger
+from llama_exp.model.kernels.forward import CHUNK
 
 SPARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
 WORTH_A_PASS = 1024  # tokens; with fewer at a time, dequantising the weights for each pass costs more than recomputing

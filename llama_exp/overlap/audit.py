@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from llama_exp.config.identity import NOT_IDENTITY, flat
 from llama_exp.config.schema import Config, Source
 from llama_exp.data.dialogue import BEGIN
+from llama_exp.formatting import plural
 from llama_exp.records import Example, Prediction
-from llama_exp.report.words import plural
 from llama_exp.runs.files import write_json
 from llama_exp.sanitize import visible
 

@@ -20,11 +20,12 @@ from rich.text import Text
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.formatting import format_count, format_duration, format_large, format_memory, format_money, plural
 from llama_exp.overlap import audit
 from llama_exp.preflight.inspection import say, show_data
 from llama_exp.records import Tokens
-from llama_exp.report import costs, words
-from llama_exp.runs.run import run
+from llama_exp.report import costs
+from llama_exp.runs import run
 
 NEAR = 1.25  # cells whose longest micro-batches differ by less than this share their measurement
 
@@ -55,13 +56,13 @@ class Cell:
         if self.seconds is None:
             return self.how
         parts = [
-            words.plural(self.examples, "Example"),
-            words.plural(self.steps, "step"),
-            f"{words.short(self.tokens)} tokens",
-            f"{words.memory(self.memory)} of {words.memory(self.room)}",
-            f"about {words.duration(self.seconds)}",
+            plural(self.examples, "Example"),
+            plural(self.steps, "step"),
+            f"{format_large(self.tokens)} tokens",
+            f"{format_memory(self.memory)} of {format_memory(self.room)}",
+            f"about {format_duration(self.seconds)}",
         ]
-        priced = [] if self.money is None else [words.money(self.money, costs.load().currency)]
+        priced = [] if self.money is None else [format_money(self.money, costs.load().currency)]
         return ", ".join(parts + priced) + f" ({self.how})"
 
 
@@ -97,7 +98,7 @@ def forecast(config: Config, folder: Path) -> Cell:
 def prepared(config: Config):
     """The cell's data, read, encoded and shown once for all cells that differ in rank or training keys alone."""
     from llama_exp.data import DATASETS
-    from llama_exp.model.base.base import load_tokenizer
+    from llama_exp.model.tokenizer import load_tokenizer
 
     apart = ("lora.", "optimizer.", "trainer.", "logger.", "out", "preflight", "seed")
     key = repr([(k, v) for k, v in flat(config).items() if not k.startswith(apart)])
@@ -120,14 +121,13 @@ def prepared(config: Config):
 
 def estimate(config: Config, folder: Path, data) -> Cell:
     """Measure, or derive from a cell that differs in nothing that a token costs; then add up the plan."""
-    from llama_exp.model.base import memory
-    from llama_exp.model.base.base import target_device
+    from llama_exp.model.base import target_device
     from llama_exp.preflight.measuring import key_of
 
     plan, tokens = data.plan, data.encoded("train")
-    device, world = target_device(config.trainer), memory.world_size(config)
+    device, world = target_device(config.trainer), format_memory.world_size(config)
     base = loaded(config, device)
-    choice = memory.choose(base, config, plan)
+    choice = format_memory.choose(base, config, plan)
     share = choice.micro_batch
     heaviest = plan.heaviest(share, world)
     most = plan.tokens_of(heaviest)
@@ -139,8 +139,8 @@ def estimate(config: Config, folder: Path, data) -> Cell:
     needed = found.memory(most)
     if needed > found.room:
         raise UserError(
-            f"Does not fit: a step would take about {words.memory(needed)}; there are "
-            f"{words.memory(found.room)}. Type a smaller micro_batch."
+            f"Does not fit: a step would take about {format_memory(needed)}; there are "
+            f"{format_memory(found.room)}. Type a smaller micro_batch."
         )
     micro_batches = plan.total_steps * plan.accumulation(share, world)
     seen = plan.seen(plan.total_steps, plan.lengths)
@@ -148,14 +148,14 @@ def estimate(config: Config, folder: Path, data) -> Cell:
         found.fixed * micro_batches + (found.each * seen + found.forward * validation_tokens(config, data)) / world
     )
     price = costs.load().price_per_gpu_hour
-    money = None if price is None or device.type != "cuda" else price * world * seconds / 3600
-    return Cell(name(folder), folder, how, len(data.train), plan.total_steps, seen, needed, found.room, seconds, money)
+    cost = None if price is None or device.type != "cuda" else price * world * seconds / 3600
+    return Cell(name(folder), folder, how, len(data.train), plan.total_steps, seen, needed, found.room, seconds, cost)
 
 
 def loaded(config: Config, device):
     import torch
 
-    from llama_exp.model.base.base import asked_dtype, check_length, load_base
+    from llama_exp.model.base import asked_dtype, check_length, load_base
 
     try:
         base = load_base(config.model, device, asked_dtype(config.trainer, device))
@@ -168,8 +168,8 @@ def loaded(config: Config, device):
 
 
 def measured(config: Config, base, tokens: Sequence[Tokens], choice):
-    from llama_exp.model.base.kernels.decoder_layer import held
-    from llama_exp.model.base.lora import attach_lora, detach_lora
+    from llama_exp.model.kernels.decoder_layer import held
+    from llama_exp.model.lora import attach_lora, detach_lora
     from llama_exp.preflight.measuring import measure
 
     began = time.perf_counter()
@@ -181,7 +181,7 @@ def measured(config: Config, base, tokens: Sequence[Tokens], choice):
         detach_lora(model)
     speed = found.tokens / (found.fixed + found.each * found.tokens)
     say(
-        f"  measured in {words.duration(time.perf_counter() - began)}: {speed:,.0f} tokens/s on the "
+        f"  measured in {format_duration(time.perf_counter() - began)}: {speed:,.0f} tokens/s on the "
         f"longest rows ({found.tokens:,} tokens at once)"
     )
     return found
@@ -189,7 +189,7 @@ def measured(config: Config, base, tokens: Sequence[Tokens], choice):
 
 def validation_tokens(config: Config, data) -> int:
     """Tokens of all validations of a run."""
-    from llama_exp.fitting import validation_interval
+    from llama_exp.training.trainer import validation_interval
 
     interval = validation_interval(config, data)
     if interval is None:
@@ -207,16 +207,16 @@ def sum_up() -> None:
         console.width = 150
     prices = costs.load()
     common = set.intersection(*(set(cell.name.split()) for cell in cells)) if len(cells) > 1 else set()
-    table = Table("cell", title=f"{words.plural(len(cells), 'cell')} before training", title_justify="left")
+    table = Table("cell", title=f"{plural(len(cells), 'cell')} before training", title_justify="left")
     for head in ("Examples", "steps", "tokens", "memory", "training", "cost"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("how")
     for cell in cells:
-        counts = (words.whole(cell.examples), words.whole(cell.steps), words.short(cell.tokens))
-        cost = "–" if cell.seconds is None else words.money(cell.money, prices.currency)
+        counts = (format_count(cell.examples), format_count(cell.steps), format_large(cell.tokens))
+        cost = "–" if cell.seconds is None else format_money(cell.money, prices.currency)
         title = " ".join(word for word in cell.name.split() if word not in common) or cell.name
         table.add_row(
-            Text(title), *counts, words.memory(cell.memory), words.duration(cell.seconds), cost, Text(cell.how)
+            Text(title), *counts, format_memory(cell.memory), format_duration(cell.seconds), cost, Text(cell.how)
         )
     console.print(table)
     planned = [cell for cell in cells if cell.seconds is not None]
@@ -224,13 +224,13 @@ def sum_up() -> None:
         return say("No cell could be planned: the reason stands above.", "bold")
     said = "Nothing to train"
     if planned:
-        said = f"{words.plural(len(planned), 'cell')} to train: about {words.duration(sum(c.seconds for c in planned))}"
+        said = f"{plural(len(planned), 'cell')} to train: about {format_duration(sum(c.seconds for c in planned))}"
         most = max(planned, key=lambda cell: cell.memory)
-        said += f"; at most {words.memory(most.memory)} of {words.memory(most.room)}"
+        said += f"; at most {format_memory(most.memory)} of {format_memory(most.room)}"
     if planned and all(cell.money is not None for cell in planned):
-        said += f"; {words.money(sum(cell.money for cell in planned), prices.currency)}"
+        said += f"; {format_money(sum(cell.money for cell in planned), prices.currency)}"
     refused = sum(cell.how.startswith("refused") for cell in cells)
-    say(said + (f". {words.plural(refused, 'cell')} refused." if refused else "."), "bold")
+    say(said + (f". {plural(refused, 'cell')} refused." if refused else "."), "bold")
     if any(cell.money is None for cell in planned):
         say("Cost is unknown: it takes a GPU, and its price per hour in conf/report.yaml (price_per_gpu_hour).")
 

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.text import Text
 
 from llama_exp.errors import UserError
+from llama_exp.formatting import join_list, plural
 from llama_exp.records import Tokens
-from llama_exp.report import words
 
 SHOWN = 1200  # characters of a prompt that are printed; the middle of a longer one is left out
 
@@ -24,17 +24,17 @@ def show_data(data, tokenizer, with_example: bool) -> None:
         f"({counts['answers_lost']:,} lost the answer)"
     )
     say(
-        f"  an epoch has {words.plural(counts['tokens'], 'token')}, {counts['label_tokens']:,} of them to learn "
+        f"  an epoch has {plural(counts['tokens'], 'token')}, {counts['label_tokens']:,} of them to learn "
         f"({counts['label_tokens'] / max(counts['tokens'], 1):.1%})"
     )
     wrong = [item.id for item in tokens if not whole_turns(item, tokenizer.bos_token_id, tokenizer.eos_token_id)]
     if wrong:
         raise UserError(
             f"{len(wrong):,} of {len(tokens):,} Examples do not have one BOS and one EOS a turn, the last EOS to "
-            f"learn: {words.joined(wrong)}. Their prompts hold marks of another format."
+            f"learn: {join_list(wrong)}. Their prompts hold marks of another format."
         )
     turns = sum(item.input_ids.count(tokenizer.bos_token_id) for item in tokens)
-    say(f"  one BOS and one EOS in each of {words.plural(turns, 'turn')}; the last EOS of each Example is learnt")
+    say(f"  one BOS and one EOS in each of {plural(turns, 'turn')}; the last EOS of each Example is learnt")
     if with_example:
         say(f"\nThe first Example ({tokens[0].id}); what is learnt stands [[like this]], the rest is masked:")
         Console(highlight=False, markup=False, emoji=False).print(decoded(tokens[0], tokenizer), soft_wrap=True)

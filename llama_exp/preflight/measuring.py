@@ -14,12 +14,12 @@ from llama_exp.batch import Batch
 from llama_exp.config.schema import Config
 from llama_exp.data.packing import collate
 from llama_exp.errors import UserError
-from llama_exp.finetune import Finetune, neftune
-from llama_exp.model.base.base import causal_lm
-from llama_exp.model.base.kernels.forward import response_nll
-from llama_exp.model.base.memory import Choice, available, forget_peak, held_now, needs, peak_memory
+from llama_exp.formatting import format_memory as in_words
+from llama_exp.model.kernels.forward import response_nll
+from llama_exp.model.lora import causal_lm
+from llama_exp.model.memory import Choice, available, forget_peak, held_now, needs, peak_memory
 from llama_exp.records import Tokens
-from llama_exp.report.words import memory as in_words
+from llama_exp.training.module import Finetune, neftune
 
 STEPS = 3
 SHORTER = "model.gradient_checkpointing=true (slower), or a smaller max_length"

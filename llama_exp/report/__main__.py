@@ -21,6 +21,7 @@ from rich.text import Text
 
 from llama_exp.config import command_line
 from llama_exp.errors import UserError
+from llama_exp.formatting import plural
 from llama_exp.report import captions, costs, findings, items, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.families import families
@@ -166,7 +167,7 @@ def fitting(table: Table, drawn: str, width: int) -> tuple[Table, list[str]]:
 def _print_pending(console: Console, pending: list[tuple[Run, str]], typed: dict[Path, str], limit: int = 12) -> None:
     if not pending:
         return
-    _say(console, f"{words.plural(len(pending), 'run')} without a score here:", "bold")
+    _say(console, f"{plural(len(pending), 'run')} without a score here:", "bold")
     for run, why in pending[:limit]:
         _say(console, f"  {run.name} ({why})", "yellow")
         _say(console, f"    {typed[run.folder]}")

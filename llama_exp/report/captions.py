@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from llama_exp.formatting import format_count, format_duration, format_money, format_score, join_list, plural
 from llama_exp.report.costs import Prices, axis, front, priced
 from llama_exp.report.results import Curve, Run
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting, overlap
-from llama_exp.report.words import cell, duration, every, joined, money, number, plural, size_of, whole, with_span
+from llama_exp.report.words import cell, every, size_of, with_span
 
 if TYPE_CHECKING:
     from llama_exp.statistics import Curve as LearningCurve
@@ -82,8 +83,12 @@ def cost_caption(c: Comparison, prices: Prices) -> str:
     on, known = front(c, prices), priced(c, prices)
     trained = [one for one in on if one[1].rank]
     spent = "money" if axis(c, prices) == "money" else "training time"
-    names = joined(
-        (f"{number(c.metric, s.mean(c.metric))} for {_spent(x, c, prices)} ({cell(p, s, c)})" for p, s, x in trained), 6
+    names = join_list(
+        (
+            f"{format_score(c.metric, s.mean(c.metric))} for {_spent(x, c, prices)} ({cell(p, s, c)})"
+            for p, s, x in trained
+        ),
+        6,
     )
     if not trained:
         return f"Nothing that was trained scores above the untuned model, whatever {spent} went into it."
@@ -116,7 +121,7 @@ def _busy(c: Comparison) -> str:
     said = "Times are by the clock: whatever else the machine did while a run trained is in them."
     if uneven:
         said += (
-            f" These runs trained at {whole(min(speeds))} to {whole(max(speeds))} tokens a second: "
+            f" These runs trained at {format_count(min(speeds))} to {format_count(max(speeds))} tokens a second: "
             "their tokens compare better than their times."
         )
     return said
@@ -128,7 +133,7 @@ def _speed(run: Run) -> float | None:
 
 
 def _spent(x: float, c: Comparison, prices: Prices) -> str:
-    return money(x, prices.currency) if axis(c, prices) == "money" else duration(x)
+    return format_money(x, prices.currency) if axis(c, prices) == "money" else format_duration(x)
 
 
 def curve_words(curve: "LearningCurve", target: float | None) -> list[str]:
@@ -156,10 +161,10 @@ def time_caption(bars: list[tuple[str, dict[str, float]]], shown: int) -> str:
             totals[stage] = totals.get(stage, 0) + seconds
     whole_time = sum(totals.values())
     first, *others = sorted((stage for stage in totals if totals[stage] > 0), key=totals.get, reverse=True)
-    share = f"{_percent(totals[first] / whole_time)} of {duration(whole_time)} in all bars together"
+    share = f"{_percent(totals[first] / whole_time)} of {format_duration(whole_time)} in all bars together"
     told = [s for s in others if totals[s] >= 0.01 * whole_time]
     rest = [f"{STAGE_WORDS.get(s, s).lower()} {_percent(totals[s] / whole_time)}" for s in told]
-    rest = joined(rest + ["all else under 1 % each"] * (len(told) < len(others)), 6)
+    rest = join_list(rest + ["all else under 1 % each"] * (len(told) < len(others)), 6)
     said = f"{STAGE_WORDS.get(first, first)} took the most: {share}{f'; {rest}' if rest else ''}. A bar is the mean over its seeds."
     return said + (f" The {shown} longest of {len(bars)} are shown." if len(bars) > shown else "")
 

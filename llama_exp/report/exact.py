@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_exp.statistics import holm, sign_flip
+from llama_exp.statistics.comparisons import holm
+from llama_exp.statistics.exact import sign_flip
 from llama_exp.statistics.words import p_words
 
 if TYPE_CHECKING:

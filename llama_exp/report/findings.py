@@ -5,28 +5,20 @@ overlap are called too close to call. That is careful: a comparison item by item
 intervals leave open.
 """
 
+from llama_exp.formatting import (
+    format_duration,
+    format_money,
+    format_range,
+    format_score,
+    format_with_interval,
+    join_list,
+    plural,
+)
 from llama_exp.report.costs import Prices, axis, cheapest_tied, priced
 from llama_exp.report.grouping import USABLE
 from llama_exp.report.results import Run
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting, overlap
-from llama_exp.report.words import (
-    cell,
-    dropped,
-    duration,
-    encoders,
-    extent,
-    in_training,
-    joined,
-    likely,
-    measured,
-    money,
-    number,
-    plural,
-    rival,
-    sure,
-    who,
-    with_span,
-)
+from llama_exp.report.words import cell, dropped, encoders, in_training, likely, measured, rival, who, with_span
 
 MANY_EMPTY = 0.05  # of the replies
 MEANINGS = {
@@ -96,7 +88,7 @@ def _empty(c: Comparison) -> list[str]:
         empty, items = (sum(count) for count in zip(*replies, strict=True))
         if empty > MANY_EMPTY * items:
             said.append(f"{empty:,} of {items:,} with {cell(panel, setting, c)}")
-    return [f"Replies that are empty: {joined(said)}."] if said else []
+    return [f"Replies that are empty: {join_list(said)}."] if said else []
 
 
 def _apart(c: Comparison) -> list[str]:
@@ -120,7 +112,7 @@ def _place(c: Comparison, best: Setting) -> list[str]:
     others = cell(*worse[0], c) if len(worse) == 1 else f"{'the other' if rivals else 'all'} {len(worse)} others"
     others = others.replace("other 1 others", "other").replace("the other", "the") if rivals else others
     if rivals:
-        names = joined(f"{rival(p, s, c)} at {with_span(c.metric, s)}" for p, s in rivals)
+        names = join_list(f"{rival(p, s, c)} at {with_span(c.metric, s)}" for p, s in rivals)
         said = [f"Too close to call: on the same {items} it cannot be told from {names}."]
         said[0] += f" It is better than {others}." if worse else " Nothing here is shown to be worse."
     else:
@@ -153,7 +145,9 @@ def _by_intervals(c: Comparison, setting: Setting) -> list[str]:
     if rivals is None:
         said.append("No interval is stored with these scores, so small differences may be chance.")
     elif rivals:
-        names = joined(f"{rival(p, s, c)} ({number(c.metric, s.mean(c.metric))})" for p, s in _sorted(rivals, c))
+        names = join_list(
+            f"{rival(p, s, c)} ({format_score(c.metric, s.mean(c.metric))})" for p, s in _sorted(rivals, c)
+        )
         said.append(
             f"Too close to call: its interval overlaps {'that' if len(rivals) == 1 else 'those'} of {names}. "
             "These results do not say which of them is better."
@@ -174,12 +168,12 @@ def _cheapest(c: Comparison, prices: Prices) -> list[str]:
     whole = next(x for _, s, x in priced(c, prices) if s.key == best[1].key)
     gap = c.standing.against.get(setting.key) if c.standing else None
     worst = None if not gap or gap[0].low is None else -gap[0].low if c.metric in LOWER_IS_BETTER else gap[0].high
-    room = f": it may score up to {number(c.metric, worst)} worse" if worst is not None else ""
+    room = f": it may score up to {format_score(c.metric, worst)} worse" if worst is not None else ""
     room = f" That it is as good is not shown{room}." if gap else ""
     if axis(c, prices) == "money":
-        said = f"{money(spent, prices.currency)} instead of {money(whole, prices.currency)}"
+        said = f"{format_money(spent, prices.currency)} instead of {format_money(whole, prices.currency)}"
     else:
-        said = f"{duration(spent)} of training instead of {duration(whole)}"
+        said = f"{format_duration(spent)} of training instead of {format_duration(whole)}"
     return [f"The cheapest of these: {cell(panel, setting, c)}, {said}.{room}"]
 
 
@@ -213,10 +207,10 @@ def _noise(c: Comparison, setting: Setting) -> list[str]:
             "Its interval: test set only; one training seed. Another seed could move the score by an unknown amount."
         ]
     scores = setting.scores(c.metric)
-    ends = f"Its {setting.seeds(c.metric)} runs lie between {number(c.metric, min(scores))} and {number(c.metric, max(scores))}"
+    ends = f"Its {setting.seeds(c.metric)} runs lie between {format_score(c.metric, min(scores))} and {format_score(c.metric, max(scores))}"
     if not interval.shares:
         return [f"{ends}; the interval counts the test items alone."]
-    shares = joined(f"{_source(name)} {100 * share:.0f} %" for name, share in interval.shares)
+    shares = join_list(f"{_source(name)} {100 * share:.0f} %" for name, share in interval.shares)
     said = [f"{ends}. What makes the mean uncertain (shares of the variance, rough with few runs): {shares}."]
     if interval.unseen:
         from llama_exp.statistics.words import describe_unseen
@@ -240,10 +234,10 @@ def _overlapping(c: Comparison, setting: Setting) -> list[str]:
     if clean is None:
         return []
     value, interval, items = clean
-    count = extent(items)
+    count = format_range(items)
     some = f" ({count} of {c.items:,})" if count and c.items else ""
     return [
-        f"On the test items that nothing in training overlaps with{some} it scores {sure(value, interval, c.metric)}."
+        f"On the test items that nothing in training overlaps with{some} it scores {format_with_interval(value, interval, c.metric)}."
     ]
 
 
@@ -255,7 +249,7 @@ def _undefined(c: Comparison) -> list[str]:
     if not lost:
         return []
     return [
-        f"{c.metric} is undefined, or was not computed, in {len(lost)} of {plural(len(runs), 'run')} ({joined(lost)}): "
+        f"{c.metric} is undefined, or was not computed, in {len(lost)} of {plural(len(runs), 'run')} ({join_list(lost)}): "
         f"{'it is' if len(lost) == 1 else 'they are'} in no mean here."
     ]
 
@@ -304,7 +298,7 @@ def test_words(c: Comparison) -> str:
         return words + " No interval is stored with them."
     # of several runs: another one than each run stored
     shown = [i for _, s in c.settings() if (i := s.interval(c.metric))]
-    kinds = joined(dict.fromkeys(i.method for i in shown if i.method)) or "not named"
+    kinds = join_list(dict.fromkeys(i.method for i in shown if i.method)) or "not named"
     several = any((known := s.known.get(c.metric)) and known.shares for _, s in c.settings())
     training = ", and after other training runs where there are several" * several
     words += (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from llama_exp.report.drawing import CSS, INK, MUTED, RANKS, png, styled, svg
 from llama_exp.report.training_plots import Points, loss_limits
+from llama_exp.runs import run
 from llama_exp.runs.files import atomic_write
-from llama_exp.runs.run import run
 
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
 RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample

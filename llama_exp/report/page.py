@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp.config import command_line
+from llama_exp.formatting import format_count, join_list, plural
 from llama_exp.report import findings, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.grouping import AXES
@@ -60,9 +61,9 @@ def dropped_table(runs: list[Run]) -> Table | None:
             flat = {k[8:].replace("_", " "): v for k, v in train.items() if k.startswith("dropped_")}
             dropped = _pairs(as_dict(train, "dropped") | flat) or "none"
             unread = _pairs(as_dict(run.summary, "counts", "dropped", "train")) or "none"
-            counts = [words.whole(_amount(train.get(k))) for k in ("available", "asked", "sampled", "encoded")]
+            counts = [format_count(_amount(train.get(k))) for k in ("available", "asked", "sampled", "encoded")]
             counts[1] = "all" if train.get("asked") is None else counts[1]
-            more = [words.whole(_amount(train.get(k))) for k in ("shortened", "answers_lost", "label_tokens")]
+            more = [format_count(_amount(train.get(k))) for k in ("shortened", "answers_lost", "label_tokens")]
             cleaning = _pairs(as_dict(run.summary, "counts").get("cleaning")) or "nothing"
             rows.setdefault((run.dataset, *counts, dropped, *more, unread, cleaning), []).append(run.name)
     heads = columns(
@@ -80,7 +81,7 @@ def dropped_table(runs: list[Run]) -> Table | None:
         "runs/",
     )
     ordered = sorted(rows.items(), key=lambda row: (row[0][0], len(row[0][3]), row[0][3]))
-    return Table(heads, [(*key, words.joined(names, 2)) for key, names in ordered]) if rows else None
+    return Table(heads, [(*key, join_list(names, 2)) for key, names in ordered]) if rows else None
 
 
 def dropped_words(runs: list[Run]) -> str:
@@ -88,11 +89,11 @@ def dropped_words(runs: list[Run]) -> str:
     lost = max((_amount(c.get("answers_lost")) or 0 for c in counts), default=0)
     gone = max(((_amount(c.get("sampled")) or 0) - (_amount(c.get("encoded")) or 0) for c in counts), default=0)
     said = (
-        f"At most {words.plural(int(gone), 'example')} of a sample did not reach training."
+        f"At most {plural(int(gone), 'example')} of a sample did not reach training."
         if gone > 0
         else ("Every example that was asked for reached training.")
     )
-    cut = f" In up to {words.plural(int(lost), 'prompt')} the answer was cut off with the context." if lost else ""
+    cut = f" In up to {plural(int(lost), 'prompt')} the answer was cut off with the context." if lost else ""
     return said + cut
 
 
@@ -130,7 +131,7 @@ def made_with(runs: Iterable[Run]) -> dict[str, Counter]:
 def _counted(values: Counter) -> str:
     if len(values) == 1:
         return next(iter(values))
-    return words.joined((f"{v} ({words.plural(n, 'run')})" for v, n in values.most_common()), 8)
+    return join_list((f"{v} ({plural(n, 'run')})" for v, n in values.most_common()), 8)
 
 
 def untuned_command(tuned: Scored, root: Path) -> str:
@@ -170,7 +171,7 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
             f"No untuned model to compare with. To add it: {untuned_command(panel.settings[0].scored[0], root)}"
         )
     for key, by_rank in panel.follows_rank.items():
-        values = words.joined((f"{v} at rank {r}" for r, v in sorted(by_rank.items())), 6)
+        values = join_list((f"{v} at rank {r}" for r, v in sorted(by_rank.items())), 6)
         notes.append(f"{key} differs between the lines: {values}.")
     members = {one.run.folder for s in settings for one in s.scored}
     for what, values in made_with(r for r in runs if r.folder in members).items():
@@ -180,7 +181,7 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
         notes.append(fewer)
     missing = [s for s in settings if not s.examples]
     if missing:
-        notes.append(f"{words.plural(len(missing), 'setting')} without a stored sample size: in the table only.")
+        notes.append(f"{plural(len(missing), 'setting')} without a stored sample size: in the table only.")
     return tuple(notes)
 
 
@@ -257,5 +258,5 @@ def _pairs(value: Any) -> str:
             inner = _pairs(inner)
             said += [f"{key}: {inner}"] if inner else []
         elif inner:
-            said.append(f"{key} {words.whole(inner) if _amount(inner) is not None else clean(inner, 60)}")
+            said.append(f"{key} {format_count(inner) if _amount(inner) is not None else clean(inner, 60)}")
     return ", ".join(said)

@@ -3,6 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from llama_exp.formatting import (
+    format_count,
+    format_duration,
+    format_energy,
+    format_large,
+    format_memory,
+    format_money,
+    format_with_interval,
+    join_list,
+)
 from llama_exp.report import captions, costs, words
 from llama_exp.report.costs import Prices
 from llama_exp.report.results import Interval
@@ -43,19 +53,21 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     clean = any(s.clean(c.metric) for _, s in pairs)
     shrunk = any(s.shrunk for _, s in pairs)
     ordered = len(pairs) > 1 and c.rivals() is not None
-    short = [m.removeprefix(f"{min(family)}/") if len(family) == 1 and m != c.metric else m for m in metrics]
+    score_heads = [m.removeprefix(f"{min(family)}/") if len(family) == 1 and m != c.metric else m for m in metrics]
     measured = words.measured(c)
-    short = [f"{m} ({measured} items)" if m in LOWER_IS_BETTER and measured else m for m in short]
-    short[1:1] = [f"{short[0]}, clean items"] * clean
+    score_heads = [f"{m} ({measured} items)" if m in LOWER_IS_BETTER and measured else m for m in score_heads]
+    score_heads[1:1] = [f"{score_heads[0]}, clean items"] * clean
     heads = (
         ["setting"] * named
         + ["examples#"]
         + ["in training#"] * shrunk
         + ["rank#"]
         + ["runs#"] * seeded
-        + [f"{m}#" for m in short]
+        + [f"{m}#" for m in score_heads]
     )
-    heads[-len(short) + 1 : -len(short) + 1] = ["against the best"] * ordered if len(short) > 1 else []
+    heads[-len(score_heads) + 1 : -len(score_heads) + 1] = (
+        ["against the best"] * ordered if len(score_heads) > 1 else []
+    )
     heads += [] if wide else ["trainable#", "tokens#", "training#", "memory#"]
     rows = [_row(p, s, c, metrics, named, shrunk, seeded, ordered, clean, wide) for p, s in pairs]
     best = c.best()
@@ -84,7 +96,7 @@ def _row(
     clean: bool,
     wide: bool,
 ) -> tuple[str, ...]:
-    size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + words.whole(s.examples)
+    size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + format_count(s.examples)
     name = words.panel_name(p, c) if s.rank else f"model {p.model}"
     row = [name] * named + [size] + [words.in_training(s)] * shrunk + [str(s.rank)] + [str(s.seeds(c.metric))] * seeded
     scores = [words.with_span(metric, s) for metric in metrics]
@@ -95,10 +107,10 @@ def _row(
     return tuple(
         row
         + [
-            words.short(spent.trainable),
-            words.short(spent.tokens),
-            words.duration(spent.seconds),
-            words.memory(spent.memory),
+            format_large(spent.trainable),
+            format_large(spent.tokens),
+            format_duration(spent.seconds),
+            format_memory(spent.memory),
         ]
     )
 
@@ -106,7 +118,7 @@ def _row(
 def runs_table(c: Comparison) -> Table:
     """Which runs a setting is made of: apart, as their names are long."""
     pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
-    rows = [(words.who(p, s, c), words.joined((one.run.name for one in s.scored), 8)) for p, s in pairs]
+    rows = [(words.who(p, s, c), join_list((one.run.name for one in s.scored), 8)) for p, s in pairs]
     return Table(columns("setting", "runs/"), rows)
 
 
@@ -126,11 +138,11 @@ def placed(s: Setting, c: Comparison, wide: bool) -> str:
     gap = known[0]
     if gap.low is None:
         return "cannot be told apart" if tied else "worse"
-    size = words.sure(abs(gap.difference), _turned(gap))
+    size = format_with_interval(abs(gap.difference), _turned(gap))
     if not tied:
         return f"worse by {size}"
     apart = "cannot be told apart" + (" among so many" if gap.low > 0 or gap.high < 0 else "")
-    return f"{apart}: {words.sure(gap.difference, _turned(gap, False))}"
+    return f"{apart}: {format_with_interval(gap.difference, _turned(gap, False))}"
 
 
 def _turned(gap, positive: bool = True) -> Interval:
@@ -141,7 +153,7 @@ def _turned(gap, positive: bool = True) -> Interval:
 
 def _clean(s: Setting, c: Comparison) -> str:
     found = s.clean(c.metric)
-    return words.sure(found[0], found[1], c.metric) if found else "–"
+    return format_with_interval(found[0], found[1], c.metric) if found else "–"
 
 
 def cost_table(c: Comparison, prices: Prices) -> Table:
@@ -166,21 +178,21 @@ def cost_table(c: Comparison, prices: Prices) -> Table:
         unknown = [
             value if value != "–" else "unknown"
             for value in (
-                words.duration(spent.seconds),
-                words.short(spent.tokens),
-                words.memory(spent.memory),
-                words.short(spent.trainable),
+                format_duration(spent.seconds),
+                format_large(spent.tokens),
+                format_memory(spent.memory),
+                format_large(spent.trainable),
             )
         ]
         rows.append(
             (
                 *[words.panel_name(p, c)] * named,
-                ("all " if s.whole else "") + words.whole(s.examples),
+                ("all " if s.whole else "") + format_count(s.examples),
                 str(s.rank),
                 words.with_span(c.metric, s),
                 *unknown,
-                words.energy(spent.energy),
-                words.money(spent.money, prices.currency),
+                format_energy(spent.energy),
+                format_money(spent.money, prices.currency),
             )
         )
     best = c.best()
@@ -206,7 +218,7 @@ def cost_words(c: Comparison, prices: Prices) -> str:
             else " Money is unknown for runs without a GPU."
         )
     else:
-        said += f" Money is GPU-hours times {words.money(prices.price_per_gpu_hour, prices.currency)}."
+        said += f" Money is GPU-hours times {format_money(prices.price_per_gpu_hour, prices.currency)}."
     return said + (" Energy is unknown where it was not measured." if any(one.energy is None for one in spent) else "")
 
 

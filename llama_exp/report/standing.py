@@ -18,8 +18,8 @@ from math import sqrt
 import numpy as np
 from scipy import optimize, special
 
-from llama_exp.statistics import Clusters, Difference, holm, robust_variance, satterthwaite
-from llama_exp.statistics.comparisons import difference_of
+from llama_exp.statistics.clusters import Clusters, robust_variance, satterthwaite
+from llama_exp.statistics.comparisons import Difference, difference_of, holm
 from llama_exp.statistics.variance import RunSums, interaction
 
 LEVEL, POWER, PRIOR = 0.05, 0.8, 4.0

@@ -6,10 +6,11 @@ table does not wait for it.
 
 from collections.abc import Iterable, Sequence
 
+from llama_exp.formatting import format_duration
 from llama_exp.report.drawing import INK, MUTED, STAGES, colour, styled
 from llama_exp.report.families import Family, families
 from llama_exp.report.results import Curve, Run
-from llama_exp.report.words import duration, key_value, seconds_of
+from llama_exp.report.words import key_value, seconds_of
 
 STAGE_NAMES = {
     "import": "start-up",
@@ -131,7 +132,7 @@ def time_spent(shown: list[tuple[str, dict[str, float]]]):
             axes.barh(range(len(shown)), width, left=left, color=ink, height=0.72, label=STAGE_NAMES[stage])
             left = [a + b for a, b in zip(left, width, strict=True)]
     for i, (_, stages) in enumerate(shown):
-        total = duration(sum(stages.values()))
+        total = format_duration(sum(stages.values()))
         axes.text(left[i] + 0.008 * longest / size, i, total, va="center", fontsize=8.5, color=MUTED)
     axes.set_yticks(range(len(shown)), [name[:44] for name, _ in shown])
     axes.tick_params(axis="y", length=0, labelcolor=INK)

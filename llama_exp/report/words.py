@@ -3,28 +3,18 @@
 from collections.abc import Iterable
 from typing import Any
 
+from llama_exp.formatting import format_range, format_score, format_with_interval, join_list, plural
 from llama_exp.report.results import Interval, Run
 from llama_exp.report.settings import Comparison, Panel, Scored, Setting
 from llama_exp.sanitize import as_dict, clean
 
 
-def number(metric: str, value: float | None) -> str:
-    """Percent metrics with one decimal; loss with three; perplexity with as many as it deserves."""
-    if value is None:
-        return "–"
-    if metric == "loss":
-        return f"{value:.3f}"
-    if metric == "perplexity":
-        return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
-    return f"{value:z.1f}"
-
-
 def span(metric: str, interval: Interval | None) -> str:
-    return f"{number(metric, interval.low)} to {number(metric, interval.high)}" if interval else ""
+    return f"{format_score(metric, interval.low)} to {format_score(metric, interval.high)}" if interval else ""
 
 
 def with_span(metric: str, setting: Setting) -> str:
-    return sure(setting.mean(metric), setting.interval(metric), metric)
+    return format_with_interval(setting.mean(metric), setting.interval(metric), metric)
 
 
 def likely(metric: str, setting: Setting) -> str:
@@ -38,78 +28,6 @@ def likely(metric: str, setting: Setting) -> str:
     return f"{setting.mean(metric):z.{places}f} (likely {interval.low:z.{places}f} to {interval.high:z.{places}f})"
 
 
-def sure(value: float | None, interval: Interval | None, metric: str = "") -> str:
-    """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the two sides differ; without an interval the number alone."""
-    from llama_exp.statistics.words import plus_minus
-
-    if value is None or interval is None:
-        return number(metric, value)
-    if interval.high - interval.low < 1e-9:
-        return f"{number(metric, value)} ± 0"
-    return plus_minus(value, interval.low, interval.high)
-
-
-def whole(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def short(value: float | None) -> str:
-    """12,345,678 as 12.3 M."""
-    if value is None:
-        return "–"
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if size == 1e4 else size):.1f}{unit}"
-    return f"{value:,.0f}"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def memory(size: float | None) -> str:
-    if not size:
-        return "–"
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def energy(joules: float | None) -> str:
-    """In watt-hours; what was not measured is unknown, never 0."""
-    if joules is None:
-        return "unknown"
-    hours = joules / 3600
-    return f"{hours / 1000:.2f} kWh" if hours >= 1000 else f"{hours:.0f} Wh" if hours >= 10 else f"{hours:.2g} Wh"
-
-
-def money(amount: float | None, currency: str) -> str:
-    if amount is None:
-        return "unknown"
-    return f"{amount:,.2f} {currency}" if amount >= 0.1 or amount == 0 else f"{amount:.2g} {currency}"
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def extent(counts: Iterable[int]) -> str:
-    """`29`, or `27 to 31` where they differ; "" of none."""
-    found = sorted({*counts})
-    return " to ".join(f"{n:,}" for n in dict.fromkeys((found[0], found[-1]))) if found else ""
-
-
-def joined(words: Iterable[str], limit: int = 4) -> str:
-    """a, b and c; beyond `limit`, how many more."""
-    words = list(words)
-    if len(words) > limit:
-        words = words[: limit - 1] + [f"{len(words) - limit + 1} more"]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
-
-
 def size_of(setting: Setting) -> str:
     if setting.examples is None:
         return "all examples"
@@ -118,7 +36,7 @@ def size_of(setting: Setting) -> str:
 
 def in_training(setting: Setting) -> str:
     """`29`, or `27 to 31` where runs differ: how many of its examples reached training."""
-    return extent(setting.encoded) or "–"
+    return format_range(setting.encoded) or "–"
 
 
 def dropped(settings: Iterable[Setting]) -> str:
@@ -128,7 +46,7 @@ def dropped(settings: Iterable[Setting]) -> str:
         return ""
     each = dict.fromkeys(f"{in_training(s)} of {s.examples:,}" for s in shrunk)
     return (
-        f"Sizes are those of the samples. What reached training is less: {joined(each, 8)} examples; the responses of the "
+        f"Sizes are those of the samples. What reached training is less: {join_list(each, 8)} examples; the responses of the "
         "others are empty or do not fit in max_length."
     )
 
@@ -136,7 +54,7 @@ def dropped(settings: Iterable[Setting]) -> str:
 def measured(comparison: Comparison) -> str:
     """`13`, or `13 to 15`: how many items have a loss, where that is not all of them; else ""."""
     found = {n for one in scored_in(comparison) if (n := one.evaluation.measured) is not None}
-    return "" if found == {comparison.items} else extent(found)
+    return "" if found == {comparison.items} else format_range(found)
 
 
 def encoders(comparison: Comparison) -> str:

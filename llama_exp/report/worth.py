@@ -18,9 +18,10 @@ from llama_exp.report.results import Evaluation, Interval
 from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Scored, Setting
 from llama_exp.report.standing import Contender, standing
 from llama_exp.report.words import cell
-from llama_exp.statistics import Curve, fit_curve
+from llama_exp.statistics import Curve
 from llama_exp.statistics.clusters import cluster_index
 from llama_exp.statistics.comparisons import shared_ids
+from llama_exp.statistics.fitting import fit_curve
 from llama_exp.statistics.variance import RunSums, components_of
 
 Reader = Callable[[Evaluation], Items | str]

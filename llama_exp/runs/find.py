@@ -13,7 +13,7 @@ from llama_exp.config.compose import CONF, default_config
 from llama_exp.config.identity import RUN_KEYS, flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
-from llama_exp.runs.run import run as runs
+from llama_exp.runs import run as runs
 
 SHOWN = 10  # runs in a message
 

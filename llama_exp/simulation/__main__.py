@@ -33,19 +33,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp import asking, cli, typed
+from llama_exp.cli import options
+from llama_exp.cli.main import run_command, with_options
 from llama_exp.config.compose import register
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import SIDES
 from llama_exp.errors import UserError
-from llama_exp.model.base import hardware
-from llama_exp.report.words import plural
+from llama_exp.evaluation import request
+from llama_exp.evaluation.sampling import check_sampling
+from llama_exp.formatting import plural
+from llama_exp.model import hardware
+from llama_exp.runs import run
 from llama_exp.runs.files import json_line, write_json, write_jsonl
-from llama_exp.runs.run import run
+from llama_exp.runs.provenance import provenance
 from llama_exp.simulation import conversations
 from llama_exp.simulation.conversations import Conversation
-from llama_exp.statistics import holm, interval, paired
+from llama_exp.statistics.comparisons import holm, paired
+from llama_exp.statistics.intervals import interval
 
 AT_ONCE = 32  # conversations, where eval_batch does not say: what a random draw gives depends on it
 
@@ -71,7 +76,7 @@ class Words:
 
 def split(words: Sequence[str]) -> tuple[Words, list[str]]:
     """This command's own words, checked; and the rest, which is Hydra's."""
-    mine, rest = typed.split(words, Words)
+    mine, rest = options.split(words, Words)
     if mine.conversations < 1 or mine.turns < 2:
         raise UserError(f"conversations={mine.conversations} turns={mine.turns}: wanted at least 1 and at least 2.")
     if mine.against is not None and "tuned" not in (mine.client, mine.agent):
@@ -87,7 +92,7 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
     from llama_exp.simulation.cast import cast, openings
     from llama_exp.simulation.page import write_page
 
-    typed.check_sampling(words.temperature, words.top_p)
+    check_sampling(words.temperature, words.top_p)
     tuned, trained = find(config)
     named, systems = (
         {side: getattr(words, side) for side in SIDES},
@@ -118,7 +123,7 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
 def _unlearnt(config: Config, trained: Config) -> Config:
     """The config with the run's own split of its data: openings by another split may be what the run has learnt."""
     same_task = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, task=trained.dataset.task))
-    data = asking.data_of(same_task, trained)
+    data = request.data_of(same_task, trained)
     return dataclasses.replace(config, dataset=dataclasses.replace(data, task=config.dataset.task))
 
 
@@ -211,7 +216,7 @@ def write_results(folder: Path, config: Config, words: Words, parts: dict, found
         "split": config.split.value,
         "eval_batch": config.eval_batch or AT_ONCE,
         "written": time.strftime("%Y-%m-%d"),
-        **run.provenance(),
+        **provenance(),
     }
     write_json(folder / "simulation.json", results)
     return results
@@ -272,8 +277,8 @@ def compared(one: tuple, other: tuple) -> str:
 
 
 def main() -> None:
-    cli.with_words(__doc__, split, simulate)
+    with_options(__doc__, split, simulate)
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -10,7 +10,7 @@ from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_tur
 from llama_exp.data.splitting import shuffled
 from llama_exp.errors import UserError
 from llama_exp.records import Example
-from llama_exp.runs.run import run as runs
+from llama_exp.runs import run as runs
 from llama_exp.sanitize import valid_unicode
 from llama_exp.simulation.voices import check_same_base
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from llama_exp import typed
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import CLIENT, SIDES, Said
 from llama_exp.data.encoding import encode_all, encode_prompts
-from llama_exp.generation import generate, likelihood
+from llama_exp.evaluation.generation import generate, likelihood
+from llama_exp.evaluation.sampling import check_sampling
 from llama_exp.simulation.cast import Opening, Part, example
 from llama_exp.simulation.conversations import LIMIT, SCRIPT, Conversation, Speech, ending
 from llama_exp.simulation.voices import Voices
@@ -35,7 +35,7 @@ class Stage:
 
     def __init__(self, config: Config, words, parts: dict[str, Part]):
         self.config, self.words, self.parts = config, words, parts
-        self.sampling = typed.check_sampling(words.temperature, words.top_p)
+        self.sampling = check_sampling(words.temperature, words.top_p)
 
     def __enter__(self) -> "Stage":
         speaking = [part for part in self.parts.values() if part.script is None]

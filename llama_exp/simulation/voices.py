@@ -22,7 +22,8 @@ class Voices:
     """
 
     def __init__(self, trained: Config, trainer: dict):
-        from llama_exp.model.base.base import check_length, load_base, load_tokenizer, target_device
+        from llama_exp.model.base import check_length, load_base, target_device
+        from llama_exp.model.tokenizer import load_tokenizer
 
         self.trained = trained
         self.tokenizer = load_tokenizer(trained.model)
@@ -33,7 +34,7 @@ class Voices:
 
     def add(self, run: Path) -> None:
         """Put a run's adapter beside those that are there."""
-        from llama_exp.model.base.lora import load_lora
+        from llama_exp.model.lora import load_lora
 
         if run in self.names:
             return
@@ -59,7 +60,7 @@ class Voices:
 
     def close(self) -> None:
         """Leave the base as it was found, for whoever uses it next."""
-        from llama_exp.model.base.lora import detach_lora
+        from llama_exp.model.lora import detach_lora
 
         self.model, self.names = detach_lora(self.model), {}
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llama_exp.model.base.kernels.attention import Segments, attend
-from llama_exp.model.base.kernels.decoder_layer import layers_of
-from llama_exp.model.base.kernels.forward import hidden_states, token_nll
+from llama_exp.model.kernels.attention import Segments, attend
+from llama_exp.model.kernels.decoder_layer import layers_of
+from llama_exp.model.kernels.forward import hidden_states, token_nll
 
 CHECKED_EVERY = 4  # steps between looks at whether all replies have ended: a look waits for the GPU
 

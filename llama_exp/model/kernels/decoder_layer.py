@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch.autograd import Function
 
-from llama_exp.model.base.kernels.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
-from llama_exp.model.base.kernels.lora_linear import Group, Projection, adapt, lowered, multiply, multiply_backward
+from llama_exp.model.kernels.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
+from llama_exp.model.kernels.lora_linear import Group, Projection, adapt, lowered, multiply, multiply_backward
 
 MLP_TOKENS = 4096  # whose gate and up are computed again at once: more take memory, fewer take time
 

@@ -8,9 +8,9 @@ from torch import nn
 from torch.autograd import Function
 
 from llama_exp.batch import Batch
-from llama_exp.model.base.base import causal_lm
-from llama_exp.model.base.kernels.attention import Segments, attend
-from llama_exp.model.base.kernels.decoder_layer import Layer, layers_of
+from llama_exp.model.kernels.attention import Segments, attend
+from llama_exp.model.kernels.decoder_layer import Layer, layers_of
+from llama_exp.model.lora import causal_lm
 
 CHUNK = 2048  # labelled tokens that meet the output layer at once: 32,000 logits each
 

@@ -9,10 +9,10 @@ import contextlib
 import torch
 from torch import nn
 
-from llama_exp.model.base.kernels.attention import Segments, attend
-from llama_exp.model.base.kernels.decoder_layer import Layer, layers_of
-from llama_exp.model.base.kernels.forward import token_nll
-from llama_exp.model.base.kernels.lora_linear import Group
+from llama_exp.model.kernels.attention import Segments, attend
+from llama_exp.model.kernels.decoder_layer import Layer, layers_of
+from llama_exp.model.kernels.forward import token_nll
+from llama_exp.model.kernels.lora_linear import Group
 
 TOKENS = 513, 528  # kernels are compiled apart for counts that 16 divides
 

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from llama_exp.progress import told
 from llama_exp.runs.files import atomic_write
+from llama_exp.training.progress import told
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
 

@@ -15,14 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_exp.cli.main import run_command
 from llama_exp.errors import UserError
+from llama_exp.formatting import format_score, plural
 from llama_exp.metrics import bounds
 from llama_exp.records import Prediction
-from llama_exp.report.words import number, plural
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.scores import ItemScores, read_scores
 from llama_exp.sanitize import clean
-from llama_exp.statistics import Interval, interval, ratio_interval
+from llama_exp.statistics import Interval
+from llama_exp.statistics.intervals import interval, ratio_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def _cell(name: str, row: Row) -> str:
     of = row.scores.get(name)
     if of is None:
         return ""
-    said = str(of) if of.low is not None else f"{number(name, of.estimate)} (no interval)"
+    said = str(of) if of.low is not None else f"{format_score(name, of.estimate)} (no interval)"
     return said if of.items == row.items else f"{said}, {plural(of.items, 'item')}"
 
 
@@ -122,6 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from llama_exp import cli
-
-    cli.run(main)
+    run_command(main)

@@ -8,8 +8,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from llama_exp.cli import failures
-from llama_exp.report.words import plural
+from llama_exp.cli.main import failures
+from llama_exp.formatting import plural
 
 
 class Summary(Callback):

@@ -13,7 +13,7 @@ from torch import nn
 from llama_exp.batch import Batch
 from llama_exp.config.schema import OptimizerConfig, OptimizerName, Schedule
 from llama_exp.errors import UserError
-from llama_exp.model.base.kernels.forward import response_nll
+from llama_exp.model.kernels.forward import response_nll
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class neftune:  # noqa: N801 (a context manager, read as a verb)
                 width = self.alpha / torch.sqrt(lengths.unsqueeze(-1) * embedded.shape[-1])
                 return embedded + torch.empty_like(embedded).uniform_(-1, 1) * width.to(embedded.dtype)
 
-            from llama_exp.model.base.base import causal_lm
+            from llama_exp.model.lora import causal_lm
 
             self.hook = causal_lm(self.model).get_input_embeddings().register_forward_hook(add_noise)
 

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from llama_exp.data.packing import collate, in_parts
-from llama_exp.model.base import memory
-from llama_exp.model.base.base import causal_lm
-from llama_exp.model.base.kernels.batch_decode import Asked, answer, batches
-from llama_exp.model.base.kernels.decoder_layer import held
-from llama_exp.model.base.kernels.forward import response_nll
+from llama_exp.model import memory
+from llama_exp.model.kernels.batch_decode import Asked, answer, batches
+from llama_exp.model.kernels.decoder_layer import held
+from llama_exp.model.kernels.forward import response_nll
+from llama_exp.model.lora import causal_lm
 from llama_exp.records import Tokens
 
 AT_ONCE = 256  # prompts, where neither the config nor the memory says less

@@ -1,0 +1,166 @@
+"""One fit, from a configured Trainer to a saved adapter and its summary.json."""
+
+import contextlib
+import datetime
+import os
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from llama_exp.config.schema import Config
+from llama_exp.errors import UserError
+from llama_exp.model.memory import forget_peak
+from llama_exp.quiet import silence_libraries
+from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
+from llama_exp.training.energy import Energy
+from llama_exp.training.loggers import _finish_loggers, build_loggers
+from llama_exp.training.progress import Progress
+from llama_exp.training.summary import Outcome, leave_behind
+
+MANY, VALIDATING = 10, 0.25  # validation losses of a run, and the share of training time that they may add
+
+
+def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> L.Trainer:
+    """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
+    silence_libraries()  # again: Lightning turned its loggers up when it was imported
+    settings = dict(config.trainer)
+    for ours in ("max_epochs", "max_steps"):  # the plan's rule, one for all cells, counts in steps
+        settings.pop(ours, None)
+    device = next(base.parameters()).device
+    usual = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[
+        next(base.parameters()).dtype
+    ]
+    settings.setdefault("precision", usual)
+    if str(settings["precision"]).split("-")[0] != usual.split("-")[0]:
+        raise UserError(f"trainer.precision={settings['precision']}: this device computes in {usual} or 32-true.")
+    if device.type == "cpu":
+        settings["accelerator"] = "cpu"
+    if not sys.stderr.isatty():
+        settings["enable_progress_bar"] = False
+    plan = data.plan
+    interval = validation_interval(config, data)
+    curves = Curves(folder, plan, late=int(device.type == "cuda"))
+    bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
+    trainer = L.Trainer(
+        **settings,
+        max_epochs=1,
+        max_steps=plan.total_steps,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        limit_val_batches=1.0 if interval else 0,
+        check_val_every_n_epoch=None,
+        default_root_dir=folder,
+        logger=build_loggers(config, folder),
+        plugins=[WholeCheckpoints()],
+        callbacks=[
+            curves,
+            KeepBest(config.early_stopping),
+            Energy(),
+            Checkpoints(folder, config.checkpoint_every, interval),
+            *bar,
+        ],
+    )
+    trainer.accumulate_grad_batches = plan.accumulation(data.micro_batch, trainer.world_size)
+    trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
+    return trainer
+
+
+def validation_interval(config: Config, data) -> int | None:
+    """Optimizer steps from one validation loss to the next; None where there are none.
+
+    Left open (`validations=null`), there are MANY, fewer (but two) where they would add more than VALIDATING to a training's
+    time: with a frozen base a validated token costs half of one that is learnt. They are not fewer where they decide when
+    to stop.
+    """
+    if not data.validation or config.validations == 0:
+        return None
+    many = config.validations or MANY
+    if config.validations is None and not config.early_stopping:
+        once = sum(len(tokens.input_ids) for tokens in data.encoded("validation"))
+        learnt = data.plan.seen(data.plan.total_steps, data.plan.lengths)
+        many = min(many, max(2, int(2 * VALIDATING * learnt / max(once, 1))))
+    total = data.plan.total_steps
+    # about so many, and the last one near the end
+    return min(
+        {max(1, total // many), -(-total // many)}, key=lambda steps: (abs(total // steps - many), total % steps)
+    )
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, config: Config) -> Outcome:
+    """Train to the planned number of steps, from the last checkpoint if there is one.
+
+    Loggers always end, with a status. A fit that breaks leaves its reason in summary.json, and its curves, behind.
+    """
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    checkpoint = whole_checkpoint(folder)
+    forget_peak(next(module.parameters()).device)
+    if checkpoint is None:
+        for stale in ("eval", "adapter", "simulation", "summary.json"):  # of a run that this one replaces
+            with contextlib.suppress(NotADirectoryError):
+                shutil.rmtree(folder / stale, ignore_errors=True)
+        (folder / "summary.json").unlink(missing_ok=True)
+    else:
+        print(f"Continuing from {checkpoint}.", flush=True)
+    code = 1
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        code = 0
+    except (KeyboardInterrupt, SystemExit):  # Lightning exits after Ctrl-C or SIGTERM, and would be the last to speak
+        leave_behind(folder, config, trainer, data, started, "interrupted", "stopped by Ctrl-C or SIGTERM")
+        raise KeyboardInterrupt(interrupted(folder, config, trainer.global_step, data.plan.total_steps)) from None
+    except OSError as error:
+        raise UserError(
+            f"Writing to {folder} failed: {error.strerror or error}. Free some space and type the same command again."
+        ) from error
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        leave_behind(folder, config, trainer, data, started, "failed", reason)
+        raise
+    finally:
+        _finish_loggers(trainer, code)
+    best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
+    if trainer.global_step < data.plan.total_steps and not best.stopped:
+        reason = f"ended after {trainer.global_step} of {data.plan.total_steps} planned steps"
+        leave_behind(folder, config, trainer, data, started, "interrupted", reason)
+        raise UserError(
+            f"{folder}: the run {reason}: a limit among the trainer's keys? How long a run is, trainer.max_epochs, "
+            "trainer.max_steps and max_tokens say."
+        )
+    best.restore(module)
+    return Outcome("stopped early" if best.stopped else "finished", started)
+
+
+def whole_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to continue from; None where there is none, or only one that a disk or a copy has damaged.
+
+    A kill leaves no half of one (WholeCheckpoints). torch writes a zip archive, whose sums tell whether it is what was written.
+    """
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is None:
+                return path
+    except zipfile.BadZipFile:
+        pass
+    aside = path.with_name("last.ckpt.broken")
+    with contextlib.suppress(FileNotFoundError):  # another rank of this run was first
+        os.replace(path, aside)
+    print(
+        f"{path} is damaged and cannot be continued from: put aside as {aside.name}. The run starts anew.", flush=True
+    )
+    return None
+
+
+def interrupted(folder: Path, config: Config, step: int, steps: int) -> str:
+    """How far it came, and what the same command will do."""
+    again = "The same command continues from the last checkpoint."
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        when = f"every {config.checkpoint_every} steps" if config.checkpoint_every else "one a minute"
+        again = f"There was no checkpoint yet ({when}: checkpoint_every): the same command starts it anew."
+    return f"Interrupted after step {step:,} of {steps:,}. {again}"
