@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llama_exp.human import study as design
-from llama_exp.human.making import make
+from llama_exp.human.create import make
 from llama_exp.human.store import Store
 from tests.conftest import ROOT
 from tests.test_human_study import HOSTILE, conversation, evaluation, two

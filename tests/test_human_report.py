@@ -15,8 +15,8 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.multitest import multipletests
 
 from llama_exp.errors import UserError
-from llama_exp.human import agreement, analysis, telling
-from llama_exp.human.making import make
+from llama_exp.human import agreement, analysis, report_text
+from llama_exp.human.create import make
 from llama_exp.human.report import included, report
 from llama_exp.human.store import Store
 from llama_exp.metrics import METRICS
@@ -135,18 +135,18 @@ APART = "cannot be told apart: tuned is preferred"
     ],
 )
 def test_the_verdict_contradicts_neither_the_interval_nor_the_test_and_says_what_other_raters_may_say(found, said):
-    assert said in telling.preferred(found)
+    assert said in report_text.preferred(found)
 
 
 def test_a_mean_difference_of_nought_with_spread_is_not_called_the_same():
     minus = Difference(0.0, -0.88, 0.88, 1.0, 0.4, 6, 6, "t")
-    assert telling.rated_higher("fluency", "tuned", "plain", minus, 9) == (
+    assert report_text.rated_higher("fluency", "tuned", "plain", minus, 9) == (
         "On fluency, tuned and plain cannot be told apart: they differ by +0.00 ± 0.88 (p = 1.000, adjusted for 9 comparisons)."
     )
     close = Difference(1.0, 0.06, 1.94, 0.081, 0.4, 6, 6, "t")
-    assert "they differ by +1.00 ± 0.94 (p = 0.081" in telling.rated_higher("fluency", "tuned", "plain", close, 9)
+    assert "they differ by +1.00 ± 0.94 (p = 0.081" in report_text.rated_higher("fluency", "tuned", "plain", close, 9)
     one_group = Difference(0.0, None, None, None, None, 6, 1, "none", "all 6 items are of one group")
-    assert telling.rated_higher("wit", "a", "b", one_group) == (
+    assert report_text.rated_higher("wit", "a", "b", one_group) == (
         "On wit, a and b cannot be told apart: all 6 items are of one group."
     )
 
@@ -154,7 +154,9 @@ def test_a_mean_difference_of_nought_with_spread_is_not_called_the_same():
 def test_agreement_below_chance_is_called_that():
     def said(alpha):
         found = Interval(alpha, None, None, None, 6, 6, "none")
-        return telling.agreed(agreement.Agreement("preference", 6, 50.0, found, "nominal", None, "Fleiss' kappa", 6))
+        return report_text.agreed(
+            agreement.Agreement("preference", 6, 50.0, found, "nominal", None, "Fleiss' kappa", 6)
+        )
 
     assert "is below what chance alone would give (alpha -0.13)" in said(-0.13)
     assert "is no better than chance" in said(0.0) and "is hardly better than chance" in said(0.1)
@@ -200,7 +202,7 @@ def test_raters_who_agree_have_alpha_one_and_gaps_are_allowed(tmp_path):
     (found,) = agreement.agreements(study, judged)
     assert (found.alpha.estimate, found.kappa, found.kappa_name) == (1.0, 1.0, "Fleiss' kappa")
     assert (found.units, found.kappa_units) == (24, 16), "alpha is over what two rated, kappa over what all three did"
-    assert telling.agreement_table([found])["rows"][0][-1] == "16"
+    assert report_text.agreement_table([found])["rows"][0][-1] == "16"
     assert agreement.consistency(judged).estimate == 100
 
 
@@ -457,7 +459,7 @@ def test_a_study_without_a_rating_and_one_that_is_not_there(tmp_path, command):
 
 
 def test_study_page_and_report_start_without_torch():
-    modules = "study making store app pages analysis agreement report telling".split()
+    modules = "study create store app rating_page analysis agreement report report_text".split()
     code = "import sys, " + ", ".join(f"llama_exp.human.{name}" for name in modules)
     code += "; print(sorted({'torch', 'lightning', 'transformers', 'statsmodels', 'pandas'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import pytest
 
 from llama_exp.errors import UserError
 from llama_exp.human import study as design
-from llama_exp.human.making import Settings, make
+from llama_exp.human.create import Settings, make
 from llama_exp.human.store import Store
 from llama_exp.records import Prediction, Turn
 from llama_exp.runs.files import write_json, write_jsonl

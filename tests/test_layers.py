@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "llama_exp"
 # Lowest first: a room may import from the lines above its own, and from itself.
 LAYERS = [
-    "errors records batch formatting sanitize quiet",
+    "errors records batch formatting sanitize quiet web",
     "config",
     "runs",
     "statistics metrics data model overlap tiny",
@@ -23,12 +23,12 @@ LAYERS = [
     "preflight chat simulation human hub",
     "cli",
 ]
-COMMANDS = {"human/app.py", "human/making.py", "human/report.py", "report/breakdown.py", "training/recipe.py"}
+COMMANDS = {"human/app.py", "human/create.py", "human/report.py", "report/breakdown.py", "training/recipe.py"}
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
 LIGHT = """records errors sanitize formatting quiet config.schema config.compose config.identity config.command_line runs.run
     runs.find runs.files cli.main cli.options cli.sweep evaluation.request evaluation.recipe evaluation.results training.recipe
     overlap.audit metrics.squad metrics.decision metrics.bertscore metrics.rouge statistics data data.synthetic tiny chat
-    hub.__main__ hub.uploading hub.model_card human.study human.app human.pages human.evaluated human.report
+    hub.__main__ hub.uploading hub.model_card human.study human.app human.rating_page human.metrics human.report
     report.__main__ report.breakdown report.captions report.costs report.drawing report.exact report.families
     report.findings report.grouping report.items report.page report.plots report.results report.score_tables
     report.settings report.spreadsheet report.standing report.training_plots report.words report.worth""".split()

@@ -869,7 +869,7 @@ def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tm
 
 
 def test_what_people_prefer_is_on_the_page_and_a_broken_study_stops_nothing(tmp_path):
-    from llama_exp.human.making import make
+    from llama_exp.human.create import make
     from llama_exp.human.store import Store
     from llama_exp.records import Rating
     from tests.test_human_study import evaluation, predictions

@@ -22,9 +22,9 @@ from typing import Any
 from llama_exp.chat.lines import past
 from llama_exp.chat.partner import Answer, Partner
 from llama_exp.errors import UserError
-from llama_exp.human.app import listen, loopback, spoken
 from llama_exp.records import Turn
 from llama_exp.sanitize import valid_unicode, visible
+from llama_exp.web import LOOPBACK_NAMES, SECURITY_HEADERS, is_loopback, open_socket, same_site_only, url_host
 
 try:
     import anyio
@@ -34,10 +34,8 @@ try:
     from starlette.middleware import Middleware
     from starlette.middleware.base import BaseHTTPMiddleware
     from starlette.requests import Request
-    from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
     from starlette.routing import Route
-
-    from llama_exp.human.pages import HEADERS, LOOPBACK, guarded
 except ImportError as error:
     raise UserError(f"The chat page needs {error.name}. Install it: pip install -e '.[ui]'") from None
 
@@ -60,23 +58,23 @@ class Door:
     def of(cls, host: str, port: int) -> "Door":
         """UserError for a host that others can reach without a password, or a port that is taken."""
         password = os.environ.get(PASSWORD) or None
-        if password is None and not loopback(host):
+        if password is None and not is_loopback(host):
             raise UserError(
                 f"host={host}: others on the network could talk to the model. Put a password into the environment "
                 f"({PASSWORD}=…), or leave host out."
             )
         if password is not None and len(password) < SHORTEST:
             raise UserError(f"{PASSWORD} is shorter than {SHORTEST} characters: too easy to guess.")
-        return cls(listen(host, port), host, password)
+        return cls(open_socket(host, port), host, password)
 
     @property
     def address(self) -> str:
-        return f"http://{spoken(self.host)}:{self.listening.getsockname()[1]}"
+        return f"http://{url_host(self.host)}:{self.listening.getsockname()[1]}"
 
     @property
     def hosts(self) -> set[str] | None:
         """Names to answer to: on loopback no other site can be pointed at the page; elsewhere the password guards."""
-        return LOOPBACK if loopback(self.host) else None
+        return LOOPBACK_NAMES if is_loopback(self.host) else None
 
 
 def serve(partner: Partner, door: Door) -> int:
@@ -85,7 +83,9 @@ def serve(partner: Partner, door: Door) -> int:
     if door.password:
         print(
             f"It asks for a name (any) and the password in {PASSWORD}."
-            + ("" if loopback(door.host) else " Nothing is encrypted: put TLS in front of what leaves the building."),
+            + (
+                "" if is_loopback(door.host) else " Nothing is encrypted: put TLS in front of what leaves the building."
+            ),
             flush=True,
         )
     print("Stop with Ctrl-C.", flush=True)
@@ -101,7 +101,7 @@ def pages(partner: Partner, door: Door) -> Starlette:
     """The application."""
     room = Room(partner)
     routes = [Route("/", room.look), Route("/say", room.say, methods=["POST"]), Route("/static/{name}", static)]
-    guards = [Middleware(BaseHTTPMiddleware, dispatch=guarded(door.hosts))]
+    guards = [Middleware(BaseHTTPMiddleware, dispatch=same_site_only(door.hosts, PlainTextResponse))]
     if door.password:
         guards.append(Middleware(BaseHTTPMiddleware, dispatch=locked(door.password)))
     return Starlette(routes=routes, middleware=guards)
@@ -218,7 +218,9 @@ def locked(password: str):
         if coded:
             await anyio.sleep(1)  # guessing takes time
         return Response(
-            "A password is needed.", 401, {"WWW-Authenticate": 'Basic realm="llama_exp", charset="UTF-8"', **HEADERS}
+            "A password is needed.",
+            401,
+            {"WWW-Authenticate": 'Basic realm="llama_exp", charset="UTF-8"', **SECURITY_HEADERS},
         )
 
     return dispatch

@@ -4,8 +4,6 @@ Prints a link per rater. Loopback only, unless told otherwise: `host=0.0.0.0 ope
 without encryption, so put a reverse proxy with TLS in front of anything that leaves the building.
 """
 
-import ipaddress
-import socket
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from llama_exp.errors import UserError
 from llama_exp.human import study as design
 from llama_exp.human.keys import given
 from llama_exp.human.store import Store
+from llama_exp.web import LOOPBACK_NAMES, is_loopback, open_socket, url_host
 
 PROGRAM, PORT = "llama_exp.human.app", 8765
 KEYS = {
@@ -34,8 +33,8 @@ def serve(words: dict[str, str]) -> None:
     store = Store(folder)
     store.invite(len(study.queues))
     kept = store.hold()
-    listening = listen(host, port)
-    address = words.get("address", "").rstrip("/") or f"http://{spoken(host)}:{listening.getsockname()[1]}"
+    listening = open_socket(host, port)
+    address = words.get("address", "").rstrip("/") or f"http://{url_host(host)}:{listening.getsockname()[1]}"
     print(links(study, store, address), flush=True)
     config = uvicorn.Config(pages(study, store, hosts), access_log=False, log_level="warning", server_header=False)
     try:  # no access log: it would hold the tokens
@@ -51,7 +50,7 @@ def web():
     try:
         import uvicorn
 
-        from llama_exp.human.pages import pages
+        from llama_exp.human.rating_page import pages
     except ImportError as error:
         raise UserError(f"The rating page needs {error.name}. Install it: pip install -e '.[ui]'") from None
     return uvicorn, pages
@@ -66,11 +65,11 @@ def where(words: dict[str, str]) -> tuple[str, int, set[str] | None]:
         raise UserError(f"open={opened}: wanted true or false.")
     if not port.isdigit() or int(port) > 65535:
         raise UserError(f"port={port}: wanted a number from 0 (any that is free) to 65535.")
-    names = {"127.0.0.1", "localhost", "::1"}
+    names = LOOPBACK_NAMES
     behind = urlsplit(words.get("address", "")).hostname
     if words.get("address") and not behind:
         raise UserError(f"address={words['address']}: wanted what raters type, for example https://rate.example.org")
-    if loopback(host):
+    if is_loopback(host):
         return host, int(port), names | ({behind} if behind else set())
     if opened != "true":
         raise UserError(
@@ -78,34 +77,6 @@ def where(words: dict[str, str]) -> tuple[str, int, set[str] | None]:
             f"what you want, type host={host} open=true; else leave host out."
         )
     return host, int(port), {behind} | names if behind else None
-
-
-def loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, or a UserError that says why not."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)  # before the links are said: a rater who is quick waits instead of being refused
-    except OSError as error:
-        raise UserError(
-            f"Cannot listen on {host}, port {port}: {error.strerror}. Another port: port={port + 1}, or "
-            f"port=0 for any that is free."
-        ) from None
-    return listening
-
-
-def spoken(host: str) -> str:
-    """A host as it stands in an address: one to type from this machine where it listens on all."""
-    return f"[{host}]" if ":" in host else socket.gethostname() if host == "0.0.0.0" else host
 
 
 def links(study: design.Study, store: Store, address: str) -> str:

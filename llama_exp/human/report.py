@@ -22,8 +22,8 @@ from llama_exp.errors import UserError
 from llama_exp.human import agreement, analysis
 from llama_exp.human import study as design
 from llama_exp.human.analysis import Judged, Metrics
-from llama_exp.human.evaluated import CHEAP
 from llama_exp.human.keys import given
+from llama_exp.human.metrics import CHEAP
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
 from llama_exp.records import Prediction
@@ -112,19 +112,19 @@ def report(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str]]:
 
 def written(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str], str]:
     """The same, with the finding and its first caveat in one line."""
-    from llama_exp.human import telling
+    from llama_exp.human import report_text
 
     study = design.read(folder)
     judged = analysis.collect(study, Store(folder))
     found = find(study, judged, measured(folder, study, metrics))
-    said = telling.answer(study, found)
+    said = report_text.answer(study, found)
     home = folder / "report"
     write_csv(home / "ratings.csv", study, judged)
     results = {"settings": study.settings, "conditions": study.conditions, **dataclasses.asdict(found)}
     write_json(home / "results.json", results)
     with atomic_write(home / "index.html") as file:
-        file.write(telling.render(folder, study, found, said))
-    return home / "index.html", said, telling.brief(found)
+        file.write(report_text.render(folder, study, found, said))
+    return home / "index.html", said, report_text.brief(found)
 
 
 def included(outputs: Path) -> tuple[list[tuple[str, list[str], str, Path]], list[Unread]]:

@@ -271,6 +271,6 @@ def read_condition(name: str, place: str) -> tuple[list[Prediction], dict[str, A
 
 
 if __name__ == "__main__":
-    from llama_exp.human.making import main
+    from llama_exp.human.create import main
 
     main()

@@ -351,12 +351,12 @@ def bars(study: Study, found: Sequence[Preference]) -> list[dict]:
 
 
 def render(folder: Path, study: Study, found, said: list[str]) -> str:
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
     environment.filters["clean"] = clean
     facts = f"{len(study.items)} of {study.available} items, {count_of(len(study.queues), 'rater')}"
     question = "" if study.on_scales else study.settings["question"]
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = environment.get_template("report.html")
+    page = environment.get_template("report.html.jinja")
     drawn = bars(study, found.preferences)
     return page.render(
         folder=str(folder),

@@ -9,9 +9,8 @@ of a condition, the id of an item or the kind of a trial; all that a browser lea
 """
 
 import unicodedata
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from jinja2 import Environment, FileSystemLoader
 from starlette.applications import Starlette
@@ -27,27 +26,16 @@ from llama_exp.human.store import Given, Rater, Store
 from llama_exp.human.study import Study, Trial
 from llama_exp.records import Rating
 from llama_exp.sanitize import BIDI
+from llama_exp.web import LOOPBACK_NAMES, SECURITY_HEADERS, same_site_only
 
-FILES = Path(__file__).parent / "pages"
+HERE = Path(__file__).parent
 LARGEST = 64 * 1024  # bytes of a form
 COMMENT, NAME = 5000, 80  # characters
 LONGEST = 3600.0  # seconds that one look may count
 VERDICTS = ("left", "tie", "right")
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src data:; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # the address holds the token; `no-referrer` would send forms with Origin: null
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",  # going back shows what is saved, and a shared computer keeps nothing
-    "X-Robots-Tag": "noindex",
-}
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def pages(study: Study, store: Store, hosts: set[str] | None = LOOPBACK) -> Starlette:
+def pages(study: Study, store: Store, hosts: set[str] | None = LOOPBACK_NAMES) -> Starlette:
     """The application. `hosts`: the names it answers to (None: any), so that no other site can be pointed at it."""
     rooms = Rooms(study, store)
     routes = [
@@ -58,7 +46,7 @@ def pages(study: Study, store: Store, hosts: set[str] | None = LOOPBACK) -> Star
         Route("/r/{token}/{place:int}", rooms.look),
         Route("/r/{token}/{place:int}", rooms.judge, methods=["POST"]),
     ]
-    guard = Middleware(BaseHTTPMiddleware, dispatch=guarded(hosts))
+    guard = Middleware(BaseHTTPMiddleware, dispatch=same_site_only(hosts, message))
     return Starlette(routes=routes, middleware=[guard], exception_handlers={HTTPException: refused, Exception: broken})
 
 
@@ -71,7 +59,7 @@ class Rooms:
     def start(self, request: Request) -> Response:
         rater = self._rater(request)
         if not rater.consented:
-            return page("consent.html", self.study, token=rater.token, most=len(self._queue(rater)))
+            return page("consent.html.jinja", self.study, token=rater.token, most=len(self._queue(rater)))
         return RedirectResponse(self._resume(rater), 303)
 
     async def consent(self, request: Request) -> Response:
@@ -90,7 +78,7 @@ class Rooms:
         if place > self._first(rater, given):
             return RedirectResponse(self._resume(rater), 303)
         return page(
-            "trial.html",
+            "trial.html.jinja",
             self.study,
             token=rater.token,
             place=place,
@@ -121,7 +109,7 @@ class Rooms:
         most = len(self._queue(rater))
         if self._first(rater, self.store.ratings(rater.number)) <= most:
             return RedirectResponse(self._resume(rater), 303)
-        return page("done.html", self.study, token=rater.token, most=most)
+        return page("done.html.jinja", self.study, token=rater.token, most=most)
 
     def _read(self, rater: Rater, place: int, form: dict[str, str]) -> tuple[Rating, bool]:
         """What a form says, checked; and whether the rating is complete."""
@@ -192,36 +180,12 @@ async def fields(request: Request) -> dict[str, str]:
     return {name: values[-1] for name, values in read.items()}
 
 
-def guarded(hosts: set[str] | None) -> Callable:
-    """Refuses forms that another site sends and names that are not ours; puts HEADERS on every answer."""
-
-    async def dispatch(request: Request, onwards: Callable[[Request], Awaitable[Response]]) -> Response:
-        host = request.headers.get("host", "")
-        if hosts is not None and urlsplit(f"//{host}").hostname not in hosts:
-            response = message("This page does not answer to that name.", 400)
-        elif request.method not in ("GET", "HEAD") and foreign(request, host):
-            response = message("That came from another site, so it was not saved.", 403)
-        else:
-            response = await onwards(request)
-        response.headers.update(HEADERS)
-        return response
-
-    return dispatch
-
-
-def foreign(request: Request, host: str) -> bool:
-    """Whether a browser says that another site sent this. Programs that are no browsers send neither header."""
-    origin = request.headers.get("origin")
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    return site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != host)
-
-
 def static(request: Request) -> Response:
     kinds = {"style.css": "text/css", "page.js": "text/javascript"}
     name = request.path_params["name"]
     if name not in kinds:
         raise HTTPException(404, "There is no such file.")
-    return Response((FILES / name).read_bytes(), media_type=kinds[name])
+    return Response((HERE / "static" / name).read_bytes(), media_type=kinds[name])
 
 
 def refused(request: Request, error: Exception) -> Response:
@@ -234,7 +198,9 @@ def broken(request: Request, error: Exception) -> Response:
 
 
 def message(text: str, status: int) -> Response:
-    return HTMLResponse(TEMPLATES.get_template("message.html").render(text=text), status, headers=HEADERS)
+    return HTMLResponse(
+        TEMPLATES.get_template("message.html.jinja").render(text=text), status, headers=SECURITY_HEADERS
+    )
 
 
 def page(template: str, study: Study, **values) -> Response:
@@ -255,5 +221,7 @@ def _visible(character: str) -> str:
     return f"[U+{ord(character):04X}]" if kind == "Cc" or character in BIDI else character
 
 
-TEMPLATES = Environment(loader=FileSystemLoader(FILES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+TEMPLATES = Environment(
+    loader=FileSystemLoader(HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
 TEMPLATES.filters["shown"] = shown

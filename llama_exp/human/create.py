@@ -16,8 +16,8 @@ from llama_exp.cli.main import run_command
 from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
 from llama_exp.human import study as design
-from llama_exp.human.evaluated import carried
 from llama_exp.human.keys import given
+from llama_exp.human.metrics import carried
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
 from llama_exp.records import Prediction
