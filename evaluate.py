@@ -11,13 +11,14 @@ from omegaconf import DictConfig
 from llama_exp.cli.main import one_job, run_command
 from llama_exp.config.compose import register, resolve
 from llama_exp.evaluation.recipe import evaluate
+from llama_exp.runs.run import Outcome
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 @one_job
-def main(cfg: DictConfig) -> dict[str, str]:
+def main(cfg: DictConfig) -> Outcome:
     return evaluate(resolve(cfg))
 
 

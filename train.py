@@ -11,15 +11,21 @@ from omegaconf import DictConfig
 
 from llama_exp.cli.main import one_job, run_command
 from llama_exp.config.compose import register, resolve
-from llama_exp.training.recipe import train
+from llama_exp.runs.run import Outcome
+from llama_exp.training.train import train
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 @one_job
-def main(cfg: DictConfig) -> dict[str, str]:
-    return train(resolve(cfg))
+def main(cfg: DictConfig) -> Outcome:
+    config = resolve(cfg)
+    if config.preflight:
+        from llama_exp.preflight.forecast import preflight
+
+        return preflight(config)
+    return train(config)
 
 
 if __name__ == "__main__":

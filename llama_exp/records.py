@@ -83,8 +83,8 @@ class Prediction:
     history: tuple[Turn, ...] = ()
 
     @property
-    def told(self) -> bool:
-        """Whether it says what the model read before the prompt, and the response."""
+    def has_context(self) -> bool:
+        """Whether it records the response and what the model read before the prompt: files of earlier versions do not."""
         return bool(self.response or self.system or self.history)
 
 

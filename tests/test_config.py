@@ -17,7 +17,7 @@ from llama_exp.data import DATASETS
 from llama_exp.errors import UserError
 from llama_exp.metrics import METRICS
 from llama_exp.runs.find import training_command
-from llama_exp.runs.run import folder_of
+from llama_exp.runs.run import Run
 
 GROUPS = ("dataset", "model", "lora", "trainer", "logger", "experiment", "sweep")
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
@@ -126,7 +126,7 @@ def test_the_repository_that_was_read_is_identity():
 
 
 def name(*overrides: str) -> str:
-    return folder_of(composed("model=tiny", *overrides)).name
+    return Run.of(composed("model=tiny", *overrides)).folder.name
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_no_two_cells_share_a_folder():
     seen = {}
     for words in [[word] for word in cells] + random.Random(0).sample(pairs, 40):
         config = composed("model=tiny", *words)
-        folder, key = folder_of(config), str(sorted(identity(config).items(), key=str))
+        folder, key = Run.of(config).folder, str(sorted(identity(config).items(), key=str))
         assert seen.setdefault(folder, key) == key, (folder, words)
         assert "=" not in str(folder) and "," not in str(folder)
         assert len(folder.name) < 200

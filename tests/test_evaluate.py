@@ -194,10 +194,10 @@ def carved(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     from llama_exp.data import DATASETS
-    from llama_exp.runs import run as runs
+    from llama_exp.runs.run import Run
 
     [run] = (folder / "o" / "pubmedqa").iterdir()
-    data = DATASETS["pubmedqa"].of(runs.load_config(run))
+    data = DATASETS["pubmedqa"].of(Run.load(run).config)
     data.setup()
     return found_by(words, f"outputs={folder}/o"), run, {example.id for example in data.train}
 

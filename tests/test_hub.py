@@ -22,8 +22,8 @@ from llama_exp.errors import UserError
 from llama_exp.hub import __main__ as hub
 from llama_exp.hub import model_card
 from llama_exp.records import Prediction
-from llama_exp.runs import run as runs
 from llama_exp.runs.files import write_json, write_jsonl
+from llama_exp.runs.run import Run
 
 from .conftest import make_it_matter
 
@@ -239,8 +239,8 @@ def finished_run(outputs: Path, **changes) -> Path:
     config = default_config({"dataset": "squad", "model": "tiny"})
     lora = dataclasses.replace(config.lora, r=4)
     config = dataclasses.replace(config, outputs=str(outputs), sample=100, lora=lora, **changes)
-    run = runs.folder_of(config)
-    runs.write_config(run, config)
+    run = Run.of(config).folder
+    Run(config, run).write_config()
     (run / "adapter").mkdir()
     save_file({"lora_A": np.arange(2560, dtype=np.float32)}, run / "adapter" / "adapter_model.safetensors")
     write_json(
@@ -527,7 +527,7 @@ def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered
         for place, names in ((run / "eval" / "squad-test-300", "abc"), (folder, ids)):
             write_jsonl(place / "predictions.jsonl", [Prediction(name, "p", ("yes",), "no", "g") for name in names])
         write_json(folder / "results.json", untuned)
-        model_card.write_card(card, run, runs.load_config(run), "ann/it", None, tmp_path / "outputs")
+        model_card.write_card(card, run, Run.load(run).config, "ann/it", None, tmp_path / "outputs")
         return card.read_text(encoding="utf-8")
 
     assert "| squad/f1 | 71.2 | 66.1 to 75.9 | 4.5 | 2.1 to 9.0 |" in (beside := written(base, "abc"))
@@ -559,7 +559,7 @@ def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish
         max_new_tokens=8,
     )
     run = finished_run(tmp_path / "merged", dataset=synthetic)
-    trained = runs.load_config(run)
+    trained = Run.load(run).config
     model = attach_lora(load_base(trained.model, torch.device("cpu")), trained.lora, seed=0)
     make_it_matter(model)
     save_lora(model, run / "adapter")

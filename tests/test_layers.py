@@ -26,7 +26,7 @@ LAYERS = [
 COMMANDS = {"human/app.py", "human/create.py", "human/report.py", "report/breakdown.py", "training/recipe.py"}
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
 LIGHT = """records errors sanitize formatting quiet config.schema config.compose config.identity config.command_line runs.run
-    runs.find runs.files cli.main cli.options cli.sweep evaluation.request evaluation.recipe evaluation.results training.recipe
+    runs.find runs.files cli.main cli.options cli.sweep evaluation.request evaluation.recipe evaluation.results training.train
     overlap.audit metrics.squad metrics.decision metrics.bertscore metrics.rouge statistics data data.synthetic tiny chat
     hub.__main__ hub.uploading hub.model_card human.study human.app human.rating_page human.metrics human.report
     report.__main__ report.breakdown report.captions report.costs report.drawing report.exact report.families

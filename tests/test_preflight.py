@@ -336,10 +336,10 @@ def test_overlap_by_construction_is_said_to_be_that():
     config = default_config({"dataset": "tweetsumm", "model": "tiny"})
     found = {"test": {"overlapping": ["a-0", "a-1"], "clean": []}}
     said = ["Openings of a conversation among them: 1; all have the same prompt (“Begin the conversation.”)."]
-    assert leaks.by_construction(config, {"test": [opening, later]}, found) == said
+    assert leaks.expected_overlap(config, {"test": [opening, later]}, found) == said
     config.dataset.source = Source.synthetic
-    assert [line.split()[0] for line in leaks.by_construction(config, {"test": [opening, later]}, found)] == [
+    assert [line.split()[0] for line in leaks.expected_overlap(config, {"test": [opening, later]}, found)] == [
         "Openings",
         "Rows",
     ]
-    assert leaks.by_construction(config, {"test": [later]}, {"test": {"overlapping": [], "clean": ["a-1"]}}) == []
+    assert leaks.expected_overlap(config, {"test": [later]}, {"test": {"overlapping": [], "clean": ["a-1"]}}) == []

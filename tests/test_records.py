@@ -28,7 +28,7 @@ def test_predictions_of_an_earlier_version_are_read_without_what_came_before_the
         del values[lacking]
     (tmp_path / "predictions.jsonl").write_text(json.dumps(values) + "\n", encoding="utf-8")
     [read] = read_predictions(tmp_path / "predictions.jsonl")
-    assert (read.response, read.system, read.history) == ("", "", ()) and not read.told and ONE.told
+    assert (read.response, read.system, read.history) == ("", "", ()) and not read.has_context and ONE.has_context
     assert replace(read, response="x", system="Be brief.", history=BEFORE) == ONE
 
 

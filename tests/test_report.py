@@ -722,21 +722,22 @@ ODD = [
 @pytest.mark.parametrize("status", ["interrupted", "finished"])
 def test_a_printed_command_means_that_very_cell(words, status, tmp_path, monkeypatch):
     from llama_exp.config.identity import flat, identity
-    from llama_exp.runs import run as runs
+    from llama_exp.runs.files import write_json
+    from llama_exp.runs.run import Run
 
     monkeypatch.chdir(tmp_path)
     _, config = composed(" ".join(["python", "train.py", *map(shlex.quote, words)]))
     config.outputs = "my results"
     config.dataset.template = "It's\n\tone: {context}\\'s \u202e${question} {message}"
-    folder = runs.folder_of(config)
-    runs.write_config(folder, config)
-    runs.write_summary(folder, {"status": status, "identity": identity(config)})
+    folder = Run.of(config).folder
+    Run(config, folder).write_config()
+    write_json(folder / "summary.json", {"status": status, "identity": identity(config)})
     done = run_report(Path("my results").absolute(), PYTHONPATH=str(ROOT))
     assert "\u202e" not in done.stdout and "\t" not in done.stdout
     (typed,) = (line.strip() for line in done.stdout.splitlines() if line.strip().startswith("python "))
     program, meant = composed(typed)
     assert identity(meant) == identity(config)
-    assert runs.folder_of(meant) == folder.absolute()
+    assert Run.of(meant).folder == folder.absolute()
     if status == "finished":
         assert program == "evaluate.py" and meant.eval_sample == config.eval_sample
     else:

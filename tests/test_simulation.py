@@ -240,10 +240,10 @@ def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(s
     from llama_exp.data.encoding import encode_all
     from llama_exp.model import base, lora
     from llama_exp.model.tokenizer import load_tokenizer
-    from llama_exp.runs import run as runs
+    from llama_exp.runs.run import Run
 
     simulate("conversations=3", "turns=2")
-    config = runs.load_config(simulate.home)
+    config = Run.load(simulate.home).config
     tokenizer = load_tokenizer(config.model)
     tuned = lora.load_lora(base.load_base(config.model, torch.device("cpu")), simulate.home / "adapter").eval()
     data = DATASETS["tweetsumm"].of(config)

@@ -17,7 +17,7 @@ from llama_exp.model import hardware
 from llama_exp.model.base import forget_base
 from llama_exp.model.lora import causal_lm
 from llama_exp.records import Example
-from llama_exp.runs import run
+from llama_exp.runs.run import Run
 from llama_exp.simulation.voices import Voices
 
 
@@ -51,9 +51,9 @@ class RunPipeline(TextGenerationPipeline):
 def pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     """See llama_exp.chat.pipeline."""
     folder = Path(folder)
-    if not run.finished(folder):
+    if not (folder / "config.yaml").is_file() or not Run.load(folder).is_finished:
         raise UserError(f"{folder} is not a finished run: it has no adapter. Folders of runs lie in outputs/DATASET/.")
-    config = run.load_config(folder)
+    config = Run.load(folder).config
     hardware.check(config)
     voices = Voices(config, config.trainer)
     forget_base()  # this base is the pipeline's own: a second pipeline must not put its adapter on it too

@@ -11,8 +11,7 @@ from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.errors import UserError
 from llama_exp.model import hardware
 from llama_exp.records import Example, Turn
-from llama_exp.runs import find as lookup
-from llama_exp.runs import run as runs
+from llama_exp.runs.find import find_run
 
 CONTEXTS = ("context", "dialogue")  # fields of a template that may be shortened, as in training
 
@@ -128,8 +127,8 @@ def find(config: Config) -> tuple[Path | None, Config]:
     """(the run that the words mean, its config); rank 0 is no run. A UserError says how to train what is not there."""
     if config.lora.r == 0:
         return None, config
-    run = lookup.find(config)
-    return run, runs.load_config(run)
+    run = find_run(config)
+    return run.folder, run.config
 
 
 def meet(config: Config, manner: Manner, system: str | None = None) -> Partner:

@@ -12,21 +12,23 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from llama_exp.cli.errors import is_configuration_error, mistyped, own_words, readable
 from llama_exp.errors import UserError
 from llama_exp.quiet import silence_libraries
+from llama_exp.runs.run import Outcome
 
 failures: list[str] = []  # why cells of this process's sweep failed: its exit code, and the last line of its table
 
 
-def record_failure(reason: str) -> dict[str, str]:
+def record_failure(reason: str) -> Outcome:
     """Record a failed cell; the sweep goes on. A reason is printed once; the table at the end counts whom it hit."""
     known = reason in failures
     print("FAILED as above." if known else f"FAILED: {reason}\nThe sweep goes on with the next cell.", flush=True)
     failures.append(reason)
-    return {"said": f"FAILED: {reason}"}
+    return Outcome(f"FAILED: {reason}", Path())
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from llama_exp.cli.main import failures
 from llama_exp.formatting import plural
+from llama_exp.runs.run import Outcome
 
 
 class Summary(Callback):
@@ -32,7 +33,7 @@ class Summary(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         done = job_return._return_value  # not .return_value, which raises and prints
-        self.cells.append((list(job_return.overrides or []), done["said"] if isinstance(done, dict) else str(done)))
+        self.cells.append((list(job_return.overrides or []), done.message if isinstance(done, Outcome) else str(done)))
 
     def rows(self) -> list[tuple[str, str]]:
         """(cell, what it came to). Cells that failed alike share the row of the first one."""

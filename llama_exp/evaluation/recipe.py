@@ -1,129 +1,135 @@
 """Score one run on held-out Examples: find it, let it reply, score the replies."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 from llama_exp import metrics
 from llama_exp.config.schema import Config
-from llama_exp.data import sources
+from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.replies import COST, reply_to_all
-from llama_exp.evaluation.request import as_asked, check_same, folder_name
-from llama_exp.evaluation.results import is_up_to_date, read_results, write_results
-from llama_exp.evaluation.scoring import answers_lost, metric_settings, read_official_predictions, score, scores_line
+from llama_exp.evaluation.request import EvaluationRequest
+from llama_exp.evaluation.results import is_up_to_date, save_results
+from llama_exp.evaluation.scoring import (
+    count_answers_lost,
+    format_scores,
+    intervals_as_dicts,
+    metric_settings,
+    read_official_predictions,
+    score,
+)
 from llama_exp.formatting import plural
 from llama_exp.model import hardware
-from llama_exp.runs import run as runs
 from llama_exp.runs.files import read_predictions
-from llama_exp.runs.find import find as find_run
-from llama_exp.runs.lock import alone
+from llama_exp.runs.find import find_run
+from llama_exp.runs.lock import lock_folder
+from llama_exp.runs.results import Results, read_results
+from llama_exp.runs.run import Outcome, Run
+from llama_exp.session import Session
 
 
-def evaluate(config: Config) -> dict[str, str]:
-    """Find the run that the words mean, let it answer the held-out Examples, score the answers."""
+def evaluate(config: Config, session: Session | None = None) -> Outcome:
+    """Score the run that the config means, or the predictions file that it names."""
+    session = session or Session()
     if config.predictions:
         return evaluate_file(config)
-    run = find_run(config) if config.lora.r else runs.untuned_folder(config)
-    trained = runs.load_config(run) if config.lora.r else config
-    asked = as_asked(config, trained)
-    folder = run / "eval" / folder_name(asked, trained)
-    if (results := read_results(folder)) is not None:
-        return again(folder, results, asked, trained, run)
-    hardware.check(asked)
-    sources.check(asked.dataset)
-    metrics.check(asked.dataset.metrics, metric_settings(asked))
+    run = find_run(config) if config.lora.r else Run.untuned(config)
+    request = EvaluationRequest.of(config, run)
+    if results := read_results(request.folder):
+        return reuse(request, results)
+    hardware.check(request.config)
+    sources.check(request.config.dataset)
+    metrics.check(request.config.dataset.metrics, metric_settings(request.config))
+    return _load_and_evaluate(request, session)
 
-    from llama_exp.data import DATASETS
-    from llama_exp.model import base as models
+
+def _load_and_evaluate(request: EvaluationRequest, session: Session) -> Outcome:
+    from llama_exp.model.base import check_length
     from llama_exp.model.lora import detach_lora, load_lora
-    from llama_exp.model.tokenizer import load_tokenizer
 
-    models.import_all()
-    device = models.target_device(asked.trainer)
-    with models.loading(trained.model, device, models.asked_dtype(asked.trainer, device)) as loaded:
-        tokenizer = load_tokenizer(trained.model)
-        data = DATASETS[asked.dataset.name].of(asked, tokenizer)
+    config, run = request.config, request.run
+    with session.loading_base(run.config.model, config.trainer) as base:
+        tokenizer = session.tokenizer(run.config.model)
+        data = DATASETS[config.dataset.name].of(config, tokenizer)
         data.setup()
-    base = loaded()
-    models.check_length(base, asked.max_length)
-    model = load_lora(base, run / "adapter") if trained.lora.r else base
+    check_length(base(), config.max_length)
+    model = base() if run.is_untuned else load_lora(base(), run.adapter)
     try:
-        return evaluate_model(asked, trained, run, model, tokenizer, data)
+        return evaluate_model(request, model, tokenizer, data)
     finally:
         detach_lora(model)
 
 
-def evaluate_model(asked: Config, trained: Config, run: Path, model, tokenizer, data) -> dict[str, str]:
+def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcome:
     """The same for a model in memory."""
-    folder = run / "eval" / folder_name(asked, trained)
-    if (results := read_results(folder)) is not None:
-        return again(folder, results, asked, trained, run)
-    examples = data.held_out(asked.split.value, asked.eval_sample)
-    if asked.eval_sample and asked.eval_sample > len(examples):
+    config = request.config
+    if results := read_results(request.folder):
+        return reuse(request, results)
+    examples = data.held_out(config.split.value, config.eval_sample)
+    if config.eval_sample and config.eval_sample > len(examples):
         print(
-            f"  eval_sample={asked.eval_sample}: there are {len(examples)} held-out Examples; all are used.", flush=True
-        )
-    with alone(folder):
-        if (results := read_results(folder)) is not None:  # by another process, since this one looked
-            return again(folder, results, asked, trained, run)
-        predictions, cost = reply_to_all(folder, asked, examples, model, tokenizer)
-        lost = answers_lost(asked, examples, predictions, data.tokenizer)
-        results = write_results(folder, asked, trained, run, predictions, cost, {"answers_lost": lost})
-    if lost or results["unmeasured"]:
-        print(
-            f"  {lost} answers were cut away with their context; {results['unmeasured']} responses have no loss, being "
-            f"empty or too long for max_length={asked.max_length}.",
+            f"  eval_sample={config.eval_sample}: there are {len(examples)} held-out Examples; all are used.",
             flush=True,
         )
-    print(f"{folder}: {scores_line(results)}", flush=True)
-    return {"said": scores_line(results), "run": str(run)}
+    with lock_folder(request.folder):
+        if results := read_results(request.folder):  # by another process in the meantime
+            return reuse(request, results)
+        predictions, cost = reply_to_all(request, examples, model, tokenizer)
+        lost = count_answers_lost(config, examples, predictions, data.tokenizer)
+        results = save_results(request, predictions, cost, lost)
+    if lost or results.unmeasured:
+        print(
+            f"  {lost} answers were cut away with their context; {results.unmeasured} responses have no loss, being "
+            f"empty or too long for max_length={config.max_length}.",
+            flush=True,
+        )
+    return _announce(request, format_scores(results))
 
 
-def again(folder: Path, results: dict[str, Any], asked: Config, trained: Config, run: Path) -> dict[str, str]:
-    """An evaluation that is there already: scored anew from its predictions where other metrics or settings are asked."""
-    check_same(folder, results, asked)
-    told = "already evaluated"
-    if not is_up_to_date(folder, results, asked):
-        cost = {key: results.get(key) for key in (*COST, "answers_lost")}
-        predictions = read_predictions(folder / "predictions.jsonl")
-        if len(predictions) != results.get("items", len(predictions)):
-            raise UserError(
-                f"{folder}/predictions.jsonl holds {len(predictions):,} of the {results['items']:,} answers that were "
-                "scored. Delete results.json there, and the same command answers the rest."
-            )
-        results = write_results(folder, asked, trained, run, predictions, cost)
-        told = "scored anew from its predictions"
-    print(f"{folder}: {told}: {scores_line(results)}", flush=True)
-    return {"said": f"{told}: {scores_line(results)}", "run": str(run)}
+def reuse(request: EvaluationRequest, results: Results) -> Outcome:
+    """An evaluation that is there already; its replies are scored again where other metrics or settings are requested."""
+    request.check_same(results)
+    if is_up_to_date(request, results):
+        return _announce(request, f"already evaluated: {format_scores(results)}")
+    path = request.folder / "predictions.jsonl"
+    predictions = read_predictions(path)
+    if results.items not in (None, len(predictions)):
+        raise UserError(
+            f"{path} holds {len(predictions):,} of the {results.items:,} replies that were scored. Delete results.json "
+            "there, and the same command generates the missing ones."
+        )
+    cost = {key: getattr(results, key) for key in COST}
+    results = save_results(request, predictions, cost, results.answers_lost)
+    return _announce(request, f"scored again from its predictions: {format_scores(results)}")
 
 
-def evaluate_file(config: Config) -> dict[str, str]:
+def _announce(request: EvaluationRequest, message: str) -> Outcome:
+    print(f"{request.folder}: {message}", flush=True)
+    return Outcome(message, request.run.folder)
+
+
+def evaluate_file(config: Config) -> Outcome:
     """Score a predictions file in the official format, {id: text}, against the held-out references."""
     if config.dataset.name != "squad":
         raise UserError(
             f"predictions=FILE is SQuAD's format; dataset={config.dataset.name} has none. Type dataset=squad."
         )
-    from llama_exp.data import DATASETS
-
     path = Path(config.predictions)
     if not path.is_file():
         raise UserError(f"predictions={path}: no such file.")
     data = DATASETS[config.dataset.name].of(config)
     data.setup()
     examples = data.held_out(config.split.value, config.eval_sample)
-    everything = data.held_out(config.split.value)
-    predictions, counts = read_official_predictions(path, examples, {example.id for example in everything})
+    all_ids = {example.id for example in data.held_out(config.split.value)}
+    predictions, counts = read_official_predictions(path, examples, all_ids)
     scored = score(predictions, config)
     for name, value in scored.values.items():
-        print(f"{name} {value:.10f}  ({scored.intervals[name]}, {plural(scored.intervals[name].clusters, 'article')})")
-    for why in dict.fromkeys(of.note for of in scored.intervals.values() if of.low is None):
-        print(f"No interval: {why}.")
-    drawn = f"{counts['not_drawn']} answers to questions that eval_sample={config.eval_sample} did not draw left out; "
-    print(
-        f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); "
-        f"{drawn if counts['not_drawn'] else ''}{counts['unknown_ids']} unknown ids left out.",
-        flush=True,
-    )
-    intervals = {name: dataclasses.asdict(of) for name, of in scored.intervals.items()}
-    return {"said": scores_line({"scores": scored.values, "intervals": intervals}), "run": str(path)}
+        interval = scored.intervals[name]
+        print(f"{name} {value:.10f}  ({interval}, {plural(interval.clusters, 'article')})")
+    for reason in dict.fromkeys(interval.note for interval in scored.intervals.values() if interval.low is None):
+        print(f"No interval: {reason}.")
+    ignored = f"{counts['unknown_ids']} unknown ids ignored."
+    if counts["not_drawn"]:
+        ignored = f"{counts['not_drawn']} questions not in eval_sample={config.eval_sample} and {ignored}"
+    print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); {ignored}", flush=True)
+    results = Results(scores=scored.values, intervals=intervals_as_dicts(scored))
+    return Outcome(format_scores(results), path)

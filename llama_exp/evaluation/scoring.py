@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp.config.schema import Config
+from llama_exp.data import DATASETS
+from llama_exp.data.encoding import encode_all
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_score
 from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction
+from llama_exp.runs.results import Results
 from llama_exp.statistics import Interval
 from llama_exp.statistics.intervals import interval, ratio_interval, statistic_interval
 from llama_exp.statistics.words import plus_minus
@@ -20,14 +23,17 @@ from llama_exp.statistics.words import plus_minus
 NO_ANSWER = "\ufffd"  # of an id that is not in a predictions file: unlike "", it matches no reference, not even one of signs alone
 
 
-def answers_lost(asked: Config, examples: Sequence[Example], predictions: Sequence[Prediction], tokenizer) -> int:
-    """Of how many Examples the answer stood in a context that had to be cut, and stands there no longer."""
-    from llama_exp.data import DATASETS
-    from llama_exp.data.encoding import encode_all
-
+def count_answers_lost(
+    config: Config, examples: Sequence[Example], predictions: Sequence[Prediction], tokenizer
+) -> int:
+    """How many Examples lost their answer when their context was shortened."""
     cut = [example for example, prediction in zip(examples, predictions, strict=True) if prediction.shortened]
     _, counts = encode_all(
-        cut, tokenizer, asked.max_length, asked.dataset.max_new_tokens, DATASETS[asked.dataset.name].answers_in_context
+        cut,
+        tokenizer,
+        config.max_length,
+        config.dataset.max_new_tokens,
+        DATASETS[config.dataset.name].answers_in_context,
     )
     return counts["answers_lost"]
 
@@ -42,19 +48,19 @@ class Scored:
     facts: dict[str, dict[str, Any]]
 
 
-def metric_settings(asked: Config) -> dict[str, Any]:
-    """{metric: its part of the config}, for those that have one and are asked for."""
-    return {name: part for name, part in {"bertscore": asked.bertscore}.items() if name in asked.dataset.metrics}
+def metric_settings(config: Config) -> dict[str, Any]:
+    """{metric: its part of the config}, for those that have one."""
+    return {name: part for name, part in {"bertscore": config.bertscore}.items() if name in config.dataset.metrics}
 
 
-def score(predictions: Sequence[Prediction], asked: Config) -> Scored:
+def score(predictions: Sequence[Prediction], config: Config) -> Scored:
     """The metrics of the dataset in percent; loss in nats a token; perplexity."""
     if not predictions:
         raise UserError("Nothing to score: there is no held-out Example.")
     groups = [prediction.group for prediction in predictions]
     scored = Scored({}, {}, {}, {})
-    for name in asked.dataset.metrics:
-        found = measure(name, predictions, metric_settings(asked))
+    for name in config.dataset.metrics:
+        found = measure(name, predictions, metric_settings(config))
         for key, items in found.items.items():
             scored.values[key] = sum(items) / len(items)
             scored.intervals[key] = interval(items, groups, bounds=found.bounds)
@@ -76,7 +82,7 @@ def score(predictions: Sequence[Prediction], asked: Config) -> Scored:
 
 
 def score_clean_items(
-    predictions: Sequence[Prediction], clean: Sequence[Prediction] | None, asked: Config
+    predictions: Sequence[Prediction], clean: Sequence[Prediction] | None, config: Config
 ) -> dict[str, Any] | None:
     """The scores on the items that nothing in training overlaps with; without scores where these are all items, or none.
 
@@ -84,69 +90,78 @@ def score_clean_items(
     """
     if clean is None or not 0 < len(clean) < len(predictions):
         return None if clean is None else {"items": len(clean)}
-    scored = score(clean, asked)
-    intervals = {name: dataclasses.asdict(of) for name, of in scored.intervals.items()}
-    return {"items": len(clean), "scores": scored.values, "intervals": intervals}
+    scored = score(clean, config)
+    return {"items": len(clean), "scores": scored.values, "intervals": intervals_as_dicts(scored)}
 
 
-def scoring_settings(asked: Config) -> dict[str, Any]:
-    """What decides the scores of given predictions; of bertscore.model=auto, what that comes to here."""
+def intervals_as_dicts(scored: Scored) -> dict[str, dict[str, Any]]:
+    return {name: dataclasses.asdict(interval) for name, interval in scored.intervals.items()}
+
+
+def scoring_settings(config: Config) -> dict[str, Any]:
+    """What decides the scores of given predictions, with the encoder that bertscore.model=auto chooses on this machine."""
     from llama_exp.metrics.bertscore import MATCHING, choose
 
-    settings = {name: dataclasses.asdict(part) for name, part in metric_settings(asked).items()}
+    settings = {name: dataclasses.asdict(part) for name, part in metric_settings(config).items()}
     if found := settings.get("bertscore"):
         del found["batch"]
         found["model"], _ = choose(found["model"])
         found["matching"] = MATCHING
-    return {"metrics": list(asked.dataset.metrics), "metric_settings": settings}
+    return {"metrics": list(config.dataset.metrics), "metric_settings": settings}
 
 
-def scores_line(results: dict[str, Any]) -> str:
-    """The scores in one line, each with its 95 % interval, percents first, then loss; why there is none, once.
+def format_scores(results: Results) -> str:
+    """The scores in one line, each with its 95 % interval, then the loss.
 
-    Also how many items the loss is of, where that is not all of them, and how many replies are empty.
+    Also, once: why there is no interval, of how many items the loss is where not of all, and how many replies are empty.
     """
-    named, why, items = [], [], results.get("items")
-    for name, value in results["scores"].items():
-        of = results.get("intervals", {}).get(name) or {}
-        if name != "perplexity":
-            sure = format_score(name, value) if of.get("low") is None else plus_minus(value, of["low"], of["high"])
-            some = name == "loss" and results.get("unmeasured")
-            named.append(f"{name} {sure}" + (f" on {items - some:,} of {items:,} items" if some else ""))
-            why += [of["note"]] if of.get("low") is None and of.get("note") else []
-    empty = results.get("empty_replies")
-    return (
-        ", ".join(named)
-        + (f" (no interval: {why[0]})" if why else "")
-        + (f"; {empty:,} of {items:,} replies are empty" if empty else "")
-    )
+    scores, reasons = [], []
+    for name, value in results.scores.items():
+        if name == "perplexity":  # says what the loss says
+            continue
+        interval = results.intervals.get(name) or {}
+        if interval.get("low") is None:
+            text = format_score(name, value)
+            reasons += [interval["note"]] if interval.get("note") else []
+        else:
+            text = plus_minus(value, interval["low"], interval["high"])
+        if name == "loss" and results.unmeasured:
+            text += f" on {results.items - results.unmeasured:,} of {results.items:,} items"
+        scores.append(f"{name} {text}")
+    line = ", ".join(scores)
+    if reasons:
+        line += f" (no interval: {reasons[0]})"
+    if results.empty_replies:
+        line += f"; {results.empty_replies:,} of {results.items:,} replies are empty"
+    return line
 
 
 def read_official_predictions(
-    path: Path, examples: Sequence[Example], everything: Set[str]
+    path: Path, examples: Sequence[Example], all_ids: Set[str]
 ) -> tuple[list[Prediction], dict[str, int]]:
-    """A predictions file in the official format, {id: text}, as Predictions. `everything`: the ids that `examples` were drawn of.
+    """A predictions file in the official format, {id: text}, as Predictions. `all_ids`: the ids of the split
+    that `examples` were drawn from.
 
     Counted are ids that are unknown, known but not drawn, and missing. As in the official script a missing answer scores 0.
     Raises UserError for a file of another shape.
     """
     try:
-        given = json.loads(Path(path).read_text(encoding="utf-8"))
+        answers = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"predictions={path}: cannot be read as JSON ({error}).") from None
-    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+    if not isinstance(answers, dict) or not all(isinstance(value, str) for value in answers.values()):
         raise UserError(f'predictions={path}: wanted one JSON object {{"id": "text"}}, as the official script does.')
     known = {example.id for example in examples}
     counts = {
-        "unknown_ids": len(given.keys() - everything),
-        "not_drawn": len(given.keys() & everything - known),
-        "missing_ids": len(known - given.keys()),
+        "unknown_ids": len(answers.keys() - all_ids),
+        "not_drawn": len(answers.keys() & all_ids - known),
+        "missing_ids": len(known - answers.keys()),
     }
-    if len(known & given.keys()) == 0:
-        drawn = f" that were drawn; leave eval_sample out to score all {len(everything)}" if counts["not_drawn"] else ""
+    if len(known & answers.keys()) == 0:
+        drawn = f" that were drawn; leave eval_sample out to score all {len(all_ids)}" if counts["not_drawn"] else ""
         raise UserError(
-            f"predictions={path}: none of its {len(given)} ids is one of the {len(known)} held-out Examples{drawn}."
+            f"predictions={path}: none of its {len(answers)} ids is one of the {len(known)} held-out Examples{drawn}."
         )
     return [
-        Prediction(e.id, e.prompt, e.references, given.get(e.id, NO_ANSWER), e.group, tags=e.tags) for e in examples
+        Prediction(e.id, e.prompt, e.references, answers.get(e.id, NO_ANSWER), e.group, tags=e.tags) for e in examples
     ], counts

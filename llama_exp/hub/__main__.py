@@ -34,9 +34,8 @@ from llama_exp.errors import UserError
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.uploading import TOKEN, Hub, check_name
 from llama_exp.model import hardware
-from llama_exp.runs import find
-from llama_exp.runs import run as runs
 from llama_exp.runs.files import write_json
+from llama_exp.runs.find import find_run, training_command
 
 register()
 
@@ -81,8 +80,8 @@ def publish(config: Config, words: Words) -> Path:
         check_name(words.repo)
     elif not words.dry_run:
         raise UserError("Where to? Type repo=NAME, or dry_run=true to see what would go up.")
-    run = find.find(config)
-    trained = runs.load_config(run)
+    found = find_run(config)
+    run, trained = found.folder, found.config
     hub = (
         None if words.dry_run else Hub.open(words.repo, words.private)
     )  # a login that does not work is said before a merge is begun
@@ -124,7 +123,7 @@ def prepare_adapter(run: Path, trained: Config, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ADAPTER_FILES:
         if not (run / "adapter" / name).is_file():
-            again = find.training_command(trained)
+            again = training_command(trained)
             raise UserError(f"{run}/adapter has no {name}. Delete {run} and train again: {again}")
         shutil.copyfile(run / "adapter" / name, folder / name)
     adapter = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))

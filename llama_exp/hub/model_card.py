@@ -4,6 +4,7 @@ The wording is in model_card.md; this file collects what stands in it. No path o
 part of the run's identity gets in.
 """
 
+import dataclasses
 import json
 import shutil
 from contextlib import suppress
@@ -18,8 +19,8 @@ from llama_exp.formatting import join_list
 from llama_exp.hub.uploading import MARK
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import Evaluation, collect
-from llama_exp.runs import run as runs
 from llama_exp.runs.files import atomic_write
+from llama_exp.runs.summary import read_summary
 from llama_exp.sanitize import clean
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
@@ -77,7 +78,8 @@ def write_card(
     from huggingface_hub import ModelCard
     from jinja2 import ChainableUndefined, Environment
 
-    summary = runs.read_summary(run) or {}
+    stored = read_summary(run)
+    summary = dataclasses.asdict(stored) if stored else {}
     evaluations, untuned = read_evaluations(run), untuned_beside(run, outputs)
     wording = Wording.of(trained)
     page = Environment(trim_blocks=True, lstrip_blocks=True, undefined=ChainableUndefined, keep_trailing_newline=True)

@@ -124,7 +124,7 @@ def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[st
     lost = {p.id for p in base if not p.references} if REFERENCE in places.values() else set()
     if lost:
         raise UserError(f"There is no human reference for {design.listed(lost)}.")
-    if not any(p.told for p in base):
+    if not any(p.has_context for p in base):
         print(
             "  The evaluations are of an earlier version: raters see the last message of a conversation alone, and references\n"
             "  as written. To have them see all of it, delete these folders and evaluate again."
@@ -136,10 +136,10 @@ def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[st
 
 def completed(read: dict[str, tuple[list[Prediction], dict]]) -> dict[str, tuple[list[Prediction], dict]]:
     """The same, where evaluations of an earlier version lack what came before a prompt taken from one that has it."""
-    whole = {(p.id, p.prompt): p for predictions, _ in read.values() for p in predictions if p.told}
+    whole = {(p.id, p.prompt): p for predictions, _ in read.values() for p in predictions if p.has_context}
 
     def full(p: Prediction) -> Prediction:
-        known = p if p.told else whole.get((p.id, p.prompt), p)
+        known = p if p.has_context else whole.get((p.id, p.prompt), p)
         return dataclasses.replace(p, response=known.response, system=known.system, history=known.history)
 
     return {name: ([full(p) for p in predictions], about) for name, (predictions, about) in read.items()}

@@ -1,6 +1,6 @@
-"""Does this run's training set hold what the run is measured on? Said before training, stored beside the run.
+"""Does a run's training set hold what the run is measured on? Announced before training, stored beside the run.
 
-audit.json    what was found, and by id which held-out items are clean: evaluation scores those apart
+audit.json    what overlaps, and by id which held-out items are clean: evaluation scores those separately
 """
 
 import hashlib
@@ -16,51 +16,68 @@ from llama_exp.data.dialogue import BEGIN
 from llama_exp.formatting import plural
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.files import write_json
+from llama_exp.runs.run import Run
 from llama_exp.sanitize import visible
 
 if TYPE_CHECKING:
     from llama_exp.overlap.detect import Audit, Row
 
 SPLITS = ("validation", "test")
-MEANT = {
+MEANING = {
     "same group": "of a group that is in training",
-    "exact": "the very prompt",
-    "normalised": "the same but for case and punctuation",
+    "exact": "identical prompt",
+    "normalised": "identical but for case and punctuation",
     "ngram": "half of its passages",
-    "near": "nearly the same",
+    "near": "nearly identical",
 }
-KEPT = 8  # audits in memory: the ranks of a sweep learn the same Examples
-
-_known: dict[str, "Audit"] = {}
 
 
-def look(config: Config, data, folder: Path | None = None) -> dict[str, Any] | None:
-    """Compare `data.train` with what this config measures on. What `folder` knows already is not compared again.
+class AuditCache:
+    """The latest audits of a sweep by their content: its ranks are trained on the same Examples."""
 
-    Only the validation sample and the evaluation's Examples are compared, because the time goes with their number.
-    None where `audit=false`, and in the processes that do not speak.
+    SIZE = 8
+
+    def __init__(self) -> None:
+        self._audits: dict[str, Audit] = {}
+
+    def audit(self, content: str, train: "list[Row]", held_out: "list[Row]") -> "Audit":
+        from llama_exp.overlap.detect import audit  # numpy: 0.1 s that a light command need not wait for
+
+        if content not in self._audits:
+            if len(self._audits) >= self.SIZE:
+                self._audits.pop(next(iter(self._audits)))
+            self._audits[content] = audit(train, held_out)
+        return self._audits[content]
+
+
+def find_overlap(config: Config, data, cache: AuditCache, folder: Path | None = None) -> dict[str, Any] | None:
+    """Compare `data.train` with the held-out items of this config. What `folder` holds already is not compared again.
+
+    Only the validation sample and the evaluation's Examples are compared, because the time grows with their number.
+    None where `audit=false`, and in all but the first process of a run.
     """
     if not config.audit or os.environ.get("LOCAL_RANK", "0") != "0":
         return None
-    held_out = measured_on(config, data)
-    train, asked = rows(data.train), rows(example for split in held_out.values() for example in split)
-    content = _content(train, asked)
-    found = _stored(folder)
-    if found.get("content") != content:
-        found = {"content": content, **_plain(_audited(content, train, asked), held_out)}
-    return found
+    splits = held_out_splits(config, data)
+    train, held_out = rows(data.train), rows(example for split in splits.values() for example in split)
+    content = _content(train, held_out)
+    overlap = _stored(folder)
+    if overlap.get("content") != content:
+        overlap = {"content": content, **_as_json(cache.audit(content, train, held_out), splits)}
+    return overlap
 
 
-def tell(config: Config, data, found: dict[str, Any] | None, folder: Path | None = None) -> None:
-    """Print what `look` found, and store it where a folder is given."""
-    if found is None:
+def report_overlap(config: Config, data, overlap: dict[str, Any] | None, folder: Path | None = None) -> None:
+    """Print what `find_overlap` found, and store it where a folder is given."""
+    if overlap is None:
         return
     if folder:
-        write_json(folder / "audit.json", found)
-    print("\n".join([describe(found), *by_construction(config, measured_on(config, data), found)]), flush=True)
+        write_json(folder / "audit.json", overlap)
+    lines = [describe(overlap), *expected_overlap(config, held_out_splits(config, data), overlap)]
+    print("\n".join(lines), flush=True)
 
 
-def measured_on(config: Config, data) -> dict[str, list[Example]]:
+def held_out_splits(config: Config, data) -> dict[str, list[Example]]:
     """The Examples of validation, and of the split that is evaluated. Both samples of one split nest."""
     held_out = {"validation": data.held_out("validation", config.validation_sample)}
     evaluated = data.held_out(config.split.value, config.eval_sample)
@@ -69,48 +86,48 @@ def measured_on(config: Config, data) -> dict[str, list[Example]]:
 
 
 def rows(examples: Iterable[Example]) -> list["Row"]:
-    """What is compared. A turn is compared with its history: "Thanks!" alone would be in every training set."""
+    """The texts that are compared. A turn is compared with its history: "Thanks!" alone would be in every training set."""
     return [(e.id, e.group, " ".join([*(turn.text for turn in e.history), e.prompt]), e.response) for e in examples]
 
 
 def describe(found: dict[str, Any]) -> str:
-    """`Overlap with training: 0 of 200 validation, 3 of 300 test items (the very prompt 1, nearly the same 2).`"""
+    """`Overlap with training: 0 of 200 validation, 3 of 300 test items (identical prompt 1, nearly identical 2).`"""
     parts = [
         f"{len(found[split]['overlapping']):,} of {len(found[split]['overlapping']) + len(found[split]['clean']):,} "
         f"{split}"
         for split in SPLITS
         if split in found
     ]
-    kinds = ", ".join(f"{MEANT[kind]} {count:,}" for kind, count in found["kinds"].items() if count)
-    said = f"Overlap with training: {', '.join(parts)} items" + (f" ({kinds})." if kinds else ".")
+    kinds = ", ".join(f"{MEANING[kind]} {count:,}" for kind, count in found["kinds"].items() if count)
+    text = f"Overlap with training: {', '.join(parts)} items" + (f" ({kinds})." if kinds else ".")
     if found["examples"]:
         first = found["examples"][0]
-        said += f" For example {first['held_out']} is like {first['train']} of training ({MEANT[first['kind']]})."
+        text += f" For example {first['held_out']} resembles {first['train']} of training ({MEANING[first['kind']]})."
     if groups := found.get("by_group"):
         most = ", ".join(f"{one['group']} ({one['overlapping']:,} of {one['items']:,})" for one in groups[:3])
         more = f" and {len(groups) - 3:,} more" if len(groups) > 3 else ""
-        said += f"\nBy group: {most}{more}."
+        text += f"\nBy group: {most}{more}."
     if found["repeated_train"]:
-        said += f"\n{plural(found['repeated_train'], 'training Example')} repeating an earlier one."
-    return visible(said)  # ids and groups come from the data
+        text += f"\n{plural(found['repeated_train'], 'training Example')} repeating an earlier one."
+    return visible(text)  # ids and groups come from the data
 
 
-def by_construction(config: Config, held_out: dict[str, list[Example]], found: dict[str, Any]) -> list[str]:
-    """What of the overlap comes of how the items are made, and is no reason for alarm."""
+def expected_overlap(config: Config, held_out: dict[str, list[Example]], found: dict[str, Any]) -> list[str]:
+    """Notes on overlap that follows from how the items are made and needs no alarm."""
     touched = {split: set(found[split]["overlapping"]) for split in held_out}
     openings = sum(
         e.id in touched[split] and e.prompt == BEGIN and not e.history for split, of in held_out.items() for e in of
     )
-    said = []
+    notes = []
     if openings:
-        said.append(f"Openings of a conversation among them: {openings:,}; all have the same prompt (“{BEGIN}”).")
+        notes.append(f"Openings of a conversation among them: {openings:,}; all have the same prompt (“{BEGIN}”).")
     if any(touched.values()) and config.dataset.source is Source.synthetic:
-        said.append("Rows made by rule have few patterns: the same wording on both sides is to be expected here.")
-    return said
+        notes.append("Synthetic rows follow few patterns: the same wording on both sides is expected.")
+    return notes
 
 
 def summary(folder: Path) -> dict[str, Any] | None:
-    """What audit.json says, counts instead of ids; None where there was no audit."""
+    """audit.json with counts instead of ids; None where there was no audit."""
     found = _stored(folder)
     if not found:
         return None
@@ -122,15 +139,13 @@ def summary(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def clean_items(
-    run: Path, asked: Config, trained: Config, predictions: Sequence[Prediction]
-) -> list[Prediction] | None:
+def clean_predictions(run: Run, config: Config, predictions: Sequence[Prediction]) -> list[Prediction] | None:
     """The predictions on items that nothing in the run's training set overlaps with.
 
     None where that is not known of every item: no audit, other data than the run's, or items that it did not compare.
     """
-    found = _stored(run)
-    if not found or _data_of(asked) != _data_of(trained):
+    found = _stored(run.folder)
+    if not found or _dataset_values(config) != _dataset_values(run.config):
         return None
     clean = {i for split in SPLITS for i in found.get(split, {}).get("clean", ())}
     known = clean.union(*(found.get(split, {}).get("overlapping", ()) for split in SPLITS))
@@ -139,21 +154,11 @@ def clean_items(
     return [prediction for prediction in predictions if prediction.id in clean]
 
 
-def _data_of(config: Config) -> dict[str, Any]:
+def _dataset_values(config: Config) -> dict[str, Any]:
     return {k: v for k, v in flat(config).items() if k.startswith("dataset.") and k not in NOT_IDENTITY}
 
 
-def _audited(content: str, train: list["Row"], asked: list["Row"]) -> "Audit":
-    from llama_exp.overlap.detect import audit
-
-    if content not in _known:
-        if len(_known) >= KEPT:
-            _known.pop(next(iter(_known)))
-        _known[content] = audit(train, asked)
-    return _known[content]
-
-
-def _plain(found: "Audit", held_out: dict[str, list[Example]]) -> dict[str, Any]:
+def _as_json(found: "Audit", splits: dict[str, list[Example]]) -> dict[str, Any]:
     clean = set(found.clean)
     return {
         "train_items": found.train_items,
@@ -171,7 +176,7 @@ def _plain(found: "Audit", held_out: dict[str, list[Example]]) -> dict[str, Any]
                 "clean": [e.id for e in of_split if e.id in clean],
                 "overlapping": [e.id for e in of_split if e.id not in clean],
             }
-            for split, of_split in held_out.items()
+            for split, of_split in splits.items()
         },
     }
 

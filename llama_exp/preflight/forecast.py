@@ -21,16 +21,18 @@ from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_count, format_duration, format_large, format_memory, format_money, plural
-from llama_exp.overlap import audit
+from llama_exp.overlap.audit import AuditCache, find_overlap, report_overlap
 from llama_exp.preflight.inspection import say, show_data
 from llama_exp.records import Tokens
 from llama_exp.report import costs
-from llama_exp.runs import run
+from llama_exp.runs.run import Outcome, Run
+from llama_exp.training.train import check
 
 NEAR = 1.25  # cells whose longest micro-batches differ by less than this share their measurement
 
 cells: list["Cell"] = []  # of this process: a sweep's, in order
 _measured: dict[tuple, Any] = {}  # what a token costs, by all that decides it
+_audits = AuditCache()
 _prepared: dict[str, Any] = {}  # the last data modules
 
 
@@ -66,8 +68,10 @@ class Cell:
         return ", ".join(parts + priced) + f" ({self.how})"
 
 
-def preflight(config: Config, folder: Path) -> dict[str, str]:
-    """Forecast one cell and print it: {"said": …, "run": folder}. Raises UserError for a cell that could not be trained."""
+def preflight(config: Config) -> Outcome:
+    """Forecast one cell and print it. Raises UserError for a cell that could not be trained."""
+    check(config)
+    folder = Run.of(config).folder
     try:
         cell = forecast(config, folder)
     except UserError as problem:
@@ -77,20 +81,21 @@ def preflight(config: Config, folder: Path) -> dict[str, str]:
     say(f"{cell.folder}: {cell}", "bold")
     if config.evaluate and config.lora.r and len(cells) == 1:
         say("  Evaluation comes on top: it is not counted here.")
-    return {"said": str(cell), "run": str(cell.folder)}
+    return Outcome(str(cell), cell.folder)
 
 
 def forecast(config: Config, folder: Path) -> Cell:
     if config.lora.r == 0:
         return Cell(name(folder), folder, "untuned: nothing to train")
-    run.check_owner(folder, config)
-    if run.finished(folder):
+    run = Run(config, folder)
+    run.check_owner()
+    if run.is_finished:
         return Cell(name(folder), folder, "already trained")
     data = prepared(config)
     if config.sample and config.sample >= len(data.available):
         say(f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.")
         whole = dataclasses.replace(config, sample=None)
-        return forecast(whole, run.folder_of(whole))
+        return forecast(whole, Run.of(whole).folder)
     data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
     return estimate(config, folder, data)
 
@@ -110,7 +115,7 @@ def prepared(config: Config):
         data.setup()
         if not config.sample or config.sample < len(data.available):
             show_data(data, tokenizer, with_example=not _prepared)
-            audit.tell(config, data, audit.look(config, data))
+            report_overlap(config, data, find_overlap(config, data, _audits))
         _prepared[key] = data
     _prepared[key].seed = config.seed
     return _prepared[key]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from llama_exp.report.drawing import CSS, INK, MUTED, RANKS, png, styled, svg
 from llama_exp.report.training_plots import Points, loss_limits
-from llama_exp.runs import run
 from llama_exp.runs.files import atomic_write
+from llama_exp.runs.run import read_metrics
 
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
 RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample
@@ -35,7 +35,7 @@ which are not trained on; nats a label token, lower is better. All numbers: metr
 
 def write(folder: Path, ended: str = "") -> str | None:
     """Draw metrics.csv; returns the note in plain words, None where no step was finished. `ended`: how the run ended."""
-    rows = run.read_metrics(folder)
+    rows = read_metrics(folder)
     curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE)}
     if not curves["loss"]:
         return None

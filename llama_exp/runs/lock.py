@@ -5,13 +5,13 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from llama_exp.errors import UserError
 
-LOCK = ".lock"  # who holds it works in the folder
-
-
+LOCK = ".lock"
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # a file system without locks: work without one
 UNWRITABLE = {
     errno.EACCES,
     errno.EDQUOT,
@@ -25,11 +25,11 @@ UNWRITABLE = {
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process while the block runs; a UserError where another process holds it.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process while the block runs. UserError where another process holds it or it is not writable.
 
-    The system lets go of the lock when the process ends, however it ends. Of the processes of one run
-    (DistributedDataParallel) the first holds it for all. A file that cannot be written is a UserError too.
+    The system releases the lock when the process ends, however it ends. Of the processes of one run
+    (DistributedDataParallel) the first holds it for all.
     """
     if any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
         yield
@@ -37,12 +37,11 @@ def alone(folder: Path) -> Iterator[None]:
     path = Path(folder) / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _locked(path)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            file.close()
+        with _acquired(path):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)  # while it is held: whoever waits for this file opens a new one
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
@@ -51,23 +50,14 @@ def alone(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _locked(path: Path) -> IO:
-    """The open file at `path`, locked. Who held it before has removed it: then the new one of that name is tried."""
-    import fcntl  # not on Windows, where a report can be made all the same
-
-    while True:
-        file = open(path, "a")  # noqa: SIM115 (its being open is the lock)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise UserError(
-                f"Another process works in {path.parent}. Wait for it, or stop it, and type the same command again."
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise  # a file system without locks: go on without
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        file.close()
+def _acquired(path: Path) -> contextlib.AbstractContextManager:
+    try:
+        return FileLock(path).acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"Another process works in {path.parent}. Wait for it, or stop it, and type the same command again."
+        ) from None
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return contextlib.nullcontext()
+        raise

@@ -1,21 +1,22 @@
-"""A run's folder: claimed by the one config it belongs to, written to and read. `lookup` finds the run that words mean.
+"""Class Run: one training of one cell, made once and passed to everything that works on it.
 
 outputs/squad/tiny-300-r16-seed0/
     config.yaml     every value of the run
     sample.json     the ids of the training Examples, in the order of the sample
-    adapter/        in PEFT's format
-    metrics.csv     a row a step: loss, learning rate, gradient norm, tokens/s; and validation losses
-    summary.json    what came of it; written last, so its status tells a finished run from a broken one
-    checkpoints/    while it runs
-    eval/squad-test-300/  predictions.jsonl, results.json
+    audit.json      which held-out items overlap with training
+    adapter/        the LoRA adapter in PEFT's format
+    metrics.csv     a row per step: loss, learning rate, gradient norm, tokens/s; and validation losses
+    summary.json    the outcome; written last, so its status tells a finished run from a broken one
+    checkpoints/    while it trains
+    eval/squad-test-300/  predictions.jsonl, scores.jsonl, results.json
 """
 
 import contextlib
 import csv
-import json
-import os
 import shutil
 import time
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,8 @@ from llama_exp.config.identity import flat, identity, run_folder
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.runs.files import atomic_write, write_json
-from llama_exp.runs.lock import LOCK
-
-FINISHED = ("finished", "stopped early")
+from llama_exp.runs.lock import LOCK, lock_folder
+from llama_exp.runs.summary import Summary, read_summary, write_summary
 
 
 class Clock:
@@ -46,132 +46,185 @@ class Clock:
             self.seconds[phase] = round(self.seconds.get(phase, 0.0) + time.perf_counter() - start, 3)
 
 
-def folder_of(config: Config) -> Path:
-    """Where a run of this config lies."""
-    return run_folder(config, default_config({"dataset": config.dataset.name, "model": config.model.name}))
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command on one run ended: a line for people, and the folder."""
+
+    message: str
+    folder: Path
 
 
-def check_owner(folder: Path, config: Config) -> None:
-    """Stop where the folder belongs to something else, and say which keys differ from the config it holds."""
-    held = read_config(folder)
-    if held is None:
-        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
-            raise UserError(f"{folder} holds files but no config.yaml: not a run's folder. Choose another: out=FOLDER.")
-        return
-    mine = flat(config)
-    keys = sorted(identity(config).keys() | identity(load_config(folder)).keys())
-    differ = [
-        f"  {key}: {held.get(key)} there, {mine.get(key)} asked for" for key in keys if held.get(key) != mine.get(key)
-    ]
-    if differ:
-        raise UserError(
-            f"{folder} holds a run with another config:\n"
-            + "\n".join(differ)
-            + "\nChoose another folder (out=FOLDER) or delete it."
-        )
+@dataclass(frozen=True)
+class Run:
+    """A config and the folder that belongs to it alone.
+
+    `Run.of(config)` names the folder by the config's identity, whether or not it exists yet; `Run.load(folder)` reads a
+    run that is there. Whatever the files say is read when it is asked for: another process may be training the run.
+    """
+
+    config: Config
+    folder: Path
+    clock: Clock = field(default_factory=Clock, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, config: Config) -> "Run":
+        defaults = default_config({"dataset": config.dataset.name, "model": config.model.name})
+        return cls(config, run_folder(config, defaults))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Run":
+        """Raises UserError for a folder without a readable config.yaml."""
+        return cls(read_config(Path(folder)), Path(folder))
+
+    @classmethod
+    def untuned(cls, config: Config) -> "Run":
+        """Rank 0, which trains nothing: a place for the base model's evaluations, never inside a trained run's folder."""
+        run = cls.of(config)
+        if run.exists:
+            raise UserError(
+                f"{run.folder} holds a trained run, and lora.r=0 means the untuned model. Leave out=… away, or name another "
+                "folder."
+            )
+        return run
+
+    @property
+    def name(self) -> str:
+        """`squad/tiny-300-r16-seed0`: says what it is without a path of this machine."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Every value of the config by its dotted key."""
+        return flat(self.config)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The values that decide the weights."""
+        return identity(self.config)
+
+    @property
+    def is_untuned(self) -> bool:
+        return self.config.lora.r == 0
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "config.yaml").is_file()
+
+    @property
+    def summary(self) -> Summary | None:
+        return read_summary(self.folder)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training ended well and the adapter is whole."""
+        summary = self.summary
+        return summary is not None and summary.ended_well and _is_whole(self.adapter / "adapter_model.safetensors")
+
+    @property
+    def training_examples(self) -> dict[str, Any]:
+        """What became of the training rows: available, sampled, encoded …; empty where nothing was trained."""
+        return self.summary.counts.get("train", {}) if self.summary else {}
+
+    def metrics(self) -> list[dict[str, str]]:
+        """The rows of metrics.csv, as text; [] where there is none."""
+        return read_metrics(self.folder)
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Only one process trains a run at a time; UserError where another one does."""
+        return lock_folder(self.folder)
+
+    def check_owner(self) -> None:
+        """Raise UserError where the folder belongs to something else, naming the keys that differ."""
+        if not self.exists:
+            if self.folder.is_dir() and any(path.name != LOCK for path in self.folder.iterdir()):
+                raise UserError(
+                    f"{self.folder} holds files but no config.yaml: not a run's folder. Choose another: out=FOLDER."
+                )
+            return
+        stored = Run.load(self.folder)
+        keys = sorted(self.identity.keys() | stored.identity.keys())
+        differ = [
+            f"  {key}: {stored.values.get(key)} there, {self.values.get(key)} requested"
+            for key in keys
+            if stored.values.get(key) != self.values.get(key)
+        ]
+        if differ:
+            raise UserError(
+                f"{self.folder} holds a run with another config:\n"
+                + "\n".join(differ)
+                + "\nChoose another folder (out=FOLDER) or delete it."
+            )
+
+    def write_config(self) -> None:
+        try:
+            with atomic_write(self.folder / "config.yaml") as file:
+                file.write(OmegaConf.to_yaml(OmegaConf.structured(self.config)))
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {self.folder}: {error.strerror or error}. Choose another place: outputs=FOLDER."
+            ) from error
+
+    def write_sample(self, ids: list[str]) -> None:
+        write_json(self.folder / "sample.json", ids)
+
+    def write_summary(self, summary: Summary) -> None:
+        write_summary(self.folder, summary)
+
+    def clear(self) -> None:
+        """Remove the results of an earlier training that this one replaces."""
+        for name in ("eval", "adapter", "simulation"):
+            with contextlib.suppress(NotADirectoryError):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+        (self.folder / "summary.json").unlink(missing_ok=True)
+
+    def discard_checkpoints(self) -> None:
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
 
-def untuned_folder(config: Config) -> Path:
-    """Where the untuned model's evaluations lie: never below an adapter's, whatever `out` says."""
-    folder = folder_of(config)
-    if read_config(folder) is not None:
-        raise UserError(
-            f"{folder} holds a trained run, and lora.r=0 means the untuned model. Leave out=… away, or name another folder."
-        )
-    return folder
-
-
-def write_config(folder: Path, config: Config) -> None:
-    try:
-        with atomic_write(folder / "config.yaml") as file:
-            file.write(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {folder}: {error.strerror or error}. Choose another place: outputs=FOLDER."
-        ) from error
-
-
-def write_sample(folder: Path, ids: list[str]) -> None:
-    write_json(folder / "sample.json", ids)
-
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """The config.yaml of a run as {dotted key: value}; None where there is none."""
-    path = Path(folder) / "config.yaml"
+def read_config(folder: Path) -> Config:
+    """The config of the run in a folder. A key that did not exist when the run was trained has today's default."""
+    path = folder / "config.yaml"
     if not path.is_file():
-        return None
-    return flat(load_config(folder))
-
-
-def load_config(folder: Path) -> Config:
-    """The run's config. A key that did not exist yet when the run was made has today's default."""
-    path = Path(folder) / "config.yaml"
-    if not path.is_file():
         raise UserError(
-            f"{folder} has no config.yaml, which says how a run was trained: not a run's folder, or one that was copied in part. "
+            f"{folder} has no config.yaml, which records how a run was trained: not a run's folder, or copied in part. "
             "Copy that file too, or name another folder."
         )
     try:
-        return _stored_config(path)
-    except Exception as error:  # whatever OmegaConf or YAML make of a damaged file
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} cannot be read ({said}). Delete {folder} and run again.") from error
+        return _parse_config(path)
+    except Exception as error:  # whatever OmegaConf or YAML raise for a damaged file
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path} cannot be read ({reason}). Delete {folder} and run again.") from error
 
 
-def _stored_config(path: Path) -> Config:
+def _parse_config(path: Path) -> Config:
     schema, stored = OmegaConf.structured(Config), OmegaConf.load(path)
     if newer := [key for key in schema if key not in stored]:
-        usual = OmegaConf.structured(default_config({"dataset": stored.dataset.name, "model": stored.model.name}))
-        stored = OmegaConf.merge({key: usual[key] for key in newer}, stored)
+        defaults = OmegaConf.structured(default_config({"dataset": stored.dataset.name, "model": stored.model.name}))
+        stored = OmegaConf.merge({key: defaults[key] for key in newer}, stored)
     return OmegaConf.to_object(OmegaConf.merge(schema, stored))
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    path = Path(folder) / "summary.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError:
-        return None  # written whole or not at all by us; whatever this is, the run is not finished
-
-
-def finished(folder: Path) -> bool:
-    summary = read_summary(folder)
-    return bool(summary) and summary.get("status") in FINISHED and _whole(Path(folder) / "adapter")
-
-
-def _whole(adapter: Path) -> bool:
-    """Whether the adapter's weights are all there: a safetensors file says in its header how long it is.
-
-    https://huggingface.co/docs/safetensors: eight bytes of length, a JSON header with data_offsets, the data.
-    """
-    try:
-        with open(adapter / "adapter_model.safetensors", "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = os.fstat(file.fileno()).st_size
-            if not 0 < length <= size:
-                return False
-            tensors = json.loads(file.read(length))
-        ends = [of["data_offsets"][1] for name, of in tensors.items() if name != "__metadata__"]
-        return bool(ends) and 8 + length + max(ends) == size
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    write_json(folder / "summary.json", summary)
-
-
 def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv, as text; [] where there is none."""
-    with (
-        contextlib.suppress(FileNotFoundError),
-        open(Path(folder) / "metrics.csv", newline="", encoding="utf-8") as file,
-    ):
+    """The rows of a folder's metrics.csv, as text; [] where there is none."""
+    with contextlib.suppress(FileNotFoundError), open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
     return []
 
 
-def discard_checkpoints(folder: Path) -> None:
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+def _is_whole(path: Path) -> bool:
+    """Whether a safetensors file is complete: its header records how long the data is."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return bool(file.keys())
+    except (OSError, SafetensorError):
+        return False

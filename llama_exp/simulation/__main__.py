@@ -40,13 +40,13 @@ from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import SIDES
 from llama_exp.errors import UserError
-from llama_exp.evaluation import request
+from llama_exp.evaluation.request import dataset_for
 from llama_exp.evaluation.sampling import check_sampling
 from llama_exp.formatting import plural
 from llama_exp.model import hardware
-from llama_exp.runs import run
 from llama_exp.runs.files import json_line, write_json, write_jsonl
 from llama_exp.runs.provenance import provenance
+from llama_exp.runs.run import Outcome, Run
 from llama_exp.simulation import conversations
 from llama_exp.simulation.conversations import Conversation
 from llama_exp.statistics.comparisons import holm, paired
@@ -104,7 +104,7 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
     for part in (part for one in parts for part in one.values() if part.script is None):
         hardware.check(_on(part.config, config))
     beginnings = openings(_unlearnt(config, trained) if tuned else config, words.opening, words.conversations)
-    home = tuned or run.folder_of(config)
+    home = tuned or Run.of(config).folder
     held = []
     for one in parts:
         folder = home / "simulation" / folder_name(config, words, one, beginnings)
@@ -117,13 +117,13 @@ def simulate(config: Config, words: Words) -> dict[str, str]:
     if len(held) == 2:
         told = compared(held[0], held[1])
         print(told, flush=True)
-    return {"said": told, "run": str(home)}
+    return Outcome(told, home)
 
 
 def _unlearnt(config: Config, trained: Config) -> Config:
     """The config with the run's own split of its data: openings by another split may be what the run has learnt."""
     same_task = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, task=trained.dataset.task))
-    data = request.data_of(same_task, trained)
+    data = dataset_for(same_task, trained)
     return dataclasses.replace(config, dataset=dataclasses.replace(data, task=config.dataset.task))
 
 

@@ -10,7 +10,7 @@ from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_tur
 from llama_exp.data.splitting import shuffled
 from llama_exp.errors import UserError
 from llama_exp.records import Example
-from llama_exp.runs import run as runs
+from llama_exp.runs.run import Run
 from llama_exp.sanitize import valid_unicode
 from llama_exp.simulation.voices import check_same_base
 
@@ -74,9 +74,9 @@ def _part(side: str, word: str, config: Config, tuned: Path | None, trained: Con
     run, of = (tuned, trained) if word == "tuned" else (None, trained)
     if word not in ("tuned", "untuned"):
         run = Path(word)
-        if not runs.finished(run):
+        if not (run / "config.yaml").is_file() or not Run.load(run).is_finished:
             raise UserError(f"{side}={word}: wanted tuned, untuned, script:FILE or the folder of a finished run.")
-        of = runs.load_config(run)
+        of = Run.load(run).config
     if run is not None and of.dataset.task in NO_SPEECH:
         raise UserError(
             f"{side}={word}: {run.parent.name}/{run.name} has learnt dataset.task={of.dataset.task}, not to say what comes "

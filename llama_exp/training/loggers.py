@@ -3,30 +3,28 @@
 import contextlib
 import hashlib
 import os
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 
-from llama_exp.config.identity import flat
-from llama_exp.config.schema import Config
+from llama_exp.runs.run import Run
 
 
-def build_loggers(config: Config, folder: Path) -> list:
+def build_loggers(run: Run) -> list:
     """The configured logger, or none. One that cannot start is said and left out: metrics.csv is the truth."""
+    config, folder = run.config, run.folder
     if not config.logger:
         return []
     from hydra.utils import instantiate
 
     extra: dict[str, Any] = {"save_dir": str(folder)}
     if config.logger["_target_"].endswith("WandbLogger"):
-        name = f"{folder.parent.name}/{folder.name}"
         extra |= {
-            "name": name,
+            "name": run.name,
             "id": hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
             "resume": "allow",
             "group": f"{config.dataset.name}-{config.model.name}",
-            "config": flat(config),
+            "config": run.values,
             "offline": not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline",
         }
     try:

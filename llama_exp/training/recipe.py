@@ -1,132 +1,75 @@
-"""Train one run: read the data, load the base, fit the adapter, save it."""
+"""Train one run: read the data, plan the steps, put an adapter on the base, fit it, save it."""
 
-import contextlib
-import dataclasses
-import functools
+from collections.abc import Callable
+from typing import Any
 
-from llama_exp import metrics
-from llama_exp.config.schema import Config
-from llama_exp.data import sources
-from llama_exp.errors import UserError
-from llama_exp.model import hardware
-from llama_exp.runs import run as runs
-from llama_exp.runs.lock import alone
+from torch import nn
 
-
-def train(config: Config) -> dict[str, str]:
-    """Fine-tune an adapter, save it and say what came of it: {"said": …, "run": folder}."""
-    if foreign := [key for key in ("trained_on", "predictions") if getattr(config, key)]:
-        raise UserError(
-            f"{foreign[0]}= belongs to evaluate.py: python evaluate.py … {foreign[0]}={getattr(config, foreign[0])}"
-        )
-    with contextlib.ExitStack() as working:  # the folder, from the first file to the last
-        return _train(config, working)
+from llama_exp.data import DATASETS
+from llama_exp.evaluation.recipe import evaluate_model
+from llama_exp.evaluation.request import EvaluationRequest
+from llama_exp.model.base import check_length
+from llama_exp.model.kernels.decoder_layer import held
+from llama_exp.model.lora import attach_lora, detach_lora
+from llama_exp.model.memory import choose
+from llama_exp.overlap.audit import find_overlap, report_overlap
+from llama_exp.runs.run import Outcome, Run
+from llama_exp.session import Session
+from llama_exp.training.module import Finetune
+from llama_exp.training.summary import save_run
+from llama_exp.training.trainer import build_trainer, fit
 
 
-def _train(config: Config, working: contextlib.ExitStack) -> dict[str, str]:
-    hardware.check(config)
-    sources.check(config.dataset)
-    if config.evaluate:
-        from llama_exp.evaluation.scoring import metric_settings
-
-        metrics.check(config.dataset.metrics, metric_settings(config))
-    folder = runs.folder_of(config)
-    if config.preflight:
-        from llama_exp.preflight.forecast import preflight
-
-        return preflight(config, folder)
-    if config.lora.r == 0:
-        return untuned(config, folder)
-    runs.check_owner(folder, config)
-    if runs.finished(folder):
-        if config.dataset.path:
-            check_source(config, folder)
-        print(f"{folder}: already finished", flush=True)
-        return evaluated(config, {"said": "already finished", "run": str(folder)})
-
-    clock = runs.Clock()
-    with clock("import"):
-        from llama_exp.model import base as models
-        from llama_exp.model.kernels.warmup import warmed
-        from llama_exp.model.tokenizer import load_tokenizer
-
-        models.import_all()
-    device = models.target_device(config.trainer)
-    dtype, ready = models.asked_dtype(config.trainer, device), functools.partial(warmed, rank=config.lora.r)
-    with models.loading(config.model, device, dtype, lambda: clock("load"), ready) as loaded:
-        with clock("import"):
-            from llama_exp.data import DATASETS
-            from llama_exp.model.kernels.decoder_layer import held
-            from llama_exp.model.lora import attach_lora, detach_lora
-            from llama_exp.model.memory import choose
-            from llama_exp.overlap import audit
-            from llama_exp.training.module import Finetune
-            from llama_exp.training.summary import summarise
-            from llama_exp.training.trainer import build_trainer, fit
-        with clock("data"):
-            tokenizer = load_tokenizer(config.model)
-            data = DATASETS[config.dataset.name].of(config, tokenizer)
-            data.setup()
-            print(data.describe(), flush=True)
-        if config.sample and config.sample >= len(data.available):  # the same cell as sample=null: it has one name
-            everything = len(data.available)
-            print(f"sample={config.sample} is all {everything} Examples there are: the cell sample=null.", flush=True)
-            return train(dataclasses.replace(config, sample=None))
-        with clock("data"):
-            steps = data.plan_steps(
-                config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens
-            )
-            if said := data.reaching_training():
-                print(f"  {said}", flush=True)
-            overlap = audit.look(config, data, folder)
-    with clock("load"):
-        base = loaded()
-        models.check_length(base, config.max_length)
-    working.enter_context(alone(folder))
-    if runs.finished(folder):  # by another process, since this one looked
-        return evaluated(config, {"said": "already finished", "run": str(folder)})
-    runs.write_config(folder, config)
-    runs.write_sample(folder, [example.id for example in data.train])
-    audit.tell(config, data, overlap, folder)
-    choice = choose(base, config, data.plan)
-    data.micro_batch = choice.micro_batch
-    if choice.why:
-        print(f"  memory: {choice.why}", flush=True)
-    model = attach_lora(base, config.lora, config.seed, choice.recompute)
-    try:
-        module = Finetune(model, config.optimizer, steps, config.seed, data.plan.usual_labels)
-        trainer = build_trainer(config, folder, data, base)
-        with clock("train"), held(base, choice.hold, choice.keep):
-            outcome = fit(trainer, module, data, folder, config)
-        said = summarise(folder, config, trainer, module, data, outcome, clock)
-        if config.evaluate and trainer.is_global_zero:
-            from llama_exp.evaluation.recipe import evaluate_model
-
-            said = evaluate_model(config, config, folder, model, tokenizer, data)["said"]
-        return {"said": said, "run": str(folder)}
-    finally:
-        detach_lora(model)
-
-
-def check_source(config: Config, folder) -> None:
-    """Stop where the files that a finished run learnt from are no longer the same: their path alone does not tell."""
-    from llama_exp.data import DATASETS
-
-    data = DATASETS[config.dataset.name].of(config)
+def read_data(run: Run, session: Session):
+    """The run's DataModule, set up: rows read, cleaned, split and sampled."""
+    config = run.config
+    data = DATASETS[config.dataset.name].of(config, session.tokenizer(config.model))
     data.setup()
-    data.check_content(runs.read_summary(folder).get("content"))
+    print(data.describe(), flush=True)
+    return data
 
 
-def untuned(config: Config, folder) -> dict[str, str]:
-    """Rank 0: nothing to train; with evaluate=true the untuned model is scored, so a sweep may hold its own baseline."""
-    if not config.evaluate:
-        print("Nothing to train at lora.r=0, the untuned model; evaluate=true scores it.", flush=True)
-    return evaluated(config, {"said": "untuned", "run": str(folder)})
+def plan(run: Run, data, session: Session) -> dict[str, Any] | None:
+    """Encode the sample and plan the run's steps; return its overlap with the held-out items."""
+    config = run.config
+    data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
+    if dropped := data.reaching_training():
+        print(f"  {dropped}", flush=True)
+    return find_overlap(config, data, session.audits, run.folder)
 
 
-def evaluated(config: Config, result: dict[str, str]) -> dict[str, str]:
-    if config.evaluate:
-        from llama_exp.evaluation.recipe import evaluate
+def train_run(run: Run, data, overlap: dict[str, Any] | None, base: Callable[[], nn.Module]) -> Outcome | None:
+    """Fit an adapter and save it; None where another process has finished the run in the meantime.
 
-        result["said"] += "; " + evaluate(config)["said"]
-    return result
+    base() waits for the loaded base.
+    """
+    config = run.config
+    with run.clock("load"):
+        check_length(base(), config.max_length)
+    with run.lock():
+        if run.is_finished:
+            return None
+        start_records(run, data, overlap)
+        memory = choose(base(), config, data.plan)
+        data.micro_batch = memory.micro_batch
+        if memory.why:
+            print(f"  memory: {memory.why}", flush=True)
+        model = attach_lora(base(), config.lora, config.seed, memory.recompute)
+        try:
+            module = Finetune(model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels)
+            trainer = build_trainer(run, data, base())
+            with run.clock("train"), held(base(), memory.hold, memory.keep):
+                fitted = fit(run, trainer, module, data)
+            message = save_run(run, trainer, module, data, fitted)
+            if config.evaluate and trainer.is_global_zero:
+                message = evaluate_model(EvaluationRequest(run, config), model, data.tokenizer, data).message
+            return Outcome(message, run.folder)
+        finally:
+            detach_lora(model)
+
+
+def start_records(run: Run, data, overlap: dict[str, Any] | None) -> None:
+    """What is written before training: config.yaml, sample.json, audit.json."""
+    run.write_config()
+    run.write_sample([example.id for example in data.train])
+    report_overlap(run.config, data, overlap, run.folder)

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import os
-import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -15,17 +14,19 @@ from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.model.memory import forget_peak
 from llama_exp.quiet import silence_libraries
+from llama_exp.runs.run import Run
 from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.training.energy import Energy
 from llama_exp.training.loggers import _finish_loggers, build_loggers
 from llama_exp.training.progress import Progress
-from llama_exp.training.summary import Outcome, leave_behind
+from llama_exp.training.summary import Fitted, save_broken_run
 
 MANY, VALIDATING = 10, 0.25  # validation losses of a run, and the share of training time that they may add
 
 
-def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> L.Trainer:
+def build_trainer(run: Run, data, base: torch.nn.Module) -> L.Trainer:
     """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
+    config = run.config
     silence_libraries()  # again: Lightning turned its loggers up when it was imported
     settings = dict(config.trainer)
     for ours in ("max_epochs", "max_steps"):  # the plan's rule, one for all cells, counts in steps
@@ -43,7 +44,7 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
         settings["enable_progress_bar"] = False
     plan = data.plan
     interval = validation_interval(config, data)
-    curves = Curves(folder, plan, late=int(device.type == "cuda"))
+    curves = Curves(run.folder, plan, late=int(device.type == "cuda"))
     bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
     trainer = L.Trainer(
         **settings,
@@ -53,14 +54,14 @@ def build_trainer(config: Config, folder: Path, data, base: torch.nn.Module) -> 
         use_distributed_sampler=False,
         limit_val_batches=1.0 if interval else 0,
         check_val_every_n_epoch=None,
-        default_root_dir=folder,
-        logger=build_loggers(config, folder),
+        default_root_dir=run.folder,
+        logger=build_loggers(run),
         plugins=[WholeCheckpoints()],
         callbacks=[
             curves,
             KeepBest(config.early_stopping),
             Energy(),
-            Checkpoints(folder, config.checkpoint_every, interval),
+            Checkpoints(run.folder, config.checkpoint_every, interval),
             *bar,
         ],
     )
@@ -90,19 +91,16 @@ def validation_interval(config: Config, data) -> int | None:
     )
 
 
-def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, config: Config) -> Outcome:
+def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted:
     """Train to the planned number of steps, from the last checkpoint if there is one.
 
-    Loggers always end, with a status. A fit that breaks leaves its reason in summary.json, and its curves, behind.
+    Loggers always end, with a status. A fit that breaks leaves its reason in summary.json and its curves.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    checkpoint = whole_checkpoint(folder)
+    checkpoint = whole_checkpoint(run.checkpoint)
     forget_peak(next(module.parameters()).device)
     if checkpoint is None:
-        for stale in ("eval", "adapter", "simulation", "summary.json"):  # of a run that this one replaces
-            with contextlib.suppress(NotADirectoryError):
-                shutil.rmtree(folder / stale, ignore_errors=True)
-        (folder / "summary.json").unlink(missing_ok=True)
+        run.clear()
     else:
         print(f"Continuing from {checkpoint}.", flush=True)
     code = 1
@@ -110,36 +108,35 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data, folder: Path, confi
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
         code = 0
     except (KeyboardInterrupt, SystemExit):  # Lightning exits after Ctrl-C or SIGTERM, and would be the last to speak
-        leave_behind(folder, config, trainer, data, started, "interrupted", "stopped by Ctrl-C or SIGTERM")
-        raise KeyboardInterrupt(interrupted(folder, config, trainer.global_step, data.plan.total_steps)) from None
+        save_broken_run(run, trainer, data, started, "interrupted", "stopped by Ctrl-C or SIGTERM")
+        raise KeyboardInterrupt(describe_interruption(run, trainer.global_step, data.plan.total_steps)) from None
     except OSError as error:
         raise UserError(
-            f"Writing to {folder} failed: {error.strerror or error}. Free some space and type the same command again."
+            f"Writing to {run.folder} failed: {error.strerror or error}. Free some space and type the same command again."
         ) from error
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        leave_behind(folder, config, trainer, data, started, "failed", reason)
+        save_broken_run(run, trainer, data, started, "failed", reason)
         raise
     finally:
         _finish_loggers(trainer, code)
     best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
     if trainer.global_step < data.plan.total_steps and not best.stopped:
         reason = f"ended after {trainer.global_step} of {data.plan.total_steps} planned steps"
-        leave_behind(folder, config, trainer, data, started, "interrupted", reason)
+        save_broken_run(run, trainer, data, started, "interrupted", reason)
         raise UserError(
-            f"{folder}: the run {reason}: a limit among the trainer's keys? How long a run is, trainer.max_epochs, "
+            f"{run.folder}: the run {reason}: a limit among the trainer's keys? How long a run is, trainer.max_epochs, "
             "trainer.max_steps and max_tokens say."
         )
     best.restore(module)
-    return Outcome("stopped early" if best.stopped else "finished", started)
+    return Fitted("stopped early" if best.stopped else "finished", started)
 
 
-def whole_checkpoint(folder: Path) -> Path | None:
+def whole_checkpoint(path: Path) -> Path | None:
     """The checkpoint to continue from; None where there is none, or only one that a disk or a copy has damaged.
 
     A kill leaves no half of one (WholeCheckpoints). torch writes a zip archive, whose sums tell whether it is what was written.
     """
-    path = folder / "checkpoints" / "last.ckpt"
     if not path.is_file():
         return None
     try:
@@ -157,10 +154,11 @@ def whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def interrupted(folder: Path, config: Config, step: int, steps: int) -> str:
+def describe_interruption(run: Run, step: int, steps: int) -> str:
     """How far it came, and what the same command will do."""
     again = "The same command continues from the last checkpoint."
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
-        when = f"every {config.checkpoint_every} steps" if config.checkpoint_every else "one a minute"
+    if not run.checkpoint.is_file():
+        every = run.config.checkpoint_every
+        when = f"every {every} steps" if every else "one a minute"
         again = f"There was no checkpoint yet ({when}: checkpoint_every): the same command starts it anew."
     return f"Interrupted after step {step:,} of {steps:,}. {again}"

@@ -1,0 +1,77 @@
+"""results.json: the scores of one evaluation. This file alone writes it and reads it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llama_exp.runs.files import write_json
+from llama_exp.runs.summary import check_schema
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Scores with their intervals, what was evaluated and how it was scored. Loss is in nats a token, other scores in percent
+    (BERTScore as its encoder gives it).
+    """
+
+    scores: dict[str, float]
+    intervals: dict[str, dict[str, Any]]  # {score: estimate, low, high, items, clusters …}
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # {metric: encoder, layer …}
+    clean: dict[str, Any] | None = None  # the same on the items that nothing in training overlaps with
+    metrics: list[str] = field(default_factory=list)
+    metric_settings: dict[str, Any] = field(default_factory=dict)
+    items: int | None = None
+    groups: int | None = None
+    empty_replies: int | None = None
+    unfinished: int | None = None  # replies that reached the limit of new tokens
+    shortened: int | None = None  # prompts cut to fit
+    unmeasured: int | None = None  # responses without a loss: empty, or too long for their row
+    answers_lost: int | None = None  # answers cut away with their context
+    dataset: str | None = None
+    trained_on: str | None = None
+    split: str | None = None
+    model: str | None = None
+    r: int | None = None
+    sample: int | None = None
+    train_examples: int | None = None
+    examples_in_training: int | None = None  # without those whose response is empty or does not fit
+    seed: int | None = None
+    data_seed: int | None = None
+    run: str | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)  # the values that decide the replies, beside the run's
+    trainable_parameters: int = 0
+    seconds: float | None = None
+    tokens: int | None = None
+    peak_memory_bytes: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    schema: int = SCHEMA
+
+
+def write_results(folder: Path, results: Results) -> None:
+    write_json(folder / "results.json", dataclasses.asdict(results))
+
+
+def read_results(folder: Path) -> Results | None:
+    """The results in a folder; None where there are none. Damaged ones are announced and scored again.
+
+    Raises UserError for results that a newer version wrote.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or not isinstance(values.get("scores"), dict):
+        print(f"  {path} is damaged: scoring again.", flush=True)
+        return None
+    check_schema(path, values.get("schema", 0), SCHEMA)
+    known = {field.name for field in dataclasses.fields(Results)}
+    return Results(**{"intervals": {}, **{name: value for name, value in values.items() if name in known}})

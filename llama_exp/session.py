@@ -1,0 +1,47 @@
+"""Class Session: what the runs of one command share, so that a sweep loads, reads and compares once.
+
+A command creates one and passes it on; a test that wants nothing shared creates another.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llama_exp.config.schema import ModelConfig
+from llama_exp.overlap.audit import AuditCache
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass
+class Session:
+    """audits: overlaps found between training and held-out items."""
+
+    audits: AuditCache = field(default_factory=AuditCache)
+
+    @contextlib.contextmanager
+    def loading_base(
+        self,
+        model: ModelConfig,
+        trainer: dict,
+        waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        warm_up: Callable[["nn.Module"], None] = lambda base: None,
+    ) -> Iterator[Callable[[], "nn.Module"]]:
+        """Load the frozen base in a thread while the block runs: `base()` waits for it. Leaving the block waits, too, timed by
+        `waiting()`.
+
+        An exception in the block is raised immediately, without waiting.
+        """
+        from llama_exp.model import base as bases
+
+        bases.import_all()
+        device = bases.target_device(trainer)
+        with bases.loading(model, device, bases.asked_dtype(trainer, device), waiting, warm_up) as base:
+            yield base
+
+    def tokenizer(self, model: ModelConfig):
+        from llama_exp.model.tokenizer import load_tokenizer
+
+        return load_tokenizer(model)

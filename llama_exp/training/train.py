@@ -1,0 +1,84 @@
+"""The train command: what can be decided before anything heavy is imported; `recipe` does the rest."""
+
+import dataclasses
+import functools
+
+from llama_exp import metrics
+from llama_exp.config.schema import Config
+from llama_exp.data import DATASETS, sources
+from llama_exp.errors import UserError
+from llama_exp.evaluation.recipe import evaluate
+from llama_exp.evaluation.scoring import metric_settings
+from llama_exp.model import hardware
+from llama_exp.runs.run import Outcome, Run
+from llama_exp.session import Session
+
+
+def train(config: Config, session: Session | None = None) -> Outcome:
+    """Train the run that the config describes, unless it is finished already; with evaluate=true score it, too."""
+    session = session or Session()
+    check(config)
+    run = Run.of(config)
+    if run.is_untuned:
+        return _untuned(run, session)
+    run.check_owner()
+    if run.is_finished:
+        return _already_finished(run, session)
+
+    with run.clock("import"):
+        from llama_exp.model.base import import_all
+        from llama_exp.model.kernels.warmup import warmed
+
+        import_all()
+    warm_up = functools.partial(warmed, rank=config.lora.r)
+    # The base loads in a thread while this one imports Lightning and reads the data.
+    with session.loading_base(config.model, config.trainer, lambda: run.clock("load"), warm_up) as base:
+        with run.clock("import"):
+            from llama_exp.training import recipe
+        with run.clock("data"):
+            data = recipe.read_data(run, session)
+        if config.sample and config.sample >= len(data.available):  # one name for one cell
+            print(
+                f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.",
+                flush=True,
+            )
+            return train(dataclasses.replace(config, sample=None), session)
+        with run.clock("data"):
+            overlap = recipe.plan(run, data, session)
+    outcome = recipe.train_run(run, data, overlap, base)
+    return outcome or _already_finished(run, session)
+
+
+def check(config: Config) -> None:
+    """Raise UserError for what cannot work on this machine or with these files."""
+    if foreign := [key for key in ("trained_on", "predictions") if getattr(config, key)]:
+        raise UserError(
+            f"{foreign[0]}= belongs to evaluate.py: python evaluate.py … {foreign[0]}={getattr(config, foreign[0])}"
+        )
+    hardware.check(config)
+    sources.check(config.dataset)
+    if config.evaluate:
+        metrics.check(config.dataset.metrics, metric_settings(config))
+
+
+def _untuned(run: Run, session: Session) -> Outcome:
+    """Rank 0: nothing to train; with evaluate=true the base model is scored, so a sweep can hold its own baseline."""
+    if not run.config.evaluate:
+        print("Nothing to train at lora.r=0, the untuned model; evaluate=true scores it.", flush=True)
+    return _evaluated(run, "untuned", session)
+
+
+def _already_finished(run: Run, session: Session) -> Outcome:
+    """Raises UserError where the files that the run was trained on have changed: their path alone does not tell."""
+    if run.config.dataset.path:
+        data = DATASETS[run.config.dataset.name].of(run.config)
+        data.setup()
+        data.check_content(run.summary.content)
+    print(f"{run.folder}: already finished", flush=True)
+    return _evaluated(run, "already finished", session)
+
+
+def _evaluated(run: Run, message: str, session: Session) -> Outcome:
+    if run.config.evaluate:
+        message += f"; {evaluate(run.config, session).message}"
+    return Outcome(message, run.folder)
