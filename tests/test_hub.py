@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from llama_exp.cli.main import run_command
 from llama_exp.config.compose import default_config
 from llama_exp.errors import UserError
-from llama_exp.hub import __main__ as hub
+from llama_exp.hub import command as hub
 from llama_exp.hub import model_card
 from llama_exp.records import Prediction
 from llama_exp.runs.files import write_json, write_jsonl

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import pytest
 from rich.console import Console
 
-from llama_exp.report import __main__ as reporting
+from llama_exp.report import command as reporting
 from llama_exp.report import words
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import collect, item_ids
@@ -390,7 +390,7 @@ def test_the_report_never_imports_torch_and_starts_in_under_a_second(sweep):
     code = f"""
 import sys, time
 started = time.process_time()
-from llama_exp.report import __main__ as report, grouping, results
+from llama_exp.report import command as report, grouping, results
 runs, _ = results.collect({str(outputs)!r})
 grouping.comparisons(runs)
 print("seconds", time.process_time() - started)

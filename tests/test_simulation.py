@@ -15,8 +15,8 @@ import torch
 from llama_exp.config.compose import default_config
 from llama_exp.data.dialogue import AGENT, CLIENT
 from llama_exp.runs.files import write_jsonl
-from llama_exp.simulation.__main__ import Words, compared, said, write_results
 from llama_exp.simulation.cast import Part
+from llama_exp.simulation.command import Words, compared, said, write_results
 from llama_exp.simulation.conversations import (
     CLOSING,
     ENDINGS,

@@ -66,6 +66,6 @@ class Summary(Callback):
             console.width = max(console.width, 120)
         console.print(table)
         if config.get("evaluate"):
-            from llama_exp.report.__main__ import main
+            from llama_exp.report.command import main
 
             main([config.outputs])

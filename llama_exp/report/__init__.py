@@ -1,6 +1,6 @@
 """What the runs on disk say: python -m llama_exp.report writes a table, a page and pictures. Nothing here imports torch.
 
-__main__        the command, from a folder of runs to files
+command         the command, from a folder of runs to files
 results         runs, evaluations and curves, read back from disk
 settings        what is compared (a size at a rank, over its seeds); grouping: which scores may stand on one line
 items, worth    scores item by item; intervals over all seeds, ties, learning curves
