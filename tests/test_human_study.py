@@ -9,7 +9,7 @@ import pytest
 
 from llama_exp.errors import UserError
 from llama_exp.human import study as design
-from llama_exp.human.create import Settings, make
+from llama_exp.human.create import StudySettings, make
 from llama_exp.human.store import Store
 from llama_exp.records import Prediction, Turn
 from llama_exp.runs.files import write_json, write_jsonl
@@ -244,7 +244,7 @@ def test_help_lists_every_word_with_its_default(command):
     assert all(
         f"    {word} " in told for word in ("items=50", "raters=2", "mode=pairs", "seed=0", "control_scale=helpfulness")
     )
-    assert {line.split("=")[0].strip() for line in told.splitlines()[2:]} >= {f.name for f in fields(Settings)}
+    assert {line.split("=")[0].strip() for line in told.splitlines()[2:]} >= {f.name for f in fields(StudySettings)}
     for module, words in (
         ("app", ("host=127.0.0.1", "port=8765", "open=false", "address=…")),
         ("report", ("metrics=",)),

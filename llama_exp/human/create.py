@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -31,7 +32,7 @@ class Mode(Enum):
 
 
 @dataclass
-class Settings:
+class StudySettings:
     """The types of conf/study.yaml."""
 
     items: int
@@ -49,15 +50,24 @@ class Settings:
 
 
 def main() -> None:
-    run_command(lambda: told(make(given(sys.argv[1:], "llama_exp.human.study"))))
+    run_command(lambda: print(describe_study(*make(given(sys.argv[1:], "llama_exp.human.study")))))
 
 
 def make(words: dict[str, str]) -> tuple[Path, Study]:
-    """Draw the study and write it; one that is there with the same settings is kept, and may get more raters."""
     folder = Path(words.pop("study"))
-    names = {field.name for field in dataclasses.fields(Settings)}
-    settings = settled({key: value for key, value in words.items() if key in names})
-    read = read_conditions({key: place for key, place in words.items() if key not in names}, settings)
+    names = {field.name for field in dataclasses.fields(StudySettings)}
+    options = {key: value for key, value in words.items() if key in names}
+    return folder, create_study(folder, {key: path for key, path in words.items() if key not in names}, options)
+
+
+def create_study(folder: Path, conditions: Mapping[str, str], options: Mapping[str, str]) -> Study:
+    """Draw a study and write it to `folder`; a study that is there with the same settings may get more raters.
+
+    conditions    {name: the folder of a finished evaluation, or "reference"}
+    options       what differs from conf/study.yaml, as text
+    """
+    settings = settled(options)
+    read = read_conditions(conditions, settings)
     items, controls = design.draw({name: predictions for name, (predictions, _) in read.items()}, settings)
     about = {name: known for name, (_, known) in read.items()}
     queues = tuple(design.queue(items, controls, list(about), settings, 1 + i) for i in range(settings["raters"]))
@@ -70,12 +80,12 @@ def make(words: dict[str, str]) -> tuple[Path, Study]:
         write_json(folder / "metrics.json", measured)
     design.write(made, folder)
     Store(folder).invite(len(made.queues))
-    return folder, made
+    return made
 
 
-def settled(words: dict[str, str]) -> dict[str, Any]:
+def settled(words: Mapping[str, str]) -> dict[str, Any]:
     """conf/study.yaml and the words, typed; several problems come in one message."""
-    defaults = OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.load(CONF / "study.yaml"))
+    defaults = OmegaConf.merge(OmegaConf.structured(StudySettings), OmegaConf.load(CONF / "study.yaml"))
     problems = []
     for key, value in words.items():
         try:
@@ -99,10 +109,10 @@ def settled(words: dict[str, str]) -> dict[str, Any]:
     return settings
 
 
-def read_conditions(places: dict[str, str], settings: dict[str, Any]) -> dict[str, tuple[list[Prediction], dict]]:
+def read_conditions(places: Mapping[str, str], settings: dict[str, Any]) -> dict[str, tuple[list[Prediction], dict]]:
     """{name: (predictions, what is known of it)}, the human reference among them where it was asked for."""
     for name, place in places.items():
-        near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(Settings)], n=1)
+        near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(StudySettings)], n=1)
         if near and place != REFERENCE and not Path(place).is_dir():
             raise UserError(
                 f"{name}={place}: wanted a finished evaluation, as every word that is no setting names a condition, and "
@@ -162,18 +172,17 @@ def grown(old: Study, new: Study, folder: Path) -> Study:
     return dataclasses.replace(old, settings=new.settings, queues=old.queues + new.queues[len(old.queues) :])
 
 
-def told(made: tuple[Path, Study]) -> None:
-    """Say what was made, and what to type next."""
-    folder, study = made
+def describe_study(folder: Path, study: Study) -> str:
+    """What was created, and what to type next."""
     kinds = [trial.kind for trial in study.queues[0]]
     equal = sum(design.same(item, *pair) for item in study.items.values() for pair in study.pairs)
-    print(
+    lines = [
         f"{folder}: {len(study.items)} of {study.available} items, {' against '.join(study.conditions)}; "
         f"{count_of(len(study.queues), 'rater')}, {len(kinds)} pages each: {kinds.count('judged')} judged, "
         f"{count_of(kinds.count('repeat'), 'repeat')}, {count_of(kinds.count('control'), 'control')}."
-    )
+    ]
     if equal and not study.on_scales:
-        print(f"  {equal} pairs of answers are word for word the same: nobody is asked, they count as ties.")
+        lines.append(f"  {equal} pairs of answers are word for word the same: nobody is asked, they count as ties.")
     if study.settings["controls"] and not study.controls:
-        print("  No controls: they need references that differ, from at least two groups.")
-    print(f"Next: python -m llama_exp.human.app study={shlex.quote(str(folder))}")
+        lines.append("  No controls: they need references that differ, from at least two groups.")
+    return "\n".join([*lines, f"Next: python -m llama_exp.human.app study={shlex.quote(str(folder))}"])

@@ -35,7 +35,7 @@ LONGEST = 3600.0  # seconds that one look may count
 VERDICTS = ("left", "tie", "right")
 
 
-def pages(study: Study, store: Store, hosts: set[str] | None = LOOPBACK_NAMES) -> Starlette:
+def create_app(study: Study, store: Store, hosts: set[str] | None = LOOPBACK_NAMES) -> Starlette:
     """The application. `hosts`: the names it answers to (None: any), so that no other site can be pointed at it."""
     rooms = Rooms(study, store)
     routes = [

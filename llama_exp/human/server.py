@@ -1,0 +1,75 @@
+"""Serve the rating page of a study, and print a link for each rater."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from llama_exp.errors import UserError
+from llama_exp.human import study as design
+from llama_exp.human.store import Store
+from llama_exp.web import LOOPBACK_NAMES, is_loopback, open_socket, url_host
+
+HOST, PORT = "127.0.0.1", 8765
+
+
+def serve_study(folder: Path, host: str = HOST, port: int = PORT, open: bool = False, address: str = "") -> None:
+    """Serve until interrupted.
+
+    port       0: any free port
+    open       confirms a host that others on the network can reach: nothing is encrypted
+    address    what the links begin with where a proxy stands in front: https://rate.example.org
+
+    Raises UserError before anything is served where one of these is wrong, or there is no study.
+    """
+    study = design.read(folder)
+    names = names_to_answer_to(host, open, address)
+    uvicorn, create_app = _import_web()
+    store = Store(folder)
+    store.invite(len(study.queues))
+    connection = store.hold()
+    listening = open_socket(host, port)
+    address = address.rstrip("/") or f"http://{url_host(host)}:{listening.getsockname()[1]}"
+    print(links(study, store, address), flush=True)
+    app = create_app(study, store, names)
+    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)  # a log would hold tokens
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    except KeyboardInterrupt:
+        print("\nStopped. Every rating is saved; run the same command to continue.")
+    finally:
+        connection.close()
+
+
+def _import_web():
+    """uvicorn and the application. UserError, saying what to install, without the `ui` extra."""
+    try:
+        import uvicorn
+
+        from llama_exp.human.rating_page import create_app
+    except ImportError as error:
+        raise UserError(f"The rating page needs {error.name}. Install it: pip install -e '.[ui]'") from None
+    return uvicorn, create_app
+
+
+def names_to_answer_to(host: str, open: bool, address: str) -> set[str] | None:
+    """The host names that requests may carry; None: any. UserError for a reachable host without `open`."""
+    proxy = urlsplit(address).hostname
+    if address and not proxy:
+        raise UserError(f"address={address}: wanted what raters type, for example https://rate.example.org")
+    names = LOOPBACK_NAMES | ({proxy} if proxy else set())
+    if is_loopback(host):
+        return names
+    if not open:
+        raise UserError(
+            f"host={host}: others on the network could reach the page, and it is not encrypted. If that is "
+            f"what you want, type host={host} open=true; else leave host out."
+        )
+    return names if proxy else None
+
+
+def links(study: design.Study, store: Store, address: str) -> str:
+    lines = ["Give each rater their own link, and nobody else's:"]
+    for rater in store.raters()[: len(study.queues)]:
+        queue, rated = study.queues[rater.number - 1], sum(g.done for g in store.ratings(rater.number).values())
+        name = f" ({rater.name!r})" if rater.name else ""
+        lines.append(f"  rater {rater.number}{name}, {rated} of {len(queue)} rated: {address}/r/{rater.token}")
+    return "\n".join([*lines, "Stop with Ctrl-C. Every rating is on disk the moment it is given."])
