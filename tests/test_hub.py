@@ -21,6 +21,7 @@ from llama_exp.config.compose import default_config
 from llama_exp.errors import UserError
 from llama_exp.hub import command as hub
 from llama_exp.hub import model_card
+from llama_exp.hub.publish import check_secrets
 from llama_exp.records import Prediction
 from llama_exp.runs.files import write_json, write_jsonl
 from llama_exp.runs.run import Run
@@ -476,7 +477,7 @@ def test_a_file_that_holds_a_token_or_a_path_of_this_machine_stays_here(tmp_path
         folder.mkdir()
         (folder / "README.md").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match="holds a token or a path"):
-            hub.check_secrets(folder, tmp_path, None)
+            check_secrets(folder, tmp_path, None)
 
 
 def test_llama_2_goes_with_its_notice_and_synthetic_rows_are_called_so(tmp_path):

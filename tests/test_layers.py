@@ -28,7 +28,7 @@ HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets
 LIGHT = """records errors sanitize formatting quiet config.schema config.compose config.identity config.command_line runs.run
     runs.find runs.files cli.main cli.options cli.sweep evaluation.request evaluation.recipe evaluation.results training.train
     overlap.audit metrics.squad metrics.decision metrics.bertscore metrics.rouge statistics data data.synthetic tiny chat
-    hub.command hub.uploading hub.model_card human.study human.app human.server human.rating_page human.metrics
+    hub.command hub.upload hub.model_card human.study human.app human.server human.rating_page human.metrics
     human.report report.command report.breakdown report.captions report.costs report.drawing report.exact report.families
     report.findings report.grouping report.items report.page report.plots report.results report.score_tables
     report.settings report.spreadsheet report.standing report.training_plots report.words report.worth""".split()

@@ -165,24 +165,24 @@ def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, 
     from llama_exp.config.compose import default_config
     from llama_exp.model.base import load_base
     from llama_exp.model.lora import attach_lora, detach_lora
-    from llama_exp.preflight import measuring
+    from llama_exp.preflight import measurement
 
     config = default_config({"dataset": "squad", "model": "tiny"})
     config.model.path, config.lora.r, config.batch = str(llama), 2, 64
     tokens = [Tokens(str(i), [1] * 400 + [2], [-100] * 400 + [2]) for i in range(64)]
     ran = []
-    monkeypatch.setattr(measuring, "available", lambda device: 3 * 2**30)
+    monkeypatch.setattr(measurement, "available", lambda device: 3 * 2**30)
     peaks = iter([(2**30, 2**30 + 2**27, 0.1)])  # a row takes 128 MiB: 64 rows would need 9 GiB
-    monkeypatch.setattr(measuring, "_peak", lambda device, work: ran.append(work) or next(peaks))
+    monkeypatch.setattr(measurement, "_peak", lambda device, work: ran.append(work) or next(peaks))
     model = attach_lora(load_base(config.model, torch.device("cpu")), config.lora, 0)
     try:
         with pytest.raises(
             UserError, match=r"64 of the longest Examples at once need about 9.0 GiB; there are 3.0 GiB"
         ):
-            measuring.measure(model, config, tokens, 64)
+            measurement.measure(model, config, tokens, 64)
         peaks = iter([(2**30, 2**30 + 2**27, 0.1)])
         with pytest.raises(UserError, match=r"Type micro_batch=8 \(the same steps"):
-            measuring.measure(model, config, tokens, 64)
+            measurement.measure(model, config, tokens, 64)
     finally:
         detach_lora(model)
     assert len(ran) == 2, "64 rows at once were never tried"
@@ -196,19 +196,19 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     from llama_exp.config.compose import default_config
     from llama_exp.model.base import load_base
     from llama_exp.model.lora import attach_lora, detach_lora
-    from llama_exp.preflight import measuring
+    from llama_exp.preflight import measurement
 
     config = default_config({"dataset": "squad", "model": "tiny"})
     config.model.path, config.lora.r, config.batch = str(llama), 2, 2000
     tokens = [Tokens(str(i), [1] * 400 + [2], [-100] * 400 + [2]) for i in range(2000)]
     model = attach_lora(load_base(config.model, torch.device("cpu")), config.lora, 0)
-    monkeypatch.setattr(measuring, "available", lambda device: psutil.Process().memory_info().rss + 2**30)
+    monkeypatch.setattr(measurement, "available", lambda device: psutil.Process().memory_info().rss + 2**30)
     began = time.perf_counter()
     try:
         with pytest.raises(
             UserError, match=r"2000 of the longest Examples at once need about .* GiB.*Type micro_batch=\d+"
         ):
-            measuring.measure(model, config, tokens, 2000)
+            measurement.measure(model, config, tokens, 2000)
     finally:
         detach_lora(model)
     assert time.perf_counter() - began < 60

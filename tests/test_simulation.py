@@ -15,8 +15,7 @@ import torch
 from llama_exp.config.compose import default_config
 from llama_exp.data.dialogue import AGENT, CLIENT
 from llama_exp.runs.files import write_jsonl
-from llama_exp.simulation.cast import Part
-from llama_exp.simulation.command import Words, compared, said, write_results
+from llama_exp.simulation.command import Words
 from llama_exp.simulation.conversations import (
     CLOSING,
     ENDINGS,
@@ -31,6 +30,8 @@ from llama_exp.simulation.conversations import (
     score,
     scored,
 )
+from llama_exp.simulation.results import compared, said, write_results
+from llama_exp.simulation.speakers import Part
 from tests.conftest import ROOT
 
 HOSTILE = "Where is it? <script>alert(1)</script><img src=x onerror=alert(2)> \u202egnirts " + "x" * 150

@@ -28,6 +28,6 @@ def pipeline(folder: str | Path, **options: Any) -> "TextGenerationPipeline":
     from llama_exp.quiet import silence_libraries
 
     silence_libraries()  # before the libraries are imported
-    from llama_exp.chat import library
+    from llama_exp.chat import transformers_pipeline
 
-    return library.pipeline(folder, **options)
+    return transformers_pipeline.pipeline(folder, **options)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_exp.chat.lines import past
-from llama_exp.chat.partner import Answer, Partner
+from llama_exp.chat.json_lines import past
+from llama_exp.chat.session import Answer, Partner
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
 from llama_exp.sanitize import valid_unicode, visible

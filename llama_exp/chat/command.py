@@ -85,23 +85,23 @@ def _read(path: Path) -> str:
 
 def chat(config: Config, words: Words) -> int:
     """Find the run, load it and talk in the way that the words and standard input ask for. Returns the exit code."""
-    from llama_exp.chat import lines, partner, terminal
+    from llama_exp.chat import json_lines, session, terminal
 
     sampling = check_sampling(words.temperature, words.top_p)
-    manner = partner.Manner(sampling, words.sampling_seed, words.max_new_tokens, words.raw)
+    manner = session.Manner(sampling, words.sampling_seed, words.max_new_tokens, words.raw)
     if words.ui:
         from llama_exp.chat import app
 
         door = app.Door.of(words.host, words.port)  # what is wrong with it is said before a model is loaded
-        return app.serve(partner.meet(config, manner, words.system), door)
+        return app.serve(session.meet(config, manner, words.system), door)
     with terminal.notes_aside():
-        met = partner.meet(config, manner, words.system)
+        met = session.meet(config, manner, words.system)
     if words.prompt is not None:
         terminal.once(met, words.prompt)
     elif sys.stdin.isatty():
         terminal.talk(met)
     else:
-        return 1 if lines.answer_lines(met, sys.stdin) else 0
+        return 1 if json_lines.answer_lines(met, sys.stdin) else 0
     return 0
 
 

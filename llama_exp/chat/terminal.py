@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llama_exp.chat.lines import past
-from llama_exp.chat.partner import Answer, Partner
+from llama_exp.chat.json_lines import past
+from llama_exp.chat.session import Answer, Partner
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
 from llama_exp.runs.files import write_json

@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llama_exp.chat.partner import Wording
+from llama_exp.chat.session import Wording
 from llama_exp.config.schema import Config, Source
 from llama_exp.data.chat_format import user_text
 from llama_exp.errors import UserError
 from llama_exp.formatting import join_list
-from llama_exp.hub.uploading import MARK
+from llama_exp.hub.upload import MARK
 from llama_exp.report.grouping import comparisons
 from llama_exp.report.results import Evaluation, collect
 from llama_exp.runs.files import atomic_write

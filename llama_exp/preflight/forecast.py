@@ -127,7 +127,7 @@ def prepared(config: Config):
 def estimate(config: Config, folder: Path, data) -> Cell:
     """Measure, or derive from a cell that differs in nothing that a token costs; then add up the plan."""
     from llama_exp.model.base import target_device
-    from llama_exp.preflight.measuring import key_of
+    from llama_exp.preflight.measurement import key_of
 
     plan, tokens = data.plan, data.encoded("train")
     device, world = target_device(config.trainer), format_memory.world_size(config)
@@ -175,7 +175,7 @@ def loaded(config: Config, device):
 def measured(config: Config, base, tokens: Sequence[Tokens], choice):
     from llama_exp.model.kernels.decoder_layer import held
     from llama_exp.model.lora import attach_lora, detach_lora
-    from llama_exp.preflight.measuring import measure
+    from llama_exp.preflight.measurement import measure
 
     began = time.perf_counter()
     model = attach_lora(base, config.lora, config.seed, choice.recompute)

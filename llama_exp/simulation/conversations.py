@@ -15,6 +15,7 @@ from pathlib import Path
 from llama_exp.data.dialogue import AGENT, CLIENT
 from llama_exp.errors import UserError
 
+AT_ONCE = 32  # conversations in a batch unless eval_batch says otherwise; random draws depend on it
 CLOSING, REPEAT, SILENCE, LIMIT, SCRIPT = "closing", "repeat", "silence", "turn limit", "script ended"
 ENDINGS = {
     CLOSING: "a farewell, or thanks that the agent answered",

@@ -9,10 +9,10 @@ from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_turn
 from llama_exp.data.splitting import shuffled
 from llama_exp.errors import UserError
+from llama_exp.model.adapters import check_same_base
 from llama_exp.records import Example
 from llama_exp.runs.run import Run
 from llama_exp.sanitize import valid_unicode
-from llama_exp.simulation.voices import check_same_base
 
 PERSON = "You are a person who asks an assistant for help. Write what this person says next."
 NO_SPEECH = ("summary", "decision")  # tasks that make something of a text, and answer nobody

@@ -12,9 +12,9 @@ from llama_exp.data.dialogue import CLIENT, SIDES, Said
 from llama_exp.data.encoding import encode_all, encode_prompts
 from llama_exp.evaluation.generation import generate, likelihood
 from llama_exp.evaluation.sampling import check_sampling
-from llama_exp.simulation.cast import Opening, Part, example
+from llama_exp.model.adapters import Voices
 from llama_exp.simulation.conversations import LIMIT, SCRIPT, Conversation, Speech, ending
-from llama_exp.simulation.voices import Voices
+from llama_exp.simulation.speakers import Opening, Part, example
 
 
 @dataclass(slots=True)

@@ -8,17 +8,17 @@ import torch
 from transformers import GenerationConfig, TextGenerationPipeline
 from transformers.pipelines.text_generation import Chat
 
-from llama_exp.chat.lines import past
-from llama_exp.chat.partner import Wording
+from llama_exp.chat.json_lines import past
+from llama_exp.chat.session import Wording
 from llama_exp.config.schema import Config
 from llama_exp.data.encoding import encode_prompts
 from llama_exp.errors import UserError
 from llama_exp.model import hardware
+from llama_exp.model.adapters import Voices
 from llama_exp.model.base import forget_base
 from llama_exp.model.lora import causal_lm
 from llama_exp.records import Example
 from llama_exp.runs.run import Run
-from llama_exp.simulation.voices import Voices
 
 
 class RunPipeline(TextGenerationPipeline):

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from llama_exp.chat.partner import Answer, Partner
+from llama_exp.chat.session import Answer, Partner
 from llama_exp.data.chat_format import check_alternation
 from llama_exp.errors import UserError
 from llama_exp.records import Turn

@@ -137,7 +137,7 @@ def meet(config: Config, manner: Manner, system: str | None = None) -> Partner:
 
     run, trained = find(config)
     hardware.check(dataclasses.replace(trained, trainer=config.trainer))
-    from llama_exp.simulation.voices import Voices
+    from llama_exp.model.adapters import Voices
 
     voices = Voices(trained, config.trainer)
     if run is not None:
