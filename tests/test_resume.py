@@ -308,9 +308,9 @@ def test_a_new_start_clears_what_an_earlier_run_left(tmp_path, command):
 def test_keys_that_only_the_stored_run_has_make_it_another(stopped, command):
     run = run_of(stopped)
     done = command("train.py", *[w for w in small(**WORSE) if not w.startswith("early")], f"out={run}", check=None)
-    assert done.returncode == 2 and "early_stopping: 3 there, None asked for" in done.stderr, done.stderr
+    assert done.returncode == 2 and "early_stopping: 3 there, None requested" in done.stderr, done.stderr
     done = command("train.py", *small(**{**WORSE, "validations": "10"}), f"out={run}", check=None)
-    assert done.returncode == 2 and "validations: 20 there, 10 asked for" in done.stderr, done.stderr
+    assert done.returncode == 2 and "validations: 20 there, 10 requested" in done.stderr, done.stderr
 
 
 def test_the_untuned_model_is_not_answered_from_a_trained_run(stopped, command):

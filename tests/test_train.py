@@ -94,7 +94,7 @@ def test_a_folder_that_holds_another_config_prints_the_keys_that_differ(finished
     run = only_run(outputs)
     done = command("train.py", *words, f"out={run}", "optimizer.lr=0.5", check=None)
     assert done.returncode == 2
-    assert "optimizer.lr: 0.005 there, 0.5 asked for" in done.stderr or "optimizer.lr" in done.stderr
+    assert "optimizer.lr: 0.005 there, 0.5 requested" in done.stderr or "optimizer.lr" in done.stderr
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 
