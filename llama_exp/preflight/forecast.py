@@ -126,13 +126,14 @@ def prepared(config: Config):
 
 def estimate(config: Config, folder: Path, data) -> Cell:
     """Measure, or derive from a cell that differs in nothing that a token costs; then add up the plan."""
+    from llama_exp.model import memory
     from llama_exp.model.base import target_device
     from llama_exp.preflight.measurement import key_of
 
     plan, tokens = data.plan, data.encoded("train")
-    device, world = target_device(config.trainer), format_memory.world_size(config)
+    device, world = target_device(config.trainer), memory.world_size(config)
     base = loaded(config, device)
-    choice = format_memory.choose(base, config, plan)
+    choice = memory.choose(base, config, plan)
     share = choice.micro_batch
     heaviest = plan.heaviest(share, world)
     most = plan.tokens_of(heaviest)
