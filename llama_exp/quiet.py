@@ -15,7 +15,7 @@ EXPECTED_WARNINGS = (
     ".*Trying to infer the `batch_size`.*",
     ".*your dataloader is not resumable.*",  # the sampler goes on where it was (StepSampler.start)
     ".*AccumulateGrad node's stream.*",  # DistributedDataParallel's own streams
-    ".*sync_dist=True.*",  # Finetune sums over ranks itself
+    ".*sync_dist=True.*",  # FineTuningModule sums over ranks itself
 )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama_exp.config.schema import ModelConfig
+from llama_exp.data.cache import DataCache
 from llama_exp.overlap.audit import AuditCache
 
 if TYPE_CHECKING:
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """audits: overlaps found between training and held-out items."""
+    """audits: overlaps found between training and held-out items; data: rows that were read and tokenised."""
 
     audits: AuditCache = field(default_factory=AuditCache)
+    data: DataCache = field(default_factory=DataCache)
 
     @contextlib.contextmanager
     def loading_base(

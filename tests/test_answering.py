@@ -69,7 +69,7 @@ def test_replies_that_end_at_different_places_are_those_of_transformers(tokenize
     from llama_exp.data.encoding import encode_prompts
 
     config = default_config({"dataset": "squad", "model": "tiny", "experiment": "quickstart"})
-    data = DATASETS["squad"].of(config, tokenizer)
+    data = DATASETS.of(config, tokenizer)
     data.setup()
     texts, _ = encode_prompts(data.test[:40], tokenizer, 400)
     llama = load_base(config.model, CPU)

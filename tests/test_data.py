@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from functools import cache
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +13,7 @@ from llama_exp.config.compose import default_config
 from llama_exp.config.schema import Source
 from llama_exp.data import CLASSES, DATASETS
 from llama_exp.data import datamodule as data_module
+from llama_exp.data.cache import DataCache
 from llama_exp.data.datasets.guanaco import turns
 from llama_exp.data.datasets.tweetsumm import summaries
 from llama_exp.data.sources import from_hub
@@ -438,20 +438,37 @@ def test_encoding_is_asked_for_once_and_its_counts_are_kept(monkeypatch):
         asked.append((len(examples), tokenizer, max_length, max_new_tokens))
         return ["tokens"], {"encoded": 1}
 
-    monkeypatch.setattr(data_module, "_last_encoded", {})
-    monkeypatch.setitem(sys.modules, "llama_exp.data.encoding", SimpleNamespace(encode_all=encode_all))
-    data = set_up("squad", tokenizer="tok", max_length=99, sample=7, validation_sample=11)
+    monkeypatch.setattr(data_module, "encode_all", encode_all)
+    cache = DataCache()
+    data = set_up("squad", tokenizer="tok", max_length=99, sample=7, validation_sample=11, cache=cache)
     assert data.encoded("train") == data.encoded("train") == data.encoded("validation") == ["tokens"]
     assert asked == [(7, "tok", 99, 32), (11, "tok", 99, 32)]
     assert data.counts["encoded"] == {"train": {"encoded": 1}, "validation": {"encoded": 1}}
-    again = set_up("squad", tokenizer="tok", max_length=99, sample=7, validation_sample=11)  # the next cell of a sweep
+    arguments = {"tokenizer": "tok", "max_length": 99, "sample": 7, "validation_sample": 11, "cache": cache}
+    again = set_up("squad", **arguments)  # the next cell of a sweep
     assert again.encoded("train") is data.encoded("train") and again.encoded("validation") and len(asked) == 2
     assert again.counts["encoded"] == data.counts["encoded"] and again.counts is not data.counts
     for changed in ({"sample": 8}, {"max_length": 98}, {"tokenizer": "other"}, {"data_seed": 1}):
-        set_up(
-            "squad", **{"tokenizer": "tok", "max_length": 99, "sample": 7, "validation_sample": 11, **changed}
-        ).encoded("train")
+        set_up("squad", **{**arguments, **changed}).encoded("train")
     assert len(asked) == 6
+    set_up("squad", **{**arguments, "cache": DataCache()}).encoded("train")
+    assert len(asked) == 7, "another cache shares nothing"
+
+
+def test_the_source_is_read_once_for_all_that_share_a_cache(monkeypatch):
+    read = []
+    rows_of = data_module.sources.synthetic
+    monkeypatch.setattr(data_module.sources, "synthetic", lambda dataset: read.append(dataset) or rows_of(dataset))
+    cache = DataCache()
+    one, other = (set_up("squad", sample=sample, cache=cache) for sample in (5, 10))
+    assert len(read) == 1 and one.available == other.available and one.counts is not other.counts
+    set_up("squad", {"split_seed": 1}, cache=cache)
+    set_up("squad", cache=cache)
+    assert len(read) == 3, "only the last source is kept"
+    cache.clear()
+    set_up("squad", cache=cache)
+    set_up("squad")
+    assert len(read) == 5
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def carved(tmp_path_factory):
     from llama_exp.runs.run import Run
 
     [run] = (folder / "o" / "pubmedqa").iterdir()
-    data = DATASETS["pubmedqa"].of(Run.load(run).config)
+    data = DATASETS.of(Run.load(run).config)
     data.setup()
     return found_by(words, f"outputs={folder}/o"), run, {example.id for example in data.train}
 
@@ -340,7 +340,7 @@ def test_answers_lost_and_responses_that_were_not_measured_are_counted_also_over
     from tests.test_config import composed
 
     asked = composed(*words)
-    data = DATASETS["squad"].of(asked, load_tokenizer(asked.model))
+    data = DATASETS.of(asked, load_tokenizer(asked.model))
     data.setup()
     _, counts = encode_all(data.held_out("test", 40), data.tokenizer, 128, 4)
     assert 0 < results["answers_lost"] == counts["answers_lost"] < results["shortened"]

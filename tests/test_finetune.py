@@ -32,7 +32,7 @@ from llama_exp.model.tokenizer import load_tokenizer
 from llama_exp.records import Tokens
 from llama_exp.training import callbacks
 from llama_exp.training.callbacks import Checkpoints, Curves, WholeCheckpoints
-from llama_exp.training.module import Finetune, Unread, neftune
+from llama_exp.training.module import FineTuningModule, Unread, neftune
 from llama_exp.training.trainer import validation_interval
 
 from .conftest import make_it_matter
@@ -119,7 +119,7 @@ def gradients_of_one_step(model, micro_batch: int, tokens) -> dict[str, torch.Te
 
     caught = {}
 
-    class Caught(Finetune):
+    class Caught(FineTuningModule):
         def on_before_optimizer_step(self, optimizer):
             super().on_before_optimizer_step(optimizer)
             caught.update({name: p.grad.clone() for name, p in self.named_parameters() if p.grad is not None})
@@ -215,13 +215,13 @@ def test_dropout_is_on_while_training(llama):
 
 def test_the_base_stays_where_it_is_when_lightning_puts_a_module_away():
     """After a fit Lightning calls `.cpu()`; on a GPU the evaluation would then run on the CPU, for minutes."""
-    module = Finetune(torch.nn.Linear(2, 2, device="meta"), ADAMW, 1, 0)
+    module = FineTuningModule(torch.nn.Linear(2, 2, device="meta"), ADAMW, 1, 0)
     assert module.cpu() is module
     assert next(module.model.parameters()).device.type == "meta"
 
 
 def test_only_the_adapter_learns_and_is_in_a_checkpoint(adapted):
-    module = Finetune(adapted, ADAMW, 10, 0)
+    module = FineTuningModule(adapted, ADAMW, 10, 0)
     names = set(module.state_dict())
     assert names == {name for name, p in module.named_parameters() if p.requires_grad}
     assert names and all("lora_" in name for name in names)
@@ -401,7 +401,7 @@ def test_noise_is_scaled_by_the_examples_length_and_there_only_where_it_is_asked
 
 @pytest.mark.parametrize("schedule", list(Schedule))
 def test_the_learning_rate_warms_up_and_ends_where_it_should(schedule):
-    module = Finetune(torch.nn.Linear(1, 1), dataclasses.replace(ADAMW, schedule=schedule, warmup=0.1), 100, 0)
+    module = FineTuningModule(torch.nn.Linear(1, 1), dataclasses.replace(ADAMW, schedule=schedule, warmup=0.1), 100, 0)
     factors = [module.lr_factor(step) for step in range(101)]
     assert factors[0] == pytest.approx(0.1) and factors[9] == pytest.approx(1.0)
     assert factors[100] == pytest.approx(0.0 if schedule is Schedule.cosine else 1.0, abs=1e-9)
@@ -419,7 +419,7 @@ def rows_of(
 
     import lightning as L
 
-    class Broken(Finetune):
+    class Broken(FineTuningModule):
         def on_before_optimizer_step(self, optimizer):
             if self.trainer.global_step + 1 == broken_at:
                 self.learnt[0].grad[0, 0] = math.inf
@@ -504,7 +504,7 @@ def test_left_open_a_checkpoint_is_written_once_a_minute(llama, tmp_path, monkey
 
 def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(llama):
     model = attach_lora(load_base(base_config(llama), CPU), LORA, 0)
-    module = Finetune(model, ADAMW, 6, 0)
+    module = FineTuningModule(model, ADAMW, 6, 0)
     detach_lora(model)
     module.unread.append(Unread(7, 1e-2, torch.tensor([math.nan, 3.0, 1.0]), 0.0))
     module.began = 0.0
@@ -520,7 +520,7 @@ def test_validations_left_open_add_at_most_a_quarter_to_the_training_and_are_two
         config = dataclasses.replace(
             config, dataset=dataclasses.replace(config.dataset, source=Source.synthetic, rows=3000)
         )
-        data = DATASETS["squad"].of(config, load_tokenizer(config.model))
+        data = DATASETS.of(config, load_tokenizer(config.model))
         data.setup()
         data.plan_steps(max_epochs=1, max_steps=None, max_tokens=None)
         return validation_interval(config, data), data

@@ -247,7 +247,7 @@ def test_the_likelihood_of_real_turns_is_that_of_each_turn_alone_under_the_run(s
     config = Run.load(simulate.home).config
     tokenizer = load_tokenizer(config.model)
     tuned = lora.load_lora(base.load_base(config.model, torch.device("cpu")), simulate.home / "adapter").eval()
-    data = DATASETS["tweetsumm"].of(config)
+    data = DATASETS.of(config)
     data.setup()
     try:
         for conversation in held(simulate.found()[-1]):

@@ -4,8 +4,11 @@ import atexit
 import copy
 import dataclasses
 import functools
+import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose
@@ -13,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from llama_exp.config.checks import config_errors
+from llama_exp.config.command_line import hydra_value
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
@@ -73,17 +77,52 @@ def explicit_keys(config: Config) -> set[str]:
 
 def default_config(choices: dict[str, str]) -> Config:
     """Compose conf/ with the given group choices and no other override. Works inside and outside of a Hydra run."""
-    return copy.deepcopy(_composed(tuple(f"{group}={choice}" for group, choice in choices.items())))
+    words = tuple(f"{group}={choice}" for group, choice in choices.items())
+    return copy.deepcopy(_defaults(words, config_dirs()))
+
+
+def load_config(*overrides: str) -> Config:
+    """A checked Config from conf/ and overrides as a command takes them.
+
+    load_config("dataset=squad", "dataset.source=synthetic", "model=tiny", "sample=100")
+    """
+    return resolve(_composed(overrides, config_dirs()))
+
+
+def config_dirs() -> tuple[str, ...]:
+    """Folders beside conf/ that this command was given: --config-dir FOLDER. Hydra itself forgets them between runs."""
+    found, words = [], sys.argv[1:]
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in ("--config-dir", "-cd"):
+            found += [value] if equals else words[index + 1 : index + 2]
+    return tuple(os.path.abspath(folder) for folder in found)
+
+
+def choices(group: str) -> list[str]:
+    """The files of a group, in conf/ and in the folders of --config-dir."""
+    folders = [CONF, *map(Path, config_dirs())]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 @functools.lru_cache
-def _composed(words: tuple[str, ...]) -> Config:
+def _defaults(words: tuple[str, ...], folders: tuple[str, ...]) -> Config:
+    return limit_answer_length(OmegaConf.to_object(_composed(words, folders)))
+
+
+def _composed(words: Sequence[str], folders: Sequence[str]) -> DictConfig:
+    """conf/ with overrides. A Hydra that runs already, ours or that of an application around us, stays as it is."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import VersionBase
 
-    overrides = list(words)
     register()
-    if GlobalHydra.instance().is_initialized():
-        return limit_answer_length(OmegaConf.to_object(compose("config", overrides)))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return limit_answer_length(OmegaConf.to_object(compose("config", overrides)))
+    searchpath = f"hydra.searchpath={hydra_value([f'file://{folder}' for folder in folders])}"
+    running, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()
+    GlobalHydra.instance().hydra = None
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", [*words, searchpath])
+    finally:
+        GlobalHydra.instance().hydra = running
+        VersionBase.instance().version_base = version

@@ -1,13 +1,13 @@
 """The types of conf/, and how a cell of an experiment is named and found.
 
-Values live in conf/*.yaml, types live here: dataclasses without defaults, so that a typo, a wrong type and a missing key
+Values live in conf/*.yaml, types live here, so that a typo, a wrong type and a missing key
 each print one readable line before anything heavy is imported. The rest of the code holds `Config`, never a DictConfig.
 
 A *cell* is one fine-tuned adapter. Its identity is every key that can change its weights; its folder is named by that
 identity, so evaluation finds training without timestamps and a repeated command finds its own earlier work.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -52,27 +52,29 @@ class OptimizerName(Enum):
     paged_adamw_8bit = "paged_adamw_8bit"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DatasetConfig:
+    """One file of conf/dataset, or of a folder given by --config-dir; a file names what differs from these defaults."""
+
+    _target_: str | None = None  # import path of a data module outside this package; null = the one of that name here
     name: str
-    task: str  # what a record becomes: "summary", "turns", "answer" …
-    hub: str  # repository on the Hugging Face hub
-    subset: str | None
-    revision: str | None
-    path: str | None  # a folder or file to read instead of the hub
-    source: Source
-    rows: (
-        int  # synthetic only: raw rows of train; validation and test get a tenth each, at least 400 (fewer if rows is)
-    )
-    licence: str
-    template: str  # the user's message; {fields} are the dataset's
-    system: str  # system prompt; "" = none
-    validation: float  # share of train's Examples carved out, by group, where the source has no validation split
-    test: float  # the same for test
-    split_seed: int  # no sweep moves it
-    max_new_tokens: int  # the longest reply, and the room kept for the answer when a prompt is shortened
-    metrics: list[str]
-    cleaning: dict[str, bool]  # rule name -> on
+    task: str = "answer"  # what a record becomes: "summary", "turns", "answer" …
+    hub: str = ""  # repository on the Hugging Face hub
+    subset: str | None = None
+    revision: str | None = None
+    path: str | None = None  # a folder or file to read instead of the hub
+    source: Source = Source.hub
+    rows: int = 4000  # synthetic only: raw rows of train; validation and test get a tenth each, at least 400
+    licence: str = ""
+    template: str = "{prompt}"  # the user's message; {fields} are the dataset's
+    system: str = ""  # system prompt; "" = none
+    validation: float = 0.05  # share of train's Examples carved out, by group, where the source has no validation split
+    test: float = 0.1  # the same for test
+    split_seed: int = 0  # no sweep moves it
+    max_new_tokens: int = 128  # the longest reply, and the room kept for the answer when a prompt is shortened
+    metrics: list[str] = field(default_factory=list)
+    cleaning: dict[str, bool] = field(default_factory=dict)  # rule name -> on
+    options: dict[str, Any] = field(default_factory=dict)  # whatever else a data module of your own wants to know
 
 
 @dataclass
@@ -98,13 +100,13 @@ class LoraConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: OptimizerName
-    lr: float
-    weight_decay: float
-    betas: list[float]
-    schedule: Schedule
-    warmup: float  # share of all steps
-    neftune: float  # noise alpha; 0 = off
+    name: OptimizerName = OptimizerName.adamw
+    lr: float = 2e-4
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    schedule: Schedule = Schedule.cosine
+    warmup: float = 0.03  # share of all steps
+    neftune: float = 0.0  # noise alpha; 0 = off
 
 
 @dataclass
@@ -122,8 +124,8 @@ class Config:
     model: ModelConfig
     lora: LoraConfig
     optimizer: OptimizerConfig
-    trainer: dict[str, Any]  # passed through: Trainer(**trainer)
-    logger: dict[str, Any]  # {} or one `_target_` with its arguments
+    trainer: dict[str, Any]  # arguments of lightning.Trainer (config/trainer_keys.py says which)
+    logger: dict[str, Any]  # {name: {_target_: class, argument: value}}; {} = metrics.csv alone
 
     sample: int | None  # training Examples; null = all
     seed: int  # initialisation, order, dropout

@@ -1,14 +1,19 @@
 """The datasets by name. Looking one up imports it; importing this package imports nothing heavy.
 
-    DATASETS["squad"](config.dataset, tokenizer, sample=1000).setup()
+    DATASETS.of(config, tokenizer)      the data module of a run
+    DATASETS["squad"]                   the class
 
-A new dataset is one file here, one YAML in conf/dataset/ and one row of this table.
+A new dataset is a subclass of ExampleDataModule and a YAML file. Inside this package: one file here, one in conf/dataset/
+and one row of this table. Outside: a YAML file in a folder given by --config-dir, with `_target_: my_package.MyDataModule`.
 """
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llama_exp.config.schema import Config, DatasetConfig
+from llama_exp.config.targets import import_target
+from llama_exp.data.cache import DataCache
 from llama_exp.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "DataCache",
+    "ExampleDataModule",
     "GuanacoDataModule",
     "MedicalDataModule",
     "PubMedQADataModule",
@@ -28,12 +35,12 @@ __all__ = [
     "TweetSummDataModule",
 ]
 
-CLASSES = {
-    "guanaco": "GuanacoDataModule",
-    "medical": "MedicalDataModule",
-    "pubmedqa": "PubMedQADataModule",
-    "squad": "SquadDataModule",
-    "tweetsumm": "TweetSummDataModule",
+CLASSES = {  # name -> import path
+    "guanaco": "llama_exp.data.datasets.guanaco.GuanacoDataModule",
+    "medical": "llama_exp.data.datasets.medical.MedicalDataModule",
+    "pubmedqa": "llama_exp.data.datasets.pubmedqa.PubMedQADataModule",
+    "squad": "llama_exp.data.datasets.squad.SquadDataModule",
+    "tweetsumm": "llama_exp.data.datasets.tweetsumm.TweetSummDataModule",
 }
 
 
@@ -41,9 +48,7 @@ class Datasets(Mapping):
     """Name -> class, imported when asked for: a table of names must not cost the seconds that Lightning takes."""
 
     def __getitem__(self, name: str) -> "type[ExampleDataModule]":
-        if name not in CLASSES:
-            raise UserError(f"Unknown dataset {name!r}; known: {', '.join(sorted(CLASSES))}.")
-        return getattr(import_module(f"{__name__}.datasets.{name}"), CLASSES[name])
+        return self.class_of(DatasetConfig(name=name))
 
     def __contains__(self, name: object) -> bool:
         return name in CLASSES
@@ -54,12 +59,35 @@ class Datasets(Mapping):
     def __len__(self) -> int:
         return len(CLASSES)
 
+    def class_of(self, dataset: DatasetConfig) -> "type[ExampleDataModule]":
+        """The class that a dataset's `_target_` names, or the one of this table. Raises UserError where there is neither."""
+        if not dataset._target_ and dataset.name not in CLASSES:
+            raise UserError(
+                f"Unknown dataset {dataset.name!r}; known: {', '.join(sorted(CLASSES))}. A dataset of your own needs "
+                f"--config-dir FOLDER with FOLDER/dataset/{dataset.name}.yaml and `_target_: my_package.MyDataModule` in it."
+            )
+        found = import_target(dataset._target_ or CLASSES[dataset.name], "dataset")
+        from llama_exp.data.datamodule import ExampleDataModule
+
+        if not (isinstance(found, type) and issubclass(found, ExampleDataModule)):
+            raise UserError(
+                f"dataset._target_={dataset._target_}: wanted a subclass of llama_exp.ExampleDataModule, which reads rows "
+                "(`read`), splits and batches them."
+            )
+        return found
+
+    def of(self, config: Config, tokenizer: Any = None, cache: DataCache | None = None) -> "ExampleDataModule":
+        """The data module of a run. Runs that are given one cache share what is read and tokenised."""
+        return self.class_of(config.dataset).from_config(config, tokenizer, cache)
+
 
 DATASETS = Datasets()
 
 
 def __getattr__(attribute: str):
-    for name, class_name in CLASSES.items():
-        if class_name == attribute:
+    if attribute == "ExampleDataModule":
+        return import_module("llama_exp.data.datamodule").ExampleDataModule
+    for name, path in CLASSES.items():
+        if path.endswith(f".{attribute}"):
             return DATASETS[name]
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")

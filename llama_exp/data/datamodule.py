@@ -1,34 +1,38 @@
-"""The one life-cycle of every dataset: load, clean, split, sample; then encode and load in batches.
+"""The life cycle of every dataset: load, clean, split, sample; then encode and load in batches.
 
     rows --read--> Examples --split by group--> train | validation | test --sample--> train[:sample]
 
-A dataset declares itself on it: which columns it needs, which upstream split is held out, and `read(row)`.
+A dataset is a subclass: which columns it needs, which upstream split is held out, and `read(row)`.
 """
 
 import copy
 import dataclasses
+import difflib
 import functools
 import hashlib
 from collections import Counter
-from typing import Any
+from typing import Any, Self
 
 from lightning import LightningDataModule
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch.utils.data import DataLoader
 
+from llama_exp.batch import Batch
+from llama_exp.config.compose import default_config
 from llama_exp.config.schema import Config, DatasetConfig, Source
 from llama_exp.data import sources
+from llama_exp.data.cache import DataCache
 from llama_exp.data.chat_format import check_template
 from llama_exp.data.cleaning import Cleaner
-from llama_exp.data.packing import Plan, StepSampler, step_loader, whole_loader
+from llama_exp.data.encoding import encode_all
+from llama_exp.data.packing import EpochSampler, Plan, StepSampler, collate, step_loader, whole_loader
 from llama_exp.data.splitting import carve, shuffled
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Tokens
 
 HELD_OUT_FIRST = ("test", "validation", "train")  # who keeps a duplicate or a group that lies on two sides
-
-VALIDATED_AT_ONCE = 4096  # tokens
-
-_last_encoded: dict[str, tuple[tuple, list[Example], list[Tokens], dict[str, int]]] = {}  # by split
-_last_read: dict[tuple, tuple[dict[str, list[Example]], dict[str, Any]]] = {}
+VALIDATION_BATCH_TOKENS = 4096  # a run validates in batches of about so many tokens, however long its Examples are
 
 
 def text(value: Any) -> str:
@@ -37,50 +41,105 @@ def text(value: Any) -> str:
 
 
 class ExampleDataModule(LightningDataModule):
-    """Three splits of Examples from one dataset.
+    """Three splits of Examples from one dataset, for any LightningModule and any Trainer.
+
+        data = SquadDataModule(source="synthetic", tokenizer=tokenizer, sample=16, batch_size=4, max_length=256)
+        trainer.fit(module, data)                  # 4 batches an epoch, in another order each epoch
+        for batch in data.train_dataloader(): …    # works without a Trainer too
+
+    dataset            a whole section of a Config, or nothing: then any of its keys can be given by name (`source=…`,
+                       `path=…`, `template=…`), and the others have the values of conf/dataset
+    tokenizer          needed for batches, not for Examples
+    batch_size         Examples a Batch (in a run of this package, where `plan_steps` was called: a step)
+    sample             training Examples, None = all; samples of one `data_seed` nest
+    validation_sample  Examples that validation loss is measured on, drawn by `eval_seed`; None = all
+    seed               order of the training Examples
+    cache              shares what was read and encoded with other data modules
 
     After `setup()`: `train` (the sample), `available` (what it was drawn from), `validation`, `test`: list[Example];
     `counts`: what was read, cleaned, dropped and kept, as plain dicts (stored with the run; `describe()` prints it).
 
-    sample             training Examples, None = all; samples of one `data_seed` nest
-    validation_sample  Examples that validation loss is measured on, drawn by `eval_seed`; None = all
-
     Raises UserError: unknown template field, cleaning rule or task; unreadable source; missing column; empty split.
     """
 
+    conf: str | None = None  # the file of conf/dataset with the values of this dataset
     columns: tuple[str, ...]  # that `read` needs
-    fields: tuple[str, ...]  # that a template may name
+    fields: tuple[str, ...] = ("prompt",)  # that a template may name
     tasks: tuple[str, ...] = ("answer",)  # what `read` can make of a row; the first is the default
     answers_in_context = False  # whether a response is a span of the context, so that a shortened one may lose it
-    splits: dict[str, str]  # ours -> upstream's; what is not there is carved out of train by group
+    splits: dict[str, str] = {"train": "train", "validation": "validation", "test": "test"}
+    # ours -> upstream's; what the source does not have is carved out of train by group
 
     def __init__(
         self,
-        dataset: DatasetConfig,
+        dataset: DatasetConfig | None = None,
         tokenizer=None,
         *,
+        batch_size: int = 16,
         max_length: int = 1024,
-        batch: int = 16,
         micro_batch: int | None = None,
         sample: int | None = None,
+        validation_sample: int | None = None,
         seed: int = 0,
         data_seed: int = 0,
         eval_seed: int = 0,
-        validation_sample: int | None = None,
+        cache: DataCache | None = None,
+        **keys: Any,
     ):
         super().__init__()
-        self.dataset, self.tokenizer = dataset, tokenizer
-        self.max_length, self.batch, self.micro_batch = max_length, batch, micro_batch or batch
+        self.dataset = self._with_keys(dataset, max_length, keys)
+        self.tokenizer = tokenizer
+        self.max_length, self.batch_size, self.micro_batch = max_length, batch_size, micro_batch or batch_size
         self.sample, self.validation_sample = sample, validation_sample
         self.seed, self.data_seed, self.eval_seed = seed, data_seed, eval_seed
-        self.clean = Cleaner(dataset.cleaning)
+        self.cache = DataCache() if cache is None else cache
+        self.plan: Plan | None = None
+        self.clean = Cleaner(self.dataset.cleaning)
         self.counts: dict[str, Any] = {}
         self._dropped: Counter[str] = Counter()
         self._encoded: dict[str, list[Tokens]] = {}
         self._ready = False
-        check_template(dataset.template, self.fields)
-        if dataset.task not in self.tasks:
-            raise UserError(f"Unknown dataset.task={dataset.task} for {dataset.name}; known: {', '.join(self.tasks)}.")
+        check_template(self.dataset.template, self.fields)
+        if self.dataset.task not in self.tasks:
+            raise UserError(
+                f"Unknown dataset.task={self.dataset.task} for {self.dataset.name}; known: {', '.join(self.tasks)}."
+            )
+
+    @classmethod
+    def from_config(cls, config: Config, tokenizer=None, cache: DataCache | None = None) -> Self:
+        """The data of one run."""
+        return cls(
+            config.dataset,
+            tokenizer,
+            batch_size=config.batch,
+            max_length=config.max_length,
+            micro_batch=config.micro_batch,
+            sample=config.sample,
+            validation_sample=config.validation_sample,
+            seed=config.seed,
+            data_seed=config.data_seed,
+            eval_seed=config.eval_seed,
+            cache=cache,
+        )
+
+    @classmethod
+    def _with_keys(cls, dataset: DatasetConfig | None, max_length: int, keys: dict[str, Any]) -> DatasetConfig:
+        """`dataset`, or this dataset's values of conf/, with the keys that were given by name."""
+        if dataset is not None and not keys:
+            return dataset
+        known = [field.name for field in dataclasses.fields(DatasetConfig)]
+        for key in keys.keys() - set(known):
+            near = difflib.get_close_matches(key, [*known, "batch_size", "max_length", "sample", "tokenizer"], n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{cls.__name__} got an unexpected argument {key!r}.{hint}")
+        if dataset is None:
+            dataset = default_config({"dataset": cls.conf}).dataset if cls.conf else DatasetConfig(name=cls.__name__)
+        try:
+            dataset = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(dataset), keys))
+        except OmegaConfBaseException as error:
+            raise UserError(f"{cls.__name__}: {str(error).splitlines()[0]} ({error.full_key})") from None
+        # as in a run: half of the length at least is left to the prompt
+        return dataclasses.replace(dataset, max_new_tokens=min(dataset.max_new_tokens, max_length // 2))
 
     # -- what a dataset declares ---------------------------------------------------------------------------------------
 
@@ -119,16 +178,16 @@ class ExampleDataModule(LightningDataModule):
         self._ready = True
 
     def _by_split(self) -> dict[str, list[Example]]:
-        """All Examples by split. The cells of a sweep share them: only the last source read is kept in memory."""
+        """All Examples by split, from the cache where this very source was read before."""
         source = (type(self), repr(self.dataset), sources.fingerprint(self.dataset.path))
-        if source not in _last_read:
-            examples = self._read(self._rows())
-            self._split(examples)
-            _last_read.clear()
-            _last_read[source] = examples, self.counts
-        examples, counts = _last_read[source]
+        examples, counts = self.cache.examples(source, self._read_and_split)
         self.counts = copy.deepcopy(counts)
         return examples
+
+    def _read_and_split(self) -> tuple[dict[str, list[Example]], dict[str, Any]]:
+        examples = self._read(self._rows())
+        self._split(examples)
+        return examples, self.counts
 
     def held_out(self, split: str, count: int | None = None) -> list[Example]:
         """`count` Examples of validation or test, drawn by `eval_seed` alone; None = all, in their order."""
@@ -259,23 +318,20 @@ class ExampleDataModule(LightningDataModule):
     # -- encode and load -----------------------------------------------------------------------------------------------
 
     def encoded(self, split: str) -> list[Tokens]:
-        """The split's Examples as Tokens, encoded once; what was shortened or dropped goes to `counts["encoded"]`.
-
-        The cells of a sweep that learn the same Examples share them.
-        """
+        """The split's Examples as Tokens, encoded once; what was shortened or dropped goes to `counts["encoded"]`."""
         if split not in self._encoded:
-            from llama_exp.data.encoding import encode_all
-
+            if self.tokenizer is None:
+                raise UserError(f"{type(self).__name__} makes no batches without a tokenizer. Give it: tokenizer=…")
+            self.setup()
             examples = {
                 "train": self.train,
                 "test": self.test,
                 "validation": self.held_out("validation", self.validation_sample),
             }[split]
             settings = self.tokenizer, self.max_length, self.dataset.max_new_tokens, self.answers_in_context
-            if split not in _last_encoded or _last_encoded[split][:2] != (settings, examples):
-                tokens, counts = encode_all(examples, *settings)
-                _last_encoded[split] = settings, examples, tokens, counts
-            *_, self._encoded[split], counts = _last_encoded[split]
+            self._encoded[split], counts = self.cache.tokens(
+                split, settings, examples, lambda: encode_all(examples, *settings)
+            )
             self.counts.setdefault("encoded", {})[split] = dict(counts)
         return self._encoded[split]
 
@@ -289,9 +345,54 @@ class ExampleDataModule(LightningDataModule):
         dropped = ", ".join(f"{count:,} dropped ({reason})" for reason, count in why.items() if count)
         return f"{train['encoded']:,} of {sampled:,} Examples reach training; {dropped}" if dropped else ""
 
+    # -- dataloaders ---------------------------------------------------------------------------------------------------
+
+    def plan_steps(self, max_epochs: int | None, max_steps: int | None, max_tokens: int | None) -> int:
+        """Plan a whole run, as the commands of this package do, and return its length in steps.
+
+        From now on `train_dataloader` gives all epochs as one, step for step by the plan, so that a run that was killed
+        continues with the very batch it would have seen. Whichever budget is spent first ends the run; None and -1 are
+        no budget.
+        """
+        self.plan = Plan(self.encoded("train"), self.batch_size, self.seed, max_epochs, max_steps, max_tokens)
+        return self.plan.total_steps
+
+    def train_dataloader(self) -> DataLoader:
+        """One epoch, shuffled; or, after `plan_steps`, what is left of the planned run."""
+        tokens = self.encoded("train")
+        if self.plan is None:
+            return self._loader("train", sampler=EpochSampler(len(tokens), self.seed))
+        rank, world = self._rank()
+        sampler = StepSampler(self.plan, self.micro_batch, rank, world)
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            sampler.start = lambda: progress.total.ready
+        return step_loader(tokens, sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        if self.plan is None:
+            return self._loader("validation")
+        return whole_loader(self.encoded("validation"), VALIDATION_BATCH_TOKENS, *self._rank())
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test split: its Batches hold prompts and responses, so that a module can measure either."""
+        return self._loader("test")
+
+    def _loader(self, split: str, sampler: EpochSampler | None = None) -> DataLoader[Batch]:
+        # A plain DataLoader with a plain sampler: under DDP a Trainer puts its DistributedSampler in, as for any other.
+        return DataLoader(self.encoded(split), batch_size=self.batch_size, sampler=sampler, collate_fn=collate)
+
+    def _rank(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    # -- the same Examples after a resume ------------------------------------------------------------------------------
+
     @functools.cached_property
     def content(self) -> str:
-        """A hash of what is learnt and what validation is measured on: tells that a source was changed behind its name."""
+        """A hash of what is learnt and what validation is measured on: shows that a source was changed behind its name."""
         digest = hashlib.sha256()
         for example in [*self.train, *self.held_out("validation", self.validation_sample)]:
             digest.update(repr(example).encode("utf-8", "surrogatepass"))
@@ -304,43 +405,9 @@ class ExampleDataModule(LightningDataModule):
         self.check_content(state["content"])
 
     def check_content(self, before: str | None) -> None:
-        """Stop where the Examples are not those of `before` (None: not known)."""
+        """Raise a UserError where the Examples are not those of `before` (None: not known)."""
         if before not in (None, self.content):
             raise UserError(
                 f"{self.dataset.name}: the Examples are not those that this run began with: its source was changed. "
                 "Choose another folder (out=FOLDER), or delete the run's."
             )
-
-    @classmethod
-    def of(cls, config: Config, tokenizer=None) -> "ExampleDataModule":
-        """The data of one cell."""
-        return cls(
-            config.dataset,
-            tokenizer,
-            max_length=config.max_length,
-            batch=config.batch,
-            micro_batch=config.micro_batch,
-            sample=config.sample,
-            seed=config.seed,
-            data_seed=config.data_seed,
-            eval_seed=config.eval_seed,
-            validation_sample=config.validation_sample,
-        )
-
-    def plan_steps(self, max_epochs: int | None, max_steps: int | None, max_tokens: int | None) -> int:
-        """The run's length in steps: whichever of the budgets ends first. None and -1 are no budget."""
-        self.plan = Plan(self.encoded("train"), self.batch, self.seed, max_epochs, max_steps, max_tokens)
-        return self.plan.total_steps
-
-    def train_dataloader(self):
-        """Batches of the whole run, epoch after epoch; after a resume, from the first one not yet learnt."""
-        trainer = self.trainer
-        if not hasattr(self, "plan"):  # a LightningModule of someone else's: Lightning counts the epochs
-            self.plan_steps(max_epochs=1, max_steps=None, max_tokens=None)
-        sampler = StepSampler(self.plan, self.micro_batch, trainer.global_rank, trainer.world_size)
-        sampler.start = lambda: trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        return step_loader(self.encoded("train"), sampler)
-
-    def val_dataloader(self):
-        trainer = self.trainer
-        return whole_loader(self.encoded("validation"), VALIDATED_AT_ONCE, trainer.global_rank, trainer.world_size)

@@ -124,6 +124,26 @@ class Plan:
         return steps
 
 
+class EpochSampler(Sampler[int]):
+    """Each Example once, in an order that (seed, epoch) decides.
+
+    Lightning says which epoch it is (`set_epoch`); without it every pass over the loader is the next epoch.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        return iter(order(self.count, self.seed, epoch))
+
+
 class StepSampler(Sampler[list[int]]):
     """Yields the micro-batches of a whole run: lists of places in the training set.
 

@@ -49,7 +49,7 @@ def _load_and_evaluate(request: EvaluationRequest, session: Session) -> Outcome:
     config, run = request.config, request.run
     with session.loading_base(run.config.model, config.trainer) as base:
         tokenizer = session.tokenizer(run.config.model)
-        data = DATASETS[config.dataset.name].of(config, tokenizer)
+        data = DATASETS.of(config, tokenizer, session.data)
         data.setup()
     check_length(base(), config.max_length)
     model = base() if run.is_untuned else load_lora(base(), run.adapter)
@@ -116,7 +116,7 @@ def evaluate_file(config: Config) -> Outcome:
     path = Path(config.predictions)
     if not path.is_file():
         raise UserError(f"predictions={path}: no such file.")
-    data = DATASETS[config.dataset.name].of(config)
+    data = DATASETS.of(config)
     data.setup()
     examples = data.held_out(config.split.value, config.eval_sample)
     all_ids = {example.id for example in data.held_out(config.split.value)}

@@ -33,7 +33,7 @@ def count_answers_lost(
         tokenizer,
         config.max_length,
         config.dataset.max_new_tokens,
-        DATASETS[config.dataset.name].answers_in_context,
+        DATASETS.class_of(config.dataset).answers_in_context,
     )
     return counts["answers_lost"]
 

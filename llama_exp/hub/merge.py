@@ -71,7 +71,7 @@ def compare(adapter: Path, trained: Config, asked: Config, folder: Path, count: 
 
     device = models.target_device(asked.trainer)
     tokenizer = load_tokenizer(trained.model)
-    data = DATASETS[trained.dataset.name].of(trained, tokenizer)
+    data = DATASETS.of(trained, tokenizer)
     data.setup()
     examples = data.held_out(asked.split.value, count)
     tuned = load_lora(models.load_base(trained.model, device), adapter)

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
+from llama_exp.data.cache import DataCache
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_count, format_duration, format_large, format_memory, format_money, plural
 from llama_exp.overlap.audit import AuditCache, find_overlap, report_overlap
@@ -34,6 +35,7 @@ cells: list["Cell"] = []  # of this process: a sweep's, in order
 _measured: dict[tuple, Any] = {}  # what a token costs, by all that decides it
 _audits = AuditCache()
 _prepared: dict[str, Any] = {}  # the last data modules
+_data_cache = DataCache()  # what they share
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def prepared(config: Config):
         while len(_prepared) > 1:  # a sample beyond what there is takes two
             _prepared.pop(next(iter(_prepared)))
         tokenizer = load_tokenizer(config.model)
-        data = DATASETS[config.dataset.name].of(config, tokenizer)
+        data = DATASETS.of(config, tokenizer, _data_cache)
         data.setup()
         if not config.sample or config.sample < len(data.available):
             show_data(data, tokenizer, with_example=not _prepared)

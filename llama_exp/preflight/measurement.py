@@ -19,7 +19,7 @@ from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import causal_lm
 from llama_exp.model.memory import Choice, available, forget_peak, held_now, needs, peak_memory
 from llama_exp.records import Tokens
-from llama_exp.training.module import Finetune, neftune
+from llama_exp.training.module import FineTuningModule, neftune
 
 STEPS = 3
 SHORTER = "model.gradient_checkpointing=true (slower), or a smaller max_length"
@@ -58,7 +58,7 @@ def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], sh
     One row goes first: what it takes foretells the whole, so that a CPU's kernel need not kill this process to say no.
     """
     device = next(model.parameters()).device
-    optimizer = Finetune(model, config.optimizer, STEPS, config.seed).configure_optimizers()["optimizer"]
+    optimizer = FineTuningModule(model, config.optimizer, STEPS, config.seed).configure_optimizers()["optimizer"]
     room = available(device)
     one, whole = longest(tokens, 1).to(device), longest(tokens, share).to(device)
     few, many = one.input_ids.numel(), whole.input_ids.numel()

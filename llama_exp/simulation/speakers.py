@@ -135,7 +135,7 @@ def held_out(config: Config) -> list[Opening]:
 
     if config.dataset.task.endswith("turns"):  # of both sides, whichever the run has learnt
         config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, task="turns"))
-    data = DATASETS[config.dataset.name].of(config)
+    data = DATASETS.of(config)
     data.setup()
     found: dict[str, Opening] = {}
     by_group: dict[str, dict[str, list[Example]]] = {}

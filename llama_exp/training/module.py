@@ -55,7 +55,7 @@ class Unread:
     ended: Moment  # when the values have arrived, too
 
 
-class Finetune(L.LightningModule):
+class FineTuningModule(L.LightningModule):
     """Learns the responses of a Batch; only the adapter's parameters learn and are saved in checkpoints.
 
     The loss of a step is  sum(nll) / sum(label tokens)  over the whole accumulated step and all ranks. Lightning averages
@@ -195,7 +195,7 @@ class Finetune(L.LightningModule):
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.total_steps - warmup)))
 
-    def cpu(self) -> "Finetune":
+    def cpu(self) -> "FineTuningModule":
         """Stay where it is: Lightning moves the module to the CPU after a fit, and the base would go with it.
 
         The evaluation after training would then run there, and every cell of a sweep would move the base back.

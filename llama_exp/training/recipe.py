@@ -15,7 +15,7 @@ from llama_exp.model.memory import choose
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
-from llama_exp.training.module import Finetune
+from llama_exp.training.module import FineTuningModule
 from llama_exp.training.summary import save_run
 from llama_exp.training.trainer import build_trainer, fit
 
@@ -23,7 +23,7 @@ from llama_exp.training.trainer import build_trainer, fit
 def read_data(run: Run, session: Session):
     """The run's DataModule, set up: rows read, cleaned, split and sampled."""
     config = run.config
-    data = DATASETS[config.dataset.name].of(config, session.tokenizer(config.model))
+    data = DATASETS.of(config, session.tokenizer(config.model), session.data)
     data.setup()
     print(data.describe(), flush=True)
     return data
@@ -56,7 +56,9 @@ def train_run(run: Run, data, overlap: dict[str, Any] | None, base: Callable[[],
             print(f"  memory: {memory.why}", flush=True)
         model = attach_lora(base(), config.lora, config.seed, memory.recompute)
         try:
-            module = Finetune(model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels)
+            module = FineTuningModule(
+                model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels
+            )
             trainer = build_trainer(run, data, base())
             with run.clock("train"), held(base(), memory.hold, memory.keep):
                 fitted = fit(run, trainer, module, data)

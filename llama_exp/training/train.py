@@ -71,7 +71,7 @@ def _untuned(run: Run, session: Session) -> Outcome:
 def _already_finished(run: Run, session: Session) -> Outcome:
     """Raises UserError where the files that the run was trained on have changed: their path alone does not tell."""
     if run.config.dataset.path:
-        data = DATASETS[run.config.dataset.name].of(run.config)
+        data = DATASETS.of(run.config, cache=session.data)
         data.setup()
         data.check_content(run.summary.content)
     print(f"{run.folder}: already finished", flush=True)

@@ -16,6 +16,7 @@ class GuanacoDataModule(ExampleDataModule):
     Rows that open with the same message are branches of one conversation tree: they are one group.
     """
 
+    conf = "guanaco"
     columns = ("text",)
     fields = ("message",)
     tasks = ("chat",)

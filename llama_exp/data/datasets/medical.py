@@ -26,6 +26,7 @@ class MedicalDataModule(ExampleDataModule):
     answers made by template (most "symptoms") are few among the held-out ones, which were written for their question.
     """
 
+    conf = "medical"
     columns = ("qtype", "Question", "Answer")
     fields = ("question", "qtype")
     splits = {"train": "train", "validation": "validation", "test": "test"}

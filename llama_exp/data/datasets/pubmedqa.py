@@ -14,6 +14,7 @@ class PubMedQADataModule(ExampleDataModule):
     Quirk: `long_answer` is the abstract's conclusion: it gives the decision away and is never shown.
     """
 
+    conf = "pubmedqa"
     columns = ("pubid", "question", "context", "final_decision")
     fields = ("context", "question")
     tasks = ("decision",)

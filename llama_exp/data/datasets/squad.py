@@ -20,6 +20,7 @@ class SquadDataModule(ExampleDataModule):
     Questions on one article repeat its facts, so the article (`title`) is the group.
     """
 
+    conf = "squad"
     columns = ("id", "title", "context", "question", "answers")
     answers_in_context = True
     fields = ("context", "question", "title")

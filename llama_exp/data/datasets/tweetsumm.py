@@ -35,6 +35,7 @@ class TweetSummDataModule(ExampleDataModule):
     one side in a row are one turn; what an agent says before the client is dropped.
     """
 
+    conf = "tweetsumm"
     columns = ("new dialog id", "original dialog id", "original dialog info", "log")
     fields = ("dialogue",)
     tasks = ("summary", *TURNS)
