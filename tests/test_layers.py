@@ -29,9 +29,10 @@ LIGHT = """records errors sanitize formatting quiet config.schema config.compose
     runs.find runs.files cli.main cli.options cli.sweep evaluation.request evaluation.recipe evaluation.results training.train
     overlap.audit metrics.squad metrics.decision metrics.bertscore metrics.rouge statistics data data.synthetic tiny chat
     hub.command hub.upload hub.model_card human.study human.app human.server human.rating_page human.metrics
-    human.report report.command report.breakdown report.captions report.costs report.drawing report.exact report.families
-    report.findings report.grouping report.items report.page report.plots report.results report.score_tables
-    report.settings report.spreadsheet report.standing report.training_plots report.words report.worth""".split()
+    human.report report.command report.write report.breakdown report.captions report.costs
+    report.exact report.families report.findings report.compare report.items report.page report.figures.scores
+    report.figures.training report.figures.style report.load report.tables report.cells report.runs_csv report.standing
+    report.labels report.analyse""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

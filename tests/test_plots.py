@@ -6,10 +6,12 @@ from xml.etree import ElementTree
 import pytest
 
 from llama_exp.formatting import format_duration
-from llama_exp.report import captions, drawing, plots, training_plots
-from llama_exp.report.families import families
-from llama_exp.report.grouping import comparisons
-from llama_exp.report.results import Curve, Evaluation, Interval, Run
+from llama_exp.report import captions
+from llama_exp.report.compare import comparisons
+from llama_exp.report.families import group_runs
+from llama_exp.report.figures import scores as plots
+from llama_exp.report.figures import style, training
+from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval, TrainingCurve
 
 METRIC = "squad/f1"
 
@@ -17,14 +19,14 @@ METRIC = "squad/f1"
 def run(rank=8, examples=100, f1=None, half=4.0, seed=0, model="tiny", **more):
     """A run in memory, evaluated where `f1` is given."""
     name = f"{model}-{examples}-r{rank}-{seed}-{more}"
-    interval = {METRIC: Interval(f1 - half, f1 + half, "clustered t")} if f1 is not None and half else {}
+    interval = {METRIC: StoredInterval(f1 - half, f1 + half, "clustered t")} if f1 is not None and half else {}
     folder = Path("/runs", name)
     evaluations = ()
     if f1 is not None:
         at = folder / "eval" / "squad-test-300"
-        evaluations = (Evaluation(at, at.name, "squad", "squad", "test", 300, 75, {METRIC: f1}, interval),)
+        evaluations = (EvaluationRecord(at, at.name, "squad", "squad", "test", 300, 75, {METRIC: f1}, interval),)
     summary = {"seconds": {"import": 7, "load": 2, "train": examples / 10, "evaluate": 11}} if rank else {}
-    return Run(
+    return RunRecord(
         folder,
         name,
         "squad",
@@ -94,13 +96,13 @@ def test_a_rank_keeps_its_colour_in_all_figures_and_in_a_report_with_other_ranks
         panel, comparison = panel_of(runs)
         scores = plots.scores(panel, comparison).axes[0]
         seen = {t.get_text(): t.get_color() for t in scores.texts}
-        assert (seen["rank 8"], seen["rank 64"]) == (drawing.RANKS[3], drawing.RANKS[6])
-    curves = {r.folder: Curve(((1, 3.0), (2, 2.0)), ((2, 2.5),)) for r in grid}
-    (losses,) = training_plots.losses(families(grid)[0], curves)
+        assert (seen["rank 8"], seen["rank 64"]) == (style.RANKS[3], style.RANKS[6])
+    curves = {r.folder: TrainingCurve(((1, 3.0), (2, 2.0)), ((2, 2.5),)) for r in grid}
+    (losses,) = training.losses(group_runs(grid)[0], curves)
     tiles = {axes.get_title("left"): axes.lines[0].get_color() for axes in losses.axes if axes.get_visible()}
-    assert tiles == {f"{n} examples, rank {r}": drawing.colour(r) for n in ("100", "1,000") for r in (8, 64)}
-    assert len({drawing.colour(2**k) for k in range(8)}) == 8
-    assert drawing.colour(12) not in (drawing.colour(8), drawing.colour(16))
+    assert tiles == {f"{n} examples, rank {r}": style.colour(r) for n in ("100", "1,000") for r in (8, 64)}
+    assert len({style.colour(2**k) for k in range(8)}) == 8
+    assert style.colour(12) not in (style.colour(8), style.colour(16))
 
 
 def test_panels_of_one_comparison_share_their_height_so_that_they_can_be_compared():
@@ -121,55 +123,55 @@ def test_labels_that_would_lie_on_each_other_are_moved_apart_around_their_middle
 
 def test_a_tile_per_size_and_rank_and_what_was_not_run_leaves_a_hole(grid):
     runs = [r for r in grid if (r.rank, r.examples) != (64, 1000)]
-    curves = {r.folder: Curve(((1, 3.0), (9, 2.0)), ((9, 2.5),)) for r in runs}
-    (figure,) = training_plots.losses(families(runs)[0], curves)
+    curves = {r.folder: TrainingCurve(((1, 3.0), (9, 2.0)), ((9, 2.5),)) for r in runs}
+    (figure,) = training.losses(group_runs(runs)[0], curves)
     assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
 
 
 def test_a_first_spike_does_not_press_the_losses_flat():
-    spiky = Curve(tuple((i, 1000.0 if i == 0 else 2.0 + i / 1000) for i in range(100)), ((50, 2.5), (99, 2.2)))
-    assert training_plots.loss_limits([spiky.train], [spiky.validation]) == pytest.approx((1.976, 2.525), abs=0.01)
+    spiky = TrainingCurve(tuple((i, 1000.0 if i == 0 else 2.0 + i / 1000) for i in range(100)), ((50, 2.5), (99, 2.2)))
+    assert training.loss_limits([spiky.train], [spiky.validation]) == pytest.approx((1.976, 2.525), abs=0.01)
 
 
 def test_the_fall_of_a_short_run_does_not_hide_what_validation_does():
-    falling = Curve(tuple((i, max(12.0 - 2 * i, 0.5)) for i in range(65)), ((20, 0.81), (42, 0.90), (64, 0.86)))
-    assert training_plots.loss_limits([falling.train], [falling.validation])[1] < 1.2
+    falling = TrainingCurve(tuple((i, max(12.0 - 2 * i, 0.5)) for i in range(65)), ((20, 0.81), (42, 0.90), (64, 0.86)))
+    assert training.loss_limits([falling.train], [falling.validation])[1] < 1.2
 
 
 def test_long_curves_are_drawn_by_the_means_of_their_stretches():
-    x, y = training_plots.thinned([(i, 1.0 if i % 2 else 3.0) for i in range(3200)])
-    assert len(x) == training_plots.POINTS and x[0] == 9.5 and set(y) == {2.0}
-    assert training_plots.thinned([]) == ([], [])
+    x, y = training.thinned([(i, 1.0 if i % 2 else 3.0) for i in range(3200)])
+    assert len(x) == training.POINTS and x[0] == 9.5 and set(y) == {2.0}
+    assert training.thinned([]) == ([], [])
 
 
 def test_bars_are_means_over_seeds_and_the_words_name_the_largest_stage(grid):
-    bars = training_plots.bars([*grid, run(8, 1000, 50.0, seed=1)])
+    bars = training.bars([*grid, run(8, 1000, 50.0, seed=1)])
     assert [name for name, _ in bars][:2] == ["1,000 examples, rank 8", "1,000 examples, rank 64"]
     assert bars[0][1] == {"import": 7, "load": 2, "data": 0, "train": 100, "save": 0, "evaluate": 11}
     assert captions.time_caption(bars, 40) == (
         "Training took the most: 73 % of 5 min 00 s in all bars together; evaluation 15 %, starting up 9 % and loading "
         "the model 3 %. A bar is the mean over its seeds."
     )
-    axes = training_plots.time_spent(bars).axes[0]
+    axes = training.time_spent(bars).axes[0]
     assert axes.texts[0].get_text() == "2 min 00 s"
 
 
 def test_a_cost_axis_has_at_least_two_numbers_however_close_the_costs():
     panel, c = panel_of([run(8, 100, 30.0), run(16, 100, 34.0)])
-    points = [(panel, setting, seconds) for setting, seconds in zip(panel.settings, (22.1, 23.4), strict=True)]
-    axes = plots.costs(points, {panel.settings[0].key}, c, "seconds").axes[0]
+    points = [(panel, setting, seconds) for setting, seconds in zip(panel.cells, (22.1, 23.4), strict=True)]
+    axes = plots.costs(points, {panel.cells[0].key}, c, "seconds").axes[0]
     low, high = axes.get_xlim()
     assert len([t for t in axes.get_xticks() if low <= t <= high]) >= 3
 
 
 def test_the_svg_is_whole_xml_with_variables_for_colours_and_its_own_ids(grid):
-    text = drawing.svg(plots.scores(*panel_of(grid)), 7, 'a "label" & <more>')
+    text = style.svg(plots.scores(*panel_of(grid)), 7, 'a "label" & <more>')
     root = ElementTree.fromstring(text)
     assert root.get("aria-label") == 'a "label" & <more>'
     ids = [element.get("id") for element in root.iter() if element.get("id")]
     assert ids and all(i.startswith("f7-") for i in ids)
     assert "var(--rank3)" in text and "var(--muted)" in text
-    assert drawing.RANKS[3] not in text and drawing.MUTED not in text
+    assert style.RANKS[3] not in text and style.MUTED not in text
     assert "rank 64" in text  # text stays text: it can be searched, copied and read aloud
 
 
@@ -178,8 +180,8 @@ def test_a_name_with_a_dollar_or_markup_is_drawn_as_it_is():
     (comparison,) = comparisons(runs)
     for panel in comparison.panels:
         figure = plots.scores(panel, comparison)
-        ElementTree.fromstring(drawing.svg(figure, 1, panel.model))
-        assert drawing.png(figure).startswith(b"\x89PNG")
+        ElementTree.fromstring(style.svg(figure, 1, panel.model))
+        assert style.png(figure).startswith(b"\x89PNG")
         assert panel.model in figure.axes[0].get_title("left")
 
 
@@ -199,7 +201,7 @@ def test_words_say_what_the_picture_shows(grid):
 
 def test_words_for_losses_name_the_run_that_rose_most():
     def curve(*validation):
-        return Curve((), tuple(enumerate(validation)))
+        return TrainingCurve((), tuple(enumerate(validation)))
 
     assert captions.losses_caption({"a": curve(3.0, 2.0, 2.5), "b": curve(3.0, 2.0, 2.1), "c": curve(3.0, 2.0)}) == (
         "In 2 of 3 runs the validation loss rose again before the end, most in a: from 2.00 to 2.50."

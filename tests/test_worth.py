@@ -12,13 +12,13 @@ from scipy import stats
 
 from llama_exp.errors import UserError
 from llama_exp.metrics import squad
-from llama_exp.report import costs, findings, items, score_tables
+from llama_exp.report import costs, findings, items, tables
+from llama_exp.report.analyse import analyse
 from llama_exp.report.captions import cost_caption, cost_notes, curve_words, target_of
+from llama_exp.report.compare import comparisons
 from llama_exp.report.exact import Exact
-from llama_exp.report.grouping import comparisons
-from llama_exp.report.results import collect
+from llama_exp.report.load import load_runs
 from llama_exp.report.standing import Contender, standing
-from llama_exp.report.worth import weigh
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.scores import write_scores
 from llama_exp.statistics.variance import RunSums
@@ -28,12 +28,12 @@ F1 = "squad/f1"
 
 
 def weighed(outputs, cache=None):
-    (comparison,) = comparisons(collect(outputs)[0])
-    return weigh(comparison, lambda evaluation: items.read(evaluation, cache))
+    (comparison,) = comparisons(load_runs(outputs)[0])
+    return analyse(comparison, lambda evaluation: items.load_items(evaluation, cache))
 
 
 def at(comparison, rank, examples):
-    return next(s for _, s in comparison.settings() if (s.rank, s.examples) == (rank, examples))
+    return next(s for _, s in comparison.cells() if (s.rank, s.examples) == (rank, examples))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_best_and_what_cannot_be_told_from_it_are_named_and_the_rest_is_wors
     said = " ".join(findings.answer(c))
     assert "cannot be told from rank 16 on 3,000 examples at 60.0 ± 5.5 and rank 16 on 1,000 examples" in said
     assert "It is better than the 6 others." in said and "smallest true difference" in said
-    table = score_tables.scores_table(c)
+    table = tables.scores_table(c)
     assert len(table.tied) == 2 and sum("cannot be told apart" in cell for row in table.rows for cell in row) == 2
 
 
@@ -96,30 +96,30 @@ def test_settings_with_other_items_are_not_paired_and_the_ids_are_named(tmp_path
     assert len(c.standing.against) == 1 and c.standing.refused[0][0] == at(c, 16, 1000).key
     assert "answered different items" in c.unpaired and "(q7)" in c.unpaired and "(z7)" in c.unpaired
     assert c.unpaired in findings.answer(c)
-    assert "not compared" in [cell for row in score_tables.scores_table(c).rows for cell in row]
+    assert "not compared" in [cell for row in tables.scores_table(c).rows for cell in row]
 
 
 def test_predictions_that_do_not_give_the_stored_score_are_not_used(tmp_path):
     home = write_run(tmp_path, f1=50.0)
     path = next(home.rglob("predictions.jsonl"))
     path.write_text(path.read_text().replace('"reply": "no"', '"reply": "yes"', 30))
-    (run,), _ = collect(tmp_path)
-    assert items.read(run.evaluations[0]) == (
+    (run,), _ = load_runs(tmp_path)
+    assert items.load_items(run.evaluations[0]) == (
         "item by item squad/exact_match is 60 where results.json says 50: not the same answers"
     )
 
 
 def test_items_are_kept_for_the_next_report_and_read_anew_when_the_file_changes(tmp_path):
     home = write_run(tmp_path / "outputs", f1=50.0)
-    (run,), _ = collect(tmp_path / "outputs")
-    first = items.read(run.evaluations[0], tmp_path / "kept")
+    (run,), _ = load_runs(tmp_path / "outputs")
+    first = items.load_items(run.evaluations[0], tmp_path / "kept")
     (kept,) = (tmp_path / "kept").glob("*.json")
-    assert items.read(run.evaluations[0], tmp_path / "kept") == first
+    assert items.load_items(run.evaluations[0], tmp_path / "kept") == first
     kept.write_text("half a fi")
-    assert items.read(run.evaluations[0], tmp_path / "kept") == first
+    assert items.load_items(run.evaluations[0], tmp_path / "kept") == first
     path = next(home.rglob("predictions.jsonl"))
     path.write_text(path.read_text() + "{broken\n")
-    assert "cannot be read" in items.read(run.evaluations[0], tmp_path / "kept")
+    assert "cannot be read" in items.load_items(run.evaluations[0], tmp_path / "kept")
 
 
 def test_a_metric_that_needs_a_model_falls_back_to_what_is_stored_and_says_so(tmp_path):
@@ -182,10 +182,10 @@ def test_money_and_energy_are_unknown_until_they_are_known(tmp_path):
     write_run(tmp_path / "gpu", f1=50.0, summary=gpu)
     write_run(tmp_path / "cpu", f1=50.0)
     price = costs.Prices(price_per_gpu_hour=3.0)
-    row = score_tables.cost_table(weighed(tmp_path / "gpu"), price).rows[0]
+    row = tables.cost_table(weighed(tmp_path / "gpu"), price).rows[0]
     assert row[-2:] == ("200 Wh", "3.00 EUR")
-    assert score_tables.cost_table(weighed(tmp_path / "gpu"), costs.Prices()).rows[0][-1] == "unknown"
-    assert score_tables.cost_table(weighed(tmp_path / "cpu"), price).rows[0][-2:] == ("unknown", "unknown")
+    assert tables.cost_table(weighed(tmp_path / "gpu"), costs.Prices()).rows[0][-1] == "unknown"
+    assert tables.cost_table(weighed(tmp_path / "cpu"), price).rows[0][-2:] == ("unknown", "unknown")
 
 
 def test_wrong_prices_are_one_message(tmp_path):
@@ -202,7 +202,7 @@ def test_the_score_on_clean_items_stands_beside_the_full_one(tmp_path):
     c = weighed(tmp_path)
     said = "On the test items that nothing in training overlaps with (280 of 300) it scores 48.0 ± 4.0."
     assert said in findings.answer(c)
-    table = score_tables.scores_table(c)
+    table = tables.scores_table(c)
     assert "squad/f1, clean items" in [column.name for column in table.columns] and "48.0 ± 4.0" in table.rows[0]
 
 
@@ -264,7 +264,7 @@ def test_equal_recipes_whose_runs_share_no_seed_are_seldom_told_apart():
     [
         (100.0, 8, "it is better than"),
         (100.0, 1, "All these items belong to one group, so what chance does cannot be told"),
-        (0.0, 8, "Every setting gave every group of items the same score."),
+        (0.0, 8, "Every cell gave every group of items the same score."),
     ],
 )
 def test_differences_without_spread_are_judged_by_sign_or_not_at_all(good, groups, said):
@@ -278,7 +278,7 @@ def test_differences_without_spread_are_judged_by_sign_or_not_at_all(good, group
     assert found.worse == (("b",) if good and groups > 1 else ())
     assert p == pytest.approx(2.0 ** (1 - groups) if good else 1.0)
     comparison = SimpleNamespace(
-        standing=found, metric="squad/f1", unpaired="", exact=None, settings=lambda: [], rivals=lambda: []
+        standing=found, metric="squad/f1", unpaired="", exact=None, cells=lambda: [], rivals=lambda: []
     )
     assert difference.difference == good and said in " ".join(findings._place(comparison, None))
 
@@ -305,9 +305,9 @@ def test_a_metric_that_needs_a_model_is_compared_by_the_scores_that_were_stored(
         results["scores"] = {"bertscore/f1": float(np.mean(values[sample])), "loss": 1.0}
         (folder / "results.json").write_text(json.dumps(results))
         if sample == 100:
-            (comparison,) = comparisons(collect(tmp_path)[0])
-            (one,) = (s.evaluation for _, setting in comparison.settings() for s in setting.scored)
-            assert not items.read(one, tmp_path / "kept").can("bertscore/f1")
+            (comparison,) = comparisons(load_runs(tmp_path)[0])
+            (one,) = (s.evaluation for _, setting in comparison.cells() for s in setting.scored)
+            assert not items.load_items(one, tmp_path / "kept").can("bertscore/f1")
         write_scores(folder, made, {"bertscore/f1": values[sample]})
     assert min(values[100]) < 0
     c = weighed(tmp_path, tmp_path / "kept")
@@ -384,6 +384,6 @@ def test_settings_of_several_runs_have_no_exact_test_in_which_a_seeds_luck_would
 def test_no_metric_of_right_or_wrong_no_exact_test(tmp_path):
     for sample in (100, 1000):
         write_run(tmp_path, sample=sample, f1=50.0)
-    (c,) = comparisons(collect(tmp_path)[0])
-    c = weigh(replace(c, metrics=(F1, "loss")), lambda evaluation: items.read(evaluation, None))
+    (c,) = comparisons(load_runs(tmp_path)[0])
+    c = analyse(replace(c, metrics=(F1, "loss")), lambda evaluation: items.load_items(evaluation, None))
     assert c.standing and c.exact is None

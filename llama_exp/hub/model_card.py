@@ -17,8 +17,8 @@ from llama_exp.data.chat_format import user_text
 from llama_exp.errors import UserError
 from llama_exp.formatting import join_list
 from llama_exp.hub.upload import MARK
-from llama_exp.report.grouping import comparisons
-from llama_exp.report.results import Evaluation, collect
+from llama_exp.report.compare import comparisons
+from llama_exp.report.load import EvaluationRecord, load_runs
 from llama_exp.runs.files import atomic_write
 from llama_exp.runs.summary import read_summary
 from llama_exp.sanitize import clean
@@ -122,20 +122,20 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda e: (e.get("split") != "test", e.get("dataset") != e.get("trained_on")))
 
 
-def untuned_beside(run: Path, outputs: Path) -> dict[Path, Evaluation]:
+def untuned_beside(run: Path, outputs: Path) -> dict[Path, EvaluationRecord]:
     """{folder of an evaluation of the run: what the untuned model scores on the same items}, where that is known."""
-    found = collect(run)[0] + [one for one in collect(outputs)[0] if one.rank == 0]
+    found = load_runs(run)[0] + [one for one in load_runs(outputs)[0] if one.rank == 0]
     return {
         one.evaluation.folder: panel.baseline.scored[0].evaluation
         for comparison in comparisons(found)
         for panel in comparison.panels
         if panel.baseline
-        for setting in panel.settings
+        for setting in panel.cells
         for one in setting.scored
     }
 
 
-def table(evaluation: dict[str, Any], untuned: Evaluation | None = None) -> dict[str, Any]:
+def table(evaluation: dict[str, Any], untuned: EvaluationRecord | None = None) -> dict[str, Any]:
     """What the page says of one evaluation, beside the untuned model where that answered the same items."""
     intervals = evaluation.get("intervals", {})
     rows = []

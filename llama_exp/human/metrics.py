@@ -13,7 +13,7 @@ from typing import Any
 from llama_exp.errors import UserError
 from llama_exp.human.study import REFERENCE, Item
 from llama_exp.records import Prediction
-from llama_exp.report.grouping import ENCODER
+from llama_exp.report.compare import ENCODER
 from llama_exp.runs.scores import read_scores
 
 CHEAP = ("squad", "decision")  # no model, no library: computed at every report

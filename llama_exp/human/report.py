@@ -27,8 +27,8 @@ from llama_exp.human.metrics import CHEAP
 from llama_exp.human.store import Store
 from llama_exp.human.study import REFERENCE, Study
 from llama_exp.records import Prediction
-from llama_exp.report.results import Unread
-from llama_exp.report.spreadsheet import FORMULA
+from llama_exp.report.load import UnreadFile
+from llama_exp.report.runs_csv import FORMULA
 from llama_exp.runs.files import atomic_write, write_json
 from llama_exp.sanitize import clean
 
@@ -127,7 +127,7 @@ def written(folder: Path, metrics: Sequence[str] = ()) -> tuple[Path, list[str],
     return home / "index.html", said, report_text.brief(found)
 
 
-def included(outputs: Path) -> tuple[list[tuple[str, list[str], str, Path]], list[Unread]]:
+def included(outputs: Path) -> tuple[list[tuple[str, list[str], str, Path]], list[UnreadFile]]:
     """For the main report, of every study below a folder, each reported anew: (its name, sentences, the finding with its first
     caveat in one line, its page); and what could not be read."""
     found, unread = [], []
@@ -136,7 +136,7 @@ def included(outputs: Path) -> tuple[list[tuple[str, list[str], str, Path]], lis
             page, said, brief = written(path.parent)
             found.append((clean(path.parent.name), [clean(line, 2000) for line in said], clean(brief, 2000), page))
         except (UserError, OSError) as error:
-            unread.append(Unread(path, clean(error)))
+            unread.append(UnreadFile(path, clean(error)))
     return found, unread
 
 

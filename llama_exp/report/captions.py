@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from llama_exp.formatting import format_count, format_duration, format_money, format_score, join_list, plural
+from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel, overlap
 from llama_exp.report.costs import Prices, axis, front, priced
-from llama_exp.report.results import Curve, Run
-from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting, overlap
-from llama_exp.report.words import cell, every, size_of, with_span
+from llama_exp.report.labels import cell_name, every, size_of, with_span
+from llama_exp.report.load import RunRecord, TrainingCurve
 
 if TYPE_CHECKING:
     from llama_exp.statistics import Curve as LearningCurve
@@ -23,14 +23,14 @@ STAGE_WORDS = {
 
 def caption(panel: Panel, c: Comparison) -> str:
     """What a panel of scores shows: first what more data did, then what rank did."""
-    placed = [s for s in panel.settings if s.examples and s.mean(c.metric) is not None]
+    placed = [s for s in panel.cells if s.examples and s.mean(c.metric) is not None]
     if not placed:
         return "Only the untuned model has been scored here."
     said = _data_effect(panel, placed, c) + _rank_effect(placed, c)
-    return " ".join(said) or f"One setting so far: {size_of(placed[0])} at rank {placed[0].rank}."
+    return " ".join(said) or f"One cell so far: {size_of(placed[0])} at rank {placed[0].rank}."
 
 
-def _data_effect(panel: Panel, placed: list[Setting], c: Comparison) -> list[str]:
+def _data_effect(panel: Panel, placed: list[Cell], c: Comparison) -> list[str]:
     lines = [[s for s in placed if s.rank == r] for r in panel.ranks()]
     best = c.best()
     lines = sorted(
@@ -52,7 +52,7 @@ def _data_effect(panel: Panel, placed: list[Setting], c: Comparison) -> list[str
     ]
 
 
-def _rank_effect(placed: list[Setting], c: Comparison) -> list[str]:
+def _rank_effect(placed: list[Cell], c: Comparison) -> list[str]:
     by_size = {n: [s for s in placed if s.examples == n] for n in {s.examples for s in placed}}
     wide = max((n for n, group in by_size.items() if len(group) > 1), default=None)
     if wide is None:
@@ -67,8 +67,8 @@ def _rank_effect(placed: list[Setting], c: Comparison) -> list[str]:
     ]
 
 
-def told_apart(c: Comparison, a: Setting, b: Setting) -> bool | None:
-    """Whether two settings differ by more than chance: item by item where one is the best, else by their intervals."""
+def told_apart(c: Comparison, a: Cell, b: Cell) -> bool | None:
+    """Whether two cells differ by more than chance: item by item where one is the best, else by their intervals."""
     standing = c.standing
     if standing and standing.best in (a.key, b.key):
         other = b.key if standing.best == a.key else a.key
@@ -79,13 +79,13 @@ def told_apart(c: Comparison, a: Setting, b: Setting) -> bool | None:
 
 
 def cost_caption(c: Comparison, prices: Prices) -> str:
-    """How to read the line, and which settings lie on it."""
+    """How to read the line, and which cells lie on it."""
     on, known = front(c, prices), priced(c, prices)
     trained = [one for one in on if one[1].rank]
     spent = "money" if axis(c, prices) == "money" else "training time"
     names = join_list(
         (
-            f"{format_score(c.metric, s.mean(c.metric))} for {_spent(x, c, prices)} ({cell(p, s, c)})"
+            f"{format_score(c.metric, s.mean(c.metric))} for {_spent(x, c, prices)} ({cell_name(p, s, c)})"
             for p, s, x in trained
         ),
         6,
@@ -105,7 +105,7 @@ def cost_caption(c: Comparison, prices: Prices) -> str:
 
 def cost_notes(c: Comparison) -> tuple[str, ...]:
     """How to read the marks."""
-    notes = ["A mark is a setting: its colour the rank, the number beside it the training examples (on the line only)."]
+    notes = ["A mark is a cell: its colour the rank, the number beside it the training examples (on the line only)."]
     if c.standing and c.standing.worse:
         notes.append("Filled marks cannot be told from the best; open ones are shown to be worse.")
     return tuple(notes + [said for said in (_busy(c),) if said])
@@ -113,7 +113,7 @@ def cost_notes(c: Comparison) -> tuple[str, ...]:
 
 def _busy(c: Comparison) -> str:
     """What the clock also counts: whatever else the machine did."""
-    runs = [one.run for _, s in c.settings() if s.rank for one in s.scored]
+    runs = [one.run for _, s in c.cells() if s.rank for one in s.scored]
     speeds = [speed for speed in (_speed(run) for run in runs) if speed]
     uneven = bool(speeds) and max(speeds) > 1.5 * min(speeds)
     if not uneven and not any(run.summary.get("device") == "cpu" for run in runs):
@@ -127,7 +127,7 @@ def _busy(c: Comparison) -> str:
     return said
 
 
-def _speed(run: Run) -> float | None:
+def _speed(run: RunRecord) -> float | None:
     value = run.summary.get("tokens_per_second")
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
 
@@ -173,7 +173,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def losses_caption(curves: dict[str, Curve]) -> str:
+def losses_caption(curves: dict[str, TrainingCurve]) -> str:
     """How many runs ended with a worse validation loss than they once had, by more than 2 % of it."""
     measured = {name: [y for _, y in curve.validation] for name, curve in curves.items() if len(curve.validation) > 1}
     rises = {name: losses[-1] - min(losses) for name, losses in measured.items() if losses[-1] > 1.02 * min(losses)}

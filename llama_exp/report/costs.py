@@ -1,6 +1,6 @@
-"""What a setting cost: time, tokens, memory, energy and money; and which settings nothing beats at their price.
+"""What a cell cost: time, tokens, memory, energy and money; and which cells nothing beats at their price.
 
-A cost is the mean over the setting's seeds, of training alone: every setting is evaluated on the same items, and
+A cost is the mean over the cell's seeds, of training alone: every cell is evaluated on the same items, and
 loading the model falls on whichever run came first.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
-from llama_exp.report.results import Run
-from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
+from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel
+from llama_exp.report.load import RunRecord
 from llama_exp.sanitize import as_dict
 
 SETTINGS = CONF / "report.yaml"
@@ -30,7 +30,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of training one run of a setting, the mean over its seeds; None: not recorded, so not known."""
+    """Of training one run of a cell, the mean over its seeds; None: not recorded, so not known."""
 
     seconds: float | None = None
     tokens: float | None = None
@@ -67,14 +67,14 @@ def load(path: Path = SETTINGS) -> Prices:
     return Prices(price, str(found.get("currency") or "EUR"), dict(targets))
 
 
-def cost(setting: Setting, prices: Prices) -> Cost:
+def cost(cell: Cell, prices: Prices) -> Cost:
     """The untuned model cost nothing to train."""
-    runs = [one.run for one in setting.scored]
-    if setting.rank == 0:
+    runs = [one.run for one in cell.scored]
+    if cell.rank == 0:
         return Cost(seconds=0.0, tokens=0.0, trainable=0.0, energy=0.0, money=0.0)
     trainable = (
         r.summary.get("trainable_parameters", one.evaluation.details.get("trainable_parameters"))
-        for r, one in zip(runs, setting.scored, strict=True)
+        for r, one in zip(runs, cell.scored, strict=True)
     )
     peaks = [peak for peak in (_amount(r.summary.get("peak_memory_bytes")) for r in runs) if peak]
     return Cost(
@@ -87,11 +87,11 @@ def cost(setting: Setting, prices: Prices) -> Cost:
     )
 
 
-def seconds(run: Run) -> float | None:
+def seconds(run: RunRecord) -> float | None:
     return _amount(as_dict(run.summary, "seconds").get("train"))
 
 
-def money(run: Run, prices: Prices) -> float | None:
+def money(run: RunRecord, prices: Prices) -> float | None:
     """GPU-hours times their price; a run without a GPU has no such price."""
     spent, device = seconds(run), run.summary.get("device")
     if prices.price_per_gpu_hour is None or spent is None or device in (None, "cpu"):
@@ -100,17 +100,17 @@ def money(run: Run, prices: Prices) -> float | None:
 
 
 def axis(c: Comparison, prices: Prices) -> str:
-    """What settings are compared by: money where it is known of all that were trained, else seconds."""
-    spent = [cost(s, prices) for _, s in c.settings() if s.rank]
+    """What cells are compared by: money where it is known of all that were trained, else seconds."""
+    spent = [cost(s, prices) for _, s in c.cells() if s.rank]
     if spent and all(one.money for one in spent):
         return "money"
     return "seconds" if spent and any(one.seconds for one in spent) else ""
 
 
-def priced(c: Comparison, prices: Prices) -> list[tuple[Panel, Setting, float]]:
-    """Settings whose cost on the axis is known, cheapest first."""
+def priced(c: Comparison, prices: Prices) -> list[tuple[Panel, Cell, float]]:
+    """Cells whose cost on the axis is known, cheapest first."""
     name = axis(c, prices)
-    found = [(p, s, getattr(cost(s, prices), name)) for p, s in c.settings()] if name else []
+    found = [(p, s, getattr(cost(s, prices), name)) for p, s in c.cells()] if name else []
     return sorted(((p, s, x) for p, s, x in found if x is not None), key=lambda one: one[2])
 
 
@@ -125,15 +125,15 @@ def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = False)
     return front
 
 
-def front(c: Comparison, prices: Prices) -> list[tuple[Panel, Setting, float]]:
-    """The settings for which nothing cheaper scores as well."""
+def front(c: Comparison, prices: Prices) -> list[tuple[Panel, Cell, float]]:
+    """The cells for which nothing cheaper scores as well."""
     known = priced(c, prices)
     places = pareto([(x, s.mean(c.metric)) for _, s, x in known], c.metric in LOWER_IS_BETTER)
     return [known[i] for i in places]
 
 
-def cheapest_tied(c: Comparison, prices: Prices) -> tuple[Panel, Setting, float] | None:
-    """The cheapest setting that cannot be told from the best, the best itself among them."""
+def cheapest_tied(c: Comparison, prices: Prices) -> tuple[Panel, Cell, float] | None:
+    """The cheapest cell that cannot be told from the best, the best itself among them."""
     best, rivals = c.best(), c.rivals()
     if not best or rivals is None:
         return None

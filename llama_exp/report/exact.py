@@ -16,7 +16,7 @@ from llama_exp.statistics.exact import sign_flip
 from llama_exp.statistics.words import p_words
 
 if TYPE_CHECKING:
-    from llama_exp.report.worth import Answered
+    from llama_exp.report.analyse import CellItems
 
 RIGHT_OR_WRONG = ("exact_match", "accuracy")
 
@@ -46,7 +46,7 @@ class Exact:
         return f"By right or wrong alone ({self.metric}) an exact test {verdict}{shares}: {p_words(self.p)}{corrected}{note}."
 
 
-def against_runner_up(answered: Sequence["Answered"], metrics: Sequence[str]) -> Exact | None:
+def against_runner_up(answered: Sequence["CellItems"], metrics: Sequence[str]) -> Exact | None:
     """The first of `answered` against the second, among all their pairs, on the first metric that is right or wrong on
     every item; None where there is none, or a setting has several runs."""
     if len(answered) < 2 or any(len(one.items) > 1 for one in answered[:2]):
@@ -64,7 +64,7 @@ def against_runner_up(answered: Sequence["Answered"], metrics: Sequence[str]) ->
         adjusted, first = holm([test.p_value for test in tests]), tests[0]
         return Exact(
             metric,
-            single[1].setting.key,
+            single[1].cell.key,
             float(right[0].mean()),
             float(right[1].mean()),
             float(adjusted[0]),

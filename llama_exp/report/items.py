@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llama_exp.errors import UserError
 from llama_exp.records import Prediction
-from llama_exp.report.results import Evaluation
+from llama_exp.report.load import EvaluationRecord
 from llama_exp.runs.files import atomic_write, read_predictions
 
 QUICK = ("squad", "decision")  # pure Python: tens of microseconds an item
@@ -22,7 +22,7 @@ FORM = 2  # of the files in report/items; another number makes them anew
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class EvaluationItems:
     """One evaluation, item by item. `loss` and `tokens` are sums per item; None where nothing was measured."""
 
     ids: tuple[str, ...]
@@ -35,7 +35,7 @@ class Items:
         return metric in self.scores or (metric in ("loss", "perplexity") and self.loss is not None)
 
 
-def read(evaluation: Evaluation, cache: Path | None = None) -> Items | str:
+def load_items(evaluation: EvaluationRecord, cache: Path | None = None) -> EvaluationItems | str:
     """The items of an evaluation, or in words why there are none. With `cache`, kept there for the next report."""
     path, stored = evaluation.folder / "predictions.jsonl", evaluation.folder / "scores.jsonl"
     try:
@@ -58,7 +58,7 @@ def _version(path: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def score(predictions: list[Prediction], evaluation: Evaluation) -> Items:
+def score(predictions: list[Prediction], evaluation: EvaluationRecord) -> EvaluationItems:
     """Each prediction's scores, in the order of the file: as stored, else computed where that takes a moment."""
     from llama_exp.metrics import metric
     from llama_exp.runs.scores import SCORES, read_scores
@@ -70,7 +70,7 @@ def score(predictions: list[Prediction], evaluation: Evaluation) -> Items:
         found = {name: values for family in sorted(quick) for name, values in metric(family)(predictions).items()}
     scores = {name: tuple(map(float, values)) for name, values in found.items()}
     measured = bool(predictions) and all(p.nll is not None and p.tokens > 0 for p in predictions)
-    return Items(
+    return EvaluationItems(
         tuple(p.id for p in predictions),
         tuple(p.group for p in predictions),
         scores,
@@ -79,7 +79,7 @@ def score(predictions: list[Prediction], evaluation: Evaluation) -> Items:
     )
 
 
-def _doubt(items: Items, evaluation: Evaluation) -> str:
+def _doubt(items: EvaluationItems, evaluation: EvaluationRecord) -> str:
     """Why these are not the answers that results.json was made from; "" if they are."""
     if not items.ids:
         return "predictions.jsonl is empty"
@@ -95,19 +95,19 @@ def _doubt(items: Items, evaluation: Evaluation) -> str:
     return ""
 
 
-def _kept(path: Path | None, stamp: list) -> Items | None:
+def _kept(path: Path | None, stamp: list) -> EvaluationItems | None:
     try:
         held = json.loads(path.read_text(encoding="utf-8")) if path else None
         if not held or held["stamp"] != stamp:
             return None
         scores = {name: tuple(values) for name, values in held["scores"].items()}
         loss, tokens = (tuple(held[key]) if held[key] is not None else None for key in ("loss", "tokens"))
-        return Items(tuple(held["ids"]), tuple(held["groups"]), scores, loss, tokens)
+        return EvaluationItems(tuple(held["ids"]), tuple(held["groups"]), scores, loss, tokens)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _keep(path: Path | None, stamp: list, items: Items) -> None:
+def _keep(path: Path | None, stamp: list, items: EvaluationItems) -> None:
     if path is None:
         return
     held = {

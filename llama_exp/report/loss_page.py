@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from llama_exp.report.drawing import CSS, INK, MUTED, RANKS, png, styled, svg
-from llama_exp.report.training_plots import Points, loss_limits
+from llama_exp.report.figures.style import CSS, INK, MUTED, RANKS, png, styled, svg
+from llama_exp.report.figures.training import Points, loss_limits
 from llama_exp.runs.files import atomic_write
 from llama_exp.runs.run import read_metrics
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_exp.config import command_line
 from llama_exp.formatting import format_count, join_list, plural
-from llama_exp.report import findings, words
+from llama_exp.report import findings, labels
+from llama_exp.report.cells import Comparison, Panel
+from llama_exp.report.compare import AXES
 from llama_exp.report.costs import Prices
-from llama_exp.report.grouping import AXES
-from llama_exp.report.results import Run, Unread, asked_of
-from llama_exp.report.score_tables import Table, columns, cost_table, cost_words, curve_table, runs_table, scores_table
-from llama_exp.report.settings import Comparison, Panel, Scored
+from llama_exp.report.load import RunRecord, UnreadFile
+from llama_exp.report.next_command import untuned_command
+from llama_exp.report.tables import TextTable, columns, cost_table, cost_words, curve_table, runs_table, scores_table
 from llama_exp.sanitize import as_dict, clean
 
 LOSSES_WORDS = (
@@ -47,12 +47,12 @@ class Pictures:
     files: tuple[str, ...] = ()
 
 
-def pending_table(pending: list[tuple[Run, str]], typed: dict[Path, str]) -> Table:
+def pending_table(pending: list[tuple[RunRecord, str]], typed: dict[Path, str]) -> TextTable:
     rows = [(run.name, why, typed.get(run.folder, "")) for run, why in pending]
-    return Table(columns("run/", "why", "to go on, type`"), rows)
+    return TextTable(columns("run/", "why", "to go on, type`"), rows)
 
 
-def dropped_table(runs: list[Run]) -> Table | None:
+def dropped_table(runs: list[RunRecord]) -> TextTable | None:
     """What became of the training examples; runs with the same counts share a row."""
     rows: dict[tuple, list[str]] = {}
     for run in runs:
@@ -81,10 +81,10 @@ def dropped_table(runs: list[Run]) -> Table | None:
         "runs/",
     )
     ordered = sorted(rows.items(), key=lambda row: (row[0][0], len(row[0][3]), row[0][3]))
-    return Table(heads, [(*key, join_list(names, 2)) for key, names in ordered]) if rows else None
+    return TextTable(heads, [(*key, join_list(names, 2)) for key, names in ordered]) if rows else None
 
 
-def dropped_words(runs: list[Run]) -> str:
+def dropped_words(runs: list[RunRecord]) -> str:
     counts = [as_dict(r.summary, "counts", "train") for r in runs if as_dict(r.summary, "counts", "train")]
     lost = max((_amount(c.get("answers_lost")) or 0 for c in counts), default=0)
     gone = max(((_amount(c.get("sampled")) or 0) - (_amount(c.get("encoded")) or 0) for c in counts), default=0)
@@ -97,7 +97,7 @@ def dropped_words(runs: list[Run]) -> str:
     return said + cut
 
 
-def differing_tables(runs: list[Run]) -> tuple[Table, Table]:
+def differing_tables(runs: list[RunRecord]) -> tuple[TextTable, TextTable]:
     """Identity keys with several values, and those with one. The untuned model has no training keys to differ in."""
     differing, same = [], []
     for key in sorted({k for r in runs for k in r.identity} - AXES):
@@ -106,10 +106,10 @@ def differing_tables(runs: list[Run]) -> tuple[Table, Table]:
             differing.append((key, _counted(values)))
         else:
             same.append((key, next(iter(values))))
-    return Table(columns("key", "values"), differing), Table(columns("key", "value"), same)
+    return TextTable(columns("key", "values"), differing), TextTable(columns("key", "value"), same)
 
 
-def made_with(runs: Iterable[Run]) -> dict[str, Counter]:
+def made_with(runs: Iterable[RunRecord]) -> dict[str, Counter]:
     """Commit, device and versions, each with how many runs have which value."""
     made: dict[str, Counter] = {}
     for run in runs:
@@ -134,29 +134,19 @@ def _counted(values: Counter) -> str:
     return join_list((f"{v} ({plural(n, 'run')})" for v, n in values.most_common()), 8)
 
 
-def untuned_command(tuned: Scored, root: Path) -> str:
-    """What lets the untuned model answer the same items in the same wording."""
-    leaves = {k: v for k, v in tuned.run.identity.items() if k.startswith("model.")} | asked_of(tuned.evaluation)
-    leaves.pop("eval_batch", None)  # how fast, not what
-    leaves |= {"dataset.name": tuned.evaluation.dataset, "model.name": tuned.run.model, "lora.r": 0}
-    return command_line.command(
-        "evaluate.py", leaves, *([] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"])
-    )
-
-
-def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tuple[str, ...]:
+def panel_notes(panel: Panel, c: Comparison, runs: list[RunRecord], root: Path) -> tuple[str, ...]:
     """How to read the picture, and what else differs within it."""
-    settings = [s for s in panel.settings if s.mean(c.metric) is not None]
-    banded = [s for s in settings if s.interval(c.metric)]
+    cells = [s for s in panel.cells if s.mean(c.metric) is not None]
+    banded = [s for s in cells if s.interval(c.metric)]
     how = "Vertical bars" + (" and the grey band" if panel.baseline and panel.baseline.interval(c.metric) else "")
-    runs_too = any(s.known.get(c.metric) and s.known[c.metric].shares for s in settings)
+    runs_too = any(s.known.get(c.metric) and s.known[c.metric].shares for s in cells)
     how += f": where the score would likely lie with other test items{' and other training runs' if runs_too else ''}."
     notes = [how if banded else "No intervals are stored."]
     if banded and not runs_too:
         notes[0] += (
-            " They hold the test set only; one training seed." if all(s.seeds(c.metric) == 1 for s in settings) else ""
+            " They hold the test set only; one training seed." if all(s.seeds(c.metric) == 1 for s in cells) else ""
         )
-    if any(s.seeds(c.metric) > 1 for s in settings):
+    if any(s.seeds(c.metric) > 1 for s in cells):
         notes[0] += " Marks are means over runs; small open dots are single runs."
     if c.standing and c.standing.worse:
         notes.append(
@@ -167,31 +157,29 @@ def panel_notes(panel: Panel, c: Comparison, runs: list[Run], root: Path) -> tup
             "Smooth lines are fitted learning curves with their 95 % bands; dashed, they lie beyond what was tried."
         )
     if not panel.baseline:
-        notes.append(
-            f"No untuned model to compare with. To add it: {untuned_command(panel.settings[0].scored[0], root)}"
-        )
+        notes.append(f"No untuned model to compare with. To add it: {untuned_command(panel.cells[0].scored[0], root)}")
     for key, by_rank in panel.follows_rank.items():
         values = join_list((f"{v} at rank {r}" for r, v in sorted(by_rank.items())), 6)
         notes.append(f"{key} differs between the lines: {values}.")
-    members = {one.run.folder for s in settings for one in s.scored}
+    members = {one.run.folder for s in cells for one in s.scored}
     for what, values in made_with(r for r in runs if r.folder in members).items():
         if len(values) > 1:
             notes.append(f"The runs here differ in {what}: {_counted(values)}.")
-    if fewer := words.dropped(settings):
+    if fewer := labels.dropped(cells):
         notes.append(fewer)
-    missing = [s for s in settings if not s.examples]
+    missing = [s for s in cells if not s.examples]
     if missing:
-        notes.append(f"{plural(len(missing), 'setting')} without a stored sample size: in the table only.")
+        notes.append(f"{plural(len(missing), 'cell')} without a stored sample size: in the table only.")
     return tuple(notes)
 
 
 def render(
     folder: str,
     compared: list[Comparison],
-    runs: list[Run],
-    unread: list[Unread],
+    runs: list[RunRecord],
+    unread: list[UnreadFile],
     pictures: Pictures,
-    pending: list[tuple[Run, str]],
+    pending: list[tuple[RunRecord, str]],
     typed: dict[Path, str],
     prices: Prices,
     studies: list[tuple[str, list[str], str]],
@@ -200,14 +188,14 @@ def render(
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    from llama_exp.report.drawing import CSS
+    from llama_exp.report.figures.style import CSS
 
     sections = []
     for i, c in enumerate(compared):
         sections.append(
             {
-                "title": words.title(c),
-                "test": words.split_of(c),
+                "title": labels.title(c),
+                "test": labels.split_of(c),
                 "answer": findings.answer(c, prices),
                 "words": findings.test_words(c),
                 "figures": pictures.scores.get(i, []),
@@ -217,7 +205,7 @@ def render(
                 "cost": pictures.costs.get(i),
                 "costs": cost_table(c, prices),
                 "cost_words": cost_words(c, prices),
-                "best_of": sum(s.rank > 0 for _, s in c.settings()),
+                "best_of": sum(s.rank > 0 for _, s in c.cells()),
             }
         )
     differing, same = differing_tables(runs)
@@ -237,8 +225,8 @@ def render(
         dropped_words=dropped_words(runs),
         differing=differing,
         same=same,
-        versions=Table(columns("what", "value"), [(what, _counted(v)) for what, v in made_with(runs).items()]),
-        unread=Table(columns("file", "why"), [(clean(u.path), u.reason) for u in unread]) if unread else None,
+        versions=TextTable(columns("what", "value"), [(what, _counted(v)) for what, v in made_with(runs).items()]),
+        unread=TextTable(columns("file", "why"), [(clean(u.path), u.reason) for u in unread]) if unread else None,
         pictures=pictures.files,
         colours={name: Markup(colour) for colour, name in CSS.items() if name not in PAGE_COLOURS},
     )

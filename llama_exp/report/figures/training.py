@@ -7,10 +7,10 @@ table does not wait for it.
 from collections.abc import Iterable, Sequence
 
 from llama_exp.formatting import format_duration
-from llama_exp.report.drawing import INK, MUTED, STAGES, colour, styled
-from llama_exp.report.families import Family, families
-from llama_exp.report.results import Curve, Run
-from llama_exp.report.words import key_value, seconds_of
+from llama_exp.report.families import RunGroup, group_runs
+from llama_exp.report.figures.style import INK, MUTED, STAGES, colour, styled
+from llama_exp.report.labels import key_value, seconds_of
+from llama_exp.report.load import RunRecord, TrainingCurve
 
 STAGE_NAMES = {
     "import": "start-up",
@@ -25,11 +25,11 @@ Points = Sequence[tuple[float, float]]  # (step, value)
 
 
 @styled
-def losses(family: Family, curves: dict) -> list:
+def losses(family: RunGroup, curves: dict) -> list:
     """Small multiples: a tile per size and rank; pale = training, strong = validation; every seed has its own lines."""
     from matplotlib.figure import Figure
 
-    tiles: dict[tuple, list[Curve]] = {}
+    tiles: dict[tuple, list[TrainingCurve]] = {}
     for run in sorted(family.runs, key=lambda r: (r.rank, r.examples or 0)):
         curve = curves.get(run.folder)
         if curve and (curve.train or curve.validation):
@@ -55,7 +55,7 @@ def losses(family: Family, curves: dict) -> list:
             if spot in tiles:
                 axes.set_visible(True)
                 _tile(axes, tiles[spot], colour(spot[0]))
-                axes.set_title(setting_name(*spot), fontsize=8 if across < 6 else 7)
+                axes.set_title(cell_title(*spot), fontsize=8 if across < 6 else 7)
                 axes.set_ylim(limits)
         figure.supxlabel("optimizer step", fontsize=9, color=MUTED)
         figure.supylabel("loss (lower is better)", fontsize=9, color=MUTED)
@@ -63,7 +63,7 @@ def losses(family: Family, curves: dict) -> list:
     return figures
 
 
-def _tile(axes, curves: list[Curve], ink: str) -> None:
+def _tile(axes, curves: list[TrainingCurve], ink: str) -> None:
     for curve in curves:
         x, y = thinned(curve.train)
         axes.plot(x, y, color=ink, alpha=0.4, linewidth=1)
@@ -89,12 +89,12 @@ def thinned(points: Points) -> tuple[list[float], list[float]]:
     return [sum(x for x, _ in g) / len(g) for g in groups], [sum(y for _, y in g) / len(g) for g in groups]
 
 
-def bars(runs: Iterable[Run]) -> list[tuple[str, dict[str, float]]]:
-    """(name, seconds by stage) of every setting, the mean over its seeds, longest first."""
+def bars(runs: Iterable[RunRecord]) -> list[tuple[str, dict[str, float]]]:
+    """(name, seconds by stage) of every cell, the mean over its seeds, longest first."""
     groups: dict[str, list[dict[str, float]]] = {}
     runs = list(runs)
-    found = families(runs)
-    named = [(r, setting_name(r.rank, r.examples), family_name(f, found)) for f in found for r in f.runs]
+    found = group_runs(runs)
+    named = [(r, cell_title(r.rank, r.examples), family_name(f, found)) for f in found for r in f.runs]
     named += [(r, "untuned", f"{r.dataset} {r.model}" if len(found) > 1 else "") for r in runs if r.rank == 0]
     for run, name, family in named:
         seconds = seconds_of(run)
@@ -104,11 +104,11 @@ def bars(runs: Iterable[Run]) -> list[tuple[str, dict[str, float]]]:
     return sorted(means.items(), key=lambda bar: -sum(bar[1].values()))
 
 
-def setting_name(rank: int, examples: int | None) -> str:
+def cell_title(rank: int, examples: int | None) -> str:
     return f"{'unknown' if examples is None else format(examples, ',')} examples, rank {rank}"
 
 
-def family_name(family: Family, among: list[Family]) -> str:
+def family_name(family: RunGroup, among: list[RunGroup]) -> str:
     """What sets a family apart from the others: dataset and model where there are several, and its training keys."""
     said = [family.dataset] if len({f.dataset for f in among}) > 1 else []
     said += [family.model] if len({f.model for f in among}) > 1 else []
@@ -117,7 +117,7 @@ def family_name(family: Family, among: list[Family]) -> str:
 
 @styled
 def time_spent(shown: list[tuple[str, dict[str, float]]]):
-    """A bar per setting, a colour per stage."""
+    """A bar per cell, a colour per stage."""
     from matplotlib.figure import Figure
 
     shown = shown[:BARS]

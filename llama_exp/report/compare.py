@@ -1,4 +1,4 @@
-"""Which scores may stand on one line: runs are sorted into comparisons, panels and settings (settings.py).
+"""Which scores may stand on one line: runs are sorted into comparisons, panels and cells (cells.py).
 
 Runs that differ in size, rank and seeds alone share a panel. Whatever differs beyond that is a panel of its own; a key
 that merely follows the rank (alpha = 2r) may stay in one panel, where it is said in words. Panels that answered the
@@ -8,8 +8,8 @@ same held-out items share a comparison.
 from collections.abc import Iterable
 from itertools import groupby
 
-from llama_exp.report.results import Run, item_ids
-from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Scored, Setting
+from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel, ScoredRun
+from llama_exp.report.load import RunRecord, load_item_ids
 from llama_exp.sanitize import as_dict
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
@@ -37,14 +37,14 @@ FIRST = ("squad/f1", "bertscore/f1", "rouge/rougeL", "rouge/rougeLsum", "decisio
 USABLE = {"finished", "stopped early", "untuned"}
 
 
-def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparison]:
+def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Comparison]:
     """All scores that may be set side by side: test splits first, then the largest.
 
     `metric` is drawn; default: the dataset's own.
     """
-    scored = [Scored(r, e) for r in runs if r.status in USABLE and r.rank is not None for e in r.evaluations]
+    scored = [ScoredRun(r, e) for r in runs if r.status in USABLE and r.rank is not None for e in r.evaluations]
     untuned = [s for s in scored if s.run.rank == 0]
-    by_test: dict[tuple, list[Scored]] = {}
+    by_test: dict[tuple, list[ScoredRun]] = {}
     for one in scored:
         if one.run.rank != 0:
             test = _test(one)
@@ -53,7 +53,7 @@ def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparis
             by_test.setdefault(test, []).append(one)
     found = [(test, members, [s for s in untuned if _same_items(s, members[0])]) for test, members in by_test.items()]
     claimed = {id(s) for _, _, mine in found for s in mine}
-    alone: dict[tuple, list[Scored]] = {}
+    alone: dict[tuple, list[ScoredRun]] = {}
     for one in untuned:
         if id(one) not in claimed:
             alone.setdefault(_test(one), []).append(one)
@@ -64,7 +64,7 @@ def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparis
         # Where all items were asked no seed drew them: that sets nothing apart.
         apart = {k: v for k, v in test[-1] if any(other.get(k, v if k == "eval_seed" else None) != v for other in like)}
         made.append(_comparison(test, members, mine, metric, apart))
-    cells = {id(c): sum(len(p.settings) for p in c.panels) for c in made}
+    cells = {id(c): sum(len(p.cells) for p in c.panels) for c in made}
     made.sort(
         key=lambda c: (
             c.dataset,
@@ -78,13 +78,13 @@ def comparisons(runs: Iterable[Run], metric: str | None = None) -> list[Comparis
     return made
 
 
-def _test(one: Scored) -> tuple:
+def _test(one: ScoredRun) -> tuple:
     """What must be equal for two scores to be about the same held-out items."""
     e = one.evaluation
     return e.dataset, e.trained_on, e.split, e.items, e.groups, tuple(sorted(_asked(one).items()))
 
 
-def _asked(one: Scored) -> dict[str, str]:
+def _asked(one: ScoredRun) -> dict[str, str]:
     """How the items were chosen and asked, as stored with the evaluation, else what the run and the folder tell; and with
     which encoder BERTScore was made."""
     e = one.evaluation
@@ -98,7 +98,7 @@ def _asked(one: Scored) -> dict[str, str]:
     return {"evaluation": e.name} | {k: str(known[k]) for k in TEST_KEYS if k in known} | encoder
 
 
-def _same_items(untuned: Scored, other: Scored) -> bool:
+def _same_items(untuned: ScoredRun, other: ScoredRun) -> bool:
     """Whether the untuned model answered what the other did: the same keys, and the same ids where both are on disk."""
     a, b = untuned.evaluation, other.evaluation
     if (a.dataset, a.split, a.items) != (b.dataset, b.split, b.items):
@@ -106,12 +106,12 @@ def _same_items(untuned: Scored, other: Scored) -> bool:
     asked, like = _asked(untuned), _asked(other)
     if any(asked[key] != like[key] for key in asked.keys() & like.keys() - {"evaluation"}):
         return False
-    mine, theirs = item_ids(a), item_ids(b)
+    mine, theirs = load_item_ids(a), load_item_ids(b)
     return mine is None or theirs is None or mine == theirs
 
 
 def _comparison(
-    test: tuple, members: list[Scored], untuned: list[Scored], metric: str | None, keys: dict[str, str]
+    test: tuple, members: list[ScoredRun], untuned: list[ScoredRun], metric: str | None, keys: dict[str, str]
 ) -> Comparison:
     dataset, trained_on, split, items, groups, _ = test
     metrics = _metrics(members + untuned)
@@ -125,42 +125,42 @@ def _comparison(
         if one.evaluation.folder not in drawn:
             several = sum(other.run.folder == one.run.folder for other in untuned) > 1
             keys_of_one = {"evaluation": one.evaluation.name} if several else {}
-            panels.append(Panel(one.run.model, keys_of_one, {}, (), Setting(0, None, (one,))))
+            panels.append(Panel(one.run.model, keys_of_one, {}, (), Cell(0, None, (one,))))
     return Comparison(dataset, trained_on, split, items, groups, chosen, metrics, tuple(panels), keys)
 
 
-def _metrics(scored: list[Scored]) -> tuple[str, ...]:
+def _metrics(scored: list[ScoredRun]) -> tuple[str, ...]:
     """The dataset's own score first, loss and perplexity last."""
     names = list(dict.fromkeys(name for s in scored for name in s.evaluation.scores))
     return tuple(sorted(names, key=lambda n: (n in LOWER_IS_BETTER, FIRST.index(n) if n in FIRST else len(FIRST))))
 
 
-def _panels(model: str, members: list[Scored], untuned: list[Scored]) -> list[Panel]:
+def _panels(model: str, members: list[ScoredRun], untuned: list[ScoredRun]) -> list[Panel]:
     facets, following = differing([s.run for s in members])
 
-    def facet(one: Scored) -> str:
+    def facet(one: ScoredRun) -> str:
         return str([one.run.identity.get(k) for k in facets])
 
     panels = []
     for _, group in groupby(sorted(members, key=facet), key=facet):
         group = list(group)
         first = group[0].run.identity
-        settings = []
+        cells = []
         for (rank, examples), same in groupby(sorted(group, key=_place), key=_place):
             same = tuple(same)
-            settings.append(Setting(rank, examples or None, same, whole=any(_whole(s.run) for s in same)))
+            cells.append(Cell(rank, examples or None, same, whole=any(_whole(s.run) for s in same)))
         alike = (
             s for s in untuned if s.run.model == model and _same_model(s.run, group[0].run) and _same_rows(s, group)
         )
         mine = tuple(alike)[:1]
-        baseline = Setting(0, None, mine) if mine else None
+        baseline = Cell(0, None, mine) if mine else None
         follows = {k: {s.run.rank: s.run.identity.get(k) for s in group} for k in following}
         follows = {k: v for k, v in follows.items() if len(set(map(str, v.values()))) > 1}
-        panels.append(Panel(model, {k: first.get(k) for k in facets}, follows, tuple(settings), baseline))
+        panels.append(Panel(model, {k: first.get(k) for k in facets}, follows, tuple(cells), baseline))
     return panels
 
 
-def differing(runs: list[Run]) -> tuple[list[str], list[str]]:
+def differing(runs: list[RunRecord]) -> tuple[list[str], list[str]]:
     """Identity keys whose values differ between runs: those that split panels, and those that only follow the rank."""
     facets, following = [], []
     for key in sorted({k for r in runs for k in r.identity} - AXES):
@@ -172,20 +172,20 @@ def differing(runs: list[Run]) -> tuple[list[str], list[str]]:
     return facets, following
 
 
-def _place(one: Scored) -> tuple[int, int]:
+def _place(one: ScoredRun) -> tuple[int, int]:
     return one.run.rank, one.run.examples or 0
 
 
-def _whole(run: Run) -> bool:
+def _whole(run: RunRecord) -> bool:
     return run.sample is None or as_dict(run.summary, "counts", "train").get("available", -1) == run.examples
 
 
-def _same_model(untuned: Run, tuned: Run) -> bool:
+def _same_model(untuned: RunRecord, tuned: RunRecord) -> bool:
     shared = [k for k in untuned.identity if k.startswith("model.") and k in tuned.identity]
     return all(untuned.identity[k] == tuned.identity[k] for k in shared)
 
 
-def _same_rows(untuned: Scored, tuned: list[Scored]) -> bool:
+def _same_rows(untuned: ScoredRun, tuned: list[ScoredRun]) -> bool:
     """Whether the untuned model was asked in rows as long as the tuned ones, where both are known."""
     mine, *theirs = (as_dict(s.evaluation.details, "evaluation").get("max_length") for s in (untuned, *tuned))
     return mine is None or None in theirs or mine in theirs

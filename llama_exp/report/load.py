@@ -23,7 +23,7 @@ MARKS = {"summary.json", "results.json", "config.yaml"}
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class StoredInterval:
     """A 95 % interval. `shares`: of its variance, what came from the test set, from training, from sampling.
 
     `unseen`: where the runs show no luck of their own, the standard error that it may have all the same.
@@ -43,11 +43,11 @@ class Subset:
 
     items: int | None
     scores: dict[str, float]
-    intervals: dict[str, Interval]
+    intervals: dict[str, StoredInterval]
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationRecord:
     """One results.json. `trained_on` differs from `dataset` where an adapter was tried on another task."""
 
     folder: Path
@@ -58,7 +58,7 @@ class Evaluation:
     items: int | None
     groups: int | None
     scores: dict[str, float]
-    intervals: dict[str, Interval]
+    intervals: dict[str, StoredInterval]
     undefined: tuple[str, ...] = ()  # metrics that were stored without a number
     details: dict[str, Any] = field(default_factory=dict)  # the rest of the file
     clean: Subset | None = None  # on the items that nothing in training overlaps with
@@ -78,7 +78,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunRecord:
     """One run folder: a fine-tuned cell, or an untuned model (rank 0) that has evaluations only.
 
     sample    what was asked for (None = all of it)
@@ -101,11 +101,11 @@ class Run:
     reason: str
     identity: dict[str, Any]
     summary: dict[str, Any]
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[EvaluationRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class TrainingCurve:
     """(step, loss) points of one run."""
 
     train: tuple[tuple[float, float], ...] = ()
@@ -113,14 +113,14 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class UnreadFile:
     path: Path
     reason: str
 
 
-def collect(folder: Path) -> tuple[list[Run], list[Unread]]:
+def load_runs(folder: Path) -> tuple[list[RunRecord], list[UnreadFile]]:
     """Every run below `folder`, in the order of their names, and every file that could not be read, with the reason."""
-    unread: list[Unread] = []
+    unread: list[UnreadFile] = []
     found: dict[Path, dict[str, Any]] = {}
     for path in _files(Path(folder), unread):
         home = path.parent
@@ -135,19 +135,19 @@ def collect(folder: Path) -> tuple[list[Run], list[Unread]]:
             else:
                 entry["evaluations"].append(_evaluation(path))
         except (OSError, ValueError, RecursionError) as error:
-            unread.append(Unread(path, reason(error)))
+            unread.append(UnreadFile(path, reason(error)))
     runs = []
     for home, entry in sorted(found.items()):
         try:
             run = _run(home, Path(folder), **entry)
         except (OSError, ValueError, RecursionError) as error:
-            unread.append(Unread(home / "config.yaml", reason(error)))
+            unread.append(UnreadFile(home / "config.yaml", reason(error)))
         else:
             runs += [run] if run else []
     return runs, unread
 
 
-def asked_of(evaluation: Evaluation) -> dict[str, Any]:
+def load_evaluation_keys(evaluation: EvaluationRecord) -> dict[str, Any]:
     """{dotted key: value} of what an evaluation asked, as it stands in its file: to be typed again, not to be shown."""
     try:
         return as_dict(json.loads((evaluation.folder / "results.json").read_text(encoding="utf-8")), "evaluation")
@@ -155,17 +155,17 @@ def asked_of(evaluation: Evaluation) -> dict[str, Any]:
         return {}
 
 
-def read_curve(run: Run) -> tuple[Curve, list[Unread]]:
+def load_curve(run: RunRecord) -> tuple[TrainingCurve, list[UnreadFile]]:
     """The losses in metrics.csv. A last line cut short by a kill is left out, as in any row without a number."""
     path = run.folder / "metrics.csv"
     if not path.is_file():
-        return Curve(), []
+        return TrainingCurve(), []
     train, validation = [], []
     try:
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
             rows = csv.DictReader(file)
             if not {"step", "loss", "validation_loss"} <= set(rows.fieldnames or ()):
-                return Curve(), [Unread(path, "wanted the columns step, loss and validation_loss")]
+                return TrainingCurve(), [UnreadFile(path, "wanted the columns step, loss and validation_loss")]
             for row in rows:
                 step = as_float(row.get("step"))
                 for key, points in (("loss", train), ("validation_loss", validation)):
@@ -173,11 +173,11 @@ def read_curve(run: Run) -> tuple[Curve, list[Unread]]:
                     if step is not None and value is not None:
                         points.append((step, value))
     except (OSError, csv.Error) as error:
-        return Curve(), [Unread(path, reason(error))]
-    return Curve(tuple(train), tuple(validation)), []
+        return TrainingCurve(), [UnreadFile(path, reason(error))]
+    return TrainingCurve(tuple(train), tuple(validation)), []
 
 
-def item_ids(evaluation: Evaluation) -> frozenset[str] | None:
+def load_item_ids(evaluation: EvaluationRecord) -> frozenset[str] | None:
     """Which items were answered, from predictions.jsonl; None where that file is gone. Ids come first on every line."""
     try:
         text = (evaluation.folder / "predictions.jsonl").read_bytes()
@@ -187,16 +187,16 @@ def item_ids(evaluation: Evaluation) -> frozenset[str] | None:
     return frozenset(i.decode("utf-8", "replace") for i in ids)
 
 
-def _files(folder: Path, unread: list[Unread]) -> Iterator[Path]:
+def _files(folder: Path, unread: list[UnreadFile]) -> Iterator[Path]:
     def refused(error: OSError) -> None:
-        unread.append(Unread(Path(error.filename), reason(error)))
+        unread.append(UnreadFile(Path(error.filename), reason(error)))
 
     for home, folders, files in os.walk(folder, onerror=refused):
         folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
         yield from (Path(home, name) for name in sorted(MARKS.intersection(files)) if Path(home, name).is_file())
 
 
-def _evaluation(path: Path) -> Evaluation:
+def _evaluation(path: Path) -> EvaluationRecord:
     values = read_json(path)
     scores = values.pop("scores", None)
     if not isinstance(scores, dict) or not scores:
@@ -206,7 +206,7 @@ def _evaluation(path: Path) -> Evaluation:
         raise ValueError(f"not a number: {strange[0]} = {clean(scores[strange[0]], 40)}")
     intervals = values.pop("intervals", None)
     dataset = as_text(values, "dataset") or "unknown"
-    return Evaluation(
+    return EvaluationRecord(
         folder=path.parent,
         name=clean(path.parent.name),
         dataset=dataset,
@@ -231,15 +231,17 @@ def _subset(values: dict[str, Any]) -> Subset | None:
     )
 
 
-def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, Interval]]:
+def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, StoredInterval]]:
     for metric, value in stored.items():
         if isinstance(value, dict):
             low, high = as_float(value.get("low")), as_float(value.get("high"))
             if low is not None and high is not None and low <= high:
-                yield metric, Interval(low, high, as_text(value, "method"), as_text(value, "note"))
+                yield metric, StoredInterval(low, high, as_text(value, "method"), as_text(value, "note"))
 
 
-def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations: list[Evaluation]) -> Run | None:
+def _run(
+    home: Path, root: Path, summary: dict, config: Path | None, evaluations: list[EvaluationRecord]
+) -> RunRecord | None:
     details = evaluations[0].details if evaluations else {}
     identity = summary.get("identity") or details.get("identity")
     if not isinstance(identity, dict):
@@ -254,7 +256,7 @@ def _run(home: Path, root: Path, summary: dict, config: Path | None, evaluations
     examples = as_int(counts.get("sampled")) or as_int(details.get("train_examples"))
     encoded = as_int(counts.get("encoded", details.get("examples_in_training")))
     status = as_text(summary, "status") or ("untuned" if rank == 0 else "finished" if evaluations else "unfinished")
-    return Run(
+    return RunRecord(
         folder=home,
         name=clean(home.relative_to(root) if home != root else home.name),
         dataset=clean(identity.get("dataset.name") or details.get("trained_on") or details.get("dataset") or "unknown"),

@@ -4,16 +4,16 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from llama_exp.report import words
-from llama_exp.report.grouping import ENCODER
-from llama_exp.report.results import Run
+from llama_exp.report import labels
+from llama_exp.report.compare import ENCODER
+from llama_exp.report.load import RunRecord
 from llama_exp.runs.files import atomic_write
 from llama_exp.sanitize import as_dict, clean
 
 FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
 
 
-def write_csv(path: Path, runs: list[Run]) -> None:
+def write_csv(path: Path, runs: list[RunRecord]) -> None:
     """A row per run and evaluation, with everything that was measured; strings cannot become formulas."""
     rows = [_csv_row(run, e) for run in runs for e in run.evaluations or (None,)]
     names = list(dict.fromkeys(key for row in rows for key in row))
@@ -31,7 +31,7 @@ def harmless(value: Any) -> Any:
     return f"'{text}" if text.lstrip(" '\"").startswith(tuple(FORMULA)) else text
 
 
-def _csv_row(run: Run, evaluation) -> dict[str, Any]:
+def _csv_row(run: RunRecord, evaluation) -> dict[str, Any]:
     details = evaluation.details if evaluation else {}
     row = {
         "run": run.name,
@@ -76,6 +76,6 @@ def _csv_row(run: Run, evaluation) -> dict[str, Any]:
         "finished",
     ):
         row[key] = run.summary.get(key, details.get(key) if key != "tokens" else None)
-    row |= {f"seconds_{k}": v for k, v in words.seconds_of(run).items()}
+    row |= {f"seconds_{k}": v for k, v in labels.seconds_of(run).items()}
     row |= {"evaluation_seconds": details.get("seconds"), "evaluation_tokens": details.get("tokens")}
     return row | {f"config.{k}": v for k, v in run.identity.items()}

@@ -1,6 +1,6 @@
-"""What is compared, and what it says: the mean and interval of a setting, the best of a comparison and its rivals.
+"""What is compared, and what it says: the mean and interval of a cell, the best of a comparison and its rivals.
 
-A *setting* is a sample size at a rank: its runs differ in seeds alone. A *panel* holds settings that differ in size and
+A *cell* is a sample size at a rank: its runs differ in seeds alone. A *panel* holds cells that differ in size and
 rank alone: one model, one set of training keys, one line per rank. A *comparison* holds panels that answered the same
 held-out items. `grouping` makes them of runs.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_exp.report.results import Evaluation, Interval, Run
+from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval
 
 if TYPE_CHECKING:
     from llama_exp.report.exact import Exact
@@ -22,24 +22,24 @@ MANY_DROPPED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    run: Run
-    evaluation: Evaluation
+class ScoredRun:
+    run: RunRecord
+    evaluation: EvaluationRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Cell:
     """Runs that differ in seeds alone. Rank 0 is the untuned model, whatever `examples` says."""
 
     rank: int
     examples: int | None
-    scored: tuple[Scored, ...]
+    scored: tuple[ScoredRun, ...]
     whole: bool = False  # `examples` is all there is
-    known: dict[str, Interval] = field(default_factory=dict)  # from the items of all seeds (worth.py)
+    known: dict[str, StoredInterval] = field(default_factory=dict)  # from the items of all seeds (worth.py)
 
     @property
     def key(self) -> Path:
-        """One name for this setting: where the first of its evaluations lies."""
+        """One name for this cell: where the first of its evaluations lies."""
         return self.scored[0].evaluation.folder
 
     @property
@@ -68,7 +68,7 @@ class Setting:
         scores = self.scores(metric)
         return sum(scores) / len(scores) if scores else None
 
-    def interval(self, metric: str) -> Interval | None:
+    def interval(self, metric: str) -> StoredInterval | None:
         """The interval of the mean over seeds, with all their noises where it is known; else the stored one.
 
         Over several seeds the stored one is the mean of their ends around the mean score. All seeds answer the same
@@ -82,9 +82,9 @@ class Setting:
             return None
         low, high = (sum(getattr(i, end) for i in found) / len(found) for end in ("low", "high"))
         note = found[0].note if self.seeds(metric) < 2 else "test set only; the spread between seeds is not in it"
-        return Interval(low, high, found[0].method, note)
+        return StoredInterval(low, high, found[0].method, note)
 
-    def clean(self, metric: str) -> tuple[float, Interval | None, list[int]] | None:
+    def clean(self, metric: str) -> tuple[float, StoredInterval | None, list[int]] | None:
         """(mean, interval, items) on the test items that training does not overlap with, where all runs stored it.
 
         No interval for several runs: what each stored knows nothing of the others. `items`: the counts there are, rising.
@@ -102,12 +102,12 @@ class Panel:
     model: str
     keys: dict[str, Any]  # training keys in which the panels of this comparison differ
     follows_rank: dict[str, dict[int, Any]]  # keys that differ between the lines: key -> rank -> value
-    settings: tuple[Setting, ...]
-    baseline: Setting | None
+    cells: tuple[Cell, ...]
+    baseline: Cell | None
     curves: "dict[int, Curve]" = field(default_factory=dict)  # rank -> what more data bought (worth.py)
 
     def ranks(self) -> list[int]:
-        return sorted({s.rank for s in self.settings})
+        return sorted({s.rank for s in self.cells})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,28 +122,28 @@ class Comparison:
     panels: tuple[Panel, ...]
     keys: dict[str, Any] = field(default_factory=dict)  # what sets this test apart from others of the same dataset
     standing: "Standing | None" = None  # who shares the first place, item by item (worth.py)
-    unpaired: str = ""  # why there is none, or for which settings
+    unpaired: str = ""  # why there is none, or for which cells
     exact: "Exact | None" = None  # best against the runner-up, by right or wrong alone
 
-    def settings(self) -> list[tuple[Panel, Setting]]:
+    def cells(self) -> list[tuple[Panel, Cell]]:
         """Everything that has the figure's metric, each untuned model once."""
-        pairs = [(p, s) for p in self.panels for s in p.settings if s.mean(self.metric) is not None]
+        pairs = [(p, s) for p in self.panels for s in p.cells if s.mean(self.metric) is not None]
         untuned = {p.baseline.key: (p, p.baseline) for p in self.panels if p.baseline}
         return pairs + [(p, s) for p, s in untuned.values() if s.mean(self.metric) is not None]
 
-    def ranked(self) -> list[tuple[Panel, Setting]]:
+    def ranked(self) -> list[tuple[Panel, Cell]]:
         """Best mean first; of equal ones the cheaper: untuned, then less data, then the lower rank."""
         sign = -1 if self.metric in LOWER_IS_BETTER else 1
 
-        def merit(pair: tuple[Panel, Setting]) -> tuple:
+        def merit(pair: tuple[Panel, Cell]) -> tuple:
             return sign * pair[1].mean(self.metric), pair[1].rank == 0, -(pair[1].examples or 0), -pair[1].rank
 
-        return sorted(self.settings(), key=merit, reverse=True)
+        return sorted(self.cells(), key=merit, reverse=True)
 
-    def best(self) -> tuple[Panel, Setting] | None:
+    def best(self) -> tuple[Panel, Cell] | None:
         return next(iter(self.ranked()), None)
 
-    def rivals(self) -> list[tuple[Panel, Setting]] | None:
+    def rivals(self) -> list[tuple[Panel, Cell]] | None:
         """What the best cannot be told from: item by item where that could be compared, else by overlapping intervals.
 
         None where there is neither.
@@ -151,13 +151,13 @@ class Comparison:
         best = self.best()
         if best and self.standing and self.standing.best == best[1].key:
             tied = {key: place for place, key in enumerate(self.standing.tied)}
-            return sorted((ps for ps in self.settings() if ps[1].key in tied), key=lambda ps: tied[ps[1].key])
+            return sorted((ps for ps in self.cells() if ps[1].key in tied), key=lambda ps: tied[ps[1].key])
         mine = best and best[1].interval(self.metric)
         if not mine:
             return None
-        others = [(p, s, s.interval(self.metric)) for p, s in self.settings() if s is not best[1]]
+        others = [(p, s, s.interval(self.metric)) for p, s in self.cells() if s is not best[1]]
         return [(p, s) for p, s, i in others if i is None or overlap(mine, i)]
 
 
-def overlap(a: Interval, b: Interval) -> bool:
+def overlap(a: StoredInterval, b: StoredInterval) -> bool:
     return a.low <= b.high and b.low <= a.high

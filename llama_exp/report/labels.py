@@ -1,47 +1,47 @@
-"""Numbers and names in words: how scores, sizes, times and settings are said, in the terminal and on the page."""
+"""Numbers and names in words: how scores, sizes, times and cells are said, in the terminal and on the page."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from llama_exp.formatting import format_range, format_score, format_with_interval, join_list, plural
-from llama_exp.report.results import Interval, Run
-from llama_exp.report.settings import Comparison, Panel, Scored, Setting
+from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
+from llama_exp.report.load import RunRecord, StoredInterval
 from llama_exp.sanitize import as_dict, clean
 
 
-def span(metric: str, interval: Interval | None) -> str:
+def span(metric: str, interval: StoredInterval | None) -> str:
     return f"{format_score(metric, interval.low)} to {format_score(metric, interval.high)}" if interval else ""
 
 
-def with_span(metric: str, setting: Setting) -> str:
-    return format_with_interval(setting.mean(metric), setting.interval(metric), metric)
+def with_span(metric: str, cell: Cell) -> str:
+    return format_with_interval(cell.mean(metric), cell.interval(metric), metric)
 
 
-def likely(metric: str, setting: Setting) -> str:
+def with_confidence(metric: str, cell: Cell) -> str:
     """`71.2 (likely 69.6 to 72.8)`: for a headline, where no symbol has been explained yet."""
-    interval, said = setting.interval(metric), with_span(metric, setting)
+    interval, said = cell.interval(metric), with_span(metric, cell)
     if not interval or interval.high - interval.low < 1e-9:
         return said
     from llama_exp.statistics.words import decimals
 
     places = decimals((interval.high - interval.low) / 2)
-    return f"{setting.mean(metric):z.{places}f} (likely {interval.low:z.{places}f} to {interval.high:z.{places}f})"
+    return f"{cell.mean(metric):z.{places}f} (likely {interval.low:z.{places}f} to {interval.high:z.{places}f})"
 
 
-def size_of(setting: Setting) -> str:
-    if setting.examples is None:
+def size_of(cell: Cell) -> str:
+    if cell.examples is None:
         return "all examples"
-    return f"all {setting.examples:,} examples" if setting.whole else plural(setting.examples, "example")
+    return f"all {cell.examples:,} examples" if cell.whole else plural(cell.examples, "example")
 
 
-def in_training(setting: Setting) -> str:
+def in_training(cell: Cell) -> str:
     """`29`, or `27 to 31` where runs differ: how many of its examples reached training."""
-    return format_range(setting.encoded) or "–"
+    return format_range(cell.encoded) or "–"
 
 
-def dropped(settings: Iterable[Setting]) -> str:
+def dropped(cells: Iterable[Cell]) -> str:
     """Which sample sizes mislead, because much of them did not reach training; "" where none does."""
-    shrunk = sorted((s for s in settings if s.shrunk), key=lambda s: (s.examples, s.rank))
+    shrunk = sorted((s for s in cells if s.shrunk), key=lambda s: (s.examples, s.rank))
     if not shrunk:
         return ""
     each = dict.fromkeys(f"{in_training(s)} of {s.examples:,}" for s in shrunk)
@@ -116,11 +116,9 @@ def asked_of(comparison: Comparison) -> dict[str, Any]:
     return as_dict(scored[0].evaluation.details, "evaluation") if scored else {}
 
 
-def scored_in(comparison: Comparison) -> list[Scored]:
+def scored_in(comparison: Comparison) -> list[ScoredRun]:
     """Every run's evaluation in it, those of the untuned models among them."""
-    return [
-        s for p in comparison.panels for setting in [*p.settings, *filter(None, [p.baseline])] for s in setting.scored
-    ]
+    return [s for p in comparison.panels for cell in [*p.cells, *filter(None, [p.baseline])] for s in cell.scored]
 
 
 def split_of(comparison: Comparison) -> str:
@@ -132,34 +130,34 @@ def split_of(comparison: Comparison) -> str:
     return f"{comparison.split or 'unnamed'} split" + (f", {items}" if items else "")
 
 
-def who(panel: Panel, setting: Setting, comparison: Comparison) -> str:
+def cell_phrase(panel: Panel, cell: Cell, comparison: Comparison) -> str:
     name = panel_name(panel, comparison)
-    if setting.rank == 0:
+    if cell.rank == 0:
         return "the untuned model" + (f" {panel.model}" if name.startswith("model ") else "")
-    return f"{size_of(setting)} at rank {setting.rank}" + (f" ({name})" if name else "")
+    return f"{size_of(cell)} at rank {cell.rank}" + (f" ({name})" if name else "")
 
 
-def rival(panel: Panel, setting: Setting, comparison: Comparison) -> str:
-    """As `who`, rank first, for a list; its panel is named only where it is not the best's own."""
+def rival(panel: Panel, cell: Cell, comparison: Comparison) -> str:
+    """As `cell_phrase`, rank first, for a list; its panel is named only where it is not the best's own."""
     name = panel_name(panel, comparison) if panel is not comparison.best()[0] else ""
-    if setting.rank == 0:
-        return who(panel, setting, comparison)
-    return f"rank {setting.rank} on {size_of(setting)}" + (f" with {name}" if name else "")
+    if cell.rank == 0:
+        return cell_phrase(panel, cell, comparison)
+    return f"rank {cell.rank} on {size_of(cell)}" + (f" with {name}" if name else "")
 
 
-def cell(panel: Panel, setting: Setting, comparison: Comparison) -> str:
-    """A setting in the fewest words that tell it from the others: `rank 8 on 1,000 examples`."""
+def cell_name(panel: Panel, cell: Cell, comparison: Comparison) -> str:
+    """A cell in the fewest words that tell it from the others: `rank 8 on 1,000 examples`."""
     name = panel_name(panel, comparison)
-    if setting.rank == 0:
-        return who(panel, setting, comparison)
-    return f"rank {setting.rank} on {size_of(setting)}" + (f" with {name}" if name else "")
+    if cell.rank == 0:
+        return cell_phrase(panel, cell, comparison)
+    return f"rank {cell.rank} on {size_of(cell)}" + (f" with {name}" if name else "")
 
 
 def every(count: int, noun: str) -> str:
     return f"the one {noun}" if count == 1 else f"all {count:,} {noun}s"
 
 
-def seconds_of(run: Run) -> dict[str, float]:
+def seconds_of(run: RunRecord) -> dict[str, float]:
     """Seconds by stage. An evaluation that came after the run counts as its last stage."""
     seconds = {k: v for k, v in as_dict(run.summary, "seconds").items() if isinstance(v, (int, float)) and v >= 0}
     if not seconds.get("evaluate"):

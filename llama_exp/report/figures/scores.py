@@ -7,9 +7,9 @@ table does not wait for it.
 from collections.abc import Sequence
 from itertools import pairwise
 
-from llama_exp.report.drawing import INK, MUTED, PAPER, colour, marker, styled
-from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
-from llama_exp.report.words import panel_name
+from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel
+from llama_exp.report.figures.style import INK, MUTED, PAPER, colour, marker, styled
+from llama_exp.report.labels import panel_name
 
 AHEAD = 4  # curves are drawn to so many times the largest size: as far as their coverage was measured
 
@@ -22,13 +22,13 @@ def scores(panel: Panel, comparison: Comparison):
     metric, name = comparison.metric, panel_name(panel, comparison)
     figure = Figure(figsize=(6.4, 3.9), layout="constrained")
     axes = figure.subplots()
-    settings = [s for s in panel.settings if s.examples and s.mean(metric) is not None]
-    sizes = sorted({s.examples for s in settings})
-    ranks = sorted({s.rank for s in settings})
+    cells = [s for s in panel.cells if s.examples and s.mean(metric) is not None]
+    sizes = sorted({s.examples for s in cells})
+    ranks = sorted({s.rank for s in cells})
     labels, step = [], _sideways(sizes, len(ranks))
     reach = 0
     for i, rank in enumerate(ranks):
-        line = sorted((s for s in settings if s.rank == rank), key=lambda s: s.examples)
+        line = sorted((s for s in cells if s.rank == rank), key=lambda s: s.examples)
         shift = step ** (i - (len(ranks) - 1) / 2)  # side by side, so that whiskers show
         curve = panel.curves.get(rank)
         fitted = bool(curve and curve.trusted)
@@ -45,9 +45,9 @@ def scores(panel: Panel, comparison: Comparison):
     _size_axis(
         axes,
         sizes,
-        {s.examples for s in settings if s.whole},
+        {s.examples for s in cells if s.whole},
         reach,
-        max((s.dropped for s in settings if s.shrunk), default=0),
+        max((s.dropped for s in cells if s.shrunk), default=0),
     )
     axes.set_ylim(score_limits(comparison))
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
@@ -57,15 +57,15 @@ def scores(panel: Panel, comparison: Comparison):
     return figure
 
 
-def _points(axes, line: list[Setting], c: Comparison, rank: int, shift: float, joined: bool) -> float:
-    """A rank's settings: filled where they share the first place, open where they are shown to be worse."""
+def _points(axes, line: list[Cell], c: Comparison, rank: int, shift: float, joined: bool) -> float:
+    """A rank's cells: filled where they share the first place, open where they are shown to be worse."""
     x = [s.examples * shift for s in line]
     y = [s.mean(c.metric) for s in line]
     if joined:
         axes.plot(x, y, color=colour(rank), linewidth=2, zorder=4)
     worse = set(c.standing.worse) if c.standing else set()
-    for at, height, setting in zip(x, y, line, strict=True):
-        _uncertainty(axes, at, setting, c.metric, colour(rank))
+    for at, height, cell in zip(x, y, line, strict=True):
+        _uncertainty(axes, at, cell, c.metric, colour(rank))
         axes.plot(
             [at],
             [height],
@@ -75,7 +75,7 @@ def _points(axes, line: list[Setting], c: Comparison, rank: int, shift: float, j
             markeredgewidth=1.6,
             zorder=5,
             linestyle="none",
-            markerfacecolor=PAPER if setting.key in worse else colour(rank),
+            markerfacecolor=PAPER if cell.key in worse else colour(rank),
         )
     return y[-1]
 
@@ -112,20 +112,20 @@ def _sideways(sizes: Sequence[int], ranks: int) -> float:
 def score_limits(comparison: Comparison) -> tuple[float, float]:
     """The same for all panels of a comparison, so that heights can be compared; from 0 unless that hides everything."""
     metric, ends = comparison.metric, []
-    for _, setting in comparison.settings():
-        interval = setting.interval(metric)
-        ends += setting.scores(metric) + ([interval.low, interval.high] if interval else [])
+    for _, cell in comparison.cells():
+        interval = cell.interval(metric)
+        ends += cell.scores(metric) + ([interval.low, interval.high] if interval else [])
     for panel in comparison.panels:  # a curve may go on past the points, but must not press them flat
         for curve in panel.curves.values():
             ends += [curve.predict(curve.sizes[-1] * AHEAD).estimate] if curve.trusted else []
     low, high = min(ends), max(ends)
-    near = metric in LOWER_IS_BETTER or (low > 0.45 * high and len(comparison.settings()) > 1)
+    near = metric in LOWER_IS_BETTER or (low > 0.45 * high and len(comparison.cells()) > 1)
     room = 0.06 * ((high - low if near else high) or 1)
     return (low - room if near else min(0, low)), high + room
 
 
-def _uncertainty(axes, x: float, setting: Setting, metric: str, ink: str) -> None:
-    interval, seeds = setting.interval(metric), setting.scores(metric)
+def _uncertainty(axes, x: float, cell: Cell, metric: str, ink: str) -> None:
+    interval, seeds = cell.interval(metric), cell.scores(metric)
     if interval:
         axes.vlines(x, interval.low, interval.high, color=ink, linewidth=1.3, alpha=0.75, zorder=3)
     if len(seeds) > 1:
@@ -209,8 +209,8 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 @styled
-def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison: Comparison, unit: str):
-    """Score against what training cost; the line joins what nothing cheaper equals. `points`: (panel, setting, cost)."""
+def costs(points: Sequence[tuple[Panel, Cell, float]], front: set, comparison: Comparison, unit: str):
+    """Score against what training cost; the line joins what nothing cheaper equals. `points`: (panel, cell, cost)."""
     from matplotlib.figure import Figure
 
     metric = comparison.metric
@@ -218,7 +218,7 @@ def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison
     axes = figure.subplots()
     trained = sorted(((s, x) for _, s, x in points if s.rank and x > 0), key=lambda one: one[1])
     size, unit = _unit([x for _, x in trained], unit)
-    trained = [(setting, x / size) for setting, x in trained]
+    trained = [(cell, x / size) for cell, x in trained]
     _cost_points(axes, trained, front, comparison)
     for rank in sorted({s.rank for s, _ in trained}):
         axes.plot([], [], color=colour(rank), marker=marker(rank), linestyle="none", label=f"rank {rank}")
@@ -238,8 +238,8 @@ def costs(points: Sequence[tuple[Panel, Setting, float]], front: set, comparison
     return figure
 
 
-def _cost_points(axes, trained: Sequence[tuple[Setting, float]], front: set, c: Comparison) -> None:
-    """A dot a setting, cheapest first: those of the front joined by steps and named by their size."""
+def _cost_points(axes, trained: Sequence[tuple[Cell, float]], front: set, c: Comparison) -> None:
+    """A dot a cell, cheapest first: those of the front joined by steps and named by their size."""
     steps = [(x, s.mean(c.metric)) for s, x in trained if s.key in front]
     axes.plot(
         *zip(*steps, strict=True),
@@ -253,24 +253,24 @@ def _cost_points(axes, trained: Sequence[tuple[Setting, float]], front: set, c: 
     low, high = score_limits(c)
     worse = set(c.standing.worse) if c.standing else set()
     before = None  # the last one named
-    for setting, x in trained:
-        ink, y, interval = colour(setting.rank), setting.mean(c.metric), setting.interval(c.metric)
+    for cell, x in trained:
+        ink, y, interval = colour(cell.rank), cell.mean(c.metric), cell.interval(c.metric)
         if interval:
             axes.vlines(x, interval.low, interval.high, color=ink, linewidth=1.2, alpha=0.55, zorder=3)
         axes.plot(
             [x],
             [y],
             color=ink,
-            marker=marker(setting.rank),
+            marker=marker(cell.rank),
             markersize=7,
             markeredgewidth=1.6,
-            markerfacecolor=PAPER if setting.key in worse else ink,
+            markerfacecolor=PAPER if cell.key in worse else ink,
             zorder=4,
         )
-        if setting.key in front:
+        if cell.key in front:
             near = before and x < 1.3 * before[0] and abs(y - before[1]) < 0.1 * (high - low)
             axes.annotate(
-                f"{setting.examples:,}",
+                f"{cell.examples:,}",
                 (x, y),
                 xytext=(6, -11) if near else (-5, 6),
                 ha="left" if near else "right",

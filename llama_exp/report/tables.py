@@ -13,10 +13,10 @@ from llama_exp.formatting import (
     format_with_interval,
     join_list,
 )
-from llama_exp.report import captions, costs, words
+from llama_exp.report import captions, costs, labels
+from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel
 from llama_exp.report.costs import Prices
-from llama_exp.report.results import Interval
-from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Setting
+from llama_exp.report.load import StoredInterval
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TextTable:
     """Rows of strings. `best` is the row to mark, `tied` those that cannot be told from it."""
 
     columns: tuple[Column, ...]
@@ -40,25 +40,25 @@ def columns(*names: str) -> tuple[Column, ...]:
     return tuple(Column(n.rstrip("#`/"), {"#": "number", "`": "code", "/": "run"}.get(n[-1], "")) for n in names)
 
 
-def scores_table(c: Comparison, wide: bool = True) -> Table:
-    """A row per setting; the untuned model first, then by rank and size. `wide`: every metric, not three."""
-    pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
+def scores_table(c: Comparison, wide: bool = True) -> TextTable:
+    """A row per cell; the untuned model first, then by rank and size. `wide`: every metric, not three."""
+    pairs = sorted(c.cells(), key=lambda ps: _order(*ps, c))
     metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
     family = {m.split("/")[0] for m in metrics if "/" in m}
     if not wide:  # of one family every score, of several one each
         metrics = tuple(
             m for place, m in enumerate(metrics) if place < 2 or m == "loss" or (len(family) == 1 and m != "perplexity")
         )
-    named, seeded = any(words.panel_name(p, c) for p in c.panels), any(s.seeds(c.metric) > 1 for _, s in pairs)
+    named, seeded = any(labels.panel_name(p, c) for p in c.panels), any(s.seeds(c.metric) > 1 for _, s in pairs)
     clean = any(s.clean(c.metric) for _, s in pairs)
     shrunk = any(s.shrunk for _, s in pairs)
     ordered = len(pairs) > 1 and c.rivals() is not None
     score_heads = [m.removeprefix(f"{min(family)}/") if len(family) == 1 and m != c.metric else m for m in metrics]
-    measured = words.measured(c)
+    measured = labels.measured(c)
     score_heads = [f"{m} ({measured} items)" if m in LOWER_IS_BETTER and measured else m for m in score_heads]
     score_heads[1:1] = [f"{score_heads[0]}, clean items"] * clean
     heads = (
-        ["setting"] * named
+        ["cell"] * named
         + ["examples#"]
         + ["in training#"] * shrunk
         + ["rank#"]
@@ -72,7 +72,7 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     rows = [_row(p, s, c, metrics, named, shrunk, seeded, ordered, clean, wide) for p, s in pairs]
     best = c.best()
     tied = {s.key for _, s in c.rivals() or ()}
-    return Table(
+    return TextTable(
         columns(*heads),
         rows,
         next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
@@ -80,13 +80,13 @@ def scores_table(c: Comparison, wide: bool = True) -> Table:
     )
 
 
-def _order(panel: Panel, setting: Setting, c: Comparison) -> tuple:
-    return setting.rank > 0, words.panel_name(panel, c), setting.rank, setting.examples or 0
+def _order(panel: Panel, cell: Cell, c: Comparison) -> tuple:
+    return cell.rank > 0, labels.panel_name(panel, c), cell.rank, cell.examples or 0
 
 
 def _row(
     p: Panel,
-    s: Setting,
+    s: Cell,
     c: Comparison,
     metrics: Iterable[str],
     named: bool,
@@ -97,10 +97,10 @@ def _row(
     wide: bool,
 ) -> tuple[str, ...]:
     size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + format_count(s.examples)
-    name = words.panel_name(p, c) if s.rank else f"model {p.model}"
-    row = [name] * named + [size] + [words.in_training(s)] * shrunk + [str(s.rank)] + [str(s.seeds(c.metric))] * seeded
-    scores = [words.with_span(metric, s) for metric in metrics]
-    row += [scores[0]] + ([placed(s, c, wide)] if ordered else []) + [_clean(s, c)] * clean + scores[1:]
+    name = labels.panel_name(p, c) if s.rank else f"model {p.model}"
+    row = [name] * named + [size] + [labels.in_training(s)] * shrunk + [str(s.rank)] + [str(s.seeds(c.metric))] * seeded
+    scores = [labels.with_span(metric, s) for metric in metrics]
+    row += [scores[0]] + ([against_best(s, c, wide)] if ordered else []) + [_clean(s, c)] * clean + scores[1:]
     if wide:
         return tuple(row)
     spent = costs.cost(s, Prices())
@@ -115,14 +115,14 @@ def _row(
     )
 
 
-def runs_table(c: Comparison) -> Table:
-    """Which runs a setting is made of: apart, as their names are long."""
-    pairs = sorted(c.settings(), key=lambda ps: _order(*ps, c))
-    rows = [(words.who(p, s, c), join_list((one.run.name for one in s.scored), 8)) for p, s in pairs]
-    return Table(columns("setting", "runs/"), rows)
+def runs_table(c: Comparison) -> TextTable:
+    """Which runs a cell is made of: apart, as their names are long."""
+    pairs = sorted(c.cells(), key=lambda ps: _order(*ps, c))
+    rows = [(labels.cell_phrase(p, s, c), join_list((one.run.name for one in s.scored), 8)) for p, s in pairs]
+    return TextTable(columns("cell", "runs/"), rows)
 
 
-def placed(s: Setting, c: Comparison, wide: bool) -> str:
+def against_best(s: Cell, c: Comparison, wide: bool) -> str:
     """best; tied; or by how much it is worse, where that was compared item by item."""
     best, standing = c.best(), c.standing
     if s.key == best[1].key:
@@ -145,23 +145,23 @@ def placed(s: Setting, c: Comparison, wide: bool) -> str:
     return f"{apart}: {format_with_interval(gap.difference, _turned(gap, False))}"
 
 
-def _turned(gap, positive: bool = True) -> Interval:
+def _turned(gap, positive: bool = True) -> StoredInterval:
     if gap.difference < 0 and positive:
-        return Interval(-gap.high, -gap.low)
-    return Interval(gap.low + 0.0, gap.high + 0.0)  # + 0.0: no minus before a zero
+        return StoredInterval(-gap.high, -gap.low)
+    return StoredInterval(gap.low + 0.0, gap.high + 0.0)  # + 0.0: no minus before a zero
 
 
-def _clean(s: Setting, c: Comparison) -> str:
+def _clean(s: Cell, c: Comparison) -> str:
     found = s.clean(c.metric)
     return format_with_interval(found[0], found[1], c.metric) if found else "–"
 
 
-def cost_table(c: Comparison, prices: Prices) -> Table:
-    """What training one run of each setting took; unknown where it was not recorded."""
-    pairs = sorted((ps for ps in c.settings() if ps[1].rank), key=lambda ps: _order(*ps, c))
-    named = any(words.panel_name(p, c) for p, _ in pairs)
+def cost_table(c: Comparison, prices: Prices) -> TextTable:
+    """What training one run of each cell took; unknown where it was not recorded."""
+    pairs = sorted((ps for ps in c.cells() if ps[1].rank), key=lambda ps: _order(*ps, c))
+    named = any(labels.panel_name(p, c) for p, _ in pairs)
     heads = columns(
-        *["setting"] * named,
+        *["cell"] * named,
         "examples#",
         "rank#",
         f"{c.metric}#",
@@ -186,10 +186,10 @@ def cost_table(c: Comparison, prices: Prices) -> Table:
         ]
         rows.append(
             (
-                *[words.panel_name(p, c)] * named,
+                *[labels.panel_name(p, c)] * named,
                 ("all " if s.whole else "") + format_count(s.examples),
                 str(s.rank),
-                words.with_span(c.metric, s),
+                labels.with_span(c.metric, s),
                 *unknown,
                 format_energy(spent.energy),
                 format_money(spent.money, prices.currency),
@@ -197,7 +197,7 @@ def cost_table(c: Comparison, prices: Prices) -> Table:
         )
     best = c.best()
     tied = {s.key for _, s in c.rivals() or ()}
-    return Table(
+    return TextTable(
         heads,
         rows,
         next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
@@ -207,10 +207,10 @@ def cost_table(c: Comparison, prices: Prices) -> Table:
 
 def cost_words(c: Comparison, prices: Prices) -> str:
     said = (
-        "Each row is one training run of that setting, the mean over its seeds (memory: the most that one took). Time counts "
+        "Each row is one training run of that cell, the mean over its seeds (memory: the most that one took). Time counts "
         "validation losses, not evaluation."
     )
-    spent = [costs.cost(s, prices) for _, s in c.settings() if s.rank]
+    spent = [costs.cost(s, prices) for _, s in c.cells() if s.rank]
     if any(one.money is None for one in spent):
         said += (
             " Money is unknown: it takes a run on a GPU and price_per_gpu_hour in conf/report.yaml."
@@ -222,11 +222,11 @@ def cost_words(c: Comparison, prices: Prices) -> str:
     return said + (" Energy is unknown where it was not measured." if any(one.energy is None for one in spent) else "")
 
 
-def curve_table(c: Comparison, prices: Prices) -> Table | None:
+def curve_table(c: Comparison, prices: Prices) -> TextTable | None:
     """What more data would buy, rank by rank, or why that cannot be told."""
     target, rows = captions.target_of(c, prices), []
     for panel in c.panels:
         for rank, curve in sorted(panel.curves.items()):
-            name = ", ".join(filter(None, (words.panel_name(panel, c), f"rank {rank}")))
+            name = ", ".join(filter(None, (labels.panel_name(panel, c), f"rank {rank}")))
             rows.append((name, " ".join(captions.curve_words(curve, target))))
-    return Table(columns("line", "what more data would buy"), rows) if rows else None
+    return TextTable(columns("line", "what more data would buy"), rows) if rows else None

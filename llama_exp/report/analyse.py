@@ -12,28 +12,28 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llama_exp.metrics import bounds as scale_of
+from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.exact import against_runner_up
-from llama_exp.report.items import Items
-from llama_exp.report.results import Evaluation, Interval
-from llama_exp.report.settings import LOWER_IS_BETTER, Comparison, Panel, Scored, Setting
+from llama_exp.report.items import EvaluationItems
+from llama_exp.report.labels import cell_name
+from llama_exp.report.load import EvaluationRecord, StoredInterval
 from llama_exp.report.standing import Contender, standing
-from llama_exp.report.words import cell
 from llama_exp.statistics import Curve
 from llama_exp.statistics.clusters import cluster_index
 from llama_exp.statistics.comparisons import shared_ids
 from llama_exp.statistics.fitting import fit_curve
 from llama_exp.statistics.variance import RunSums, components_of
 
-Reader = Callable[[Evaluation], Items | str]
+Reader = Callable[[EvaluationRecord], EvaluationItems | str]
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A setting's runs, item by item, in the order of the sorted ids: one Items per run, the same ids in all."""
+class CellItems:
+    """A cell's runs, item by item, in the order of the sorted ids: one Items per run, the same ids in all."""
 
-    setting: Setting
-    scored: tuple[Scored, ...]
-    items: tuple[Items, ...]
+    cell: Cell
+    scored: tuple[ScoredRun, ...]
+    items: tuple[EvaluationItems, ...]
     order: tuple[tuple[int, ...], ...]  # per run, the places of the sorted ids in its file
 
     def ids(self) -> list[str]:
@@ -61,31 +61,28 @@ class Answered:
         return tuple((s.run.data_seed, s.run.seed) for s in self.scored)
 
 
-def weigh(c: Comparison, read: Reader) -> Comparison:
+def analyse(c: Comparison, read: Reader) -> Comparison:
     """The comparison with everything that its items tell."""
     answered: dict = {}
-    for _, setting in c.settings():
-        answered[setting.key] = _answered(setting, c.metric, read)
-    known = {key: _intervals(one, c.metrics) for key, one in answered.items() if isinstance(one, Answered)}
+    for _, cell in c.cells():
+        answered[cell.key] = _answered(cell, c.metric, read)
+    known = {key: _intervals(one, c.metrics) for key, one in answered.items() if isinstance(one, CellItems)}
 
-    def informed(setting: Setting | None) -> Setting | None:
-        return replace(setting, known=known[setting.key]) if setting and setting.key in known else setting
+    def informed(cell: Cell | None) -> Cell | None:
+        return replace(cell, known=known[cell.key]) if cell and cell.key in known else cell
 
     panels = tuple(
         replace(
-            p,
-            settings=tuple(map(informed, p.settings)),
-            baseline=informed(p.baseline),
-            curves=_curves(p, c.metric, answered),
+            p, cells=tuple(map(informed, p.cells)), baseline=informed(p.baseline), curves=_curves(p, c.metric, answered)
         )
         for p in c.panels
     )
     return _placed(replace(c, panels=panels), answered)
 
 
-def _answered(setting: Setting, metric: str, read: Reader) -> Answered | str:
-    """The setting's items, or in words why they cannot be used."""
-    scored = [s for s in setting.scored if metric in s.evaluation.scores]
+def _answered(cell: Cell, metric: str, read: Reader) -> CellItems | str:
+    """The cell's items, or in words why they cannot be used."""
+    scored = [s for s in cell.scored if metric in s.evaluation.scores]
     runs = [(s.run.data_seed, s.run.seed) for s in scored]
     if len(set(runs)) < len(runs):
         return "two of its runs have the same seeds"
@@ -100,10 +97,10 @@ def _answered(setting: Setting, metric: str, read: Reader) -> Answered | str:
     for one, order, its in zip(found[1:], orders[1:], scored[1:], strict=True):
         if [(one.ids[i], one.groups[i]) for i in order] != first:
             return _other_items(found[0], scored[0].evaluation.folder, one, its.evaluation.folder)
-    return Answered(setting, tuple(scored), tuple(found), tuple(map(tuple, orders)))
+    return CellItems(cell, tuple(scored), tuple(found), tuple(map(tuple, orders)))
 
 
-def _other_items(a: Items, one, b: Items, other) -> str:
+def _other_items(a: EvaluationItems, one, b: EvaluationItems, other) -> str:
     """Which ids differ, in words."""
     try:
         shared_ids({str(one): dict.fromkeys(a.ids), str(other): dict.fromkeys(b.ids)})
@@ -112,13 +109,13 @@ def _other_items(a: Items, one, b: Items, other) -> str:
     return "the same items stand in other groups"
 
 
-def _intervals(one: Answered, metrics: tuple[str, ...]) -> dict[str, Interval]:
+def _intervals(one: CellItems, metrics: tuple[str, ...]) -> dict[str, StoredInterval]:
     """{metric: interval}: of one run the stored one, of several with the noise of training and sampling in it."""
     found = {}
     for metric in metrics:
-        stored = one.setting.interval(metric)
+        stored = one.cell.interval(metric)
         if len(one.items) == 1:
-            about = "test set only" + ("; one training seed" if one.setting.rank else "")
+            about = "test set only" + ("; one training seed" if one.cell.rank else "")
             if stored:
                 found[metric] = replace(stored, note="; ".join(filter(None, (about, stored.note.replace(about, "")))))
         elif all(
@@ -130,7 +127,7 @@ def _intervals(one: Answered, metrics: tuple[str, ...]) -> dict[str, Interval]:
     return found
 
 
-def _of_runs(one: Answered, metric: str) -> Interval | None:
+def _of_runs(one: CellItems, metric: str) -> StoredInterval | None:
     table, draws = one.table(metric), [data_seed for data_seed, _ in one.runs()]
     bounds = scale_of(metric)
     parts = components_of(table, draws, bounds=bounds)
@@ -139,22 +136,22 @@ def _of_runs(one: Answered, metric: str) -> Interval | None:
         return None
     ends = (total.low, total.high)
     if metric == "perplexity":  # of the mean of the runs' perplexities: the interval of the loss, moved to that mean
-        centre = one.setting.mean(metric) / math.exp(total.estimate)
+        centre = one.cell.mean(metric) / math.exp(total.estimate)
         ends = tuple(centre * math.exp(end) for end in ends)
-    return Interval(*ends, total.method, parts.note, parts.shares, parts.unseen)
+    return StoredInterval(*ends, total.method, parts.note, parts.shares, parts.unseen)
 
 
 def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
     """What more data bought, rank by rank, from the items where all runs have them; else from the runs' scores."""
     found = {}
     for rank in panel.ranks():
-        line = [s for s in panel.settings if s.rank == rank and s.examples and s.mean(metric) is not None]
+        line = [s for s in panel.cells if s.rank == rank and s.examples and s.mean(metric) is not None]
         if not line:
             continue
         items = [answered.get(s.key) for s in line]
-        if metric not in LOWER_IS_BETTER and all(isinstance(i, Answered) and i.ids() == items[0].ids() for i in items):
+        if metric not in LOWER_IS_BETTER and all(isinstance(i, CellItems) and i.ids() == items[0].ids() for i in items):
             runs = [
-                (i.setting.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
+                (i.cell.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
                 for i in items
                 for r, (data_seed, _) in enumerate(i.runs())
             ]
@@ -173,23 +170,23 @@ def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
 
 
 def _placed(c: Comparison, answered: dict) -> Comparison:
-    """With the standing of all settings that answered the best one's items; the others are named with the reason."""
+    """With the standing of all cells that answered the best one's items; the others are named with the reason."""
     ranked = c.ranked()
     if len(ranked) < 2:
         return c
     first = answered[ranked[0][1].key]
-    if not isinstance(first, Answered):
+    if not isinstance(first, CellItems):
         return replace(c, unpaired=f"Not compared item by item: {first}.")
     contenders, refused = [], []
-    for panel, setting in ranked:
-        one = answered[setting.key]
-        if not isinstance(one, Answered):
-            refused.append((cell(panel, setting, c), setting.key, one))
+    for panel, cell in ranked:
+        one = answered[cell.key]
+        if not isinstance(one, CellItems):
+            refused.append((cell_name(panel, cell, c), cell.key, one))
         elif (one.ids(), one.groups()) != (first.ids(), first.groups()):
-            why = _other_items(first.items[0], cell(*ranked[0], c), one.items[0], cell(panel, setting, c))
-            refused.append((cell(panel, setting, c), setting.key, why))
+            why = _other_items(first.items[0], cell_name(*ranked[0], c), one.items[0], cell_name(panel, cell, c))
+            refused.append((cell_name(panel, cell, c), cell.key, why))
         else:
-            contenders.append(Contender(setting.key, one.table(c.metric), one.runs(), fixed=setting.rank == 0))
+            contenders.append(Contender(cell.key, one.table(c.metric), one.runs(), fixed=cell.rank == 0))
     said = "; ".join(f"{name} ({why})" for name, _, why in refused[:4])
     more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
     unpaired = f"Not compared item by item: {said}{more}." if refused else ""

@@ -1,0 +1,44 @@
+"""The command that continues a run, evaluates it, or evaluates the untuned model beside it."""
+
+from pathlib import Path
+
+from llama_exp.config import command_line
+from llama_exp.report.cells import Comparison, ScoredRun
+from llama_exp.report.load import RunRecord, identity_among, load_evaluation_keys, stored_leaves
+
+EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decides which items are answered
+
+
+def next_command(run: RunRecord, folder: Path, compared: list[Comparison]) -> str:
+    """What to type to continue a run, or to evaluate it on what the other runs on its data answered."""
+    try:
+        leaves = stored_leaves(run.folder / "config.yaml")
+    except (OSError, ValueError, RecursionError):
+        leaves = {}
+    place = command_line.folder_options(run.folder, run.dataset, folder, leaves.get("out"))
+    if run.status not in ("finished", "stopped early"):
+        return command_line.command("train.py", leaves or run.identity, *place)
+    own = identity_among(leaves) or run.identity
+    asked = {key: leaves[key] for key in EVALUATED if key in leaves}
+    for c in compared:
+        others = (
+            load_evaluation_keys(c.cells()[0][1].scored[0].evaluation)
+            if c.cells() and c.trained_on == run.dataset
+            else {}
+        )
+        if all(others.get(key) == own.get(key) for key in ("dataset.name", "dataset.source", "dataset.path")):
+            asked = {key: others[key] for key in EVALUATED if key in others}
+            break
+    return command_line.command("evaluate.py", own | asked, *place)
+
+
+def untuned_command(tuned: ScoredRun, root: Path) -> str:
+    """What lets the untuned model answer the same items in the same wording."""
+    leaves = {k: v for k, v in tuned.run.identity.items() if k.startswith("model.")} | load_evaluation_keys(
+        tuned.evaluation
+    )
+    leaves.pop("eval_batch", None)  # how fast, not what
+    leaves |= {"dataset.name": tuned.evaluation.dataset, "model.name": tuned.run.model, "lora.r": 0}
+    return command_line.command(
+        "evaluate.py", leaves, *([] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"])
+    )

@@ -1,0 +1,88 @@
+"""The report in the terminal: a table and the findings of each comparison, then the runs that have no score."""
+
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from llama_exp.formatting import plural
+from llama_exp.report import findings, labels
+from llama_exp.report.cells import Comparison
+from llama_exp.report.costs import Prices
+from llama_exp.report.load import RunRecord
+from llama_exp.report.tables import TextTable, scores_table
+
+GAP = 2  # spaces between columns
+COSTS = ("trainable", "tokens", "memory", "training")  # the columns that a narrow terminal drops first, in this order
+
+
+def make_console() -> Console:
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and console.width < 200:
+        console.width = 200  # a log has no width of its own; in 80 columns few of the scores would have room
+    return console
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def print_tables(console: Console, compared: list[Comparison], prices: Prices = Prices()) -> None:  # noqa: B008  frozen
+    """The finding, then a row per cell; as `report` prints it."""
+    for c in compared:
+        numbers, left_out = fitting(scores_table(c, wide=False), c.metric, console.width)
+        name = Text(f"{labels.title(c)}, {labels.split_of(c)}")
+        table = RichTable(
+            title=name, title_justify="left", title_style="bold", box=None, header_style="dim", padding=(0, GAP, 0, 0)
+        )
+        for column in numbers.columns:
+            table.add_column(Text(column.name), justify="right" if column.kind else "left", no_wrap=bool(column.kind))
+        for i, row in enumerate(numbers.rows):
+            table.add_row(
+                *map(Text, row), style="bold green" if i == numbers.best else "green" if i in numbers.tied else ""
+            )
+        console.print(table)
+        if left_out:
+            say(console, f"Too wide for this terminal, and on the page: {', '.join(left_out)}.", "dim")
+        for line in findings.answer(c, prices):
+            say(console, line)
+        console.print()
+
+
+def fitting(table: TextTable, drawn: str, width: int) -> tuple[TextTable, list[str]]:
+    """The table without the columns that `width` has no room for, and their names: a number cut short is a wrong one.
+
+    What a run cost goes first, then scores from the right. The drawn score stays, and what is left of it.
+    """
+
+    def needed(at: int) -> int:
+        cells = (table.columns[at].name, *(row[at] for row in table.rows))
+        may_wrap = not table.columns[at].kind  # the name of a cell, which may be long
+        return GAP + max(
+            len(part) for cell in cells for part in (cell.split() if may_wrap and len(cell) > 20 else [cell])
+        )
+
+    names = [column.name for column in table.columns]
+    first = next(at for at, name in enumerate(names) if name.startswith(drawn))
+    scores = [at for at in range(len(names) - 1, first, -1) if names[at] not in (*COSTS, "against the best")]
+    spare, kept = [names.index(name) for name in COSTS] + scores, list(range(len(names)))
+    while spare and sum(map(needed, kept)) > width:
+        kept.remove(spare.pop(0))
+    columns = tuple(table.columns[at] for at in kept)
+    shown = dataclasses.replace(table, columns=columns, rows=[tuple(row[at] for at in kept) for row in table.rows])
+    return shown, [name for at, name in enumerate(names) if at not in kept]
+
+
+def print_pending(
+    console: Console, pending: list[tuple[RunRecord, str]], typed: dict[Path, str], limit: int = 12
+) -> None:
+    if not pending:
+        return
+    say(console, f"{plural(len(pending), 'run')} without a score here:", "bold")
+    for run, why in pending[:limit]:
+        say(console, f"  {run.name} ({why})", "yellow")
+        say(console, f"    {typed[run.folder]}")
+    if len(pending) > limit:
+        say(console, f"  and {len(pending) - limit} more; the page lists them all.")

@@ -1,0 +1,123 @@
+"""The report of a folder of runs, in four steps: load, compare, analyse, write.
+
+write_report(Path("outputs"))    prints the tables; writes outputs/report/{index.html, *.png, runs.csv}
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from rich.console import Console
+
+from llama_exp.errors import UserError
+from llama_exp.report import costs, findings
+from llama_exp.report.cells import Comparison
+from llama_exp.report.compare import comparisons
+from llama_exp.report.costs import Prices
+from llama_exp.report.items import EvaluationItems, load_items
+from llama_exp.report.load import EvaluationRecord, UnreadFile, load_runs
+from llama_exp.report.next_command import next_command
+from llama_exp.report.page import render
+from llama_exp.report.runs_csv import write_csv
+from llama_exp.report.terminal import make_console, print_pending, print_tables, say
+from llama_exp.runs.files import atomic_write
+from llama_exp.sanitize import clean
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraSection:
+    """What another program found about these runs (what raters preferred): its sentences, one line for the terminal, and the
+    page that has more."""
+
+    name: str
+    sentences: Sequence[str]
+    summary: str
+    page: Path
+
+
+def write_report(
+    folder: Path,
+    metric: str | None = None,
+    prices: Prices | None = None,
+    console: Console | None = None,
+    extra_sections: Sequence[ExtraSection] = (),
+    unread: Sequence[UnreadFile] = (),
+) -> Path:
+    """Print the tables and write `folder`/report/.
+
+    Args:
+        metric: the score to rank by; default: the dataset's own.
+        prices: default: conf/report.yaml.
+        extra_sections: shown after the scores.
+        unread: files that the caller could not read, to be listed with the report's own.
+
+    Returns:
+        The path of the page. Raises UserError where there is nothing to report or it cannot be written.
+    """
+    console, prices, home = console or make_console(), prices or costs.load(), folder / "report"
+    runs, unread_runs = load_runs(folder)
+    if not runs:
+        raise UserError(_nothing_found(folder, unread_runs))
+    compared = comparisons(runs, metric)
+    if metric and not any(c.metric == metric for c in compared):
+        known = sorted({m for c in compared for m in c.metrics})
+        raise UserError(f"No evaluation has the metric {clean(metric)}. Known: {', '.join(known) or 'none yet'}.")
+    compared = analyse_all(compared, home / "items")
+    pending = findings.pending(runs)
+    print_tables(console, compared, prices)
+    commands = {run.folder: next_command(run, folder, compared) for run, _ in pending}
+    print_pending(console, pending, commands)
+    try:
+        write_csv(home / "runs.csv", runs)
+        from llama_exp.report.figures.draw import draw_figures  # matplotlib: the tables do not wait for it
+
+        pictures, unread_curves = draw_figures(home, compared, runs, prices)
+        unread = [*unread_runs, *unread_curves, *unread]
+        sections = [(s.name, s.sentences, quote(os.path.relpath(s.page, home))) for s in extra_sections]
+        with atomic_write(home / "index.html") as file:
+            file.write(render(clean(folder), compared, runs, unread, pictures, pending, commands, prices, sections))
+    except OSError as error:
+        raise UserError(f"Cannot write the report to {home}: {error.strerror or error}.") from None
+    for section in extra_sections:
+        say(console, f"People, in the study {section.name}: {section.summary}")
+    for one in unread:
+        say(console, f"Not read: {clean(one.path)} ({one.reason})", "yellow")
+    say(console, f"Report: {home / 'index.html'}")
+    return home / "index.html"
+
+
+def analyse_all(compared: list[Comparison], cache: Path) -> list[Comparison]:
+    """Every comparison, analysed. Predictions are read once; what was read is kept in `cache`."""
+    if not any(c.cells() for c in compared):
+        return compared
+    from llama_exp.report.analyse import analyse  # scipy: a second
+
+    read = read_once(cache)
+    return [analyse(c, read) for c in compared]
+
+
+def read_once(cache: Path) -> Callable[[EvaluationRecord], EvaluationItems | str]:
+    """`load_items` that reads nothing twice: an untuned model stands in several comparisons."""
+    known: dict[Path, EvaluationItems | str] = {}
+
+    def read(evaluation: EvaluationRecord) -> EvaluationItems | str:
+        if evaluation.folder not in known:
+            known[evaluation.folder] = load_items(evaluation, cache)
+        return known[evaluation.folder]
+
+    return read
+
+
+def _nothing_found(folder: Path, unread: list[UnreadFile]) -> str:
+    what = f"No runs in {clean(folder)}" + ("." if folder.is_dir() else ": there is no such folder.")
+    read = [f"Not read: {clean(u.path)} ({u.reason})" for u in unread if Path(u.path) != folder]
+    return "\n".join(
+        [
+            what,
+            *read,
+            "Make one first: python train.py experiment=quickstart",
+            "or name another folder: python -m llama_exp.report FOLDER",
+        ]
+    )
