@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from llama_exp.human.analysis import two_way
+from llama_exp.human.analysis import two_way_interval
 from llama_exp.statistics import (
     Clusters,
     cluster_interval,
@@ -372,7 +372,7 @@ def raters(replications: int) -> None:
             chance = np.clip(60 + leaning[:, None] + ease[group], 0, 100) / 100
             won = 100.0 * (rng.random(chance.shape) < chance)
             rows = [(won[rater, item], 1.0, str(group[item]), rater) for rater in range(count) for item in range(66)]
-            low, high = two_way(rows, (0.0, 100.0)) or (math.nan, math.nan)
+            low, high = two_way_interval(rows, (0.0, 100.0)) or (math.nan, math.nan)
             hits[0].append(low <= 60 <= high)
             low, high = _ends(interval(won.mean(0).tolist(), group.tolist(), bounds=(0.0, 100.0)))
             hits[1].append(low <= 60 <= high)

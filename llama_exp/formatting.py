@@ -33,6 +33,10 @@ def format_with_interval(value: float | None, interval: HasEnds | None, metric: 
     return plus_minus(value, interval.low, interval.high)
 
 
+def format_decimal(value: float | None, places: int) -> str:
+    return "–" if value is None else f"{value:.{places}f}"
+
+
 def format_count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 

@@ -12,6 +12,8 @@ from typing import Any
 # Right-to-left overrides and their kin can make one name read like another.
 BIDI = {chr(c) for c in (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
+FORMULA_STARTS = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
+
 
 def clean(text: Any, limit: int = 400) -> str:
     """A string for a terminal or a file: no control characters, no overrides of direction, not endless."""
@@ -79,6 +81,14 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return clean(error, 200) or type(error).__name__
+
+
+def spreadsheet_cell(value: Any, limit: int = 400) -> Any:
+    """A value that no spreadsheet computes: text that would start a formula gets an apostrophe; numbers stay numbers."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = clean(value, limit)
+    return f"'{text}" if text.lstrip(" '\"").startswith(tuple(FORMULA_STARTS)) else text
 
 
 def valid_unicode(text: str) -> str:

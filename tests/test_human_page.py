@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llama_exp.human import study as design
 from llama_exp.human.create import make
-from llama_exp.human.store import Store
+from llama_exp.human.store import RatingStore, StoredRating
+from llama_exp.human.study import Trial, read_study
 from tests.conftest import ROOT
 from tests.test_human_study import HOSTILE, conversation, evaluation, two
 
@@ -55,8 +55,8 @@ class Server:
             self.process.terminate()
         return self.process.communicate(timeout=20)[1]
 
-    def given(self, rater: int) -> dict:
-        return Store(self.folder).ratings(rater)
+    def ratings(self, rater: int) -> dict[int, StoredRating]:
+        return RatingStore(self.folder).ratings(rater)
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def client(link: str, agree: bool = True):
     return made
 
 
-def queue(server: Server, rater: int) -> tuple[design.Trial, ...]:
-    return design.read(server.folder).queues[rater - 1]
+def queue(server: Server, rater: int) -> tuple[Trial, ...]:
+    return read_study(server.folder).queues[rater - 1]
 
 
 # Over HTTP
@@ -133,11 +133,11 @@ def test_the_conversation_stands_above_what_was_asked_whole_in_its_order_and_as_
     n = queue(server, 1)[0].item[5:]
     wanted = [
         "You are an agent.",
-        "Asked",
+        "Message",
         "@12 my &lt;b&gt;parcel&lt;/b&gt;?",
-        "Answered",
+        "Reply",
         "Which number?",
-        "What was asked then",
+        "The last message",
         f"It is {n}.",
         "Answer 1",
     ]
@@ -168,19 +168,19 @@ def test_forms_of_other_sites_other_names_and_broken_forms_are_refused_and_nothi
     ]
     assert [answer.status_code for answer, _ in refused] == [status for _, status in refused]
     assert all("<h1>Rating page</h1>" in answer.text for answer, _ in refused)
-    assert server.given(1) == {} and server.given(2) == {}
+    assert server.ratings(1) == {} and server.ratings(2) == {}
 
 
 def test_consent_comes_first_and_needs_a_name_and_a_tick(serve):
     server = serve()
     link = server.links[0]
     browser = client(link, agree=False)
-    assert "I have read this and I take part" in browser.get(link).text
+    assert "I have read this and agree to take part" in browser.get(link).text
     for data in ({"name": "  ", "agree": "yes"}, {"name": "Ada"}):
         assert browser.post(f"{link}/consent", data=data).status_code == 400
-    assert Store(server.folder).raters()[0].consented == ""
+    assert RatingStore(server.folder).raters()[0].consented == ""
     browser.post(f"{link}/consent", data={"name": " Ada <b>\n Lovelace ", "agree": "yes"})
-    assert Store(server.folder).raters()[0].name == "Ada <b> Lovelace"
+    assert RatingStore(server.folder).raters()[0].name == "Ada <b> Lovelace"
 
 
 def test_a_rater_may_change_their_mind_and_nobody_elses(serve):
@@ -190,7 +190,7 @@ def test_a_rater_may_change_their_mind_and_nobody_elses(serve):
     bob.post(f"{server.links[1]}/1", data={"verdict": "tie", "seconds": "nan"})
     after = ada.post(f"{server.links[0]}/1", data={"verdict": "right", "comment": "after all", "seconds": "1e9"})
     assert str(after.url) == f"{server.links[0]}/2"
-    mine, theirs = server.given(1)[1], server.given(2)[1]
+    mine, theirs = server.ratings(1)[1], server.ratings(2)[1]
     assert (mine.rating.verdict, mine.rating.comment, mine.changes, mine.rating.seconds) == (
         "right",
         "after all",
@@ -216,11 +216,11 @@ def test_many_raters_at_once_lose_nothing(serve):
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(rate, server.links)) == [24] * 8
     for number, link in enumerate(server.links, 1):
-        given = server.given(number)
-        assert [given[n].rating.verdict for n in range(1, 25)] == [
+        ratings = server.ratings(number)
+        assert [ratings[n].rating.verdict for n in range(1, 25)] == [
             ("left", "tie", "right")[n % 3] for n in range(1, 25)
         ]
-        assert {one.rating.comment for one in given.values()} == {link}
+        assert {one.rating.comment for one in ratings.values()} == {link}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions of a Unix file system")
@@ -240,7 +240,7 @@ def test_the_file_with_the_links_is_its_owners_alone(serve):
         (["port=99999"], "wanted a number from 0"),
         (["address=rate.example"], "what raters type"),
         (["prot=1"], "prot=1: wanted key=value words. Type: python -m llama_exp.human.app study=FOLDER"),
-        (["study=nowhere"], "No study at nowhere/study.json. Make it first: python -m llama_exp.human.study"),
+        (["study=nowhere"], "No study at nowhere/study.json. Create it first: python -m llama_exp.human.study"),
     ],
 )
 def test_the_command_refuses_in_words(tmp_path, command, words, told):
@@ -309,23 +309,23 @@ def test_two_raters_at_once_each_stop_and_go_on_where_they_were(serve, visit):
     assert ada.locator("button.chosen").inner_text().startswith("Answer 1 is better")
     ada.click("text=Equally good")
     at(ada, 4)
-    assert [one.rating.verdict for one in server.given(1).values() if one.done] == ["left", "left", "tie"]
-    assert [one.rating.verdict for one in server.given(2).values()] == ["right"] * 3
-    assert server.given(1)[3].changes == 1 and server.given(1)[1].rating.seconds > 0.2
+    assert [one.rating.verdict for one in server.ratings(1).values() if one.complete] == ["left", "left", "tie"]
+    assert [one.rating.verdict for one in server.ratings(2).values()] == ["right"] * 3
+    assert server.ratings(1)[3].changes == 1 and server.ratings(1)[1].rating.seconds > 0.2
 
 
 def test_what_is_on_the_page_is_what_was_judged_on_the_side_where_it_stood(serve, visit):
     server = serve()
-    study, page = design.read(server.folder), visit(server.links[0])
+    study, page = read_study(server.folder), visit(server.links[0])
     for place, trial in enumerate(study.queues[0][:4], 1):
         at(page, place)
         shown = [one.inner_text() for one in page.locator(".answer .words").all()]
         clear = [re.sub(r"\[U\+[0-9A-F]{4}\]", "", text) for text in shown]
         hidden = re.compile(r"[\x00-\x08\x1b\u202a-\u202e]")
-        assert clear == [hidden.sub("", text) for text in study.texts(trial)]
+        assert clear == [hidden.sub("", text) for text in study.answers(trial)]
         page.click("text=Answer 2 is better")
     at(page, 5)
-    assert {one.rating.verdict for one in server.given(1).values()} == {"right"}
+    assert {one.rating.verdict for one in server.ratings(1).values()} == {"right"}
 
 
 def test_a_killed_server_loses_no_rating_and_the_open_page_saves_what_was_given_meanwhile(serve, visit):
@@ -335,7 +335,7 @@ def test_a_killed_server_loses_no_rating_and_the_open_page_saves_what_was_given_
     page.click("text=Answer 1 is better")
     at(page, 2)
     server.kill()
-    assert server.given(1)[1].rating.verdict == "left"
+    assert server.ratings(1)[1].rating.verdict == "left"
     page.fill("#comment", "typed while it was away")
     page.keyboard.press("Escape")
     page.keyboard.press("2")
@@ -344,7 +344,10 @@ def test_a_killed_server_loses_no_rating_and_the_open_page_saves_what_was_given_
     again = serve(folder=server.folder, port=server.port)
     at(page, 3)
     assert again.links == server.links
-    assert (again.given(1)[2].rating.verdict, again.given(1)[2].rating.comment) == ("right", "typed while it was away")
+    assert (again.ratings(1)[2].rating.verdict, again.ratings(1)[2].rating.comment) == (
+        "right",
+        "typed while it was away",
+    )
 
 
 def test_the_whole_study_works_with_the_keyboard_alone_and_focus_is_seen(serve, visit):
@@ -393,8 +396,8 @@ def test_the_whole_study_works_with_the_keyboard_alone_and_focus_is_seen(serve, 
     at(page, 5)
     page.click("text=Answer 1 is better")
     page.wait_for_selector("text=All 5 are rated")
-    verdicts = [one.rating.verdict for one in server.given(1).values()]
-    assert verdicts == ["tie", "left", "tie", "right", "left"] and server.given(1)[2].rating.comment == "12 tons"
+    verdicts = [one.rating.verdict for one in server.ratings(1).values()]
+    assert verdicts == ["tie", "left", "tie", "right", "left"] and server.ratings(1)[2].rating.comment == "12 tons"
     page.goto(server.links[0])
     assert page.url.endswith("/done")
 
@@ -405,14 +408,14 @@ def test_a_double_click_and_a_key_held_down_rate_one_item_only(serve, visit):
     at(page, 1)
     page.dblclick("text=Equally good")
     at(page, 2)
-    assert list(server.given(1)) == [1]
+    assert list(server.ratings(1)) == [1]
     page.keyboard.down("1")
     for _ in range(12):
         page.keyboard.down("1")
         page.wait_for_timeout(50)
     page.keyboard.up("1")
     at(page, 3)
-    assert list(server.given(1)) == [1, 2]
+    assert list(server.ratings(1)) == [1, 2]
 
 
 def test_on_a_phone_nothing_is_cut_off_and_fingers_find_the_buttons(serve, visit):
@@ -428,12 +431,12 @@ def test_on_a_phone_nothing_is_cut_off_and_fingers_find_the_buttons(serve, visit
     assert two["y"] > one["y"] and two["x"] == one["x"], "answers lie one below the other"
     page.tap("text=Answer 2 is better")
     at(page, 2)
-    assert server.given(1)[1].rating.verdict == "right"
+    assert server.ratings(1)[1].rating.verdict == "right"
 
 
 def test_hostile_text_is_shown_as_text(serve, visit):
     server = serve(6, of=6, controls="0", repeats="0", raters="1")
-    study, page = design.read(server.folder), visit(server.links[0])
+    study, page = read_study(server.folder), visit(server.links[0])
     shown = {}
     for place, trial in enumerate(study.queues[0], 1):
         at(page, place)
@@ -456,7 +459,7 @@ def test_on_scales_each_number_is_saved_as_it_is_given(serve, visit):
     assert page.locator(".answer").count() == 1
     page.keyboard.press("4")
     page.wait_for_selector("#status:has-text('Saved.')")
-    assert server.given(1)[1].rating.scores == {"fluency": 4} and not server.given(1)[1].done
+    assert server.ratings(1)[1].rating.scores == {"fluency": 4} and not server.ratings(1)[1].complete
     page.reload()
     assert page.is_checked("[name=scale0][value='4']")
     at(page, 1)
@@ -464,7 +467,7 @@ def test_on_scales_each_number_is_saved_as_it_is_given(serve, visit):
     page.keyboard.press("5")
     page.keyboard.press("Enter")
     at(page, 2)
-    assert server.given(1)[1].rating.scores == {"fluency": 4, "faithfulness": 2, "helpfulness": 5}
+    assert server.ratings(1)[1].rating.scores == {"fluency": 4, "faithfulness": 2, "helpfulness": 5}
     page.click("text=Save and go on")
     assert page.url.endswith("/2"), "all three scales are needed"
 
@@ -475,4 +478,4 @@ def test_without_javascript_every_form_still_works(serve, visit):
     page.fill("#comment", "no script")
     page.click("text=Answer 1 is better")
     page.wait_for_url("**/2")
-    assert (server.given(1)[1].rating.verdict, server.given(1)[1].rating.comment) == ("left", "no script")
+    assert (server.ratings(1)[1].rating.verdict, server.ratings(1)[1].rating.comment) == ("left", "no script")

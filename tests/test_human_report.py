@@ -15,12 +15,13 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.multitest import multipletests
 
 from llama_exp.errors import UserError
-from llama_exp.human import agreement, analysis, report_text
+from llama_exp.human import agreement, analysis, raters, report_text
 from llama_exp.human.create import make
-from llama_exp.human.report import included, report
-from llama_exp.human.store import Store
+from llama_exp.human.report import report_studies, report_study
+from llama_exp.human.store import RatingStore
 from llama_exp.metrics import METRICS
 from llama_exp.records import Rating
+from llama_exp.report.write import ExtraSection
 from llama_exp.runs.files import write_json
 from llama_exp.statistics import Interval
 from llama_exp.statistics.comparisons import Difference, paired
@@ -33,7 +34,7 @@ A, B = "zebra_tuned", "zebra_plain"
 def rated(tmp_path, choose, items=24, of=24, seconds=lambda rater: 2.0, **words):
     """A study that every rater has finished; `choose(rater, trial)` gives a condition, "" for a tie, or scores."""
     folder, study = make({**two(tmp_path, of), "items": str(items), **words})
-    store = Store(folder)
+    store = RatingStore(folder)
     for number, queue in enumerate(study.queues, 1):
         for place, trial in enumerate(queue, 1):
             choice = choose(number, trial)
@@ -41,8 +42,8 @@ def rated(tmp_path, choose, items=24, of=24, seconds=lambda rater: 2.0, **words)
                 continue
             scores = choice if isinstance(choice, dict) else {}
             side = {trial.left: "left", trial.right: "right"}.get(choice, "tie") if not scores else ""
-            store.save(number, place, Rating(str(number), str(place), side, scores, "", seconds(number)), done=True)
-    return folder, study, analysis.collect(study, store)
+            store.save(number, place, Rating(str(number), str(place), side, scores, "", seconds(number)), complete=True)
+    return folder, study, analysis.collect_judgements(study, store)
 
 
 def by_item(rater, trial):
@@ -55,7 +56,7 @@ def by_item(rater, trial):
 
 def test_a_win_rate_counts_an_item_once_and_a_tie_half(tmp_path):
     _, study, judged = rated(tmp_path, by_item, raters="3")
-    (found,) = analysis.preferences(study, judged)
+    (found,) = analysis.win_rates(study, judged)
     assert (found.first, found.wins, found.ties, found.losses, found.same) == (A, 45, 9, 18, 0)
     assert found.rate.estimate == pytest.approx(100 * (15 + 1.5) / 24)
     assert (found.rate.items, found.rate.clusters) == (24, 6)
@@ -66,10 +67,14 @@ def test_a_win_rate_counts_an_item_once_and_a_tie_half(tmp_path):
 
 def test_the_win_rate_does_not_depend_on_which_condition_is_named_first(tmp_path):
     _, study, judged = rated(tmp_path, by_item, raters="2")
-    straight, _ = analysis.preference(study, analysis.kind(judged, "judged"), (A, B))
-    turned, _ = analysis.preference(study, analysis.kind(judged, "judged"), (B, A))
-    assert straight[6].estimate == pytest.approx(100 - turned[6].estimate)
-    assert straight[6].low == pytest.approx(100 - turned[6].high, abs=0.2)
+    straight = analysis.win_rate(study, analysis.of_kind(judged, "judged"), (A, B))
+    turned = analysis.win_rate(study, analysis.of_kind(judged, "judged"), (B, A))
+    assert straight.rate.estimate == pytest.approx(100 - turned.rate.estimate)
+    assert straight.rate.low == pytest.approx(100 - turned.rate.high, abs=0.2)
+    again = turned.reversed()
+    assert (again.first, again.second, again.wins, again.losses) == (A, B, straight.wins, straight.losses)
+    assert again.rate.estimate == pytest.approx(straight.rate.estimate)
+    assert again.rate.low == pytest.approx(100 - turned.rate.high)
 
 
 def test_same_words_count_as_ties_and_do_not_weigh_more_while_a_study_is_under_way(tmp_path):
@@ -78,12 +83,12 @@ def test_same_words_count_as_ties_and_do_not_weigh_more_while_a_study_is_under_w
     evaluation(tmp_path / "Tuned7", predictions(24, "{year}", **same))
     evaluation(tmp_path / "Untuned7", predictions(24, "no idea, case {n}", **same))
     folder, study = make({**words, "raters": "1", "controls": "0", "repeats": "0"})
-    store = Store(folder)
+    store = RatingStore(folder)
     rates = []
     for place in range(1, 17):
         side = "left" if study.queues[0][place - 1].left == A else "right"
-        store.save(1, place, Rating("1", str(place), side), done=True)
-        (found,) = analysis.preferences(study, analysis.collect(study, store))
+        store.save(1, place, Rating("1", str(place), side), complete=True)
+        (found,) = analysis.win_rates(study, analysis.collect_judgements(study, store))
         rates.append(found.rate.estimate)
     assert rates == pytest.approx([100 * (16 + 4) / 24] * 16), "8 ties of 24 from the first rating to the last"
 
@@ -91,91 +96,130 @@ def test_same_words_count_as_ties_and_do_not_weigh_more_while_a_study_is_under_w
 def test_a_condition_that_always_wins_is_preferred_although_there_is_no_spread(tmp_path):
     folder, *_ = rated(tmp_path, lambda rater, trial: "right" if trial.kind == "control" else B)
     assert (
-        report(folder)[1][0]
-        == "zebra_plain is preferred to zebra_tuned 100 % (54 to 100) of the time, a tie counting half."
+        report_study(folder).sentences[0]
+        == "zebra_plain is preferred to zebra_tuned with a win rate of 100 % (95 % CI 54 to 100, ties count half)."
     )
 
 
 def preference(low, high, p, any_raters=None, estimate=73.0):
-    rate = Interval(estimate, low, high, 5.0, 12, 24, "t")
-    return analysis.Preference("tuned", "plain", 1, 1, 1, 0, rate, any_raters, p)
+    rate = Interval(estimate, low, high, 5.0, 12, 24, "t", "one group")
+    return analysis.WinRate("tuned", "plain", 1, 1, 1, 0, rate, any_raters, p)
 
 
-APART = "cannot be told apart: tuned is preferred"
+NOT_SIGNIFICANT = "No significant preference between tuned and plain"
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "sentence"),
     [
-        (preference(60.2, 85.4, 0.01), "tuned is preferred to plain 73 % (60 to 85) of the time, a tie counting half."),
+        (
+            preference(60.2, 85.4, 0.01),
+            "tuned is preferred to plain with a win rate of 73 % (95 % CI 60 to 85, ties count half).",
+        ),
         # The interval and the test are made in two ways: where either leaves it open, it is open, and both are said.
         (
             preference(49.9999998, 89.3, 0.034),
-            f"{APART} 73.0 % (50.0 to 89.3) of the time, a tie counting half "
-            "(the interval reaches 50, although p = 0.034).",
+            f"{NOT_SIGNIFICANT} (p = 0.034, but the interval includes 50); "
+            "tuned has a win rate of 73.0 % (95 % CI 50.0 to 89.3, ties count half).",
         ),
-        (preference(50.3, 89.3, 0.062), f"{APART} 73.0 % (50.3 to 89.3) of the time, a tie counting half (p = 0.062)."),
-        (preference(50.04, 89.3, 0.04), "tuned is preferred to plain 73.00 % (50.04 to 89.30) of the time"),
-        (preference(20.0, 49.7, 0.2, estimate=27.0), "plain is preferred 73.0 % (50.3 to 80.0) of the time"),
+        (
+            preference(50.3, 89.3, 0.062),
+            f"{NOT_SIGNIFICANT} (p = 0.062); tuned has a win rate of 73.0 % (95 % CI 50.3 to 89.3, ties count half).",
+        ),
+        (
+            preference(50.04, 89.3, 0.04),
+            "tuned is preferred to plain with a win rate of 73.00 % (95 % CI 50.04 to 89.30,",
+        ),
+        (preference(20.0, 49.7, 0.2, estimate=27.0), "plain has a win rate of 73.0 % (95 % CI 50.3 to 80.0, ties"),
         (
             preference(60.2, 85.4, 0.01, (55.1, 88.0)),
-            "tuned is preferred to plain 73 % (60 to 85 by these raters, 55 to 88 by any) of",
+            "tuned is preferred to plain with a win rate of 73 % (95 % CI 60 to 85 for these raters and 55 to 88 for any",
         ),
         (
             preference(60.2, 85.4, 0.01, (44.0, 91.0)),
-            "These raters prefer tuned to plain 73 % (60 to 85 by these raters, 44 to 91 "
-            "by any) of the time, a tie counting half; whether other raters would cannot be told.",
+            "These raters prefer tuned to plain with a win rate of 73 % (95 % CI 60 to 85 for these raters and 44 to 91 "
+            "for any raters, ties count half); other raters might not.",
         ),
         (
             preference(14.6, 39.8, 0.01, (9.0, 56.0), 27.0),
-            "These raters prefer plain to tuned 73 % (60 to 85 by these raters, 44 to 91",
+            "These raters prefer plain to tuned with a win rate of 73 % (95 % CI 60 to 85 for these raters and 44 to 91",
         ),
-        (preference(None, None, None), "whether that is chance cannot be told"),
-        (preference(None, None, 0.5, estimate=50.0), f"{APART} 50 % of the time, a tie counting half (p = 0.500)."),
+        (
+            preference(None, None, None),
+            "tuned has a win rate of 73 % (ties count half) over plain; its significance is unknown: one group.",
+        ),
+        (
+            preference(None, None, 0.5, estimate=50.0),
+            f"{NOT_SIGNIFICANT} (p = 0.500); tuned has a win rate of 50 % (ties count half).",
+        ),
     ],
 )
-def test_the_verdict_contradicts_neither_the_interval_nor_the_test_and_says_what_other_raters_may_say(found, said):
-    assert said in report_text.preferred(found)
+def test_the_verdict_contradicts_neither_the_interval_nor_the_test_and_says_what_other_raters_may_say(found, sentence):
+    assert sentence in report_text.preference_sentence(found)
+
+
+def difference(scale, first, second, minus, comparisons=1):
+    return report_text.difference_sentence(analysis.ScaleDifference(scale, first, second, minus), comparisons)
 
 
 def test_a_mean_difference_of_nought_with_spread_is_not_called_the_same():
     minus = Difference(0.0, -0.88, 0.88, 1.0, 0.4, 6, 6, "t")
-    assert report_text.rated_higher("fluency", "tuned", "plain", minus, 9) == (
-        "On fluency, tuned and plain cannot be told apart: they differ by +0.00 ± 0.88 (p = 1.000, adjusted for 9 comparisons)."
+    assert difference("fluency", "tuned", "plain", minus, 9) == (
+        "On fluency, there is no significant difference between tuned and plain "
+        "(p = 1.000, Holm-adjusted for 9 comparisons); tuned minus plain is +0.00 ± 0.88."
     )
     close = Difference(1.0, 0.06, 1.94, 0.081, 0.4, 6, 6, "t")
-    assert "they differ by +1.00 ± 0.94 (p = 0.081" in report_text.rated_higher("fluency", "tuned", "plain", close, 9)
+    assert "comparisons); tuned minus plain is +1.00 ± 0.94." in difference("fluency", "tuned", "plain", close, 9)
     one_group = Difference(0.0, None, None, None, None, 6, 1, "none", "all 6 items are of one group")
-    assert report_text.rated_higher("wit", "a", "b", one_group) == (
-        "On wit, a and b cannot be told apart: all 6 items are of one group."
+    assert difference("wit", "a", "b", one_group) == (
+        "On wit, a and b have the same mean; whether they differ is unknown: all 6 items are of one group."
     )
 
 
-def test_agreement_below_chance_is_called_that():
-    def said(alpha):
-        found = Interval(alpha, None, None, None, 6, 6, "none")
-        return report_text.agreed(
-            agreement.Agreement("preference", 6, 50.0, found, "nominal", None, "Fleiss' kappa", 6)
-        )
+def test_a_significant_difference_on_a_scale_has_the_sign_and_the_interval_of_the_higher_one():
+    minus = Difference(-1.0, -1.94, -0.06, 0.01, 0.4, 6, 6, "t")
+    assert difference("fluency", "tuned", "plain", minus) == (
+        "On fluency, plain is rated 1.00 points higher than tuned on a scale of 1 to 5 (95 % CI 0.06 to 1.94)."
+    )
+    alone = Difference(1.0, None, None, None, None, 6, 1, "none", "all 6 items are of one group")
+    assert difference("wit", "a", "b", alone) == (
+        "On wit, a is rated 1.00 points higher than b on a scale of 1 to 5; "
+        "its significance is unknown: all 6 items are of one group."
+    )
 
-    assert "is below what chance alone would give (alpha -0.13)" in said(-0.13)
-    assert "is no better than chance" in said(0.0) and "is hardly better than chance" in said(0.1)
+
+@pytest.mark.parametrize(
+    ("alpha", "sentence"),
+    [
+        (0.8, "is high enough for firm conclusions (Krippendorff's alpha 0.80)."),
+        (0.7, "is high enough for tentative conclusions (Krippendorff's alpha 0.70)."),
+        (0.41, "is low (Krippendorff's alpha 0.41); the question may be unclear, or a matter of taste."),
+        (0.1, "is hardly better than chance (Krippendorff's alpha 0.10)."),
+        (0.0, "is no better than chance (Krippendorff's alpha 0.00)."),
+        (-0.13, "is below chance (Krippendorff's alpha -0.13)."),
+    ],
+)
+def test_agreement_is_named_by_the_usual_levels(alpha, sentence):
+    found = Interval(alpha, None, None, None, 6, 6, "none")
+    one = agreement.Agreement("preference", 6, 50.0, found, "nominal", None, "Fleiss' kappa", 6)
+    assert report_text.agreement_sentence(one) == f"Agreement between raters on preference {sentence}"
 
 
 def test_the_line_for_a_terminal_has_the_gravest_caveat(tmp_path):
     rated(tmp_path, lambda rater, trial: trial.left, raters="2", repeats="0", controls="0.3")
-    [(_, said, brief, _)], _ = included(tmp_path)
-    assert brief == f"{said[0]} Raters 1 and 2 missed more than a third of the controls."
+    [found], _ = report_studies(tmp_path)
+    assert found.summary == f"{found.sentences[0]} Raters 1 and 2 failed more than a third of the controls."
     rng = random.Random(2)
     rated(tmp_path / "b", lambda rater, trial: "right" if trial.kind == "control" else rng.choice([A, B]), raters="3")
-    [(_, said, brief, _)], _ = included(tmp_path / "b")
-    assert brief == f"{said[0]} {said[1]}" and said[1].startswith("Agreement between raters on preference is ")
+    [found], _ = report_studies(tmp_path / "b")
+    assert found.summary == f"{found.sentences[0]} {found.sentences[1]}"
+    assert found.sentences[1].startswith("Agreement between raters on preference is ")
 
 
 def test_no_preference_is_found_where_there_is_none(tmp_path):
     rng = random.Random(5)
-    page, said = report(rated(tmp_path, lambda rater, trial: rng.choice([A, B, ""]))[0])
-    assert "cannot be told apart" in said[0] and page.is_file()
+    found = report_study(rated(tmp_path, lambda rater, trial: rng.choice([A, B, ""]))[0])
+    assert found.sentences[0].startswith("No significant preference between ") and found.page.is_file()
 
 
 def test_alpha_and_kappa_are_the_libraries_own(tmp_path):
@@ -198,12 +242,13 @@ def test_raters_who_agree_have_alpha_one_and_gaps_are_allowed(tmp_path):
     def some(rater, trial):
         return None if rater == 3 and int(trial.item[5:]) % 3 == 0 else by_item(rater, trial)
 
-    _, study, judged = rated(tmp_path, some, raters="3")
+    folder, study, judged = rated(tmp_path, some, raters="3")
     (found,) = agreement.agreements(study, judged)
     assert (found.alpha.estimate, found.kappa, found.kappa_name) == (1.0, 1.0, "Fleiss' kappa")
     assert (found.units, found.kappa_units) == (24, 16), "alpha is over what two rated, kappa over what all three did"
-    assert report_text.agreement_table([found])["rows"][0][-1] == "16"
-    assert agreement.consistency(judged).estimate == 100
+    page = report_study(folder).page.read_text(encoding="utf-8")
+    assert '<td class="number">1.00, Fleiss&#39; kappa</td><td class="number">16</td>' in page
+    assert raters.consistency(judged).estimate == 100
 
 
 def test_one_rater_or_one_verdict_says_nothing_about_agreement(tmp_path):
@@ -221,13 +266,13 @@ def test_a_rater_who_always_clicks_left_is_inconsistent_and_fails_controls_and_t
 
     words = {"raters": "2", "repeats": "0.2", "controls": "0.3"}
     folder, study, judged = rated(tmp_path, choose, **words)
-    good, lazy = agreement.rater_summaries(study, judged)
+    good, lazy = raters.rater_summaries(study, judged)
     assert (good.consistent, good.repeats, good.failed, good.controls) == (5, 5, 0, 8)
     assert (lazy.consistent, lazy.left, lazy.right, lazy.failed) == (0, 37, 0, 4)
-    assert agreement.unreliable([good, lazy]) == [2]
-    _, said = report(folder)
-    assert said[-2] == "Rater 2 missed more than a third of the controls."
-    assert said[-1].startswith("Without rater 2, zebra_tuned")
+    assert raters.unreliable_raters([good, lazy]) == [2]
+    said = report_study(folder).sentences
+    assert said[-2] == "Rater 2 failed more than a third of the controls."
+    assert said[-1].startswith("Without rater 2: No significant preference between zebra_tuned and zebra_plain (p = ")
 
 
 def test_a_rater_who_is_faster_than_one_can_read_is_named_and_the_finding_given_without_them(tmp_path):
@@ -236,22 +281,23 @@ def test_a_rater_who_is_faster_than_one_can_read_is_named_and_the_finding_given_
 
     words = {"raters": "3", "controls": "0", "repeats": "0"}
     folder, study, judged = rated(tmp_path, choose, seconds=lambda rater: 0.4 if rater == 2 else 2.0, **words)
-    assert [one.hasty for one in agreement.rater_summaries(study, judged)] == [0, 24, 0]
-    page, said = report(folder)
+    assert [one.hasty for one in raters.rater_summaries(study, judged)] == [0, 24, 0]
+    found = report_study(folder)
+    page, said = found.page, found.sentences
     results = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))
     assert results["hurried"] == [2] and results["unreliable"] == []
     assert said[-2] == "Rater 2 judged more than half of the pages too fast to have read them."
-    assert said[-1].startswith("Without rater 2, zebra_tuned")
+    assert said[-1].startswith("Without rater 2: No significant preference between zebra_tuned and zebra_plain (p = ")
     assert ">0.4</td>" in page.read_text(encoding="utf-8") and ">24 of 24</td>" in page.read_text(encoding="utf-8")
 
 
 def test_what_raters_wrote_stands_in_the_report_beside_what_they_said(tmp_path):
     folder, study = make({**two(tmp_path), "items": "6", "raters": "1"})
     first = study.queues[0][0]
-    Store(folder).save(1, 1, Rating("1", "1", "left", {}, "Both <i>wrong</i>,\nreally"), done=True)
-    text = report(folder)[0].read_text(encoding="utf-8")
+    RatingStore(folder).save(1, 1, Rating("1", "1", "left", {}, "Both <i>wrong</i>,\nreally"), complete=True)
+    text = report_study(folder).page.read_text(encoding="utf-8")
     row = ["1", "1", first.kind, first.item, f"{first.left} better", "Both &lt;i&gt;wrong&lt;/i&gt;, really"]
-    assert "What raters wrote" in text and "".join(f'>{cell}</td><td class="text"' for cell in row[3:5]) in text
+    assert "<h2>Comments</h2>" in text and "".join(f'>{cell}</td><td class="text"' for cell in row[3:5]) in text
     assert f">{row[5]}</td>" in text
 
 
@@ -261,14 +307,14 @@ def test_kendalls_tau_is_scipys_and_finds_a_judge_who_goes_by_f1(tmp_path):
         name: {item: float(i * (7 if name == A else 3) % 11) for i, item in enumerate(sorted(study.items))}
         for name in (A, B)
     }
-    (found,) = analysis.relations(study, judged, {"made/up": values})
+    (found,) = analysis.metric_correlations(study, judged, {"made/up": values})
     points = [(values[A][one.trial.item] - values[B][one.trial.item], one.percent(A)) for one in judged]
     assert found.tau.estimate == pytest.approx(kendalltau(*zip(*points, strict=True)).statistic)
     follows = {name: {one.trial.item: one.percent(name) for one in judged} for name in (A, B)}
-    (found,) = analysis.relations(study, judged, {"follows": follows})
+    (found,) = analysis.metric_correlations(study, judged, {"follows": follows})
     assert found.tau.estimate == pytest.approx(1.0)
     values[A] |= dict.fromkeys(sorted(study.items)[:20], 0.0)
-    (found,) = analysis.relations(study, judged, {"made/up": values})
+    (found,) = analysis.metric_correlations(study, judged, {"made/up": values})
     assert -1 <= found.tau.low < found.tau.estimate < found.tau.high <= 1
 
 
@@ -285,13 +331,13 @@ def test_a_slow_metric_is_computed_once_when_asked_for_and_kept_with_the_study(t
     monkeypatch.setitem(METRICS, "made", __name__)
     folder, *_ = rated(tmp_path, by_item, raters="1", human="reference")
     for asked in ([], ["made"], []):
-        report(folder, asked)
+        report_study(folder, asked)
         told = json.loads((folder / "report" / "results.json").read_text())["relations"]
         names = {one["metric"] for one in told}
         assert {"squad/f1", "squad/exact_match"} <= names and ("made/length" in names) == bool(CALLS)
     assert CALLS == [24, 24], "two conditions once; the reference is not compared with itself"
     with pytest.raises(UserError, match="unknown metric 'rogue'"):
-        report(folder, ["rogue"])
+        report_study(folder, ["rogue"])
 
 
 def test_what_the_evaluations_have_measured_is_compared_with_people_and_nothing_is_computed(tmp_path, monkeypatch):
@@ -304,15 +350,15 @@ def test_what_the_evaluations_have_measured_is_compared_with_people_and_nothing_
         finished(Path(words[name]), values[name], encoder)
     folder, study = make({**words, "items": "12", "raters": "1", "repeats": "0", "controls": "0", "human": "reference"})
     finished(Path(words[B]), dict.fromkeys(values[B], 0.0), "minilm")  # what happens later changes nothing
-    store = Store(folder)
+    store = RatingStore(folder)
     for place, trial in enumerate(study.queues[0], 1):
         side = {trial.left: "left", trial.right: "right"}.get(by_item(1, trial), "tie")
-        store.save(1, place, Rating("1", str(place), side, {}, "", 2.0), done=True)
+        store.save(1, place, Rating("1", str(place), side, {}, "", 2.0), complete=True)
     monkeypatch.setattr("llama_exp.metrics.bertscore.items", None)
-    report(folder)
+    report_study(folder)
     told = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))["relations"]
     [found] = [one for one in told if one["metric"] == "bertscore/f1"]
-    judged = [one for one in analysis.collect(study, store) if set(one.trial.pair) == {A, B}]
+    judged = [one for one in analysis.collect_judgements(study, store) if set(one.trial.pair) == {A, B}]
     points = [(values[A][one.trial.item] - values[B][one.trial.item], one.percent(A)) for one in judged]
     assert found["tau"]["estimate"] == pytest.approx(kendalltau(*zip(*points, strict=True)).statistic)
     assert found["tau"]["items"] == 12 and not [one for one in told if one["metric"] == "squad/f2"]
@@ -349,22 +395,20 @@ def on_scales(rater, trial):
 
 def test_scales_have_means_differences_and_agreement(tmp_path):
     folder, study, judged = rated(tmp_path, on_scales, raters="2", mode="scales")
-    means = {(s.name, s.condition): s.mean.estimate for s in analysis.scales(study, judged)}
+    means = {(s.name, s.condition): s.mean.estimate for s in analysis.scale_means(study, judged)}
     assert means["faithfulness", A] == 4.5 and means["faithfulness", B] == 2.5 and means["fluency", A] == 4
-    (_, _, _, minus) = next(d for d in analysis.differences(study, judged) if d[0] == "faithfulness")
+    (_, _, _, minus) = next(d for d in analysis.scale_differences(study, judged) if d[0] == "faithfulness")
     assert minus.difference == 2 and minus.items == 24
     found = {one.about: one for one in agreement.agreements(study, judged)}
     assert found["faithfulness"].alpha.estimate == 1 and found["fluency"].alpha.estimate is None
     assert found["faithfulness"].kappa_name == "Cohen's kappa, quadratic weights" and found["faithfulness"].kappa == 1
-    summary = agreement.rater_summaries(study, judged)[0]
+    summary = raters.rater_summaries(study, judged)[0]
     assert summary.failed == 0 and summary.consistent == summary.repeats == 5
-    _, said = report(folder)
+    said = report_study(folder).sentences
     assert said[0] == "On fluency, zebra_tuned and zebra_plain are rated the same."
-    assert said[
-        1
-    ].startswith(
-        "On faithfulness, zebra_tuned and zebra_plain cannot be told apart: they differ by +2 (no interval) "  # so few signs
-        "(p = 0.094, adjusted for 3 comparisons)."
+    assert said[1] == (  # so few signs
+        "On faithfulness, there is no significant difference between zebra_tuned and zebra_plain "
+        "(p = 0.094, Holm-adjusted for 3 comparisons); zebra_tuned minus zebra_plain is +2 (no interval)."
     )
 
 
@@ -374,36 +418,36 @@ def test_differences_on_scales_are_adjusted_for_their_number_and_the_page_explai
         return {scale: luck.randint(1, 5) for scale in ("fluency", "faithfulness", "helpfulness")}
 
     folder, study, judged = rated(tmp_path, choose, items=40, of=40, raters="2", mode="scales")
-    found = {scale: minus.p_value for scale, _, _, minus in analysis.differences(study, judged)}
+    found = {scale: minus.p_value for scale, _, _, minus in analysis.scale_differences(study, judged)}
     alone = {}
     for scale in found:
-        one, other = (analysis.item_means(analysis.kind(judged, "judged"), scale, name) for name in (A, B))
+        one, other = (analysis.item_means(analysis.of_kind(judged, "judged"), scale, name) for name in (A, B))
         alone[scale] = paired(one, other, {i: study.items[i].group for i in one}).p_value
     assert found == pytest.approx(dict(zip(alone, multipletests(list(alone.values()), method="holm")[1], strict=True)))
     assert found != pytest.approx(alone)
-    report(folder)
+    report_study(folder)
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert "adjusted for the number of rows (Holm)" in page
+    assert "Holm-adjusted\n  for the number of rows" in page
     assert "rated above 3 on helpfulness" in page and "takes one side" not in page
 
 
 def test_a_tau_without_an_interval_says_that_it_is_open(tmp_path):
     folder, *_ = rated(tmp_path, by_item, items=8, of=8, raters="1", controls="0", repeats="0")
-    report(folder)
+    report_study(folder)
     told = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))["relations"]
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
     without = [one for one in told if one["tau"]["estimate"] is not None and one["tau"]["low"] is None]
-    assert page.count(" (open)") == len(without) > 0
+    assert page.count(" (no interval)</td>") == len(without) > 0
 
 
 def test_a_spreadsheet_computes_nothing_and_no_name_of_a_rater_is_passed_on(tmp_path):
     folder, _ = make({**two(tmp_path), "items": "6", "raters": "1"})
-    store = Store(folder)
+    store = RatingStore(folder)
     store.consent(1, "Ada Lovelace")
     texts = ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "\t=1", "fine, really\n=2", "\x1b[31mred"]
     for place, text in enumerate(texts, 1):
-        store.save(1, place, Rating("1", str(place), "tie", {}, text), done=True)
-    report(folder)
+        store.save(1, place, Rating("1", str(place), "tie", {}, text), complete=True)
+    report_study(folder)
     with open(folder / "report" / "ratings.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["comment"] for row in rows] == [
@@ -436,30 +480,31 @@ def test_the_page_is_one_file_without_scripts_whatever_the_conditions_are_called
     )
     hostile = "<script>alert(1)</script>"
     folder, study = make({"study": str(tmp_path / "s"), hostile: str(tuned), "plain": str(plain), "raters": "1"})
-    Store(folder).save(1, 1, Rating("1", "1", "left"), done=True)
-    page, said = report(folder)
+    RatingStore(folder).save(1, 1, Rating("1", "1", "left"), complete=True)
+    found = report_study(folder)
+    page, said = found.page, found.sentences
     text = page.read_text(encoding="utf-8")
     assert (
         "script" not in Tags(text).tags and "&lt;script&gt;alert(1)" in text and "http" not in text.split("</style>")[1]
     )
     assert said[1] == f"The study is not finished: 1 of {len(study.queues[0])} pages are rated."
-    assert included(tmp_path) == ([("s", said, f"{said[0]} {said[1]}", page)], [])
+    assert report_studies(tmp_path) == ([ExtraSection("s", said, f"{said[0]} {said[1]}", page)], [])
 
 
 def test_a_study_without_a_rating_and_one_that_is_not_there(tmp_path, command):
     folder, _ = make({**two(tmp_path), "items": "4"})
     done = command("llama_exp.human.report", f"study={folder}")
-    assert "Nothing to compare has been rated yet." in done.stdout and "Report:" in done.stdout
+    assert "There are no ratings to compare yet." in done.stdout and "Report:" in done.stdout
     assert json.loads((folder / "report" / "results.json").read_text())["preferences"] == []
-    with pytest.raises(UserError, match="Make it first: python -m llama_exp.human.study"):
-        report(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="Create it first: python -m llama_exp.human.study"):
+        report_study(tmp_path / "nowhere")
     (folder / "ratings.sqlite").write_bytes(b"no database at all, but long enough to be read as one" * 9)
     done = command("llama_exp.human.report", f"study={folder}", check=None)
     assert done.returncode == 2 and "file is not a database" in done.stderr
 
 
 def test_study_page_and_report_start_without_torch():
-    modules = "study create store app rating_page analysis agreement report report_text".split()
+    modules = "study design conditions create store server rating_page analysis agreement raters results report report_text".split()
     code = "import sys, " + ", ".join(f"llama_exp.human.{name}" for name in modules)
     code += "; print(sorted({'torch', 'lightning', 'transformers', 'statsmodels', 'pandas'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from llama_exp.errors import UserError
-from llama_exp.human import study as design
-from llama_exp.human.create import StudySettings, make
-from llama_exp.human.store import Store
+from llama_exp.human.create import make
+from llama_exp.human.design import MIN_GAP
+from llama_exp.human.store import RatingStore
+from llama_exp.human.study import StudySettings, read_study
 from llama_exp.records import Prediction, Turn
 from llama_exp.runs.files import write_json, write_jsonl
 
@@ -65,7 +66,7 @@ def test_a_repeat_comes_later_with_its_sides_swapped_and_a_control_has_one_right
         for n, trial in enumerate(queue):
             if trial.kind == "repeat":
                 first = queue[place[trial.item]]
-                assert n - place[trial.item] >= design.GAP and (trial.left, trial.right) == (first.right, first.left)
+                assert n - place[trial.item] >= MIN_GAP and (trial.left, trial.right) == (first.right, first.left)
     assert len(study.controls) == 5
     for item in study.controls.values():
         assert item.replies["right"] == item.references[0]
@@ -80,12 +81,12 @@ def test_controls_are_drawn_from_items_that_are_not_judged_while_there_are_some(
 def test_the_same_words_give_the_same_study_and_more_raters_join_without_touching_the_others(tmp_path):
     words = two(tmp_path)
     _, first = make(dict(words))
-    links = Store(tmp_path / "study").raters()
+    links = RatingStore(tmp_path / "study").raters()
     _, again = make({**words, "raters": "4"})
     assert again.queues[:2] == first.queues and len(again.queues) == 4
-    assert Store(tmp_path / "study").raters()[:2] == links
+    assert RatingStore(tmp_path / "study").raters()[:2] == links
     assert len(make({**words, "raters": "1"})[1].queues) == 4, "nobody is sent away"
-    assert design.read(tmp_path / "study") == make(dict(words))[1]
+    assert read_study(tmp_path / "study") == make(dict(words))[1]
 
 
 def test_another_study_in_the_same_folder_is_refused_by_what_differs(tmp_path):
@@ -116,7 +117,7 @@ def test_three_conditions_give_three_pairs_and_scales_give_one_answer_a_page(tmp
     _, study = make({**words, "study": str(tmp_path / "scales"), "mode": "scales", "controls": "0.1"})
     assert Counter(t.kind for t in study.queues[0]) == {"judged": 24, "control": 3}
     assert all(t.right == "" for t in study.queues[0])
-    assert {len(study.texts(t)) for t in study.queues[0]} == {1}
+    assert {len(study.answers(t)) for t in study.queues[0]} == {1}
 
 
 TALK = (Turn("user", "@12 my <b>parcel</b>?"), Turn("assistant", "Which number?"))
@@ -145,7 +146,7 @@ def test_raters_get_the_conversation_and_a_reference_that_is_as_clean_as_the_ans
     assert all(item.replies["human"] == f"It left on day {item.id[5:]}" for item in study.items.values())
     assert not [text for item in shown for text in item.replies.values() if "@" in text or "t.co" in text]
     assert all(item.references[0].endswith("^AB") for item in shown), "scores are over what was written"
-    assert design.read(folder) == study
+    assert read_study(folder) == study
 
 
 def test_what_an_evaluation_of_an_earlier_version_lacks_comes_from_another_or_is_said_to_be_missing(tmp_path, capsys):
@@ -166,10 +167,10 @@ def test_what_an_evaluation_of_an_earlier_version_lacks_comes_from_another_or_is
     for item in kept["items"].values():
         del item["system"], item["history"]
     write_json(tmp_path / "t" / "study.json", kept)
-    assert design.read(tmp_path / "t") == study
+    assert read_study(tmp_path / "t") == study
     other = (*TALK, Turn("user", "Well?"), Turn("assistant", "Wait."))
     evaluation(tmp_path / "old", [conversation(n, "no", history=other) for n in range(8)])
-    with pytest.raises(UserError, match="were asked differently in 8 items"):
+    with pytest.raises(UserError, match="the prompts of tuned and untuned differ in 8 items"):
         make({"study": str(tmp_path / "u"), **words})
 
 
@@ -188,7 +189,8 @@ def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_pa
     ]
     evaluation(tmp_path / "Untuned7", other)
     with pytest.raises(
-        UserError, match=r"were asked differently in 24 items \(ident0, ident1, ident10, ident11, ident12, …\)"
+        UserError,
+        match=r"the prompts of zebra_tuned and zebra_plain differ in 24 items \(ident0, ident1, ident10, ident11, ident12, …\)",
     ):
         make(two(tmp_path) | {"zebra_plain": str(evaluation(tmp_path / "third", other))})
 
@@ -196,7 +198,7 @@ def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_pa
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"itms": "50"}, "itms=50: wanted a finished evaluation"),
+        ({"itms": "50"}, "itms=50: itms is not an option, so it names a condition"),
         ({"item": "12"}, "there is no such folder. Did you mean items=12?"),
         ({"items": "many"}, "items=many"),
         ({"items": "0"}, "items=0: wanted at least 1"),
@@ -229,7 +231,7 @@ def test_a_runs_folder_is_refused_naming_the_evaluations_below_it(tmp_path):
     with pytest.raises(UserError, match=r"there is no such folder"):
         make({**words, "zebra_plain": str(run)})
     run.mkdir()
-    with pytest.raises(UserError, match=r"it holds none: make one with python evaluate.py"):
+    with pytest.raises(UserError, match=r"there is none: make one with python evaluate.py"):
         make({**words, "zebra_plain": str(run)})
     for name in ("squad-test-24", "squad-test-8"):
         evaluation(run / "eval" / name, predictions(24, "x"))

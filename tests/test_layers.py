@@ -28,7 +28,8 @@ HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets
 LIGHT = """records errors sanitize formatting quiet config.schema config.compose config.identity config.command_line runs.run
     runs.find runs.files cli.main cli.options cli.sweep evaluation.request evaluation.recipe evaluation.results training.train
     overlap.audit metrics.squad metrics.decision metrics.bertscore metrics.rouge statistics data data.synthetic tiny chat
-    hub.command hub.upload hub.model_card human.study human.app human.server human.rating_page human.metrics
+    hub.command hub.upload hub.model_card human.study human.design human.conditions
+    human.create human.app human.server human.rating_page human.metrics
     human.report report.command report.write report.breakdown report.captions report.costs
     report.exact report.families report.findings report.compare report.items report.page report.figures.scores
     report.figures.training report.figures.style report.load report.tables report.cells report.runs_csv report.standing

@@ -20,8 +20,7 @@ from rich.console import Console
 from llama_exp.report import labels, next_command, terminal
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import load_item_ids, load_runs
-from llama_exp.report.runs_csv import harmless
-from llama_exp.sanitize import clean
+from llama_exp.sanitize import clean, spreadsheet_cell
 
 ROOT = Path(__file__).parent.parent
 ITEMS = 300
@@ -680,7 +679,7 @@ STORED = {"=1": "'=1", "+1": "'+1", "-a": "'-a", "@a": "'@a", "＝1": "'＝1", "
 
 @pytest.mark.parametrize("value, stored", STORED.items())
 def test_a_string_that_would_start_a_formula_gets_an_apostrophe(value, stored):
-    assert harmless(value) == stored
+    assert spreadsheet_cell(value) == stored
 
 
 def test_clean_removes_control_characters_and_keeps_the_rest():
@@ -867,7 +866,7 @@ def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tm
 
 def test_what_people_prefer_is_on_the_page_and_a_broken_study_stops_nothing(tmp_path):
     from llama_exp.human.create import make
-    from llama_exp.human.store import Store
+    from llama_exp.human.store import RatingStore
     from llama_exp.records import Rating
     from tests.test_human_study import evaluation, predictions
 
@@ -893,15 +892,15 @@ def test_what_people_prefer_is_on_the_page_and_a_broken_study_stops_nothing(tmp_
     for rater, queue in enumerate(study.queues, 1):
         for place, trial in enumerate(queue, 1):
             verdict = "left" if trial.left == "tuned" else "right"
-            Store(folder).save(rater, place, Rating(str(rater), str(place), verdict), done=True)
+            RatingStore(folder).save(rater, place, Rating(str(rater), str(place), verdict), complete=True)
     (outputs / "human" / "broken").mkdir()
     (outputs / "human" / "broken" / "study.json").write_text("{")
     done = run_report(outputs)
     assert done.returncode == 0, done.stderr
-    assert f"People, in the study {name}: tuned is preferred to plain 100 %" in done.stdout
+    assert f"People, in the study {name}: tuned is preferred to plain with a win rate of 100 %" in done.stdout
     assert "Not read: " in done.stdout and "broken/study.json: not a study" in done.stdout
     page = Page(outputs / "report" / "index.html")
-    assert "tuned is preferred to plain 100 %" in page.text and "What people prefer" in page.text
+    assert "tuned is preferred to plain with a win rate of 100 %" in page.text and "What people prefer" in page.text
     assert "script" not in page.tags
     [link] = [value for tag, key, value in page.attributes if tag == "a" and "human" in value]
     assert (outputs / "report" / unquote(link)).resolve() == (folder / "report" / "index.html").resolve()

@@ -1,55 +1,94 @@
-"""What the evaluations of a study have measured of its items already: BERTScore and ROUGE need not be computed again.
+"""Automatic metrics of the replies in a study, to compare people with.
 
-    evaluation/scores.jsonl, results.json  ->  study/metrics.json   {"bertscore": {"scores": {score: {condition: {item: value}}},
-                                                                                   "facts": {…}}}
+    metrics.json    {"bertscore": {"scores": {score: {condition: {item: value}}}, "facts": {…}}}
 
-Taken when the study is made, so that nothing that happens to the evaluations later changes what people are compared with.
+Slow metrics that the evaluations have are taken over when the study is created, so that nothing that happens to the
+evaluations later changes what people are compared with; others are computed when somebody asks for them, once. Cheap
+metrics are computed at every report.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llama_exp.config.compose import default_config
 from llama_exp.errors import UserError
-from llama_exp.human.study import REFERENCE, Item
+from llama_exp.human.analysis import MetricScores
+from llama_exp.human.conditions import Conditions
+from llama_exp.human.study import REFERENCE, Condition, Item, Study
+from llama_exp.metrics import METRICS, measure
 from llama_exp.records import Prediction
 from llama_exp.report.compare import ENCODER
+from llama_exp.runs.files import write_json
 from llama_exp.runs.scores import read_scores
 
-CHEAP = ("squad", "decision")  # no model, no library: computed at every report
+CHEAP = ("squad", "decision")  # no model, no library
 
 
-def carried(read: Mapping[str, tuple[list[Prediction], dict[str, Any]]], items: Mapping[str, Item]) -> dict[str, Any]:
-    """metrics.json of a study. `read` is {condition: (predictions, what is known of it)}.
-
-    A metric is taken where every evaluation has it by the same encoder, for the items that have a reference.
-    """
-    evaluations = {name: one for name, one in read.items() if one[1]["folder"] != REFERENCE}
-    shared = set.intersection(*({*about["metrics"]} for _, about in evaluations.values()))
-    measured = {name: of_items(*one) for name, one in evaluations.items()} if shared - {*CHEAP} else {}
+def evaluated_metrics(conditions: Conditions, items: Mapping[str, Item]) -> dict[str, Any]:
+    """The metrics.json of a new study: what every evaluation has measured in the same way, of items with a reference."""
+    evaluations = {name: read for name, read in conditions.items() if read[1].folder != REFERENCE}
+    shared = set.intersection(*({*condition.metrics} for _, condition in evaluations.values())) - {*CHEAP}
+    measured = {name: _item_scores(*read) for name, read in evaluations.items()} if shared else {}
+    referenced = [item.id for item in items.values() if item.references]
     found = {}
-    for metric in sorted(shared - {*CHEAP}):
-        facts = [about.get("facts", {}).get(metric, {}) for _, about in evaluations.values()]
-        if any([one.get(key) for key in ENCODER] != [facts[0].get(key) for key in ENCODER] for one in facts):
-            continue
+    for metric in sorted(shared):
+        facts = [_comparable_facts(metric, condition) for _, condition in evaluations.values()]
         names = set.intersection(*({*scores} for scores in measured.values()))
-        scores = {
-            name: {
-                condition: {item.id: of[name][item.id] for item in items.values() if item.references}
-                for condition, of in measured.items()
+        names = sorted(name for name in names if name.startswith(f"{metric}/"))
+        if names and all(one == facts[0] for one in facts):
+            scores = {
+                name: {condition: {id: of[name][id] for id in referenced} for condition, of in measured.items()}
+                for name in names
             }
-            for name in sorted(names)
-            if name.startswith(f"{metric}/")
-        }
-        if scores:
-            found[metric] = {"scores": scores, "facts": {key: facts[0][key] for key in ENCODER if key in facts[0]}}
+            found[metric] = {"scores": scores, "facts": facts[0]}
     return found
 
 
-def of_items(predictions: list[Prediction], about: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """{score: {item: value}} of an evaluation; {} where it kept none."""
+def _comparable_facts(metric: str, condition: Condition) -> dict[str, Any]:
+    """What must be equal for scores to be comparable: the encoder, its layer …"""
+    facts = condition.facts.get(metric, {})
+    return {key: facts[key] for key in ENCODER if key in facts}
+
+
+def _item_scores(predictions: Sequence[Prediction], condition: Condition) -> dict[str, dict[str, float]]:
+    """{score: {item: value}} of an evaluation; {} where it did not store them."""
     try:
-        kept = read_scores(Path(about["folder"]), predictions)
+        scores = read_scores(Path(condition.folder), predictions)
     except UserError:
         return {}
-    return {name: dict(zip((p.id for p in predictions), values, strict=True)) for name, values in kept.items()}
+    return {name: dict(zip((p.id for p in predictions), values, strict=True)) for name, values in scores.items()}
+
+
+def metric_scores(folder: Path, study: Study, requested: Sequence[str]) -> MetricScores:
+    """Every metric that is known or requested; slow ones that are new are computed and stored in metrics.json."""
+    path = folder / "metrics.json"
+    stored: dict[str, dict] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in requested:
+        if name not in stored and name not in CHEAP:
+            stored[name] = _compute(study, name)
+            write_json(path, stored)
+    evaluated = {name for condition in study.conditions.values() for name in condition.metrics}
+    cheap = [name for name in CHEAP if name in METRICS and name in {"squad", *evaluated, *requested}]
+    metrics = [_compute(study, name) for name in cheap] + list(stored.values())
+    return {score: values for metric in metrics for score, values in metric["scores"].items()}
+
+
+def _compute(study: Study, name: str) -> dict[str, Any]:
+    """{"scores": one metric of every reply but the reference's, of items with a reference; "facts": how it was measured}."""
+    section = getattr(default_config({}), name, None)  # a metric's part of conf/, where it has one
+    settings = {} if section is None else {name: section}
+    items = [item for item in study.items.values() if item.references]
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    facts: dict[str, Any] = {}
+    for condition, about in study.conditions.items():
+        if not items or about.folder == REFERENCE:
+            continue
+        replies = [Prediction(i.id, i.prompt, i.references, i.replies[condition], i.group) for i in items]
+        measured = measure(name, replies, settings)
+        facts = measured.facts
+        for score, values in measured.items.items():
+            by_item = {item.id: float(value) for item, value in zip(items, values, strict=True)}
+            scores.setdefault(score, {})[condition] = by_item
+    return {"scores": scores, "facts": facts}

@@ -4,8 +4,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llama_exp.errors import UserError
-from llama_exp.human import study as design
-from llama_exp.human.store import Store
+from llama_exp.human.store import RatingStore
+from llama_exp.human.study import Study, read_study
 from llama_exp.web import LOOPBACK_NAMES, is_loopback, open_socket, url_host
 
 HOST, PORT = "127.0.0.1", 8765
@@ -20,16 +20,16 @@ def serve_study(folder: Path, host: str = HOST, port: int = PORT, open: bool = F
 
     Raises UserError before anything is served where one of these is wrong, or there is no study.
     """
-    study = design.read(folder)
-    names = names_to_answer_to(host, open, address)
+    study = read_study(folder)
+    hosts = allowed_hosts(host, open, address)
     uvicorn, create_app = _import_web()
-    store = Store(folder)
+    store = RatingStore(folder)
     store.invite(len(study.queues))
-    connection = store.hold()
+    connection = store.keep_open()
     listening = open_socket(host, port)
     address = address.rstrip("/") or f"http://{url_host(host)}:{listening.getsockname()[1]}"
-    print(links(study, store, address), flush=True)
-    app = create_app(study, store, names)
+    print(rater_links(study, store, address), flush=True)
+    app = create_app(study, store, hosts)
     config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)  # a log would hold tokens
     try:
         uvicorn.Server(config).run(sockets=[listening])
@@ -50,7 +50,7 @@ def _import_web():
     return uvicorn, create_app
 
 
-def names_to_answer_to(host: str, open: bool, address: str) -> set[str] | None:
+def allowed_hosts(host: str, open: bool, address: str) -> set[str] | None:
     """The host names that requests may carry; None: any. UserError for a reachable host without `open`."""
     proxy = urlsplit(address).hostname
     if address and not proxy:
@@ -66,10 +66,13 @@ def names_to_answer_to(host: str, open: bool, address: str) -> set[str] | None:
     return names if proxy else None
 
 
-def links(study: design.Study, store: Store, address: str) -> str:
+def rater_links(study: Study, store: RatingStore, address: str) -> str:
     lines = ["Give each rater their own link, and nobody else's:"]
     for rater in store.raters()[: len(study.queues)]:
-        queue, rated = study.queues[rater.number - 1], sum(g.done for g in store.ratings(rater.number).values())
+        queue, rated = (
+            study.queues[rater.number - 1],
+            sum(stored.complete for stored in store.ratings(rater.number).values()),
+        )
         name = f" ({rater.name!r})" if rater.name else ""
         lines.append(f"  rater {rater.number}{name}, {rated} of {len(queue)} rated: {address}/r/{rater.token}")
     return "\n".join([*lines, "Stop with Ctrl-C. Every rating is on disk the moment it is given."])

@@ -1,4 +1,4 @@
-"""Who may rate, and every rating: one SQLite file, in the study's folder.
+"""The raters, their links and every rating: one SQLite file in the study's folder.
 
 Each call is a transaction of its own on a connection of its own, in write-ahead logging and synced to disk: when the
 page says that a rating is saved, neither a kill nor a power cut takes it back, and two raters only wait for each other
@@ -29,7 +29,8 @@ CREATE TABLE IF NOT EXISTS ratings (
     PRIMARY KEY (rater, place)
 ) WITHOUT ROWID;
 """
-WAIT = 15.0  # seconds to wait for another rater's write
+SELECT_RATER = "SELECT rater, token, name, COALESCE(consented, '') FROM raters"
+TIMEOUT = 15.0  # seconds to wait for another rater's write
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +42,23 @@ class Rater:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """A rating at a place of a rater's queue. `done` is False while only a comment or some scales are there."""
+class StoredRating:
+    """`complete` is False while only a comment or some scales are there."""
 
     rating: Rating
-    place: int
-    done: bool
-    changes: int  # how often a rating that was complete was given anew
-    given: str
+    complete: bool
+    changes: int  # how often a complete rating was replaced by another
+    saved: str  # when
 
 
-class Store:
-    """`ratings.sqlite` of a study's folder."""
+class RatingStore:
+    """`ratings.sqlite` in a study's folder."""
 
     def __init__(self, folder: Path):
         self.path = Path(folder) / "ratings.sqlite"
 
     def invite(self, raters: int) -> None:
-        """Make the file and a link for each rater who has none; links that are there stay as they are."""
+        """Create the file, and a link for each rater who has none; existing links stay as they are."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         with self._open() as db:
@@ -69,35 +69,36 @@ class Store:
 
     def raters(self) -> list[Rater]:
         with self._open() as db:
-            rows = db.execute("SELECT rater, token, name, consented FROM raters ORDER BY rater").fetchall()
-        return [Rater(number, token, name, when or "") for number, token, name, when in rows]
+            rows = db.execute(f"{SELECT_RATER} ORDER BY rater").fetchall()
+        return [Rater(*row) for row in rows]
 
     def rater(self, token: str) -> Rater | None:
         """The owner of a link."""
         with self._open() as db:
-            found = db.execute("SELECT rater, token, name, consented FROM raters WHERE token = ?", (token,)).fetchone()
-        return Rater(*found[:3], found[3] or "") if found else None
+            row = db.execute(f"{SELECT_RATER} WHERE token = ?", (token,)).fetchone()
+        return Rater(*row) if row else None
 
     def consent(self, rater: int, name: str) -> None:
         with self._open() as db:
-            db.execute("UPDATE raters SET name = ?, consented = ? WHERE rater = ?", (name, now(), rater))
+            db.execute("UPDATE raters SET name = ?, consented = ? WHERE rater = ?", (name, _now(), rater))
 
-    def save(self, rater: int, place: int, rating: Rating, done: bool) -> None:
-        """Write a rating. One that is complete stays so when only its comment comes again (`done=False`)."""
+    def save(self, rater: int, page: int, rating: Rating, complete: bool) -> None:
+        """Write a rating. One that is complete stays so when only its comment comes again (`complete=False`)."""
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")  # the write lock first: no other writer comes between reading and writing
             old = db.execute(
                 "SELECT verdict, scores, seconds, done, changes FROM ratings WHERE rater = ? AND place = ?",
-                (rater, place),
+                (rater, page),
             ).fetchone()
-            verdict, scores, seconds, was_done, changes = old or ("", "{}", 0.0, 0, 0)
+            verdict, scores, seconds, was_complete, changes = old or ("", "{}", 0.0, 0, 0)
             new = (rating.verdict or verdict, json.dumps({**json.loads(scores), **rating.scores}, sort_keys=True))
-            changes += bool(was_done and new != (verdict, scores))
-            row = (*new, rating.comment, round(seconds + rating.seconds, 1), int(done or was_done), changes, now())
-            db.execute("INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (rater, place, *row))
+            changes += bool(was_complete and new != (verdict, scores))
+            seconds = round(seconds + rating.seconds, 1)
+            row = (rater, page, *new, rating.comment, seconds, int(complete or was_complete), changes, _now())
+            db.execute("INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def ratings(self, rater: int) -> dict[int, Given]:
-        """{place in the queue: what was given there}."""
+    def ratings(self, rater: int) -> dict[int, StoredRating]:
+        """{page of the rater's queue: what is stored of it}."""
         with self._open() as db:
             rows = db.execute(
                 "SELECT place, verdict, scores, comment, seconds, done, changes, given FROM ratings "
@@ -105,19 +106,15 @@ class Store:
                 (rater,),
             ).fetchall()
         return {
-            place: Given(
-                Rating(str(rater), str(place), verdict, json.loads(scores), comment, seconds),
-                place,
-                bool(done),
-                changes,
-                given,
+            page: StoredRating(
+                Rating(str(rater), str(page), verdict, json.loads(scores), comment, seconds), bool(done), changes, saved
             )
-            for place, verdict, scores, comment, seconds, done, changes, given in rows
+            for page, verdict, scores, comment, seconds, done, changes, saved in rows
         }
 
-    def hold(self) -> sqlite3.Connection:
-        """A connection to keep while serving: SQLite would fold the log away whenever the last one is closed."""
-        db = sqlite3.connect(self.path, timeout=WAIT, check_same_thread=False)
+    def keep_open(self) -> sqlite3.Connection:
+        """A connection to hold while serving: SQLite would merge the log whenever the last one is closed."""
+        db = sqlite3.connect(self.path, timeout=TIMEOUT, check_same_thread=False)
         db.execute("SELECT count(*) FROM raters").fetchone()
         return db
 
@@ -125,8 +122,8 @@ class Store:
     def _open(self) -> Iterator[sqlite3.Connection]:
         """A connection that commits at the end of the block and is closed after it."""
         if not self.path.is_file():
-            raise UserError(f"No ratings file at {self.path}. The command that made the study makes it again.")
-        db = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
+            raise UserError(f"No ratings file at {self.path}. The command that created the study creates it again.")
+        db = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")  # in WAL mode NORMAL may lose the last commits in a power cut
@@ -139,5 +136,5 @@ class Store:
             db.close()
 
 
-def now() -> str:
+def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

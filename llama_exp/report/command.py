@@ -20,10 +20,9 @@ def study_sections(folder: Path) -> tuple[list[ExtraSection], list[UnreadFile]]:
     """What people preferred in every study below a folder, and the studies that cannot be read."""
     if next(folder.glob("**/study.json"), None) is None:
         return [], []
-    from llama_exp.human.report import included  # statistics and the ratings' store
+    from llama_exp.human.report import report_studies  # statistics and the ratings' store
 
-    found, unread = included(folder)
-    return [ExtraSection(name, lines, brief, page) for name, lines, brief, page in found], unread
+    return report_studies(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:

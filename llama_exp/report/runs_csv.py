@@ -8,9 +8,7 @@ from llama_exp.report import labels
 from llama_exp.report.compare import ENCODER
 from llama_exp.report.load import RunRecord
 from llama_exp.runs.files import atomic_write
-from llama_exp.sanitize import as_dict, clean
-
-FORMULA = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
+from llama_exp.sanitize import as_dict, spreadsheet_cell
 
 
 def write_csv(path: Path, runs: list[RunRecord]) -> None:
@@ -19,16 +17,8 @@ def write_csv(path: Path, runs: list[RunRecord]) -> None:
     names = list(dict.fromkeys(key for row in rows for key in row))
     with atomic_write(path) as file:
         writer = csv.DictWriter(file, names, restval="")
-        writer.writerow({name: harmless(name) for name in names})
-        writer.writerows({k: harmless(v) for k, v in row.items()} for row in rows)
-
-
-def harmless(value: Any) -> Any:
-    """A string that would start a formula gets an apostrophe in front; numbers stay numbers."""
-    if value is None or isinstance(value, (int, float)):
-        return value
-    text = clean(value)
-    return f"'{text}" if text.lstrip(" '\"").startswith(tuple(FORMULA)) else text
+        writer.writerow({name: spreadsheet_cell(name) for name in names})
+        writer.writerows({k: spreadsheet_cell(v) for k, v in row.items()} for row in rows)
 
 
 def _csv_row(run: RunRecord, evaluation) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-// Without this script every form still works. With it: saving without losing one's place, a retry where the server does
+// Without this script every form still works. With it: saving without reloading, a retry where the server does
 // not answer, keys, and the time a page was looked at.
 "use strict";
 
-const form = document.getElementById("judge");
+const form = document.getElementById("rating-form");
 const status = document.getElementById("status");
 const comment = document.getElementById("comment");
 const opened = performance.now();
@@ -10,9 +10,9 @@ const TOO_SOON = 350; // ms: the second half of a double click belongs to the pa
 const RETRY = 2000;
 let counted = opened;
 let leaving = false;
-let waiting = null; // the timer of a draft
+let draftTimer = null;
 
-function body(extra) {
+function requestBody(extra) {
   const data = new URLSearchParams(new FormData(form));
   data.set("seconds", document.hidden ? "0" : ((performance.now() - counted) / 1000).toFixed(1));
   data.set("script", "1");
@@ -21,16 +21,16 @@ function body(extra) {
   return data;
 }
 
-function say(text, lost = false) {
+function showStatus(text, lost = false) {
   status.textContent = text;
   status.classList.toggle("lost", lost);
 }
 
 // Requests go out one after the other, so that an older draft never lands on a newer rating.
-let last = Promise.resolve();
+let lastRequest = Promise.resolve();
 function send(data) {
-  last = last.then(() => attempt(data));
-  return last;
+  lastRequest = lastRequest.then(() => attempt(data));
+  return lastRequest;
 }
 
 async function attempt(data) {
@@ -39,56 +39,56 @@ async function attempt(data) {
       const answer = await fetch(form.action, {method: "POST", body: data, signal: AbortSignal.timeout(20000)});
       if (answer.ok) return await answer.json();
       if (answer.status < 500) {
-        const told = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main p");
-        say("Not saved. " + (told ? told.textContent : ""), true);
+        const message = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main p");
+        showStatus("Not saved. " + (message ? message.textContent : ""), true);
         return null;
       }
     } catch (error) { /* no answer: the server or the network is away */ }
-    say("Not saved yet: the server does not answer. Leave this page open; it tries again by itself.", true);
+    showStatus("Not saved yet: the server does not answer. Leave this page open; it tries again by itself.", true);
     await new Promise((resolve) => setTimeout(resolve, RETRY));
   }
 }
 
-async function judge(extra) {
+async function rate(extra) {
   if (leaving || performance.now() - opened < TOO_SOON) return;
   leaving = true;
-  clearTimeout(waiting);
-  waiting = null;
-  say("Saving …");
-  const answer = await send(body(extra));
+  clearTimeout(draftTimer);
+  draftTimer = null;
+  showStatus("Saving …");
+  const answer = await send(requestBody(extra));
   if (answer) location.assign(answer.next);
   else leaving = false;
 }
 
-async function draft() {
-  clearTimeout(waiting);
-  waiting = null;
+async function saveDraft() {
+  clearTimeout(draftTimer);
+  draftTimer = null;
   if (leaving) return;
-  if (await send(body({draft: "1"})) && !leaving && !waiting) say("Saved.");
+  if (await send(requestBody({draft: "1"})) && !leaving && !draftTimer) showStatus("Saved.");
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  judge(event.submitter && event.submitter.name ? {verdict: event.submitter.value} : {});
+  rate(event.submitter && event.submitter.name ? {verdict: event.submitter.value} : {});
 });
 comment.addEventListener("input", () => {
-  clearTimeout(waiting);
-  waiting = setTimeout(draft, 400);
+  clearTimeout(draftTimer);
+  draftTimer = setTimeout(saveDraft, 400);
 });
-form.addEventListener("change", (event) => { if (event.target.type === "radio") draft(); });
+form.addEventListener("change", (event) => { if (event.target.type === "radio") saveDraft(); });
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) { counted = performance.now(); return; }
-  if (waiting && !leaving) { // the page may never come back: hand the browser what is not saved yet
-    clearTimeout(waiting);
-    waiting = null;
-    fetch(form.action, {method: "POST", body: body({draft: "1"}), keepalive: true}).catch(() => {});
+  if (draftTimer && !leaving) { // the page may never come back: hand the browser what is not saved yet
+    clearTimeout(draftTimer);
+    draftTimer = null;
+    fetch(form.action, {method: "POST", body: requestBody({draft: "1"}), keepalive: true}).catch(() => {});
   }
 });
 
 // Keys. They can be turned off, for those whose voice or switch control types letters by accident.
 const toggle = document.getElementById("shortcuts");
 let keys = true;
-function show() {
+function showToggle() {
   toggle.setAttribute("aria-pressed", String(keys));
   toggle.textContent = keys ? "Keys are on" : "Keys are off";
   document.body.classList.toggle("with-keys", keys);
@@ -98,12 +98,12 @@ document.querySelector(".keys").hidden = false;
 toggle.addEventListener("click", () => {
   keys = !keys;
   try { localStorage.setItem("keys", keys ? "on" : "off"); } catch (error) { /* lasts for this page only */ }
-  show();
+  showToggle();
 });
-show();
+showToggle();
 
 const links = {b: "back", n: "next"};
-function scale(value) {
+function chooseOnScale(value) {
   const sets = [...form.querySelectorAll("fieldset.scale")];
   const set = sets.find((one) => one.contains(document.activeElement)) || sets.find((one) => !one.querySelector(":checked"));
   const choice = set && set.querySelector(`input[value="${value}"]`);
@@ -118,10 +118,10 @@ document.addEventListener("keydown", (event) => {
   if (!keys || event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.target === comment) return;
   const button = form.querySelector(`button[data-key="${CSS.escape(event.key)}"]`);
   const link = document.getElementById(links[event.key] || "");
-  if (button) judge({verdict: button.value});
+  if (button) rate({verdict: button.value});
   else if (link) link.click();
   else if (event.key === "c") comment.focus();
-  else if (!(/^[1-5]$/.test(event.key) && scale(event.key))) return;
+  else if (!(/^[1-5]$/.test(event.key) && chooseOnScale(event.key))) return;
   event.preventDefault();
 });
 setTimeout(() => { document.documentElement.dataset.ready = "yes"; }, TOO_SOON + 5); // what tests wait for
