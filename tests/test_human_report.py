@@ -19,7 +19,7 @@ from llama_exp.human import agreement, analysis, raters, report_text
 from llama_exp.human.create import make
 from llama_exp.human.report import report_studies, report_study
 from llama_exp.human.store import RatingStore
-from llama_exp.metrics import METRICS
+from llama_exp.metrics import METRICS, Score, metric
 from llama_exp.records import Rating
 from llama_exp.report.write import ExtraSection
 from llama_exp.runs.files import write_json
@@ -321,14 +321,15 @@ def test_kendalls_tau_is_scipys_and_finds_a_judge_who_goes_by_f1(tmp_path):
 CALLS = []
 
 
-def items(made):
-    """A metric that this file is the module of: how long a reply is, as METRICS wants it."""
+@metric(Score("made/length", meaning="characters in the reply"))
+def length(made):
+    """How long a reply is."""
     CALLS.append(len(made))
     return {"made/length": [float(len(one.reply)) for one in made]}
 
 
 def test_a_slow_metric_is_computed_once_when_asked_for_and_kept_with_the_study(tmp_path, monkeypatch):
-    monkeypatch.setitem(METRICS, "made", __name__)
+    monkeypatch.setitem(METRICS, "made", f"{__name__}.length")
     folder, *_ = rated(tmp_path, by_item, raters="1", human="reference")
     for asked in ([], ["made"], []):
         report_study(folder, asked)
@@ -354,7 +355,7 @@ def test_what_the_evaluations_have_measured_is_compared_with_people_and_nothing_
     for place, trial in enumerate(study.queues[0], 1):
         side = {trial.left: "left", trial.right: "right"}.get(by_item(1, trial), "tie")
         store.save(1, place, Rating("1", str(place), side, {}, "", 2.0), complete=True)
-    monkeypatch.setattr("llama_exp.metrics.bertscore.items", None)
+    monkeypatch.setattr("llama_exp.metrics.bertscore.encoder_of", None)
     report_study(folder)
     told = json.loads((folder / "report" / "results.json").read_text(encoding="utf-8"))["relations"]
     [found] = [one for one in told if one["metric"] == "bertscore/f1"]

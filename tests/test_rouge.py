@@ -24,7 +24,7 @@ def test_scores_equal_those_of_rouge_score_called_directly():
         )
         for _ in range(200)
     ]
-    items = rouge.items(predictions(pairs))
+    items = rouge.rouge(predictions(pairs))
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     for name in ("rouge1", "rouge2", "rougeL"):
         wanted = [100 * max(scorer.score(r, reply)[name].fmeasure for r in references) for reply, references in pairs]
@@ -41,7 +41,7 @@ def test_scores_equal_those_of_rouge_score_called_directly():
     ],
 )
 def test_scores_are_percents_of_the_best_reference(reply, references, expected):
-    items = rouge.items(predictions([(reply, references)]))
+    items = rouge.rouge(predictions([(reply, references)]))
     assert [items[f"rouge/{name}"][0] for name in ("rouge1", "rouge2", "rougeL")] == pytest.approx(expected)
 
 
@@ -57,7 +57,7 @@ def test_accuracy_and_macro_f1_equal_scikit_learns():
         for labels in (["yes"], ["yes", "no"], ["yes", "no", "maybe"]):
             truth, given = rng.choices(labels, k=size), rng.choices(["yes", "no", "maybe"], k=size)
             items = predictions(zip(given, [[word] for word in truth], strict=True))
-            accuracy = sum(decision.items(items)["decision/accuracy"]) / size
+            accuracy = sum(decision.decision(items)["decision/accuracy"]) / size
             assert accuracy == pytest.approx(100 * metrics.accuracy_score(truth, given))
             assert decision.macro_f1(items) == pytest.approx(100 * metrics.f1_score(truth, given, average="macro"))
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from llama_exp import metrics
 from llama_exp.config.identity import flat
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.evaluation.scoring import intervals_as_dicts, score, score_clean_items, scoring_settings
@@ -26,6 +27,7 @@ def save_results(
         intervals=intervals_as_dicts(scored),
         facts=scored.facts,
         clean=score_clean_items(predictions, clean_predictions(run, config, predictions), config),
+        declared=metrics.declarations(config.dataset.metrics),
         **scoring_settings(config),
         items=len(predictions),
         groups=len({prediction.group for prediction in predictions}),

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llama_exp import metrics
 from llama_exp.config.schema import Config
 from llama_exp.data import DATASETS
 from llama_exp.data.encoding import encode_all
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_score
-from llama_exp.metrics import measure
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.results import Results
 from llama_exp.statistics import Interval
@@ -50,7 +50,7 @@ class Scored:
 
 def metric_settings(config: Config) -> dict[str, Any]:
     """{metric: its part of the config}, for those that have one."""
-    return {name: part for name, part in {"bertscore": config.bertscore}.items() if name in config.dataset.metrics}
+    return metrics.settings_in(config, config.dataset.metrics)
 
 
 def score(predictions: Sequence[Prediction], config: Config) -> Scored:
@@ -60,13 +60,14 @@ def score(predictions: Sequence[Prediction], config: Config) -> Scored:
     groups = [prediction.group for prediction in predictions]
     scored = Scored({}, {}, {}, {})
     for name in config.dataset.metrics:
-        found = measure(name, predictions, metric_settings(config))
+        scores = metrics.load(name).scores
+        found = metrics.measure(name, predictions, metric_settings(config))
         for key, items in found.items.items():
             scored.values[key] = sum(items) / len(items)
-            scored.intervals[key] = interval(items, groups, bounds=found.bounds)
+            scored.intervals[key] = interval(items, groups, bounds=scores[key].bounds)
         for key, statistic in found.corpus.items():
             scored.values[key] = statistic(predictions)
-            scored.intervals[key] = statistic_interval(statistic, predictions, groups, bounds=(0.0, 100.0))
+            scored.intervals[key] = statistic_interval(statistic, predictions, groups, bounds=scores[key].bounds)
         scored.items.update(found.items)
         if found.facts:
             scored.facts[name] = found.facts
@@ -100,13 +101,7 @@ def intervals_as_dicts(scored: Scored) -> dict[str, dict[str, Any]]:
 
 def scoring_settings(config: Config) -> dict[str, Any]:
     """What decides the scores of given predictions, with the encoder that bertscore.model=auto chooses on this machine."""
-    from llama_exp.metrics.bertscore import MATCHING, choose
-
-    settings = {name: dataclasses.asdict(part) for name, part in metric_settings(config).items()}
-    if found := settings.get("bertscore"):
-        del found["batch"]
-        found["model"], _ = choose(found["model"])
-        found["matching"] = MATCHING
+    settings = metrics.scoring_settings(metric_settings(config))
     return {"metrics": list(config.dataset.metrics), "metric_settings": settings}
 
 

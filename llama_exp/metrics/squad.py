@@ -9,6 +9,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+from llama_exp.metrics.declaration import PERCENT, Score, metric
 from llama_exp.records import Prediction
 
 _PUNCTUATION = set(string.punctuation)
@@ -24,11 +25,11 @@ def compare(reply: str, reference: str) -> tuple[float, float, float, float]:
     """(exact match, F1, precision, recall) of a reply against one reference, each from 0 to 1."""
     given, wanted = normalise(reply), normalise(reference)
     exact = float(given == wanted)
-    said, meant = given.split(), wanted.split()
-    common = sum((Counter(said) & Counter(meant)).values())
+    words, right = given.split(), wanted.split()
+    common = sum((Counter(words) & Counter(right)).values())
     if common == 0:  # the official script gives F1 0 here, even to two empty strings
         return exact, 0.0, 0.0, 0.0
-    precision, recall = common / len(said), common / len(meant)
+    precision, recall = common / len(words), common / len(right)
     return exact, 2 * precision * recall / (precision + recall), precision, recall
 
 
@@ -42,8 +43,34 @@ def score(reply: str, references: Sequence[str]) -> tuple[float, float, float, f
     return max(values[0] for values in compared), best[1], best[2], best[3]
 
 
-def items(predictions: Sequence[Prediction]) -> dict[str, list[float]]:
+@metric(
+    Score(
+        "squad/exact_match",
+        meaning="answers equal to a right one, in percent",
+        label="exact match",
+        bounds=PERCENT,
+        binary=True,
+    ),
+    Score(
+        "squad/f1", meaning="words shared with the right answer, in percent", label="F1", bounds=PERCENT, primary=True
+    ),
+    Score(
+        "squad/precision",
+        meaning="share of the reply's words that are right, in percent",
+        label="precision",
+        bounds=PERCENT,
+    ),
+    Score(
+        "squad/recall",
+        meaning="share of the right answer's words that are in the reply, in percent",
+        label="recall",
+        bounds=PERCENT,
+    ),
+    label="SQuAD",
+    cheap=True,
+)
+def squad(predictions: Sequence[Prediction]) -> dict[str, list[float]]:
     """Per prediction, in percent: squad/exact_match, squad/f1, squad/precision, squad/recall."""
     scored = [score(prediction.reply, prediction.references) for prediction in predictions]
     names = ("squad/exact_match", "squad/f1", "squad/precision", "squad/recall")
-    return {name: [100.0 * values[place] for values in scored] for place, name in enumerate(names)}
+    return {name: [100.0 * values[index] for values in scored] for index, name in enumerate(names)}

@@ -60,14 +60,14 @@ def _version(path: Path) -> tuple[int, int]:
 
 def score(predictions: list[Prediction], evaluation: EvaluationRecord) -> EvaluationItems:
     """Each prediction's scores, in the order of the file: as stored, else computed where that takes a moment."""
-    from llama_exp.metrics import metric
+    from llama_exp.metrics import load
     from llama_exp.runs.scores import SCORES, read_scores
 
     if (evaluation.folder / SCORES).is_file():
         found = read_scores(evaluation.folder, predictions)
     else:
         quick = {name.split("/")[0] for name in evaluation.scores} & set(QUICK)
-        found = {name: values for family in sorted(quick) for name, values in metric(family)(predictions).items()}
+        found = {name: values for family in sorted(quick) for name, values in load(family)(predictions).items()}
     scores = {name: tuple(map(float, values)) for name, values in found.items()}
     measured = bool(predictions) and all(p.nll is not None and p.tokens > 0 for p in predictions)
     return EvaluationItems(

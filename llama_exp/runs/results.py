@@ -22,6 +22,7 @@ class Results:
     intervals: dict[str, dict[str, Any]]  # {score: estimate, low, high, items, clusters …}
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # {metric: encoder, layer …}
     clean: dict[str, Any] | None = None  # the same on the items that nothing in training overlaps with
+    declared: dict[str, dict[str, Any]] = field(default_factory=dict)  # {score: meaning, better …} of foreign metrics
     metrics: list[str] = field(default_factory=list)
     metric_settings: dict[str, Any] = field(default_factory=dict)
     items: int | None = None
