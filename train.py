@@ -1,32 +1,18 @@
-"""Fine-tune one cell, or a grid of them: python train.py dataset=squad sample=1000
+"""Fine-tune one run, or a sweep of them:
 
+    python train.py dataset=squad sample=1000 lora.r=16                      QLoRA: Llama 2 in 4 bits, and an adapter
     python train.py -m dataset=squad sample=100,1000,null lora.r=8,16,64     a sweep; again, and only what is missing runs
-    python train.py experiment=quickstart                                    small, on any machine, evaluated and reported
+    python train.py model=tiny dataset=squad dataset.source=synthetic        any machine, offline
+    python train.py experiment=quickstart                                    a small sweep, evaluated and reported
 
-Every key stands in conf/; --help lists the choices, --cfg job prints what a command would do.
+Every key is in conf/: --help lists the choices, --cfg job prints the config that a command would use, and preflight=true
+shows what would be learnt, how long it takes and whether it fits. The recipe is llama_exp/training/recipe.py; this file stays
+light, so that --help and tab completion (`eval "$(python train.py -sc install=bash)"`) are fast.
+
+The same from an installed package, in any folder: llama-exp train …
 """
 
-import hydra
-from omegaconf import DictConfig
-
-from llama_exp.cli.main import one_job, run_command
-from llama_exp.config.compose import register, resolve
-from llama_exp.runs.run import Outcome
-from llama_exp.training.train import train
-
-register()
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-@one_job
-def main(cfg: DictConfig) -> Outcome:
-    config = resolve(cfg)
-    if config.preflight:
-        from llama_exp.preflight.forecast import preflight
-
-        return preflight(config)
-    return train(config)
-
+from llama_exp.cli.main import run_command
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command("train")

@@ -68,7 +68,7 @@ def command(tmp_path):
 
     def run(*words: str, env: dict[str, str] | None = None, timeout: float = 240, check: bool | None = True):
         program, *rest = words
-        start = ["-m", program] if "." in program and not program.endswith(".py") else [program]
+        start = ["-m", "llama_exp"] if program == "llama-exp" else [program]
         done = subprocess.run(
             [sys.executable, *start, *rest],
             cwd=ROOT,

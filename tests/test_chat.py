@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 def test_any_prompt_survives_the_command_line(speaker, prompt, command):
     words, _ = speaker
     piped = subprocess.run(
-        [sys.executable, "-m", "llama_exp.chat", *words],
+        [sys.executable, "-m", "llama_exp", "chat", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -24,13 +24,13 @@ def test_any_prompt_survives_the_command_line(speaker, prompt, command):
     )
     assert piped.returncode == 0, piped.stderr
     [answer] = [json.loads(line) for line in piped.stdout.splitlines() if line.startswith("{")]
-    done = command("llama_exp.chat", *words, f"prompt={prompt}")
+    done = command("llama-exp", "chat", *words, f"prompt={prompt}")
     assert answer["reply"] and answer["reply"].split()[:3] == done.stdout.split()[:3], "greedy: the same both ways"
 
 
 def test_an_untrained_run_names_the_command_that_trains_it(speaker, command):
     words, _ = speaker
-    done = command("llama_exp.chat", *words, "lora.r=5", "prompt=hello", check=None)
+    done = command("llama-exp", "chat", *words, "lora.r=5", "prompt=hello", check=None)
     assert done.returncode == 2
     assert "python train.py dataset=tweetsumm" in done.stderr and "dataset.task=turns" in done.stderr
     assert "Traceback" not in done.stderr
@@ -38,7 +38,7 @@ def test_an_untrained_run_names_the_command_that_trains_it(speaker, command):
 
 @pytest.mark.parametrize("word", ["promt=Hi", 'promt=Where\'s my "order", {please}?'])
 def test_a_mistyped_word_of_the_command_is_told_from_the_keys_of_conf(word, command):
-    done = command("llama_exp.chat", "model=tiny", word, check=None)
+    done = command("llama-exp", "chat", "model=tiny", word, check=None)
     assert (done.returncode, done.stderr) == (2, "No key 'promt'. Did you mean prompt?\n")
 
 
@@ -51,23 +51,25 @@ def test_a_folder_that_holds_no_run_is_said_and_another_run_never_answers_for_it
         (tmp_path, f"out={tmp_path}: that folder holds no run"),
         (shutil.copytree(run, part, ignore=shutil.ignore_patterns("config.yaml")), f"{part} has no config.yaml"),
     ):
-        done = command("llama_exp.chat", *words, f"out={folder}", check=None)
+        done = command("llama-exp", "chat", *words, f"out={folder}", check=None)
         assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
         assert "train.py" not in done.stderr, "nothing was said of what to train"
     (part / "adapter/adapter_model.safetensors").unlink()
     shutil.copy(run / "config.yaml", part)
-    done = command("llama_exp.chat", f"out={part}", check=None)
+    done = command("llama-exp", "chat", f"out={part}", check=None)
     again = "To continue: python train.py dataset=tweetsumm model=tiny sample=16 lora.r=2 dataset.max_new_tokens=24"
     assert again in done.stderr and f"out={part}" in done.stderr, done.stderr
 
 
 def test_words_that_fit_no_run_are_answered_with_those_of_the_runs_that_are_there(speaker, command):
     words, _ = speaker
-    done = command("llama_exp.chat", *words, "sample=7", "seed=3", check=None)
+    done = command("llama-exp", "chat", *words, "sample=7", "seed=3", check=None)
     assert "Train it first" in done.stderr
     [line] = done.stderr.splitlines()[-1:]
     assert line.startswith("  sample=16 seed=0  (tiny-16-r2-"), done.stderr
-    assert command("llama_exp.chat", *words, "sample=7", "seed=3", "sample=16", "seed=0", "prompt=Hi").returncode == 0
+    assert (
+        command("llama-exp", "chat", *words, "sample=7", "seed=3", "sample=16", "seed=0", "prompt=Hi").returncode == 0
+    )
     done = command(
         "evaluate.py",
         "model=tiny",
@@ -89,7 +91,7 @@ def test_a_pipeline_from_a_runs_folder_says_what_the_command_says(speaker, comma
     [run] = outputs.glob("tweetsumm/tiny-16-r2*")
     pipe = llama_exp.chat.pipeline(run)
     told = pipe("Where is my parcel?")[0]["generated_text"]
-    assert told.strip() == command("llama_exp.chat", *words, "prompt=Where is my parcel?").stdout.strip()
+    assert told.strip() == command("llama-exp", "chat", *words, "prompt=Where is my parcel?").stdout.strip()
     chat = [
         {"role": "user", "content": "Where is my parcel?"},
         {"role": "assistant", "content": told},

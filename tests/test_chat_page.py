@@ -23,10 +23,10 @@ PASSWORD = "a long enough one"
 
 
 class Server:
-    """`python -m llama_exp.chat … ui=true port=0` in a process of its own."""
+    """`llama-exp chat … ui=true port=0` in a process of its own."""
 
     def __init__(self, *words: str, env: dict[str, str] | None = None):
-        command = [sys.executable, "-m", "llama_exp.chat", *words, "ui=true", "port=0"]
+        command = [sys.executable, "-m", "llama_exp", "chat", *words, "ui=true", "port=0"]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -85,7 +85,7 @@ def by_lines(words: list[str], messages: list[str]) -> list[str]:
     """What the same run says through a pipe, each message after the ones before it and their replies."""
     told, history = [], []
     process = subprocess.Popen(
-        [sys.executable, "-m", "llama_exp.chat", *words],
+        [sys.executable, "-m", "llama_exp", "chat", *words],
         cwd=ROOT,
         text=True,
         stdin=subprocess.PIPE,
@@ -251,7 +251,7 @@ def test_from_elsewhere_the_page_takes_a_password(speaker, started, browse):
 )
 def test_the_command_refuses_in_words_before_a_model_is_loaded(speaker, command, words, password, told):
     env = {"LLAMA_EXP_PASSWORD": password}
-    done = command("llama_exp.chat", *speaker[0], "ui=true", *words, env=env, check=None)
+    done = command("llama-exp", "chat", *speaker[0], "ui=true", *words, env=env, check=None)
     assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
 
 
@@ -278,5 +278,5 @@ def test_other_sites_other_names_and_broken_messages_are_refused(server):
 def test_without_the_extra_the_message_names_it(speaker, tmp_path, command):
     (tmp_path / "starlette.py").write_text("raise ModuleNotFoundError('gone', name='starlette')")
     env = {"PYTHONPATH": str(tmp_path)}
-    done = command("llama_exp.chat", *speaker[0], "ui=true", env=env, check=None)
+    done = command("llama-exp", "chat", *speaker[0], "ui=true", env=env, check=None)
     assert done.returncode == 2 and "The chat page needs starlette. Install it: pip install -e '.[ui]'" in done.stderr

@@ -17,14 +17,14 @@ HOSTILE = "<script>alert(1)</script> \x1b[31mred\x07 \u202egnirts =1+1"
 
 
 class Terminal:
-    """`python -m llama_exp.chat …` with a person at its keyboard; what is typed is not echoed."""
+    """`llama-exp chat …` with a person at its keyboard; what is typed is not echoed."""
 
     def __init__(self, words: list[str]):
         self.pid, self.screen = pty.fork()
         if self.pid == 0:
             os.chdir(ROOT)
             os.environ["TERM"] = "dumb"
-            os.execv(sys.executable, [sys.executable, "-m", "llama_exp.chat", *words])
+            os.execv(sys.executable, [sys.executable, "-m", "llama_exp", "chat", *words])
         self.pieces: list[tuple[float, str]] = []
         self.greeting = self.until_asked()
 
@@ -62,7 +62,7 @@ def words(speaker):
 def by_pipe(words: list[str], *asked: dict | str, code: int = 0) -> list[dict]:
     lines = "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in asked)
     done = subprocess.run(
-        [sys.executable, "-m", "llama_exp.chat", *words], cwd=ROOT, input=lines, text=True, capture_output=True
+        [sys.executable, "-m", "llama_exp", "chat", *words], cwd=ROOT, input=lines, text=True, capture_output=True
     )
     assert done.returncode == code, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -152,10 +152,10 @@ def test_a_line_that_cannot_be_answered_is_told_by_its_id_and_the_next_one_is_an
 def test_a_prompt_from_a_file_is_the_prompt_and_nothing_but_the_answer_is_on_standard_output(words, tmp_path, command):
     file = tmp_path / "asked.txt"
     file.write_text("Where is my parcel?", encoding="utf-8")
-    done = command("llama_exp.chat", *words, f"prompt_file={file}")
+    done = command("llama-exp", "chat", *words, f"prompt_file={file}")
     [wanted] = by_pipe(words, {"prompt": "Where is my parcel?"})
     assert done.stdout.strip() == wanted["reply"].strip() != ""
-    both = command("llama_exp.chat", *words, f"prompt_file={file}", "prompt=x", check=None)
+    both = command("llama-exp", "chat", *words, f"prompt_file={file}", "prompt=x", check=None)
     assert both.returncode == 2 and "are both given" in both.stderr
-    none = command("llama_exp.chat", *words, f"prompt_file={tmp_path}/nowhere", check=None)
+    none = command("llama-exp", "chat", *words, f"prompt_file={tmp_path}/nowhere", check=None)
     assert none.returncode == 2 and "No such file" in none.stderr

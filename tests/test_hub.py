@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from llama_exp.cli.main import run_command
+from llama_exp.cli.main import CommandLine
+from llama_exp.cli.options import parse_options
 from llama_exp.config.compose import default_config
 from llama_exp.errors import UserError
 from llama_exp.hub import command as hub
@@ -217,18 +217,15 @@ def publish(server, tmp_path, monkeypatch, capfd):
     ):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr("llama_exp.cli.main.Ending", SimpleNamespace)  # this process goes on after the command
 
     def run(*words, token=TOKEN, check=True):
         monkeypatch.setenv("HF_TOKEN", token)
-        monkeypatch.setattr(sys, "argv", ["hub", *run.words, *words])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run_command(hub.main)
+        code = CommandLine("publish", [*run.words, *words]).run()
         written = capfd.readouterr()
         assert TOKEN not in written.out + written.err
-        assert not check or not ended.value.code, written.err
-        return SimpleNamespace(returncode=ended.value.code, stdout=written.out, stderr=written.err)
+        assert not check or not code, written.err
+        return SimpleNamespace(returncode=code, stdout=written.out, stderr=written.err)
 
     finished_run(tmp_path / "outputs")
     run.words = (*WORDS, f"outputs={tmp_path}/outputs")
@@ -290,7 +287,7 @@ def the_run(publish) -> Path:
 def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, server, tmp_path):
     run = finished_run(tmp_path / "outputs")
     done = command(
-        "llama_exp.hub", *WORDS, f"outputs={tmp_path}/outputs", "repo=squad-r4", env=address(server, tmp_path)
+        "llama-exp", "publish", *WORDS, f"outputs={tmp_path}/outputs", "repo=squad-r4", env=address(server, tmp_path)
     )
     repo = server.repos["ann/squad-r4"]
     assert repo["private"] is True
@@ -466,8 +463,9 @@ def test_what_is_wrong_with_the_words_is_said_in_a_line(publish, server, words, 
 
 
 def test_what_is_ours_is_told_from_what_is_hydras():
-    words, rest = hub.split(["repo=me/it", "merged=True", "tolerance=0.5", "dataset=squad", "-m", "check=8"])
-    assert words == hub.Words(repo="me/it", merged=True, tolerance=0.5, check=8)
+    typed = ["repo=me/it", "merged=True", "tolerance=0.5", "dataset=squad", "-m", "check=8"]
+    options, rest = parse_options(hub.PublishOptions, typed)
+    assert options == hub.PublishOptions(repo="me/it", merged=True, tolerance=0.5, check=8)
     assert rest == ["dataset=squad", "-m"]
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from llama_exp.human.create import make
 from llama_exp.human.store import RatingStore, StoredRating
 from llama_exp.human.study import Trial, read_study
 from tests.conftest import ROOT
-from tests.test_human_study import HOSTILE, conversation, evaluation, two
+from tests.test_human_study import HOSTILE, conversation, evaluation, make, two
 
 httpx = pytest.importorskip("httpx", reason="the page is asked over HTTP")
 pytest.importorskip("starlette", reason="the rating page is not installed: pip install -e '.[ui]'")
@@ -26,12 +25,12 @@ KINDS = ("repeat", "control", "judged", "wrong")
 
 
 class Server:
-    """`python -m llama_exp.human.app` in a process of its own."""
+    """`llama-exp study serve` in a process of its own."""
 
     def __init__(self, folder: Path, port: int = 0):
         words = [f"study={folder}", f"port={port}"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "llama_exp.human.app", *words],
+            [sys.executable, "-m", "llama_exp", "study", "serve", *words],
             cwd=ROOT,
             text=True,
             stdout=subprocess.PIPE,
@@ -239,19 +238,19 @@ def test_the_file_with_the_links_is_its_owners_alone(serve):
         (["host=192.0.2.7"], "type host=192.0.2.7 open=true"),
         (["port=99999"], "wanted a number from 0"),
         (["address=rate.example"], "what raters type"),
-        (["prot=1"], "prot=1: wanted key=value words. Type: python -m llama_exp.human.app study=FOLDER"),
-        (["study=nowhere"], "No study at nowhere/study.json. Create it first: python -m llama_exp.human.study"),
+        (["prot=1"], "No option 'prot'. Did you mean port?"),
+        (["study=nowhere"], "No study at nowhere/study.json. Create it first: llama-exp study create"),
     ],
 )
 def test_the_command_refuses_in_words(tmp_path, command, words, told):
     folder, _ = make({**two(tmp_path), "items": "4"})
-    done = command("llama_exp.human.app", f"study={folder}", *words, check=None)
+    done = command("llama-exp", "study", "serve", f"study={folder}", *words, check=None)
     assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_port_that_is_taken_is_told_with_another(serve, command):
     server = serve()
-    done = command("llama_exp.human.app", f"study={server.folder}", f"port={server.port}", check=None)
+    done = command("llama-exp", "study", "serve", f"study={server.folder}", f"port={server.port}", check=None)
     assert done.returncode == 2 and f"port {server.port}" in done.stderr and "port=0 for any" in done.stderr
 
 
@@ -259,7 +258,9 @@ def test_without_the_extra_the_message_names_it(tmp_path, command):
     folder, _ = make({**two(tmp_path), "items": "4"})
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "starlette.py").write_text("raise ModuleNotFoundError('gone', name='starlette')")
-    done = command("llama_exp.human.app", f"study={folder}", env={"PYTHONPATH": str(tmp_path / "absent")}, check=None)
+    done = command(
+        "llama-exp", "study", "serve", f"study={folder}", env={"PYTHONPATH": str(tmp_path / "absent")}, check=None
+    )
     assert done.returncode == 2 and "needs starlette. Install it: pip install -e '.[ui]'" in done.stderr
 
 

@@ -16,7 +16,6 @@ from statsmodels.stats.multitest import multipletests
 
 from llama_exp.errors import UserError
 from llama_exp.human import agreement, analysis, raters, report_text
-from llama_exp.human.create import make
 from llama_exp.human.report import report_studies, report_study
 from llama_exp.human.store import RatingStore
 from llama_exp.metrics import METRICS, Score, metric
@@ -26,7 +25,7 @@ from llama_exp.runs.files import write_json
 from llama_exp.statistics import Interval
 from llama_exp.statistics.comparisons import Difference, paired
 from tests.conftest import ROOT
-from tests.test_human_study import evaluation, predictions, two
+from tests.test_human_study import evaluation, make, predictions, two
 
 A, B = "zebra_tuned", "zebra_plain"
 
@@ -494,13 +493,13 @@ def test_the_page_is_one_file_without_scripts_whatever_the_conditions_are_called
 
 def test_a_study_without_a_rating_and_one_that_is_not_there(tmp_path, command):
     folder, _ = make({**two(tmp_path), "items": "4"})
-    done = command("llama_exp.human.report", f"study={folder}")
+    done = command("llama-exp", "study", "report", f"study={folder}")
     assert "There are no ratings to compare yet." in done.stdout and "Report:" in done.stdout
     assert json.loads((folder / "report" / "results.json").read_text())["preferences"] == []
-    with pytest.raises(UserError, match="Create it first: python -m llama_exp.human.study"):
+    with pytest.raises(UserError, match="Create it first: llama-exp study create"):
         report_study(tmp_path / "nowhere")
     (folder / "ratings.sqlite").write_bytes(b"no database at all, but long enough to be read as one" * 9)
-    done = command("llama_exp.human.report", f"study={folder}", check=None)
+    done = command("llama-exp", "study", "report", f"study={folder}", check=None)
     assert done.returncode == 2 and "file is not a database" in done.stderr
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from llama_exp.cli.options import parse_options
 from llama_exp.errors import UserError
-from llama_exp.human.create import make
+from llama_exp.human.command import CreateOptions, create
 from llama_exp.human.design import MIN_GAP
 from llama_exp.human.store import RatingStore
-from llama_exp.human.study import StudySettings, read_study
+from llama_exp.human.study import Study, StudySettings, read_study
 from llama_exp.records import Prediction, Turn
 from llama_exp.runs.files import write_json, write_jsonl
 
@@ -39,6 +40,14 @@ def evaluation(folder: Path, made: list[Prediction]) -> Path:
     write_jsonl(folder / "predictions.jsonl", made)
     write_json(folder / "results.json", {"metrics": ["squad"], "scores": {"squad/f1": 50.0}})
     return folder
+
+
+def make(words: dict[str, str]) -> tuple[Path, Study]:
+    """`llama-exp study create` with these options; returns the folder and the study in it."""
+    options, rest = parse_options(CreateOptions, [f"{key}={value}" for key, value in words.items()])
+    assert rest == []
+    create(options)
+    return Path(options.study), read_study(Path(options.study))
 
 
 def two(tmp_path: Path, items: int = 24) -> dict[str, str]:
@@ -242,28 +251,28 @@ def test_a_runs_folder_is_refused_naming_the_evaluations_below_it(tmp_path):
 
 
 def test_help_lists_every_word_with_its_default(command):
-    told = command("llama_exp.human.study", "--help").stdout
+    told = command("llama-exp", "study", "create", "--help").stdout
     assert all(
         f"    {word} " in told for word in ("items=50", "raters=2", "mode=pairs", "seed=0", "control_scale=helpfulness")
     )
     assert {line.split("=")[0].strip() for line in told.splitlines()[2:]} >= {f.name for f in fields(StudySettings)}
     for module, words in (
-        ("app", ("host=127.0.0.1", "port=8765", "open=false", "address=…")),
+        ("serve", ("host=127.0.0.1", "port=8765", "open=false", "address=URL")),
         ("report", ("metrics=",)),
     ):
-        told = command(f"llama_exp.human.{module}", "--help").stdout
+        told = command("llama-exp", "study", module, "--help").stdout
         assert all(f"    {word}" in told for word in words)
 
 
 def test_the_command_says_what_was_made_and_what_to_type_next(tmp_path, command):
     words = two(tmp_path)
-    done = command("llama_exp.human.study", *(f"{key}={value}" for key, value in words.items()), "raters=2")
+    done = command("llama-exp", "study", "create", *(f"{key}={value}" for key, value in words.items()), "raters=2")
     assert (
         "24 of 24 items, zebra_tuned against zebra_plain; 2 raters, 30 pages each: 24 judged, 3 repeats, 3 controls"
         in done.stdout
     )
-    assert f"python -m llama_exp.human.app study={words['study']}" in done.stdout
-    assert command("llama_exp.human.study", "study=x", "oops", check=None).returncode == 2
+    assert f"llama-exp study serve study={words['study']}" in done.stdout
+    assert command("llama-exp", "study", "create", "study=x", "oops", check=None).returncode == 2
     kept = json.loads((tmp_path / "study" / "study.json").read_text())
     assert kept["items"]["ident1"]["replies"]["zebra_tuned"] == HOSTILE["ident1"], (
         "stored as it came; made harmless where shown"

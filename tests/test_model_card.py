@@ -15,7 +15,13 @@ MESSAGE = 'Where is my "parcel"?'
 def test_the_lines_that_load_it_give_the_runs_own_answer(speaker, command, kind):
     words, outputs = speaker
     command(
-        "llama_exp.hub", *words, "dry_run=true", "check=4", "agreement=0", f"merged={str(kind == 'merged').lower()}"
+        "llama-exp",
+        "publish",
+        *words,
+        "dry_run=true",
+        "check=4",
+        "agreement=0",
+        f"merged={str(kind == 'merged').lower()}",
     )
     [folder] = outputs.glob(f"tweetsumm/tiny-16-r2*/hub/{kind}")
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -24,6 +30,6 @@ def test_the_lines_that_load_it_give_the_runs_own_answer(speaker, command, kind)
     program = f"message = {MESSAGE!r}\n" + lines.replace(repo, str(folder))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    asked = command("llama_exp.chat", *words, f"prompt={MESSAGE}")
+    asked = command("llama-exp", "chat", *words, f"prompt={MESSAGE}")
     assert done.stdout.split() == asked.stdout.split() != []
     assert "`message` is what one says to it." in card and "customer service" in lines, "turns have no template"

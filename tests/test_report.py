@@ -266,7 +266,7 @@ class Page(HTMLParser):
 
 
 def run_report(*arguments, **environment):
-    command = [sys.executable, "-m", "llama_exp.report", *map(str, arguments)]
+    command = [sys.executable, "-m", "llama_exp", "report", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
 
 
@@ -387,12 +387,14 @@ def test_the_report_never_imports_torch_and_starts_in_under_a_second(sweep):
     code = f"""
 import sys, time
 started = time.process_time()
-from llama_exp.report import command as report, compare, load
+from llama_exp.cli.commands import report
+from llama_exp.report import compare, load
+from llama_exp.report.command import ReportOptions
 runs, _ = load.load_runs({str(outputs)!r})
 compare.comparisons(runs)
 print("seconds", time.process_time() - started)
 print("early", [m for m in ("matplotlib", "scipy", "numpy", "statsmodels") if m in sys.modules])
-report.main([{str(outputs)!r}])
+report(ReportOptions({str(outputs)!r}))
 print("heavy", [m for m in ("torch", "lightning", "transformers", "datasets", "pandas") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -400,10 +402,10 @@ print("heavy", [m for m in ("torch", "lightning", "transformers", "datasets", "p
     assert float(done.stdout.split("seconds ")[1].split()[0]) < 1
 
 
-def test_no_runs_is_a_message_with_what_to_type_and_exit_code_1(tmp_path):
+def test_no_runs_is_a_message_with_what_to_type_and_exit_code_2(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         done = run_report(folder)
-        assert done.returncode == 1 and done.stdout == ""
+        assert done.returncode == 2 and done.stdout == ""
         assert done.stderr.startswith(f"No runs in {folder}")
         assert "python train.py experiment=quickstart" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -429,10 +431,10 @@ def test_a_terminal_without_room_leaves_columns_out_and_never_cuts_a_number(tmp_
 
 def test_an_unknown_metric_names_the_known_ones(tmp_path):
     write_run(tmp_path, f1=50.0)
-    done = run_report(tmp_path, "--metric", "rogue")
-    assert done.returncode == 1
+    done = run_report(tmp_path, "metric=rogue")
+    assert done.returncode == 2
     assert "No evaluation has the metric rogue. Known: loss, perplexity, squad/exact_match" in done.stderr
-    assert "One cell so far: squad/exact_match 50.0" in run_report(tmp_path, "--metric", "squad/exact_match").stdout
+    assert "One cell so far: squad/exact_match 50.0" in run_report(tmp_path, "metric=squad/exact_match").stdout
 
 
 def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
@@ -767,7 +769,7 @@ def test_a_read_only_folder_is_a_message(tmp_path):
     write_run(tmp_path, f1=50.0)
     (tmp_path / "report").write_text("a file where the folder should be")
     done = run_report(tmp_path)
-    assert done.returncode == 1 and "Cannot write the report to" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Cannot write the report to" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_two_hundred_runs_are_one_page(tmp_path):
@@ -865,10 +867,9 @@ def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tm
 
 
 def test_what_people_prefer_is_on_the_page_and_a_broken_study_stops_nothing(tmp_path):
-    from llama_exp.human.create import make
     from llama_exp.human.store import RatingStore
     from llama_exp.records import Rating
-    from tests.test_human_study import evaluation, predictions
+    from tests.test_human_study import evaluation, make, predictions
 
     outputs = tmp_path / "outputs"
     write_run(outputs, f1=50.0)
@@ -914,7 +915,7 @@ def test_real_evaluations_are_compared_item_by_item_on_bertscore_and_rouge(speak
     tuned, untuned = ([json.loads(line) for line in path.read_text().splitlines()] for path in paths)
     assert len(tuned) == len(untuned) == 12
     for metric in ("bertscore/f1", "rouge/rougeL"):
-        done = command("llama_exp.report", str(outputs), "--metric", metric)
+        done = command("llama-exp", "report", str(outputs), f"metric={metric}")
         assert "Not compared item by item" not in done.stdout
         assert "n the same 12 items" in done.stdout and "the untuned model" in done.stdout
         gap = sum(a[metric] - b[metric] for a, b in zip(tuned, untuned, strict=True)) / 12

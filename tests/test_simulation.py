@@ -15,7 +15,7 @@ import torch
 from llama_exp.config.compose import default_config
 from llama_exp.data.dialogue import AGENT, CLIENT
 from llama_exp.runs.files import write_jsonl
-from llama_exp.simulation.command import Words
+from llama_exp.simulation.command import SimulateOptions
 from llama_exp.simulation.conversations import (
     CLOSING,
     ENDINGS,
@@ -89,7 +89,7 @@ def test_a_share_of_nothing_is_no_score_and_counts_in_no_mean_and_no_pair(tmp_pa
     config = default_config({"dataset": "tweetsumm", "model": "tiny"})
     parts = {side: Part(side, "tuned", config, "") for side in (CLIENT, AGENT)}
     first, second = (
-        write_results(tmp_path / name, config, Words(), parts, found)
+        write_results(tmp_path / name, config, SimulateOptions(), parts, found)
         for name, found in (("mine", mine), ("theirs", theirs))
     )
     assert first["scores"] == {"turns": 2.0, "closing": 0.0, "words": 2.0, "distinct_1": 0.8, "distinct_2": 0.75}
@@ -117,7 +117,7 @@ def simulate(speaker, command):
     words, outputs = speaker
 
     def run(*more: str, **how):
-        return command("llama_exp.simulation", *words, *more, **how)
+        return command("llama-exp", "simulate", *words, *more, **how)
 
     [home] = outputs.glob("tweetsumm/tiny-16-r2*")
     run.home = home
@@ -189,7 +189,7 @@ def test_a_killed_simulation_goes_on_with_the_words_that_it_would_have_said(simu
     assert len(whole.splitlines()) == 8
     shutil.rmtree(folder)
     process = subprocess.Popen(
-        [sys.executable, "-m", "llama_exp.simulation", *speaker[0], *words],
+        [sys.executable, "-m", "llama_exp", "simulate", *speaker[0], *words],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         env=os.environ,

@@ -100,7 +100,7 @@ def test_a_folder_that_holds_another_config_prints_the_keys_that_differ(finished
 
 def test_the_report_shows_the_cell(finished, command):
     outputs, _, _ = finished
-    done = command("llama_exp.report", str(outputs))
+    done = command("llama-exp", "report", str(outputs))
     assert "index.html" in done.stdout
     assert (outputs / "report/index.html").stat().st_size > 1000
     assert read_csv(outputs / "report/runs.csv")
@@ -241,7 +241,7 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
     ) in done.stdout
     results = json.loads(next(run.glob("eval/*/results.json")).read_text())
     assert (results["train_examples"], results["examples_in_training"]) == (40, train["encoded"])
-    printed = command("llama_exp.report", str(tmp_path / "o")).stdout
+    printed = command("llama-exp", "report", str(tmp_path / "o")).stdout
     assert f"with 40 examples at rank 2 ({train['encoded']} of them in training);" in printed
     [row] = read_csv(tmp_path / "o/report/runs.csv")
     assert (row["sample"], row["examples"], row["examples_in_training"]) == ("40", "40", str(train["encoded"]))
@@ -338,7 +338,10 @@ def test_help_and_config_are_quick(command):
         started = time.monotonic()
         command("train.py", *words)
         assert time.monotonic() - started < 8  # 0.7 s on an idle machine
-    code = "import sys, train, evaluate; sys.exit(bool({'torch', 'lightning', 'transformers', 'datasets'} & sys.modules.keys()))"
+    code = (
+        "import sys, train, evaluate, llama_exp.cli.commands\n"
+        "sys.exit(bool({'torch', 'lightning', 'transformers', 'datasets'} & sys.modules.keys()))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -367,10 +370,11 @@ def test_loading_a_base_imports_nothing_that_was_not_there_before():
 def test_data_that_are_not_there_are_refused_before_anything_heavy_is_imported(tmp_path):
     """The imports take ten seconds, in which nothing could be said about a typo."""
     code = (
-        "import sys, train, evaluate\nfrom llama_exp.config.compose import default_config\nfrom llama_exp.errors import UserError\n"
+        "import sys\nfrom llama_exp.evaluation.recipe import evaluate\nfrom llama_exp.training.train import train\n"
+        "from llama_exp.config.compose import default_config\nfrom llama_exp.errors import UserError\n"
         "config = default_config({'dataset': 'squad', 'model': 'tiny', 'trainer': 'cpu'})\n"
         "config.dataset.path, config.outputs = '/nowhere', sys.argv[1]\n"
-        "for command in (train.train, evaluate.evaluate):\n"
+        "for command in (train, evaluate):\n"
         "    try:\n        command(config)\n    except UserError as problem:\n        print(problem)\n"
         "    config.lora.r = 0\n"
         "print(sorted({'torch', 'lightning', 'transformers', 'datasets'} & sys.modules.keys()))"

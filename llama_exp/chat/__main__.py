@@ -1,6 +1,5 @@
-"""python -m llama_exp.chat"""
+"""The old name of `llama-exp chat`, until 0.3."""
 
-from llama_exp.chat.command import main
-from llama_exp.cli.main import run_command
+from llama_exp.cli.main import run_old_name
 
-run_command(main)
+run_old_name("llama_exp.chat", "chat")

@@ -1,159 +1,289 @@
-"""How a command ends: readable messages instead of tracebacks, and exit codes.
+"""llama-exp COMMAND key=value …: the table of all commands, and how one is run.
 
-0 = done, 1 = at least one cell of a sweep failed, 2 = the command itself was wrong and nothing was started, 130 = Ctrl-C,
-141 = whoever read its output closed it.
+Exit codes: 0 = done, 1 = at least one cell of a sweep failed, 2 = the command was wrong and nothing was started,
+130 = Ctrl-C, 141 = the reader of its output has closed it.
 """
 
 import atexit
-import dataclasses
+import difflib
 import functools
-import logging
+import gc
+import importlib
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from llama_exp.cli.errors import is_configuration_error, mistyped, own_words, readable
+from llama_exp import __version__
+from llama_exp.cli.errors import config_error_message, is_config_error, mistyped
+from llama_exp.cli.options import known_keys, options_help, parse_options
 from llama_exp.errors import UserError
 from llama_exp.quiet import silence_libraries
-from llama_exp.runs.run import Outcome
-
-failures: list[str] = []  # why cells of this process's sweep failed: its exit code, and the last line of its table
 
 
-def record_failure(reason: str) -> Outcome:
-    """Record a failed cell; the sweep goes on. A reason is printed once; the table at the end counts whom it hit."""
-    known = reason in failures
-    print("FAILED as above." if known else f"FAILED: {reason}\nThe sweep goes on with the next cell.", flush=True)
-    failures.append(reason)
-    return Outcome(f"FAILED: {reason}", Path())
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A row of the table. The function is imported when its command runs, so that --help stays fast."""
+
+    function: (
+        str  # module:function; its parameters are any of `config`, `options`, `session` (shared by a sweep's cells)
+    )
+    help: str
+    one_run: str = ""  # why it takes no sweep
+
+    def load(self) -> Callable:
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
 
 
-def run_command(main: Callable[[], None]) -> None:
-    """Run a Hydra entry point. Problems and Hydra's own configuration errors are printed; bugs keep their traceback."""
-    ending = Ending()
-    try:
-        _run(main)
-    except SystemExit as exit_:
-        ending.code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-        raise
+COMMANDS = {
+    "train": Command("llama_exp.cli.commands:train", "fine-tune a run, or a sweep of them (python train.py)"),
+    "evaluate": Command("llama_exp.cli.commands:evaluate", "score runs on held-out data (python evaluate.py)"),
+    "report": Command("llama_exp.cli.commands:report", "tables, page and figures from all results"),
+    "breakdown": Command("llama_exp.report.breakdown:breakdown", "scores by kind of question"),
+    "chat": Command(
+        "llama_exp.chat.command:chat", "talk to a run: terminal, pipe or browser", "One run at a time to talk to."
+    ),
+    "simulate": Command("llama_exp.simulation.command:simulate", "let a client and an agent talk, and score it"),
+    "study create": Command("llama_exp.human.command:create", "draw a blind study for human raters"),
+    "study serve": Command("llama_exp.human.command:serve", "serve the rating page"),
+    "study report": Command("llama_exp.human.command:report", "what the raters found"),
+    "publish": Command(
+        "llama_exp.hub.command:publish",
+        "upload a run to the Hugging Face hub",
+        "One run at a time: a name on the hub holds one model.",
+    ),
+}
 
 
-class Ending:
-    """Leaves the process as soon as everything has been put away: Python would then take its objects apart one by one, for 1.5
-    to 2 s, and the next command of a script would wait for it. What was registered with atexit before it does not run."""
+def main() -> None:
+    """The console script: sys.argv holds the command's name and its arguments."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["-sc"]:  # the shell asks for completions
+        from llama_exp.cli.completion import complete
 
-    def __init__(self) -> None:
-        self.code = 1  # a traceback
-        atexit.register(self._leave)  # what is registered first runs last
-
-    def _leave(self) -> None:
-        logging.shutdown()
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            try:
-                stream.flush()
-            except BrokenPipeError:  # the reader has seen enough
-                pass
-            except (OSError, ValueError):  # a full disk: what was said is lost, as Python itself says with this code
-                self.code = self.code or 120
-        os._exit(self.code)
-
-
-def _run(main: Callable[[], None]) -> None:
-    silence_libraries()
-    if os.environ.get("LOCAL_RANK", "0") != "0":  # a process that DistributedDataParallel started: the first one speaks
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors to us instead of printing half a traceback
-    # Nothing that a command runs is compiled, but bitsandbytes calls torch.compile when it is imported: 3 s for the compiler
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    # Threads that spin while they wait are 25 times slower on a busy machine; that sleep at once, a third slower on an
-    # idle one. A short spin costs a sixth on either.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    if typed := mistyped(sys.argv[1:]):
-        _stop(typed, 2)
-    try:
-        main()
-    except UserError as problem:
-        _stop(str(problem), 2)
-    except KeyboardInterrupt as interrupt:
-        _stop("\n" + (str(interrupt) or "Interrupted. The same command goes on where this one stopped."), 130)
-    except BrokenPipeError:  # the reader (`| head`) has seen enough: no success, for work may be left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _stop("Stopped: whoever read this command's output has closed it.", 141)
-    except Exception as error:
-        if is_configuration_error(error):
-            _stop(readable(error), 2)
-        raise
-    sys.exit(1 if failures else 0)
+        return complete(arguments)
+    if arguments[:1] == ["--version"]:
+        return print(f"llama-exp {__version__}")
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return print(overview())
+    name, rest = split_name(arguments)
+    if name in COMMANDS:
+        return run_command(name, rest)
+    if group := [command for command in COMMANDS if command.startswith(f"{name} ")]:
+        if {"-h", "--help"} & set(rest):
+            return print(overview(group))
+        if not rest:
+            print(overview(group), file=sys.stderr)
+            sys.exit(2)
+        name = " ".join([name, *rest[:1]])
+    print(unknown(name), file=sys.stderr)
+    sys.exit(2)
 
 
-def one_job(function: Callable) -> Callable:
-    """Around the function that Hydra calls. A UserError ends a single run with its text, without Hydra's preamble.
-
-    In a sweep a failing cell is recorded and the next one starts; the traceback of a bug is printed where it happens.
-    """
-
-    @functools.wraps(function)
-    def wrapped(cfg):
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        single = HydraConfig.get().mode is not RunMode.MULTIRUN
-        if not single and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
-            # its child processes would be given the whole command line, and each would start the sweep again
-            return record_failure("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
-        try:
-            return function(cfg)
-        except UserError as problem:
-            if single:
-                _stop(str(problem), 2)
-            return record_failure(str(problem))
-        except Exception as error:
-            if single:
-                raise
-            reason = f"{type(error).__name__}: {error}"
-            if reason not in failures:
-                traceback.print_exc()
-            return record_failure(reason)
-
-    return wrapped
+def split_name(arguments: list[str]) -> tuple[str, list[str]]:
+    """("study create", the rest): the longest name of a command that the arguments begin with, else the first argument."""
+    pair = " ".join(arguments[:2])
+    return (pair, arguments[2:]) if pair in COMMANDS else (arguments[0], arguments[1:])
 
 
-def with_options(doc: str, split: Callable, work: Callable, one_run: str | None = None) -> Any:
-    """Run a Hydra command that has words of its own beside those of conf/: `work(config, words)`, and what it came to last.
-
-    split(argv) -> (its words, Hydra's); `one_run` refuses a sweep, in those words. --help prints `doc`.
-    """
-    import hydra
-
-    from llama_exp.config.compose import CONF, resolve
-
-    words, rest = split(sys.argv[1:])
-    if {"-h", "--help"} & set(rest):
-        print(doc.strip())
-        return None
-    sys.argv[1:] = rest
-    own_words[:] = [field.name for field in dataclasses.fields(words)]
-    came_to = []
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-    @one_job
-    def command(cfg):
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
-        if one_run and HydraConfig.get().mode is RunMode.MULTIRUN:
-            raise UserError(one_run)
-        came_to.append(work(resolve(cfg), words))
-        return came_to[-1]
-
-    command()
-    return came_to[-1] if came_to else None
+def unknown(name: str) -> str:
+    names = list(dict.fromkeys(part for command in COMMANDS for part in (command, command.split()[0])))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = f"Did you mean llama-exp {near[0]}?" if near else "llama-exp --help lists them."
+    return f"No command {name!r}. {meant}"
 
 
-def _stop(text: str, code: int) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+def overview(names: list[str] | None = None) -> str:
+    rows = [f"  {name:<14} {COMMANDS[name].help}" for name in names or COMMANDS]
+    head = (
+        []
+        if names
+        else ["Fine-tune a frozen Llama 2 with LoRA, score it, and learn how much data and rank a task needs.", ""]
+    )
+    return "\n".join(
+        [
+            *head,
+            "llama-exp COMMAND key=value …",
+            "",
+            *rows,
+            "",
+            "llama-exp COMMAND --help lists a command's options; docs/commands.md has them all in one table.",
+        ]
+    )
+
+
+def run_command(name: str, arguments: list[str] | None = None) -> None:
+    """Run a command with its arguments (sys.argv's where None), and exit."""
+    # Python would search millions of objects for reference cycles while it exits: 3 s once torch is imported. What is
+    # registered first runs last, when everything else has been put away.
+    atexit.register(gc.freeze)
+    code = CommandLine(name, sys.argv[1:] if arguments is None else arguments).run()
     sys.exit(code)
+
+
+def run_old_name(old: str, name: str, arguments: list[str] | None = None) -> None:
+    """`python -m llama_exp.OLD`, until 0.3: print the new name and go on."""
+    print(f"python -m {old} is now: llama-exp {name}", file=sys.stderr, flush=True)
+    run_command(name, arguments)
+
+
+class CommandLine:
+    """One command as it was typed. run() executes it and returns the exit code; `failures` are the reasons of failed cells."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self.name, self.arguments = name, arguments
+        self.command = COMMANDS[name]
+        self.failures: list[str] = []
+        self.result: Any = None
+        self.error: Exception | None = None  # of a single run, kept until Hydra has returned
+
+    @functools.cached_property
+    def function(self) -> Callable:
+        return self.command.load()
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, Any]:
+        """{"config": Config, "options": ChatOptions}, or what the function takes of it."""
+        return {name: kind for name, kind in get_type_hints(self.function).items() if name != "return"}
+
+    def run(self) -> int:
+        prepare_process()
+        try:
+            return self._run()
+        except UserError as error:
+            return _stopped(str(error), 2)
+        except KeyboardInterrupt as interrupt:
+            return _stopped("\n" + (str(interrupt) or "Interrupted. The same command continues from here."), 130)
+        except BrokenPipeError:  # the reader (`| head`) has seen enough: no success, for work may be left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _stopped("Stopped: the reader of this command's output has closed it.", 141)
+        except Exception as error:
+            if is_config_error(error):
+                return _stopped(
+                    config_error_message(error, self.arguments, known_keys(self.parameters.get("options"))), 2
+                )
+            raise
+
+    def _run(self) -> int:
+        if message := mistyped(self.arguments):
+            raise UserError(message)
+        kind = self.parameters.get("options")
+        if kind and {"-h", "--help"} & set(self.arguments):
+            print(self.help())
+            return 0
+        arguments, given = self.arguments, {}
+        if kind:
+            if hasattr(kind, "check_arguments"):
+                arguments = kind.check_arguments(arguments)
+            given["options"], arguments = parse_options(kind, arguments)
+        if session := self.parameters.get("session"):
+            given["session"] = session()
+        if "config" in self.parameters:
+            self._run_with_hydra(arguments, given)
+        elif arguments:
+            raise UserError(self._unknown_options(arguments))
+        else:
+            self.result = self.function(**given)
+        return 1 if self.failures else self.result if isinstance(self.result, int) else 0
+
+    def help(self) -> str:
+        kind = self.parameters["options"]
+        conf = " beside the keys of conf/ (llama-exp train --help)" if "config" in self.parameters else ""
+        return f"{inspect.getdoc(self.function)}\n\nOptions{conf}:\n{options_help(kind)}"
+
+    def _unknown_options(self, arguments: list[str]) -> str:
+        """A line for each argument that is no option."""
+        known = known_keys(self.parameters["options"])
+        lines = []
+        for argument in arguments:
+            key, equals, _ = argument.partition("=")
+            near = difflib.get_close_matches(key.lstrip("-"), known, n=1)
+            meant = f"Did you mean {near[0]}?" if near else f"llama-exp {self.name} --help lists the options."
+            lines.append(f"No option {key!r}. {meant}" if equals else f"{argument}: wanted key=value. {meant}")
+        return "\n".join(lines)
+
+    def _run_with_hydra(self, arguments: list[str], given: dict[str, Any]) -> None:
+        """Let Hydra compose the config, or each cell's of a sweep, and call the function."""
+        import hydra
+
+        from llama_exp.config.compose import CONF, register
+
+        register()
+        typed = list(sys.argv)
+
+        @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+        def job(cfg):
+            sys.argv[:] = (
+                typed  # the processes that Lightning starts for trainer=ddp are given the command as it was typed
+            )
+            return self._run_cell(cfg, given)
+
+        sys.argv[1:] = arguments
+        try:
+            job()
+        finally:
+            sys.argv[:] = typed
+        if self.error:
+            raise self.error
+
+    def _run_cell(self, cfg: Any, given: dict[str, Any]) -> Any:
+        """One run. A failing cell of a sweep is recorded and the next one starts; a single run's error is kept for run()."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from llama_exp.config.compose import resolve
+
+        sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+        try:
+            if sweep and self.command.one_run:
+                raise UserError(f"{self.command.one_run} Leave out -m and the commas.")
+            if sweep and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
+                # its processes would be given the whole command line, and each would start the sweep again
+                raise UserError("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
+            self.result = self.function(config=resolve(cfg), **given)
+        except Exception as error:
+            if not sweep:
+                self.error = error  # Hydra would print a preamble
+                return None
+            return self._record_failure(error)
+        return self.result
+
+    def _record_failure(self, error: Exception) -> Any:
+        """Print a cell's failure: each reason, and each bug's traceback, once. The table at the end counts the cells."""
+        from llama_exp.cli.sweep import FAILED
+        from llama_exp.runs.run import Outcome
+
+        bug = not isinstance(error, UserError)
+        reason = f"{type(error).__name__}: {error}" if bug else str(error)
+        known = reason in self.failures
+        if bug and not known:
+            traceback.print_exception(error)
+        print("FAILED as above." if known else f"FAILED: {reason}\nThe sweep continues with the next cell.", flush=True)
+        self.failures.append(reason)
+        return Outcome(f"{FAILED}{reason}", Path())
+
+
+def prepare_process() -> None:
+    """Silence libraries and set the environment that they read when they are imported."""
+    silence_libraries()
+    if (
+        os.environ.get("LOCAL_RANK", "0") != "0"
+    ):  # a process that DistributedDataParallel started: only the first one prints
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing half a traceback
+    # No command compiles anything, but bitsandbytes calls torch.compile when it is imported: 3 s for the compiler.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    # Threads that spin while they wait are 25 times slower on a busy machine; threads that sleep at once are a third slower
+    # on an idle one. A short spin costs a sixth on either.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def _stopped(message: str, code: int) -> int:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
+    return code

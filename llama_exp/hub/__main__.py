@@ -1,6 +1,5 @@
-"""python -m llama_exp.hub"""
+"""The old name of `llama-exp publish`, until 0.3."""
 
-from llama_exp.cli.main import run_command
-from llama_exp.hub.command import main
+from llama_exp.cli.main import run_old_name
 
-run_command(main)
+run_old_name("llama_exp.hub", "publish")

@@ -1,6 +1,6 @@
 """Create a study from finished evaluations:
 
-    python -m llama_exp.human.study study=outputs/human/first items=50 raters=2 \
+    llama-exp study create study=outputs/human/first items=50 raters=2 \
         tuned=outputs/squad/tiny-1000-r8-seed0/eval/squad-test-300 human=reference
 
 Each rater's queue comes from the seed and their number alone.
@@ -8,44 +8,26 @@ Each rater's queue comes from the seed and their number alone.
 
 import dataclasses
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from llama_exp.cli.main import run_command
-from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
 from llama_exp.formatting import plural
 from llama_exp.human.conditions import read_conditions
 from llama_exp.human.design import draw_items, rater_queue
-from llama_exp.human.keys import given
 from llama_exp.human.metrics import evaluated_metrics
 from llama_exp.human.store import RatingStore
 from llama_exp.human.study import Mode, Study, StudySettings, identical_replies, read_study, write_study
 from llama_exp.runs.files import write_json
 
 
-def main() -> None:
-    run_command(lambda: print(describe_study(*make(given(sys.argv[1:], "llama_exp.human.study")))))
-
-
-def make(words: dict[str, str]) -> tuple[Path, Study]:
-    folder = Path(words.pop("study"))
-    names = {field.name for field in dataclasses.fields(StudySettings)}
-    options = {key: value for key, value in words.items() if key in names}
-    return folder, create_study(folder, {key: path for key, path in words.items() if key not in names}, options)
-
-
-def create_study(folder: Path, conditions: Mapping[str, str], options: Mapping[str, str]) -> Study:
+def create_study(folder: Path, conditions: Mapping[str, str], settings: StudySettings) -> Study:
     """Draw a study and write it to `folder`; a study that is there with the same settings may get more raters.
 
     conditions    {name: the folder of a finished evaluation, or "reference"}
-    options       what differs from conf/study.yaml, as text
+    settings      by default those of conf/study.yaml
     """
-    settings = parse_settings(options)
+    check_settings(settings)
     read = read_conditions(conditions, settings.mode)
     items, controls = draw_items({name: predictions for name, (predictions, _) in read.items()}, settings)
     queues = tuple(rater_queue(items, controls, list(read), settings, 1 + i) for i in range(settings.raters))
@@ -62,30 +44,21 @@ def create_study(folder: Path, conditions: Mapping[str, str], options: Mapping[s
     return study
 
 
-def parse_settings(options: Mapping[str, str]) -> StudySettings:
-    """conf/study.yaml with these options; one UserError tells all that is wrong with them."""
-    merged = OmegaConf.merge(OmegaConf.structured(StudySettings), OmegaConf.load(CONF / "study.yaml"))
+def check_settings(settings: StudySettings) -> None:
+    """Raise one UserError for all that is wrong with the settings."""
     problems = []
-    for key, value in options.items():
-        if key in ("scales", "scale_ends"):
-            problems.append(f"{key}={value}: {key} is set in conf/study.yaml, not on the command line.")
-            continue
-        try:
-            merged[key] = value
-        except OmegaConfBaseException as error:
-            problems.append(f"{key}={value}: {str(error).splitlines()[0]}")
-    settings = OmegaConf.to_object(merged)
     for key in ("items", "raters"):
         if getattr(settings, key) < 1:
             problems.append(f"{key}={getattr(settings, key)}: wanted at least 1.")
     for key in ("repeats", "controls"):
         if not 0 <= getattr(settings, key) <= 1:
             problems.append(f"{key}={getattr(settings, key)}: wanted a share from 0 to 1.")
+    if len(settings.scale_ends) != 2:
+        problems.append(f"scale_ends={','.join(settings.scale_ends)}: wanted two texts, what 1 and 5 mean.")
     if settings.mode == Mode.scales and settings.control_scale not in settings.scales:
         problems.append(f"control_scale={settings.control_scale}: wanted one of {', '.join(settings.scales)}.")
     if problems:
         raise UserError("\n".join(problems))
-    return settings
 
 
 def _add_raters(old: Study, new: Study, folder: Path) -> Study:
@@ -121,4 +94,4 @@ def describe_study(folder: Path, study: Study) -> str:
         )
     if study.settings.controls and not study.controls:
         lines.append("  No controls: they need references that differ, from at least two groups.")
-    return "\n".join([*lines, f"Next: python -m llama_exp.human.app study={shlex.quote(str(folder))}"])
+    return "\n".join([*lines, f"Next: llama-exp study serve study={shlex.quote(str(folder))}"])

@@ -1,6 +1,6 @@
 """Report what the raters of a study found:
 
-    python -m llama_exp.human.report study=outputs/human/first
+    llama-exp study report study=outputs/human/first
 
     report/index.html      the findings first, then what they rest on
     report/results.json    the same numbers
@@ -11,15 +11,12 @@ The report can be written while raters are at work.
 
 import csv
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama_exp.cli.main import run_command
 from llama_exp.errors import UserError
 from llama_exp.human import report_text
 from llama_exp.human.analysis import Judgement, collect_judgements
-from llama_exp.human.keys import given
 from llama_exp.human.metrics import metric_scores
 from llama_exp.human.results import analyse
 from llama_exp.human.store import RatingStore
@@ -28,14 +25,6 @@ from llama_exp.report.load import UnreadFile
 from llama_exp.report.write import ExtraSection
 from llama_exp.runs.files import atomic_write, write_json
 from llama_exp.sanitize import clean, spreadsheet_cell
-
-KEYS = {
-    "study": ("FOLDER", "the folder of the study"),
-    "metrics": (
-        "bertscore,rouge",
-        "what people are compared with beside what the evaluations have; computed once, may be slow",
-    ),
-}
 
 
 def report_study(folder: Path, metrics: Sequence[str] = ()) -> ExtraSection:
@@ -94,12 +83,7 @@ def write_ratings_csv(path: Path, study: Study, judgements: Sequence[Judgement])
             writer.writerow([spreadsheet_cell(value, 32_000) for value in row])
 
 
-def main() -> None:
-    words = given(sys.argv[1:], "llama_exp.human.report", KEYS)
-    metrics = [name for name in words.get("metrics", "").split(",") if name]
-    report = report_study(Path(words["study"]), metrics)
-    print("\n".join([*report.sentences, f"Report: {report.page}"]))
+if __name__ == "__main__":  # until 0.3
+    from llama_exp.cli.main import run_old_name
 
-
-if __name__ == "__main__":
-    run_command(main)
+    run_old_name("llama_exp.human.report", "study report")

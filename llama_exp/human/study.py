@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from llama_exp.config.options import REQUIRED, option
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
 from llama_exp.runs.files import parse_turns, write_json
@@ -28,20 +29,22 @@ class Mode(StrEnum):
 
 @dataclass
 class StudySettings:
-    """The keys of conf/study.yaml, which explains them."""
+    """What a study is made of. The defaults are in conf/study.yaml."""
 
-    items: int
-    raters: int
-    mode: Mode
-    repeats: float
-    controls: float
-    seed: int
-    title: str
-    question: str
-    consent: str
-    scales: dict[str, str]
-    scale_ends: list[str]
-    control_scale: str
+    DEFAULTS: ClassVar = "study.yaml"
+
+    items: int = option(REQUIRED, "held-out items, drawn by the seed; all of them where there are fewer")
+    raters: int = option(REQUIRED, "links; all raters judge the same items, each in an order of their own")
+    mode: Mode = option(REQUIRED, "pairs: which of two answers is better; scales: one answer at a time, rated 1 to 5")
+    repeats: float = option(REQUIRED, "share of the trials shown a second time, sides swapped: a rater's consistency")
+    controls: float = option(REQUIRED, "share of trials added with a known answer: a reference against another item's")
+    seed: int = option(REQUIRED, "which items are drawn, and in which order each rater sees them")
+    title: str = option(REQUIRED, "on top of the page")
+    question: str = option(REQUIRED, "mode=pairs: what a rater is asked")
+    consent: str = option(REQUIRED, "what raters read before they start")
+    scales: dict[str, str] = option(REQUIRED, "mode=scales: what a rater is asked, '{fluency: Is it …?, …}'")
+    scale_ends: list[str] = option(REQUIRED, "what 1 and 5 mean")
+    control_scale: str = option(REQUIRED, "a control (an answer to another question) fails where this is rated above 3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ def read_study(folder: Path) -> Study:
     """The study in a folder. UserError, with the command that creates one, where there is none."""
     path = Path(folder) / "study.json"
     if not path.is_file():
-        create = f"python -m llama_exp.human.study study={folder} NAME=EVALUATION NAME=EVALUATION"
+        create = f"llama-exp study create study={folder} NAME=EVALUATION NAME=EVALUATION"
         raise UserError(f"No study at {path}. Create it first: {create}")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -149,7 +152,7 @@ def _parse_item(fields: dict[str, Any]) -> Item:
     return Item(**{**fields, "references": tuple(fields["references"]), "history": history})
 
 
-if __name__ == "__main__":
-    from llama_exp.human.create import main
+if __name__ == "__main__":  # until 0.3
+    from llama_exp.cli.main import run_old_name
 
-    main()
+    run_old_name("llama_exp.human.study", "study create")

@@ -1,4 +1,4 @@
-"""Scores by kind of question: python -m llama_exp.tables outputs/medical/llama2_7b_chat-all-r16-seed0/eval/medical-test-all
+"""Scores by kind of question: llama-exp breakdown outputs/medical/llama2_7b_chat-all-r16-seed0/eval/medical-test-all
 
     qtype         items  groups  bertscore/f1         loss
     treatment       231     198  61.3 ± 1.9           1.204 ± 0.051
@@ -10,12 +10,11 @@ anew and torch is not needed. The intervals are those of the whole evaluation: 9
 many comparisons: the best of twenty kinds looks good by luck.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_exp.cli.main import run_command
+from llama_exp.config.options import REQUIRED, option
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_score, plural
 from llama_exp.metrics import bounds
@@ -111,17 +110,21 @@ def _set(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     ]
 
 
-def main() -> None:
-    folders = [word for word in sys.argv[1:] if not word.startswith("-")]
-    if len(folders) != len(sys.argv) - 1 or not folders:
-        print(__doc__.strip())
-        raise SystemExit(0 if {"-h", "--help"} & set(sys.argv) else 2)
-    for folder in folders:
+@dataclass(frozen=True)
+class BreakdownOptions:
+    folders: list[str] = option(
+        REQUIRED, "folders of evaluations, outputs/DATASET/RUN/eval/EVALUATION", positional=True, shown="FOLDER …"
+    )
+
+
+def breakdown(options: BreakdownOptions) -> None:
+    """Print an evaluation's scores by kind of question, such as MedQuAD's question type or SQuAD's question word:
+
+        llama-exp breakdown outputs/medical/llama2_7b_chat-all-r16-seed0/eval/medical-test-all
+
+    Every score has its 95 % interval. Many rows are many comparisons: the best of twenty kinds looks good by luck.
+    """
+    for folder in options.folders:
         tables = of_folder(Path(folder))
-        print(
-            folder if len(folders) > 1 else "", written(tables) or "No tag with several values.", sep="\n", flush=True
-        )
-
-
-if __name__ == "__main__":
-    run_command(main)
+        name = folder if len(options.folders) > 1 else ""
+        print(name, written(tables) or "No tag with several values.", sep="\n", flush=True)

@@ -1,6 +1,5 @@
-"""python -m llama_exp.simulation"""
+"""The old name of `llama-exp simulate`, until 0.3."""
 
-from llama_exp.cli.main import run_command
-from llama_exp.simulation.command import main
+from llama_exp.cli.main import run_old_name
 
-run_command(main)
+run_old_name("llama_exp.simulation", "simulate")

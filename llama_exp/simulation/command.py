@@ -1,69 +1,58 @@
-"""Let a client and an agent talk, by a run found by the words that trained it:
+"""The simulate command."""
 
-    python train.py dataset=tweetsumm dataset.task=turns sample=null lora.r=8              a model that can speak
-    python -m llama_exp.simulation dataset=tweetsumm lora.r=8                              it talks with itself
-    python -m llama_exp.simulation dataset=tweetsumm lora.r=8 client=script:lines.txt      with a fixed client
-    python -m llama_exp.simulation dataset=tweetsumm lora.r=8 client=untuned against=untuned
-
-Its own words, beside those of conf/ (dataset.task is `turns` unless another is typed; eval_batch, else 32, talk at a time):
-
-    client=tuned         who speaks for the client: tuned, untuned, script:FILE (a turn a line) or another run's folder
-    agent=tuned          the same for the agent
-    against=             another run's folder, or untuned: it takes the place of the tuned one in a second simulation
-                         over the same openings, and the two are compared
-    conversations=20     how many
-    opening=held_out     first messages of held-out conversations (split=, dataset.source=synthetic); client: it makes
-                         them up; or a file, a message a line
-    turns=12             the most in one conversation, the opening included
-    temperature=0.7      0 = greedy; top_p=0.9
-    sampling_seed=0      the same seed gives the same conversations, also after an interruption
-    client_system=TEXT   another system prompt than that of training; agent_system=TEXT
-
-Writes RUN/simulation/NAME/: conversations.jsonl, conversations.html, simulation.json; with against= comparison.json and
-comparison.html too. A conversation ends on a closing, a repeat, silence, the end of a script or the turn limit, and says
-which. Typed again, it goes on where it was. More: docs/chat.md.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llama_exp.cli import options
-from llama_exp.cli.main import with_options
-from llama_exp.config.compose import register
+from llama_exp.config.options import option
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
-from llama_exp.simulation.simulate import simulate
-
-register()
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """The words of this command that are not of conf/."""
-
-    client: str = "tuned"
-    agent: str = "tuned"
-    against: str | None = None
-    conversations: int = 20
-    opening: str = "held_out"
-    turns: int = 12
-    temperature: float = 0.7
-    top_p: float = 0.9
-    sampling_seed: int = 0
-    client_system: str | None = None
-    agent_system: str | None = None
+from llama_exp.runs.run import Outcome
+from llama_exp.simulation.simulate import simulate as simulate_run
 
 
-def split(words: Sequence[str]) -> tuple[Words, list[str]]:
-    """This command's own words, checked; and the rest, which is Hydra's."""
-    mine, rest = options.split(words, Words)
-    if mine.conversations < 1 or mine.turns < 2:
-        raise UserError(f"conversations={mine.conversations} turns={mine.turns}: wanted at least 1 and at least 2.")
-    if mine.against is not None and "tuned" not in (mine.client, mine.agent):
-        raise UserError("against=… takes the place of the tuned run, and neither client nor agent is tuned.")
-    if "dataset=tweetsumm" in rest and not any(word.startswith("dataset.task=") for word in rest):
-        rest.append("dataset.task=turns")
-    return mine, rest
+@dataclass(frozen=True)
+class SimulateOptions:
+    client: str = option(
+        "tuned", "who speaks for the client: tuned, untuned, script:FILE (a turn a line) or a run's folder"
+    )
+    agent: str = option("tuned", "the same for the agent")
+    against: str | None = option(
+        None,
+        "another run's folder, or untuned: it replaces the tuned run in a second simulation\n"
+        "with the same openings, and the two are compared",
+        shown="FOLDER",
+    )
+    conversations: int = option(20, "how many", minimum=1)
+    opening: str = option(
+        "held_out", "first messages of held-out conversations; client: it makes them up;\nor a file, a message a line"
+    )
+    turns: int = option(12, "the most in one conversation, the opening included", minimum=2)
+    temperature: float = option(0.7, "0: greedy; more: draws at random")
+    top_p: float = option(0.9, "draw from the likeliest tokens that together have this probability")
+    sampling_seed: int = option(0, "the same seed gives the same conversations, also after an interruption")
+    client_system: str | None = option(None, "another system prompt for the client than in training", shown="TEXT")
+    agent_system: str | None = option(None, "the same for the agent", shown="TEXT")
+
+    @staticmethod
+    def check_arguments(arguments: list[str]) -> list[str]:
+        """TweetSumm speaks in turns here, unless another task is typed."""
+        typed = any(argument.startswith("dataset.task=") for argument in arguments)
+        return [*arguments, "dataset.task=turns"] if "dataset=tweetsumm" in arguments and not typed else arguments
+
+    def __post_init__(self) -> None:
+        if self.against is not None and "tuned" not in (self.client, self.agent):
+            raise UserError("against=… replaces the tuned run, and neither client nor agent is tuned.")
 
 
-def main() -> None:
-    with_options(__doc__, split, simulate)
+def simulate(config: Config, options: SimulateOptions) -> Outcome:
+    """Let a client and an agent talk, by a run found by the keys that trained it:
+
+        python train.py dataset=tweetsumm dataset.task=turns sample=null lora.r=8       a model that can speak
+        llama-exp simulate dataset=tweetsumm lora.r=8                                   it talks with itself
+        llama-exp simulate dataset=tweetsumm lora.r=8 client=script:lines.txt           with a fixed client
+        llama-exp simulate dataset=tweetsumm lora.r=8 client=untuned against=untuned    against the untuned model
+
+    eval_batch conversations, else 32, are held at a time. Writes RUN/simulation/NAME/: conversations.jsonl,
+    conversations.html, simulation.json; with against= comparison.json and comparison.html, too. A conversation ends on a
+    closing, a repeat, silence, the end of a script or the turn limit. Run again, the command continues. More: docs/chat.md.
+    """
+    return simulate_run(config, options)

@@ -15,11 +15,11 @@ from llama_exp.statistics.comparisons import holm, paired
 from llama_exp.statistics.intervals import interval
 
 if TYPE_CHECKING:
-    from llama_exp.simulation.command import Words
+    from llama_exp.simulation.command import SimulateOptions
 
 
 def write_results(
-    folder: Path, config: Config, words: "Words", parts: dict, found: list[Conversation]
+    folder: Path, config: Config, options: "SimulateOptions", parts: dict, found: list[Conversation]
 ) -> dict[str, Any]:
     """simulation.json: mean scores with intervals (conversations of one group are one cluster), endings, settings.
 
@@ -30,7 +30,9 @@ def write_results(
     for name in dict.fromkeys(name for conversation in found for name in conversation.scores):
         items = {c.id: c.scores[name] for c in found if name in c.scores}
         scores[name] = sum(items.values()) / len(items)
-        bounds = (0.0, 1.0) if name in conversations.SHARES else (0.0, float(words.turns)) if name == "turns" else None
+        bounds = (
+            (0.0, 1.0) if name in conversations.SHARES else (0.0, float(options.turns)) if name == "turns" else None
+        )
         found_here = interval(list(items.values()), [groups[key] for key in items], bounds=bounds)
         intervals[name] = asdict(found_here) | {"low": found_here.low and max(found_here.low, 0.0)}
     who = {
@@ -51,7 +53,7 @@ def write_results(
         "silent": conversations.silent(found),
         "groups": len(set(groups.values())),
         "parts": who,
-        "words": asdict(words),
+        "words": asdict(options),
         "dataset": config.dataset.name,
         "source": config.dataset.source.value,
         "split": config.split.value,

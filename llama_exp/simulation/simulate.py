@@ -21,33 +21,33 @@ from llama_exp.simulation.conversations import Conversation
 from llama_exp.simulation.results import compared, said, write_results
 
 if TYPE_CHECKING:
-    from llama_exp.simulation.command import Words
+    from llama_exp.simulation.command import SimulateOptions
 
 
-def simulate(config: Config, words: "Words") -> dict[str, str]:
+def simulate(config: Config, options: "SimulateOptions") -> Outcome:
     """Hold the conversations, or go on with them, and say what came of them."""
     from llama_exp.chat.session import find
     from llama_exp.simulation.page import write_page
     from llama_exp.simulation.speakers import cast, openings
 
-    check_sampling(words.temperature, words.top_p)
+    check_sampling(options.temperature, options.top_p)
     tuned, trained = find(config)
     named, systems = (
-        {side: getattr(words, side) for side in SIDES},
-        {side: getattr(words, f"{side}_system") for side in SIDES},
+        {side: getattr(options, side) for side in SIDES},
+        {side: getattr(options, f"{side}_system") for side in SIDES},
     )
     parts = [cast(config, tuned, trained, named, systems)]
-    if words.against is not None:
-        parts.append(cast(config, tuned, trained, named, systems, instead=words.against))
+    if options.against is not None:
+        parts.append(cast(config, tuned, trained, named, systems, instead=options.against))
     for part in (part for one in parts for part in one.values() if part.script is None):
         hardware.check(_on(part.config, config))
-    beginnings = openings(_unlearnt(config, trained) if tuned else config, words.opening, words.conversations)
+    beginnings = openings(_unlearnt(config, trained) if tuned else config, options.opening, options.conversations)
     home = tuned or Run.of(config).folder
     held = []
     for one in parts:
-        folder = home / "simulation" / folder_name(config, words, one, beginnings)
-        found = hold(folder, config, words, one, beginnings)
-        results = write_results(folder, config, words, one, found)
+        folder = home / "simulation" / folder_name(config, options, one, beginnings)
+        found = hold(folder, config, options, one, beginnings)
+        results = write_results(folder, config, options, one, found)
         write_page(folder / "conversations.html", [(results, found)])
         print(f"{folder}: {said(results)}\n  To read: {folder}/conversations.html", flush=True)
         held.append((folder, results, found))
@@ -69,9 +69,9 @@ def _on(config: Config, asked: Config) -> Config:
     return dataclasses.replace(config, trainer=asked.trainer)
 
 
-def folder_name(config: Config, words: "Words", parts: dict, beginnings: list) -> str:
+def folder_name(config: Config, options: "SimulateOptions", parts: dict, beginnings: list) -> str:
     """`tuned-tuned-20-3fa4c1`: who talks, how often, and a digest of all that decides what is said."""
-    asked = {key: value for key, value in asdict(words).items() if key not in ("client", "agent", "against")}
+    asked = {key: value for key, value in asdict(options).items() if key not in ("client", "agent", "against")}
     who = {side: [str(part.run), part.named, part.system, part.script] for side, part in parts.items()}
     begun = [[opening.id, opening.text] for opening in beginnings]
     about = {key: value for key, value in flat(config).items() if key in ("eval_batch", "model.path", "max_length")}
@@ -80,7 +80,7 @@ def folder_name(config: Config, words: "Words", parts: dict, beginnings: list) -
     return "-".join([*heads, str(len(beginnings)), hashlib.sha256(text.encode()).hexdigest()[:6]])
 
 
-def hold(folder: Path, config: Config, words: "Words", parts: dict, beginnings: list) -> list[Conversation]:
+def hold(folder: Path, config: Config, options: "SimulateOptions", parts: dict, beginnings: list) -> list[Conversation]:
     """All conversations, in the openings' order; those that are on disk are not held again.
 
     `eval_batch`, else 32, talk at a time, from opening to end, and are written when all of them are over: what a random draw gives
@@ -99,14 +99,14 @@ def hold(folder: Path, config: Config, words: "Words", parts: dict, beginnings: 
         speakers = " and ".join(f"{side} {part.named}" for side, part in parts.items())
         count = sum(len(batch) for batch in left)
         print(
-            f"{speakers}: {plural(count, 'conversation')} of up to {words.turns} turns, {min(at_once, count)} at a time.",
+            f"{speakers}: {plural(count, 'conversation')} of up to {options.turns} turns, {min(at_once, count)} at a time.",
             flush=True,
         )
         from llama_exp.simulation.simulator import Stage
 
         if done:
             print(f"  continuing: {len(done)} of {len(beginnings)} are held", flush=True)
-        with Stage(config, words, parts) as stage, open(path, "a", encoding="utf-8") as file:
+        with Stage(config, options, parts) as stage, open(path, "a", encoding="utf-8") as file:
             for batch in left:
                 for conversation in map(conversations.scored, stage.talk(batch)):
                     done[conversation.id] = conversation

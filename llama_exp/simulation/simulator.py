@@ -33,9 +33,9 @@ class Talk:
 class Stage:
     """The base with the adapters that the parts need, for the length of a `with` block."""
 
-    def __init__(self, config: Config, words, parts: dict[str, Part]):
-        self.config, self.words, self.parts = config, words, parts
-        self.sampling = check_sampling(words.temperature, words.top_p)
+    def __init__(self, config: Config, options, parts: dict[str, Part]):
+        self.config, self.options, self.parts = config, options, parts
+        self.sampling = check_sampling(options.temperature, options.top_p)
 
     def __enter__(self) -> "Stage":
         speaking = [part for part in self.parts.values() if part.script is None]
@@ -58,7 +58,7 @@ class Stage:
         for talk in talks:
             if talk.opening.text is not None:
                 talk.add(Speech(CLIENT, talk.opening.text, made=False))
-        for place in range(len(talks[0].turns), self.words.turns):
+        for place in range(len(talks[0].turns), self.options.turns):
             going = [talk for talk in talks if talk.ending is None]
             if going:
                 self._turn(self.parts[SIDES[place % 2]], going, place)
@@ -83,7 +83,7 @@ class Stage:
         asked = [example(part, talk.opening, [Said(turn.speaker, turn.text) for turn in talk.turns]) for talk in talks]
         longest = part.config.dataset.max_new_tokens
         prompts, _ = encode_prompts(asked, self.voices.tokenizer, part.config.max_length - longest)
-        torch.manual_seed(seed(self.words.sampling_seed, talks[0].opening.id, place))
+        torch.manual_seed(seed(self.options.sampling_seed, talks[0].opening.id, place))
         replies = {}
         with self.voices.speaking(part.run) as model:
             for some in generate(
