@@ -136,7 +136,7 @@ def test_the_conversation_stands_above_what_was_asked_whole_in_its_order_and_as_
         "@12 my &lt;b&gt;parcel&lt;/b&gt;?",
         "Reply",
         "Which number?",
-        "The last message",
+        "The message to answer",
         f"It is {n}.",
         "Answer 1",
     ]
