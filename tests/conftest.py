@@ -1,10 +1,13 @@
 """Shared by all tests: no network, no cache of the user's, one thread, and a small random Llama on disk."""
 
+import atexit
 import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; spinning threads would fight
@@ -17,6 +20,30 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
+
+
+READ_AT_IMPORT = ("HF_", "WANDB_", "CUDA_", "OMP_", "TOKENIZERS_", "TRANSFORMERS_", "PYTHON")
+_server: dict[str, str] = {}  # the fork server's socket, and the environment that its libraries were imported in
+
+
+def python(*words: str, env: dict[str, str] | None = None) -> list[str]:
+    """What starts `python WORDS…`: a fork of a process that has imported the libraries already (tests/forkserver.py).
+
+    A real process where `env`, or what a test has set, holds a variable that the libraries read when they are imported.
+    """
+    wanted = {key: value for key, value in {**os.environ, **(env or {})}.items() if key.startswith(READ_AT_IMPORT)}
+    if not _server:
+        folder = tempfile.mkdtemp(prefix="forks-")
+        _server.update(wanted, socket=f"{folder}/socket")
+        process = subprocess.Popen([sys.executable, "tests/forkserver.py", _server["socket"]], cwd=ROOT)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        atexit.register(process.kill)
+        while not Path(_server["socket"]).exists():
+            assert process.poll() is None, "the fork server could not start"
+            time.sleep(0.1)
+    if {**wanted, "socket": _server["socket"]} != _server:
+        return [sys.executable, *words]
+    return [sys.executable, "-S", "-E", str(ROOT / "tests/forkserver.py"), _server["socket"], "run", *words]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,7 +97,7 @@ def command(tmp_path):
         program, *rest = words
         start = ["-m", "llama_exp"] if program == "llama-exp" else [program]
         done = subprocess.run(
-            [sys.executable, *start, *rest],
+            python(*start, *rest, env=env),
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -122,7 +149,7 @@ def speaker(tmp_path_factory):
         *small(dataset="tweetsumm", **{"dataset.task": "turns", "dataset.max_new_tokens": "24"}),
         f"outputs={outputs}",
     ]
-    done = subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(python("train.py", *words), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return words, outputs
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, python
 
 PROMPT = "> "
 HOSTILE = "<script>alert(1)</script> \x1b[31mred\x07 \u202egnirts =1+1"
@@ -62,7 +62,7 @@ def words(speaker):
 def by_pipe(words: list[str], *asked: dict | str, code: int = 0) -> list[dict]:
     lines = "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in asked)
     done = subprocess.run(
-        [sys.executable, "-m", "llama_exp", "chat", *words], cwd=ROOT, input=lines, text=True, capture_output=True
+        python("-m", "llama_exp", "chat", *words), cwd=ROOT, input=lines, text=True, capture_output=True
     )
     assert done.returncode == code, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

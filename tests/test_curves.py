@@ -13,7 +13,7 @@ import pytest
 
 from llama_exp.report import loss_page
 from llama_exp.training.progress import told
-from tests.conftest import ROOT, small
+from tests.conftest import ROOT, python, small
 
 CURVES = ("loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")
 
@@ -30,7 +30,7 @@ def written(run: Path) -> dict[str, dict[int, float]]:
 
 def trained(outputs: Path, *words: str, env: dict[str, str] | None = None) -> tuple[Path, str]:
     """(the run's folder, what was said) of a small run whose output goes into a pipe."""
-    done = subprocess.run([sys.executable, "train.py", *small(), *words, f"outputs={outputs}"], cwd=ROOT, text=True,
+    done = subprocess.run(python("train.py", *small(), *words, f"outputs={outputs}"), cwd=ROOT, text=True,
                           capture_output=True, env={**os.environ, **(env or {})})  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     [run] = outputs.glob("squad/*")

@@ -15,7 +15,7 @@ import pytest
 from llama_exp.data.synthetic import rows
 from llama_exp.metrics import squad
 from llama_exp.runs.files import read_predictions
-from tests.conftest import ROOT, small
+from tests.conftest import ROOT, python, small
 
 
 def found_by(words: list[str], *more: str) -> list[str]:
@@ -188,9 +188,7 @@ def carved(tmp_path_factory):
         }
     )
     words = [word for word in words if not word.startswith(("dataset.rows", "trainer.max_epochs"))]
-    done = subprocess.run(
-        [sys.executable, "train.py", *words, f"outputs={folder}/o"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run(python("train.py", *words, f"outputs={folder}/o"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     from llama_exp.data import DATASETS
     from llama_exp.runs.run import Run

@@ -12,7 +12,7 @@ from llama_exp.overlap import audit as leaks
 from llama_exp.preflight.inspection import decoded, visible, whole_turns
 from llama_exp.records import Tokens
 from llama_exp.report import loss_page
-from tests.conftest import ROOT, small
+from tests.conftest import ROOT, python, small
 
 BOS, EOS = 1, 2
 
@@ -28,7 +28,7 @@ def trained(tmp_path_factory):
     words = [w for w in small(sample="16", eval_sample="null") if not w.startswith(("dataset.source", "dataset.rows"))]
     words += [f"dataset.path={folder}", "dataset.validation=0.2", f"outputs={outputs}"]
     done = subprocess.run(
-        [sys.executable, "train.py", *words, "evaluate=true", "dataset.max_new_tokens=8"],
+        python("train.py", *words, "evaluate=true", "dataset.max_new_tokens=8"),
         cwd=ROOT,
         capture_output=True,
         text=True,

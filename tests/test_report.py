@@ -21,6 +21,7 @@ from llama_exp.report import labels, next_command, terminal
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import load_item_ids, load_runs
 from llama_exp.sanitize import clean, spreadsheet_cell
+from tests.conftest import python
 
 ROOT = Path(__file__).parent.parent
 ITEMS = 300
@@ -266,7 +267,7 @@ class Page(HTMLParser):
 
 
 def run_report(*arguments, **environment):
-    command = [sys.executable, "-m", "llama_exp", "report", *map(str, arguments)]
+    command = python("-m", "llama_exp", "report", *map(str, arguments), env=environment)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | environment)
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, small
+from tests.conftest import ROOT, python, small
 from tests.killer import killed_at
 
 LONG = {"trainer.max_epochs": "3", "validations": "3"}  # 12 steps of 4 Examples, a validation at 4, 8 and 12
@@ -64,7 +64,7 @@ def adapter(outputs) -> bytes:
 def whole(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("whole") / "o"
     done = subprocess.run(
-        [sys.executable, "train.py", *small(**LONG), f"outputs={outputs}"], cwd=ROOT, capture_output=True, text=True
+        python("train.py", *small(**LONG), f"outputs={outputs}"), cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [step for step, _ in curve(outputs, "validation_loss")] == [4, 8, 12]
@@ -131,7 +131,7 @@ def stopped(tmp_path_factory):
     """A run that stops early, and is evaluated on its validation sample in the same process."""
     outputs = tmp_path_factory.mktemp("stopped") / "o"
     done = subprocess.run(
-        [sys.executable, "train.py", *small(**WORSE), "evaluate=true", f"outputs={outputs}"],
+        python("train.py", *small(**WORSE), "evaluate=true", f"outputs={outputs}"),
         cwd=ROOT,
         capture_output=True,
         text=True,

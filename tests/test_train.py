@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.conftest import ROOT, small
+from tests.conftest import ROOT, python, small
 
 
 def read_csv(path):
@@ -28,9 +28,7 @@ def finished(tmp_path_factory):
     """One trained and evaluated cell, for the tests that only read it."""
     outputs = tmp_path_factory.mktemp("finished") / "outputs"
     words = [*small(), f"outputs={outputs}"]
-    done = subprocess.run(
-        [sys.executable, "train.py", *words, "evaluate=true"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run(python("train.py", *words, "evaluate=true"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return outputs, words, done.stdout
 
