@@ -25,7 +25,7 @@ from llama_exp.config.schema import (
 from llama_exp.data import DATASETS
 from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whole_loader
 from llama_exp.errors import UserError
-from llama_exp.model.base import forget_base, load_base, loading
+from llama_exp.model.base import BaseLoader, forget_base, load_base, loading
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora, save_lora, scale
 from llama_exp.model.tokenizer import load_tokenizer
@@ -270,17 +270,27 @@ def test_an_adapter_begins_as_peft_begins_it(llama):
 def test_a_base_that_is_loaded_aside_is_the_base(llama):
     forget_base()
     seen = []
-    with loading(base_config(llama), CPU, torch.float32, ready=seen.append) as loaded:
+    with loading(base_config(llama), CPU, torch.float32, warm_up=seen.append) as loaded:
         pass
     base = loaded()
     assert seen == [base] and load_base(base_config(llama), CPU) is base
-    with loading(base_config(llama), CPU, torch.float32, ready=seen.append) as again:
+    with loading(base_config(llama), CPU, torch.float32, warm_up=seen.append) as again:
         assert again() is base
     alive = weakref.ref(base)
     forget_base()
     del base, loaded, again, seen[:]
     gc.collect()
     assert alive() is None, "a base that is let go takes no memory"
+
+
+def test_each_loader_keeps_one_base_and_forgets_it_when_told(llama):
+    one, other = BaseLoader(), BaseLoader()
+    base = one.load(base_config(llama), CPU)
+    assert one.load(base_config(llama), CPU) is base
+    assert other.load(base_config(llama), CPU) is not base
+    assert one.load(base_config(llama), CPU, torch.bfloat16) is not base, "another precision is another base"
+    one.forget()
+    assert one.load(base_config(llama), CPU) is not base
 
 
 def test_a_base_that_cannot_be_loaded_aside_says_why(llama, tmp_path):

@@ -1,6 +1,6 @@
-"""The frozen 4-bit base and its tokenizer. What is put on it: llama_exp/model/lora.py.
+"""The frozen base model, usually in 4 bits. The adapters on it: llama_exp/model/lora.py.
 
-One base serves a whole sweep: `load_base` keeps the last one in memory, and only the adapter changes between cells.
+One base serves a whole sweep: a `BaseLoader` keeps the last one in memory, and only the adapter changes between runs.
 """
 
 import contextlib
@@ -18,10 +18,6 @@ from llama_exp.config.schema import ModelConfig, Quantisation
 from llama_exp.errors import UserError
 from llama_exp.model.kernels.lora_linear import lay_side_by_side
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
-
-_loaded: dict[tuple, nn.Module] = {}  # the one base that stays in memory
-_aside: threading.Thread | None = None  # loads it, or has
-_read_before = False
 
 
 def target_device(trainer: dict) -> torch.device:
@@ -46,26 +42,11 @@ def asked_dtype(trainer: dict, device: torch.device) -> torch.dtype:
     return torch.float32 if str(trainer.get("precision", "")).startswith("32") else compute_dtype(device)
 
 
-def load_base(model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
-    """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
-    dtype = dtype or compute_dtype(device)
-    key = (model.path, model.revision, model.quantisation, str(device), dtype)
-    if key not in _loaded:
-        global _read_before
-        forget_base()  # two bases would not fit beside each other on most cards
-        if _read_before:
-            gc.collect()  # Lightning, and the traceback of a base that did not load, hold one in circles
-        _read_before = True
-        base = _read_base(model, device, dtype)
-        base.requires_grad_(False)
-        base.config.use_cache = True
-        _loaded[key] = base.eval()
-    return _loaded[key]
-
-
 def import_all() -> None:
-    """What loading a base imports. Of two threads that import the same packages at once, one may see half of a module: so all
-    of it is there before `loading` begins a second one."""
+    """Import what loading a base needs, before `prefetch` starts a second thread.
+
+    Two threads that import the same packages at once may each see half of a module.
+    """
     import accelerate  # noqa: F401
     import bitsandbytes  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: F401
@@ -78,49 +59,81 @@ def import_all() -> None:
         elementwise.liger()
 
 
-@contextlib.contextmanager
-def loading(
-    model: ModelConfig,
-    device: torch.device,
-    dtype: torch.dtype,
-    waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-    ready: Callable[[nn.Module], None] = lambda base: None,
-) -> Iterator[Callable[[], nn.Module]]:
-    """Load a base and make it `ready` beside what is done meanwhile. Leaving waits for it, under the clock `waiting()`; an
-    error is said without waiting.
+class BaseLoader:
+    """Loads base models and keeps one of them in memory: two would not fit beside each other on most cards."""
 
-        with loading(…) as loaded: …
-        base = loaded()
-    """
-    found: Future = Future()
+    def __init__(self):
+        self._key: tuple | None = None  # what the base in memory was made from
+        self._base: nn.Module | None = None
+        self._thread: threading.Thread | None = None  # the last one that prefetched
+        self._has_loaded = False
 
-    def load() -> None:
-        try:
-            if device.type == "cuda":
-                torch.cuda.set_device(device)  # each thread has its own, and begins with the first
-            base = load_base(model, device, dtype)
-            ready(base)
-            found.set_result(base)
-        except BaseException as error:
-            found.set_exception(error)
+    def load(self, model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+        """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
+        dtype = dtype or compute_dtype(device)
+        key = (model.path, model.revision, model.quantisation, str(device), dtype)
+        if self._base is None or key != self._key:
+            self.forget()
+            if self._has_loaded:
+                gc.collect()  # Lightning, and the traceback of a failed load, hold the last base in reference cycles
+            self._has_loaded = True
+            base = read_base(model, device, dtype)
+            base.requires_grad_(False)
+            base.config.use_cache = True
+            self._base, self._key = base.eval(), key
+        return self._base
 
-    global _aside
-    if _aside is not None:  # a cell before broke while its base was being loaded: two would not fit beside each other
+    @contextlib.contextmanager
+    def prefetch(
+        self,
+        model: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+        warm_up: Callable[[nn.Module], None] = lambda base: None,
+    ) -> Iterator[Callable[[], nn.Module]]:
+        """Load a base, and warm it up, in a thread while the block runs.
+
+            with loader.prefetch(model, device, dtype) as base:
+                ...  # read and tokenise data
+                base()  # waits for the base, or raises what its loading raised
+
+        Leaving the block waits for the thread, timed by `waiting()`; an exception in the block is raised without waiting.
+        """
+        outcome: Future = Future()
+
+        def work() -> None:
+            try:
+                if device.type == "cuda":
+                    torch.cuda.set_device(device)  # the current device is each thread's own, and starts as the first
+                base = self.load(model, device, dtype)
+                warm_up(base)
+                outcome.set_result(base)
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        if self._thread is not None:  # a run before this one failed while its base was being loaded: let that end first
+            with waiting():
+                self._thread.join()
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+        yield outcome.result
         with waiting():
-            _aside.join()
-    _aside = threading.Thread(target=load, daemon=True)
-    _aside.start()
-    yield found.result
-    with waiting():
-        found.exception()
+            outcome.exception()
+
+    def forget(self) -> None:
+        """Release the base: it was changed for good, or its user keeps it."""
+        self._base = self._key = None
 
 
-def forget_base() -> None:
-    """Let go of the base in memory: it was changed for good, or whoever has it keeps it as its own."""
-    _loaded.clear()
+# Serves whoever does not own a loader of their own.
+DEFAULT_LOADER = BaseLoader()
+load_base = DEFAULT_LOADER.load
+loading = DEFAULT_LOADER.prefetch
+forget_base = DEFAULT_LOADER.forget
 
 
-def _read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
