@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llama_exp.errors import UserError
     from llama_exp.evaluation.recipe import evaluate
     from llama_exp.records import Example, Turn
+    from llama_exp.runs.load import load_run
     from llama_exp.training.module import FineTuningModule
 
 _MODULES = {  # public name -> the module that defines it
@@ -41,6 +42,7 @@ _MODULES = {  # public name -> the module that defines it
     "UserError": "errors",
     "evaluate": "evaluation.recipe",
     "load_config": "config.compose",
+    "load_run": "runs.load",
     "pipeline": "chat",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "UserError",
     "evaluate",
     "load_config",
+    "load_run",
     "pipeline",
 ]
 

@@ -33,8 +33,8 @@ def killed_at(step: int, column: str = "loss", pause: float = 0.0) -> list[str]:
     """Words for a training command that is to die there."""
     return [
         "logger=none",
-        "+logger._target_=tests.killer.Killer",
-        f"+logger.step={step}",
-        f"+logger.column={column}",
-        f"+logger.pause={pause}",
+        "+logger.killer._target_=tests.killer.Killer",
+        f"+logger.killer.step={step}",
+        f"+logger.killer.column={column}",
+        f"+logger.killer.pause={pause}",
     ]

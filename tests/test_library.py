@@ -1,5 +1,7 @@
 """The parts of this package in programs of other people: any Trainer, any LightningModule, no command line."""
 
+import csv
+import math
 import os
 import subprocess
 import sys
@@ -164,3 +166,66 @@ def test_inside_an_application_that_uses_hydra_itself_both_keep_their_own_files(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert done.stdout.splitlines() == ["rajpurkar/squad 512", "42 1.1"], done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def base():
+    from llama_exp.model.base import load_base
+
+    return load_base(llama_exp.load_config("model=tiny").model, torch.device("cpu"))
+
+
+@pytest.fixture
+def adapted(base):
+    from llama_exp.model.lora import attach_lora, detach_lora
+
+    model = attach_lora(base, llama_exp.load_config("model=tiny", "lora.r=2").lora, 0)
+    yield model
+    detach_lora(model)
+
+
+def logged(folder) -> dict[str, list[float]]:
+    """{column: values} of what Lightning's CSVLogger wrote."""
+    with open(folder / "logs" / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {column: [float(row[column]) for row in rows if row[column]] for column in rows[0]}
+
+
+def test_our_module_in_a_plain_trainer_logs_stops_nowhere_and_nothing_piles_up(adapted, tokenizer, tmp_path):
+    module, data = llama_exp.FineTuningModule(adapted), squad(tokenizer, validation_sample=4)
+    logger = L.pytorch.loggers.CSVLogger(tmp_path, name="logs", version="")
+    fit = trainer(tmp_path, max_epochs=2, logger=logger, log_every_n_steps=1, enable_checkpointing=True)
+    fit.fit(module, datamodule=data)
+    fit.test(module, datamodule=squad(tokenizer, rows=10, sample=None), verbose=False)
+    found = logged(tmp_path)
+    assert len(found["train_loss_step"]) == 8 and len(found["train_loss_epoch"]) == len(found["validation_loss"]) == 2
+    assert found["train_loss_epoch"][1] < found["train_loss_epoch"][0] and found["test_loss"][0] > 0
+    assert not module.pending and module.total_steps == 8
+    [checkpoint] = (tmp_path / "logs").glob("checkpoints/*.ckpt")
+    assert all("lora_" in name for name in torch.load(checkpoint, weights_only=False)["state_dict"])
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_our_module_stops_by_itself_where_a_number_is_not_finite(what, adapted, tokenizer, tmp_path):
+    module = llama_exp.FineTuningModule(adapted)
+    if what == "loss":
+        module.trainable[0].data.fill_(math.nan)
+    else:
+        module.trainable[0].register_hook(lambda gradient: gradient * math.inf)
+    fit = trainer(tmp_path, max_epochs=3, enable_checkpointing=True, logger=False)
+    with pytest.raises(UserError, match=rf"The {what} became (nan|inf) at step 1"):
+        fit.fit(module, squad(tokenizer).train_dataloader())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_plain_trainer_without_an_end_needs_a_constant_learning_rate(adapted, tokenizer, tmp_path):
+    fit = trainer(tmp_path, max_epochs=-1, max_steps=-1, max_time="00:00:00:01")
+    with pytest.raises(UserError, match="give the Trainer max_epochs or max_steps"):
+        fit.fit(llama_exp.FineTuningModule(adapted), datamodule=squad(tokenizer))
+
+
+def test_a_run_is_loaded_by_its_folder_or_refused_in_words(tmp_path):
+    with pytest.raises(UserError, match=r"has no config.yaml"):
+        llama_exp.load_run(tmp_path)
+    with pytest.raises(UserError, match="No adapter at"):
+        llama_exp.load_run("dataset=squad", "model=tiny", f"outputs={tmp_path}")

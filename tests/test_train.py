@@ -406,8 +406,8 @@ def test_a_logger_that_fails_never_loses_a_run(tmp_path, command):
         "train.py",
         *small(sample="8"),
         "logger=wandb",
-        "logger.project=''",
-        "+logger.entity=[1]",
+        "logger.wandb.project=''",
+        "+logger.wandb.entity=[1]",
         f"outputs={tmp_path}/o",
         check=None,
     )

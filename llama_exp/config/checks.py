@@ -3,6 +3,7 @@
 import math
 
 from llama_exp.config.schema import Config, Source
+from llama_exp.config.trainer_keys import logger_errors, trainer_errors
 
 
 def config_errors(c: Config):
@@ -63,6 +64,8 @@ def config_errors(c: Config):
         yield f"optimizer.betas={c.optimizer.betas}: wanted two numbers from 0 to below 1, like [0.9, 0.999]."
     if c.early_stopping and c.validations == 0:
         yield f"early_stopping={c.early_stopping} counts validations, and validations=0 makes none."
+    yield from trainer_errors(c.trainer)
+    yield from logger_errors(c.logger)
     budgets = {f"trainer.{key}": c.trainer.get(key) for key in ("max_epochs", "max_steps")}
     strange = {key: value for key, value in budgets.items() if not isinstance(value, int | None)}
     for key, value in strange.items():

@@ -19,6 +19,7 @@ from llama_exp.config.checks import config_errors
 from llama_exp.config.command_line import hydra_value
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
+from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.errors import UserError
 
 PACKAGE = Path(__file__).parent.parent
@@ -50,6 +51,7 @@ def resolve(cfg: DictConfig) -> Config:
     if missing:
         raise UserError(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
     config = limit_answer_length(OmegaConf.to_object(cfg))
+    config = dataclasses.replace(config, logger=named_loggers(config.logger))
     errors = list(config_errors(config))
     if errors:
         raise UserError("\n".join(errors))
@@ -103,6 +105,13 @@ def choices(group: str) -> list[str]:
     """The files of a group, in conf/ and in the folders of --config-dir."""
     folders = [CONF, *map(Path, config_dirs())]
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
+
+
+def dataset_target(name: str) -> str | None:
+    """The data module that conf/ or a folder of --config-dir names for a dataset; None where this package has it."""
+    if (CONF / "dataset" / f"{name}.yaml").is_file() or name not in choices("dataset"):
+        return None
+    return default_config({"dataset": name}).dataset._target_
 
 
 @functools.lru_cache

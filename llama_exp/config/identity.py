@@ -29,6 +29,7 @@ NOT_IDENTITY = {
     "predictions",
     "outputs",
     "out",
+    "dataset._target_",  # the name stands for it
     "dataset.metrics",
     "dataset.licence",
     "model.licence",
@@ -40,6 +41,10 @@ NOT_IDENTITY = {
     "trainer.num_nodes",
     "trainer.enable_progress_bar",
     "trainer.profiler",
+    "trainer.detect_anomaly",
+    "trainer.max_time",
+    "trainer.num_sanity_val_steps",
+    "trainer.limit_val_batches",
     "trainer.log_every_n_steps",
     "trainer.enable_model_summary",
     "trainer.use_distributed_sampler",
@@ -47,7 +52,7 @@ NOT_IDENTITY = {
 
 
 # … but these do where validation decides when to stop, and which adapter is kept.
-IDENTITY_WHERE_STOPPED = {"validations", "validation_sample", "eval_seed"}
+IDENTITY_WHERE_STOPPED = {"validations", "validation_sample", "eval_seed", "trainer.limit_val_batches"}
 
 
 # What a reader (evaluate, chat, hub …) must say to mean a run; it takes the rest from the run itself.
@@ -119,6 +124,8 @@ def name_part(key: str, value: Any) -> str:
     """`optimizer.lr`, 0.001 -> "lr0.001". A value that had to be altered or cut carries six digits of its hash."""
     section, _, leaf = key.rpartition(".")
     word = {"path": f"{section}_path", "name": section, "source": "", "revision": f"{section}_revision"}.get(leaf, leaf)
+    if isinstance(value, list | dict):  # callbacks and the like: only a hash could be short
+        return f"{word}_{hashlib.sha256(str(value).encode()).hexdigest()[:6]}"
     text = re.sub(r"[^A-Za-z0-9._]+", "_", str(Path(str(value)).name if leaf == "path" else value))[-24:]
     digest = "" if text == str(value) else "_" + hashlib.sha256(str(value).encode()).hexdigest()[:6]
     return f"{word}{text}{digest}"

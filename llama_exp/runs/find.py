@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llama_exp.config.command_line import FIRST_KEYS, command, folder_options, hydra_value, shell_quoted
-from llama_exp.config.compose import CONF, default_config
+from llama_exp.config.compose import choices, default_config
 from llama_exp.config.identity import RUN_KEYS, flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
@@ -26,7 +26,7 @@ def find_run(config: Config) -> Run:
     Raises UserError where no run or several match, with the commands that tell them apart.
     """
     dataset = config.trained_on or config.dataset.name
-    if dataset not in (known := sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))):
+    if dataset not in (known := choices("dataset")):
         raise UserError(f"trained_on={dataset}: no such dataset; known: {', '.join(known)}.")
     exact = Run.of(config)
     if not config.trained_on and exact.is_finished:

@@ -22,7 +22,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from llama_exp.config.compose import default_config
+from llama_exp.config.compose import dataset_target, default_config
 from llama_exp.config.identity import flat, identity, run_folder
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
@@ -209,7 +209,10 @@ def _parse_config(path: Path) -> Config:
     if newer := [key for key in schema if key not in stored]:
         defaults = OmegaConf.structured(default_config({"dataset": stored.dataset.name, "model": stored.model.name}))
         stored = OmegaConf.merge({key: defaults[key] for key in newer}, stored)
-    return OmegaConf.to_object(OmegaConf.merge(schema, stored))
+    config = OmegaConf.to_object(OmegaConf.merge(schema, stored))
+    # Which code reads the data is said by the user's own configuration, never by a folder that somebody may have made.
+    config.dataset._target_ = dataset_target(config.dataset.name)
+    return config
 
 
 def read_metrics(folder: Path) -> list[dict[str, str]]:

@@ -54,6 +54,10 @@ class Checkpoints(Checkpoint):
             open_ = at["processed"] - at["completed"]
             at.update(ready=learnt, started=learnt, processed=learnt, completed=learnt - open_)
 
+    def on_fit_end(self, trainer, module) -> None:
+        for optimizer in trainer.optimizers:
+            optimizer.state.clear()  # Lightning would copy the moments to the CPU, and the run needs them no more
+
     def on_train_start(self, trainer, module) -> None:
         self.last_step, self.last_time = trainer.global_step, time.monotonic()
 
@@ -65,7 +69,8 @@ class Checkpoints(Checkpoint):
             self._save(trainer, module)
 
     def on_validation_end(self, trainer, module) -> None:
-        self._save(trainer, module)
+        if not trainer.sanity_checking:
+            self._save(trainer, module)
 
     def _save(self, trainer, module) -> None:
         if self._due(trainer):
@@ -87,10 +92,10 @@ class Checkpoints(Checkpoint):
 class Curves(L.Callback):
     """metrics.csv, a row a step; the same numbers to any logger. The file is the truth: a logger's failure is only said.
 
-    late: 1 reads a step while the next one runs; to read it at once would leave a GPU without work meanwhile.
+    late: how many steps may be pending while the next one runs; None = what suits the device.
     """
 
-    def __init__(self, folder: Path, plan, late: int = 0):
+    def __init__(self, folder: Path, plan, late: int | None = None):
         self.path, self.plan, self.late = folder / "metrics.csv", plan, late
         self.tokens = 0  # useful ones (no padding) seen so far
         self.seconds, self.training_seconds = 0.0, 0.0  # seconds: of the processes before this one
@@ -108,7 +113,7 @@ class Curves(L.Callback):
         """After a resume, rows beyond the checkpoint are dropped: those steps are run again."""
         self.began = time.perf_counter()
         self.began_at = trainer.global_step
-        module.tell = lambda step: self._step(trainer, module, step)
+        module.listener, module.late = lambda step: self._step(trainer, module, step), self.late
         self.tokens = self.plan.seen(trainer.global_step, self.plan.lengths)
         if not trainer.is_global_zero:
             return
@@ -126,7 +131,7 @@ class Curves(L.Callback):
             writer.writerows(kept)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        module.read(self.late)
+        module.read_finished()  # before the progress bar asks for the numbers
 
     def on_train_end(self, trainer, module) -> None:
         module.read()
@@ -147,7 +152,7 @@ class Curves(L.Callback):
 
     def on_validation_end(self, trainer, module) -> None:
         loss = trainer.callback_metrics.get("validation_loss")
-        if loss is not None:
+        if loss is not None and not trainer.sanity_checking:
             self._write(trainer, trainer.global_step, validation_loss=float(loss))
             if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
                 pace = (time.perf_counter() - self.began) / max(trainer.global_step - self.began_at, 1)
@@ -170,6 +175,8 @@ class Curves(L.Callback):
         row = {key: f"{value:.7g}" if isinstance(value, float) else value for key, value in row.items()}
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
+        if "validation_loss" not in values and step % trainer.log_every_n_steps:
+            return
         for logger in trainer.loggers:
             try:
                 logger.log_metrics({k: float(v) for k, v in row.items() if k != "step"}, step)

@@ -2,44 +2,52 @@
 
 import contextlib
 import hashlib
+import inspect
 import os
 from typing import Any
 
 import lightning as L
 
+from llama_exp.config.targets import import_target
+from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.runs.run import Run
 
 
 def build_loggers(run: Run) -> list:
-    """The configured logger, or none. One that cannot start is said and left out: metrics.csv is the truth."""
-    config, folder = run.config, run.folder
-    if not config.logger:
-        return []
-    from hydra.utils import instantiate
+    """The configured loggers. One that cannot start is left out with a message: metrics.csv does not depend on it."""
+    found = (_start(name, logger, run) for name, logger in named_loggers(run.config.logger).items())
+    return [logger for logger in found if logger is not None]
 
-    extra: dict[str, Any] = {"save_dir": str(folder)}
-    if config.logger["_target_"].endswith("WandbLogger"):
-        extra |= {
+
+def _start(name: str, settings: dict[str, Any], run: Run) -> Any:
+    given = {key: value for key, value in settings.items() if key != "_target_"}
+    try:
+        kind = import_target(settings["_target_"], f"logger.{name}")
+        logger = kind(**{**_usual_arguments(kind, run), **given})
+        _ = logger.experiment  # starts it: what is wrong shows here, not in the middle of a fit
+        return logger
+    except Exception as error:
+        print(f"The logger {name} could not start ({error}); metrics.csv is written all the same.", flush=True)
+        return None
+
+
+def _usual_arguments(kind: Any, run: Run) -> dict[str, Any]:
+    """Where a logger writes and how the run is named there, as far as its class takes such arguments."""
+    if kind.__name__ == "WandbLogger":
+        return {
+            "save_dir": str(run.folder),
             "name": run.name,
-            "id": hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
+            "id": hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:16],  # a resumed run is the same run
             "resume": "allow",
-            "group": f"{config.dataset.name}-{config.model.name}",
+            "group": f"{run.config.dataset.name}-{run.config.model.name}",
             "config": run.values,
             "offline": not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline",
         }
-    try:
-        logger = instantiate({**extra, **config.logger}, _convert_="all")
-        _ = logger.experiment  # starts it: what is wrong shows here, not in the middle of a fit
-        return [logger]
-    except Exception as error:
-        print(
-            f"The logger {config.logger['_target_']} could not start ({error}); metrics.csv is written all the same.",
-            flush=True,
-        )
-        return []
+    takes = inspect.signature(kind).parameters
+    return {"save_dir": str(run.folder)} if "save_dir" in takes else {}
 
 
-def _finish_loggers(trainer: L.Trainer, code: int) -> None:
+def finish_loggers(trainer: L.Trainer, code: int) -> None:
     for logger in trainer.loggers:
         with contextlib.suppress(Exception):
             logger.finalize("success" if code == 0 else "failed")

@@ -46,7 +46,7 @@ def seconds_between(first: Moment, second: Moment) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class PendingStep:
     """A step that the GPU may still be at. values: summed nll, label tokens and gradient norm, on their way to the CPU."""
 
     number: int
@@ -58,6 +58,12 @@ class Unread:
 class FineTuningModule(L.LightningModule):
     """Learns the responses of a Batch; only the adapter's parameters learn and are saved in checkpoints.
 
+        model = attach_lora(load_base(config.model, device), config.lora, seed=0)
+        L.Trainer(max_epochs=3, logger=CSVLogger("logs")).fit(FineTuningModule(model), SquadDataModule(…))
+
+    It logs train_loss (of each step, and of the epoch's tokens), validation_loss and test_loss, in nats a label token, and
+    raises a UserError where a loss or a gradient is not finite. total_steps: None = as many as the Trainer will make.
+
     The loss of a step is  sum(nll) / sum(label tokens)  over the whole accumulated step and all ranks. Lightning averages
     the means of micro-batches, which would weigh short answers wrongly (Lightning-AI/pytorch-lightning#20350); so each
     micro-batch contributes its *sum*, and the gradients are divided once, before clipping.
@@ -66,35 +72,44 @@ class FineTuningModule(L.LightningModule):
     strict_loading = False  # a checkpoint holds the adapter, not the base
 
     def __init__(
-        self, model: nn.Module, optimizer: OptimizerConfig, total_steps: int, seed: int, usual_labels: float = 1.0
+        self,
+        model: nn.Module,
+        optimizer: OptimizerConfig | None = None,
+        total_steps: int | None = None,
+        seed: int = 0,
+        usual_labels: float = 1.0,
     ):
         super().__init__()
-        self.model, self.optimizer_config, self.total_steps, self.seed = model, optimizer, total_steps, seed
+        self.model, self.optimizer_config = model, optimizer or OptimizerConfig()
+        self.total_steps, self.seed = total_steps, seed
         # A sum over hundreds of tokens would overflow in float16, and each overflow is a step that learns nothing: so sums are
         # divided by what a step usually has, a constant that the exact division takes out again.
         self.usual_labels = usual_labels
         self.nll: torch.Tensor | float = 0.0  # of the step so far: summed, and of how many label tokens
         self.labels = 0
-        self.learnt = [p for p in model.parameters() if p.requires_grad]
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.norm: torch.Tensor | None = None  # of the step's gradients, before clipping
-        self.unread: deque[Unread] = deque()
-        self.stepping: tuple[int, float, torch.Tensor] | None = (
+        self.pending: deque[PendingStep] = deque()  # steps that were done and not looked at yet
+        self.ending: tuple[int, float, torch.Tensor] | None = (
             None  # number, learning rate and values of the step that ends
         )
         self.began: Moment  # the step that is read next
-        self.tell: Callable[[Step], None] = lambda step: None  # who wants to know of each step, in order
+        # Who is told of each step, in order. Without a listener the module logs to the Trainer's loggers itself.
+        self.listener: Callable[[Step], None] | None = None
+        # How many steps may be pending while the next one runs: reading one at once would leave a GPU without work meanwhile.
+        self.late: int | None = None  # None: 1 on a GPU, 0 on a CPU
 
     def on_train_start(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """The next step begins now: what lay between is no part of its time."""
-        self.began = moment(self.learnt[0].device)
+        """Start the next step's time now: what happened since the last step is no part of it."""
+        self.began = moment(self.trainable[0].device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Seeded per micro-batch, dropout needs no stored random state to be the same after a resume.
-        rank = self.trainer.global_rank
-        torch.manual_seed(((self.seed * 1_000_003 + batch_idx) * 8191 + rank) % 2**63)
+        number = self.seed * 1_000_003 + self.trainer.current_epoch * 7_368_787 + batch_idx
+        torch.manual_seed((number * 8191 + self.trainer.global_rank) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         with neftune(self.model, batch, self.optimizer_config.neftune):
@@ -102,7 +117,16 @@ class FineTuningModule(L.LightningModule):
         total = nll.sum()
         self.nll = self.nll + total.detach().float()
         self.labels += nll.numel()
+        if self.listener is None:
+            self._log("train_loss", total.detach(), nll.numel(), on_step=True, prog_bar=True)
         return total * (self.trainer.accumulate_grad_batches / self.usual_labels)  # Lightning divides by the former
+
+    def _log(self, name: str, total: torch.Tensor, labels: int, **how: bool) -> None:
+        """Log the mean over label tokens, so that an epoch's mean is that of its tokens."""
+        count = max(labels, 1)
+        self.log(
+            name, total.float() / count, on_epoch=True, batch_size=count, sync_dist=self.trainer.world_size > 1, **how
+        )
 
     def on_before_optimizer_step(self, optimizer) -> None:
         """Divide the summed gradients by the step's label tokens. Runs once a step, before clipping."""
@@ -111,27 +135,41 @@ class FineTuningModule(L.LightningModule):
         if world > 1:
             torch.distributed.all_reduce(summed)
         # DistributedDataParallel has averaged over ranks: undo that too
-        gradients = [p.grad for p in self.learnt if p.grad is not None]
+        gradients = [p.grad for p in self.trainable if p.grad is not None]
         torch._foreach_mul_(gradients, world * self.usual_labels / summed[1].clamp(min=1))
         self.norm = torch.nn.utils.get_total_norm(gradients)
         values = torch.cat([summed, self.norm.float()[None]]).to("cpu", non_blocking=True)
-        self.stepping = self.trainer.global_step + 1, optimizer.param_groups[0]["lr"], values
+        self.ending = self.trainer.global_step + 1, optimizer.param_groups[0]["lr"], values
         self.nll, self.labels = 0.0, 0
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)
-        if self.stepping:  # float16's scaler may leave a step out
-            self.unread.append(Unread(*self.stepping, moment(self.learnt[0].device)))
-            self.stepping = None
+        if self.ending:  # float16's scaler may leave a step out
+            self.pending.append(PendingStep(*self.ending, moment(self.trainable[0].device)))
+            self.ending = None
+
+    def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
+        self.read_finished()
+
+    def read_finished(self) -> None:
+        """Look at the steps that the device is done with by now."""
+        on_gpu = self.trainable[0].device.type == "cuda"
+        self.read(int(on_gpu) if self.late is None else self.late)
+
+    def on_train_end(self) -> None:
+        self.read()
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self.read()  # raises before a checkpoint of a step that was not finite is written
 
     def read(self, late: int = 0) -> None:
-        """Tell of the finished steps, but for the last `late`: looking at a step waits until the GPU is done with it.
+        """Look at the finished steps, but for the last `late`: looking waits until the GPU is done with a step.
 
         Raises UserError where a loss or a gradient is not finite. Whatever must not outlive such a step (a checkpoint) reads
         first.
         """
-        while len(self.unread) > late:
-            step = self.unread.popleft()
+        while len(self.pending) > late:
+            step = self.pending.popleft()
             if not isinstance(step.ended, float):
                 step.ended.synchronize()
             seconds, self.began = seconds_between(self.began, step.ended), step.ended
@@ -139,7 +177,8 @@ class FineTuningModule(L.LightningModule):
             self._check_finite("loss", nll, step.number)
             if self.trainer.precision != "16-mixed":  # float16's scaler leaves such a step out, and goes on
                 self._check_finite("gradient", norm, step.number)
-            self.tell(Step(step.number, nll / max(labels, 1), norm, step.lr, seconds))
+            if self.listener is not None:
+                self.listener(Step(step.number, nll / max(labels, 1), norm, step.lr, seconds))
 
     def _check_finite(self, what: str, value: float, number: int) -> None:
         if not math.isfinite(value):
@@ -150,13 +189,9 @@ class FineTuningModule(L.LightningModule):
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):  # the norm is known
-            torch.nn.utils.clip_grads_with_norm_(self.learnt, gradient_clip_val, self.norm)
+            torch.nn.utils.clip_grads_with_norm_(self.trainable, gradient_clip_val, self.norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def on_fit_end(self) -> None:
-        for optimizer in self.trainer.optimizers:
-            optimizer.state.clear()  # Lightning would copy the moments to the CPU, for nobody
 
     def on_validation_epoch_start(self) -> None:
         self.held_out = torch.zeros(2, dtype=torch.float64)
@@ -170,21 +205,37 @@ class FineTuningModule(L.LightningModule):
         held_out = self.held_out.to(self.device, torch.float32)
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(held_out)
-        # Not to the loggers: Lightning would count micro-batches there. `Curves` sends it, at its step.
-        self.log("validation_loss", held_out[0] / held_out[1].clamp(min=1), logger=False)
+        loss = held_out[0] / held_out[1].clamp(min=1)
+        # With a listener not to the loggers: `Curves` sends it there, beside the numbers of its step.
+        self.log("validation_loss", loss, logger=self.listener is None)
 
     def on_validation_end(self) -> None:
         self.begin()
 
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        nll, _ = response_nll(self.model, batch)
+        self._log("test_loss", nll.sum(), nll.numel())
+
     def configure_optimizers(self):
+        if self.total_steps is None:
+            self.total_steps = self._steps_of_the_trainer()
         settings = self.optimizer_config
         options = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
         # One kernel for all parameters; Lightning does not clip gradients that float16's scaler leaves to a fused optimizer.
-        if settings.name is OptimizerName.adamw and self.learnt[0].is_cuda and self.trainer.precision != "16-mixed":
+        if settings.name is OptimizerName.adamw and self.trainable[0].is_cuda and self.trainer.precision != "16-mixed":
             options["fused"] = True
-        optimizer = _optimizer_class(settings.name)(self.learnt, **options)
+        optimizer = _optimizer_class(settings.name)(self.trainable, **options)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _steps_of_the_trainer(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps) and self.optimizer_config.schedule is not Schedule.constant:
+            raise UserError(
+                "A learning rate that falls to 0 needs to know when the training ends: give the Trainer max_epochs or "
+                "max_steps, or the module OptimizerConfig(schedule=Schedule.constant)."
+            )
+        return 1 if math.isinf(steps) else int(steps)
 
     def lr_factor(self, step: int) -> float:
         """Linear warm-up to 1, then constant, or a cosine to 0 at the last step."""

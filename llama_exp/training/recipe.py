@@ -17,12 +17,13 @@ from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 from llama_exp.training.module import FineTuningModule
 from llama_exp.training.summary import save_run
-from llama_exp.training.trainer import build_trainer, fit
+from llama_exp.training.trainer import build_trainer, check_targets, fit
 
 
 def read_data(run: Run, session: Session):
     """The run's DataModule, set up: rows read, cleaned, split and sampled."""
     config = run.config
+    check_targets(config)
     data = DATASETS.of(config, session.tokenizer(config.model), session.data)
     data.setup()
     print(data.describe(), flush=True)

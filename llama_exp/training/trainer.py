@@ -6,18 +6,23 @@ import os
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llama_exp.config.schema import Config
+from llama_exp.config.targets import import_target
+from llama_exp.config.trainer_keys import PLANNED, as_list, named_loggers
 from llama_exp.errors import UserError
 from llama_exp.model.memory import forget_peak
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.run import Run
 from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
 from llama_exp.training.energy import Energy
-from llama_exp.training.loggers import _finish_loggers, build_loggers
+from llama_exp.training.loggers import build_loggers, finish_loggers
 from llama_exp.training.progress import Progress
 from llama_exp.training.summary import Fitted, save_broken_run
 
@@ -28,46 +33,79 @@ def build_trainer(run: Run, data, base: torch.nn.Module) -> L.Trainer:
     """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
     config = run.config
     silence_libraries()  # again: Lightning turned its loggers up when it was imported
-    settings = dict(config.trainer)
-    for ours in ("max_epochs", "max_steps"):  # the plan's rule, one for all cells, counts in steps
-        settings.pop(ours, None)
+    settings = {key: instantiate_all(value) for key, value in config.trainer.items() if key not in PLANNED}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    theirs = {key: as_list(settings.pop(key, None)) for key in ("callbacks", "plugins")}
     device = next(base.parameters()).device
-    usual = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[
-        next(base.parameters()).dtype
-    ]
-    settings.setdefault("precision", usual)
-    if str(settings["precision"]).split("-")[0] != usual.split("-")[0]:
-        raise UserError(f"trainer.precision={settings['precision']}: this device computes in {usual} or 32-true.")
+    settings["precision"] = precision(settings.get("precision"), next(base.parameters()).dtype)
     if device.type == "cpu":
         settings["accelerator"] = "cpu"
     if not sys.stderr.isatty():
         settings["enable_progress_bar"] = False
     plan = data.plan
     interval = validation_interval(config, data)
-    curves = Curves(run.folder, plan, late=int(device.type == "cuda"))
+    curves = Curves(run.folder, plan)
     bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
-    trainer = L.Trainer(
-        **settings,
-        max_epochs=1,
-        max_steps=plan.total_steps,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        limit_val_batches=1.0 if interval else 0,
-        check_val_every_n_epoch=None,
-        default_root_dir=run.folder,
-        logger=build_loggers(run),
-        plugins=[WholeCheckpoints()],
-        callbacks=[
-            curves,
-            KeepBest(config.early_stopping),
-            Energy(),
-            Checkpoints(run.folder, config.checkpoint_every, interval),
-            *bar,
-        ],
-    )
+    defaults = {"num_sanity_val_steps": 0, "limit_val_batches": 1.0, "log_every_n_steps": 1}
+    if not interval:
+        settings["limit_val_batches"] = 0
+    try:
+        trainer = L.Trainer(
+            **defaults | settings,
+            max_epochs=1,
+            max_steps=plan.total_steps,
+            use_distributed_sampler=False,
+            check_val_every_n_epoch=None,
+            default_root_dir=run.folder,
+            logger=build_loggers(run),
+            plugins=[WholeCheckpoints(), *theirs["plugins"]],
+            callbacks=[
+                curves,
+                KeepBest(config.early_stopping),
+                Energy(),
+                Checkpoints(run.folder, config.checkpoint_every, interval),
+                *bar,
+                *theirs["callbacks"],
+            ],
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        given = ", ".join(f"trainer.{key}={value}" for key, value in config.trainer.items())
+        raise UserError(f"lightning.Trainer refused the trainer's keys: {error}\nGiven were {given}") from error
     trainer.accumulate_grad_batches = plan.accumulation(data.micro_batch, trainer.world_size)
     trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
     return trainer
+
+
+def precision(wanted: Any, dtype: torch.dtype) -> str:
+    """Lightning's name for what the base computes in. Raises UserError where another one is asked for."""
+    usual = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype]
+    if wanted is not None and str(wanted).split("-")[0] != usual.split("-")[0]:
+        raise UserError(f"trainer.precision={wanted}: this device computes in {usual} or 32-true.")
+    return usual if wanted is None else str(wanted)
+
+
+def instantiate_all(value: Any) -> Any:
+    """A value of trainer.*, with what has a `_target_` made into an object."""
+    if isinstance(value, list | tuple):
+        return [instantiate_all(item) for item in value]
+    if isinstance(value, dict) and "_target_" in value:
+        arguments = {key: instantiate_all(of) for key, of in value.items() if not key.startswith("_")}
+        try:
+            return import_target(value["_target_"], "trainer")(**arguments)
+        except TypeError as error:
+            raise UserError(f"trainer: {value['_target_']} was not made: {error}") from error
+    return {key: instantiate_all(of) for key, of in value.items()} if isinstance(value, dict) else value
+
+
+def check_targets(config: Config) -> None:
+    """Import every class that trainer.* and logger.* name, so that a typo costs no loading of a model."""
+    for section, items in (
+        ("trainer.callbacks", as_list(config.trainer.get("callbacks"))),
+        ("trainer.plugins", as_list(config.trainer.get("plugins"))),
+        ("logger", list(named_loggers(config.logger).values())),
+    ):
+        for item in items:
+            import_target(item["_target_"], section)
 
 
 def validation_interval(config: Config, data) -> int | None:
@@ -119,9 +157,11 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted
         save_broken_run(run, trainer, data, started, "failed", reason)
         raise
     finally:
-        _finish_loggers(trainer, code)
+        finish_loggers(trainer, code)
     best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
-    if trainer.global_step < data.plan.total_steps and not best.stopped:
+    ended_before_its_plan = trainer.global_step < data.plan.total_steps
+    stopped = best.stopped or (ended_before_its_plan and stopped_by_callback(trainer))
+    if ended_before_its_plan and not stopped:
         reason = f"ended after {trainer.global_step} of {data.plan.total_steps} planned steps"
         save_broken_run(run, trainer, data, started, "interrupted", reason)
         raise UserError(
@@ -129,7 +169,13 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted
             "trainer.max_steps and max_tokens say."
         )
     best.restore(module)
-    return Fitted("stopped early" if best.stopped else "finished", started)
+    return Fitted("stopped early" if stopped else "finished", started)
+
+
+def stopped_by_callback(trainer: L.Trainer) -> bool:
+    """Whether a callback of the user's ended the run, such as EarlyStopping; time that is up (max_time) is no such end."""
+    timed_out = any(isinstance(c, Timer) and (c.time_remaining() or 0) <= 0 for c in trainer.callbacks)
+    return trainer.should_stop and not timed_out and not trainer.received_sigterm
 
 
 def whole_checkpoint(path: Path) -> Path | None:
