@@ -17,26 +17,25 @@ from llama_exp.errors import UserError
 from llama_exp.human.analysis import MetricScores
 from llama_exp.human.conditions import Conditions
 from llama_exp.human.study import REFERENCE, Condition, Item, Study
-from llama_exp.metrics import METRICS, measure
+from llama_exp.metrics import METRICS, cheap_metrics, load, measure, settings_in
 from llama_exp.records import Prediction
-from llama_exp.report.compare import ENCODER
 from llama_exp.runs.files import write_json
 from llama_exp.runs.scores import read_scores
 
-CHEAP = ("squad", "decision")  # no model, no library
+ALWAYS = "squad"  # the overlap of words says something about any reply that has a reference
 
 
 def evaluated_metrics(conditions: Conditions, items: Mapping[str, Item]) -> dict[str, Any]:
     """The metrics.json of a new study: what every evaluation has measured in the same way, of items with a reference."""
     evaluations = {name: read for name, read in conditions.items() if read[1].folder != REFERENCE}
-    shared = set.intersection(*({*condition.metrics} for _, condition in evaluations.values())) - {*CHEAP}
+    shared = set.intersection(*({*condition.metrics} for _, condition in evaluations.values()))
+    shared = shared & METRICS.keys() - {*cheap_metrics()}  # names in a file must not decide what is imported
     measured = {name: _item_scores(*read) for name, read in evaluations.items()} if shared else {}
     referenced = [item.id for item in items.values() if item.references]
     found = {}
     for metric in sorted(shared):
         facts = [_comparable_facts(metric, condition) for _, condition in evaluations.values()]
-        names = set.intersection(*({*scores} for scores in measured.values()))
-        names = sorted(name for name in names if name.startswith(f"{metric}/"))
+        names = sorted(set.intersection({*load(metric).scores}, *({*scores} for scores in measured.values())))
         if names and all(one == facts[0] for one in facts):
             scores = {
                 name: {condition: {id: of[name][id] for id in referenced} for condition, of in measured.items()}
@@ -49,7 +48,7 @@ def evaluated_metrics(conditions: Conditions, items: Mapping[str, Item]) -> dict
 def _comparable_facts(metric: str, condition: Condition) -> dict[str, Any]:
     """What must be equal for scores to be comparable: the encoder, its layer …"""
     facts = condition.facts.get(metric, {})
-    return {key: facts[key] for key in ENCODER if key in facts}
+    return {key: facts[key] for key in load(metric).comparable_facts if key in facts}
 
 
 def _item_scores(predictions: Sequence[Prediction], condition: Condition) -> dict[str, dict[str, float]]:
@@ -63,22 +62,21 @@ def _item_scores(predictions: Sequence[Prediction], condition: Condition) -> dic
 
 def metric_scores(folder: Path, study: Study, requested: Sequence[str]) -> MetricScores:
     """Every metric that is known or requested; slow ones that are new are computed and stored in metrics.json."""
-    path = folder / "metrics.json"
+    path, cheap = folder / "metrics.json", cheap_metrics()
     stored: dict[str, dict] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name in requested:
-        if name not in stored and name not in CHEAP:
+        if name not in stored and name not in cheap:
             stored[name] = _compute(study, name)
             write_json(path, stored)
     evaluated = {name for condition in study.conditions.values() for name in condition.metrics}
-    cheap = [name for name in CHEAP if name in METRICS and name in {"squad", *evaluated, *requested}]
-    metrics = [_compute(study, name) for name in cheap] + list(stored.values())
+    now = [name for name in cheap if name in {ALWAYS, *evaluated, *requested}]
+    metrics = [_compute(study, name) for name in now] + list(stored.values())
     return {score: values for metric in metrics for score, values in metric["scores"].items()}
 
 
 def _compute(study: Study, name: str) -> dict[str, Any]:
     """{"scores": one metric of every reply but the reference's, of items with a reference; "facts": how it was measured}."""
-    section = getattr(default_config({}), name, None)  # a metric's part of conf/, where it has one
-    settings = {} if section is None else {name: section}
+    settings = settings_in(default_config({}), [name])
     items = [item for item in study.items.values() if item.references]
     scores: dict[str, dict[str, dict[str, float]]] = {}
     facts: dict[str, Any] = {}
