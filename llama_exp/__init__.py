@@ -8,7 +8,7 @@ Importing this package imports nothing heavy: a name below is imported when it i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from llama_exp.batch import Batch

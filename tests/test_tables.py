@@ -59,7 +59,7 @@ def test_the_command_reads_an_evaluations_folder_and_needs_no_torch(tmp_path):
     write_jsonl(tmp_path / "predictions.jsonl", predictions())
     scores.write_scores(tmp_path, predictions(), F1)
     program = (
-        "import sys; from llama_exp.report.breakdown import BreakdownOptions, breakdown; "
+        "import sys; from llama_exp.report.command import BreakdownOptions, breakdown; "
         "breakdown(BreakdownOptions([sys.argv[1]])); assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)

@@ -1,6 +1,6 @@
 """Talk to a finished run: in the terminal, line by line from a program, in the browser, or from Python.
 
-command   python -m llama_exp.chat
+command   llama-exp chat
 partner   the model in the words it was trained with
 terminal  a person types
 lines     JSON lines in, JSON lines out

@@ -44,7 +44,7 @@ COMMANDS = {
     "train": Command("llama_exp.cli.commands:train", "fine-tune a run, or a sweep of them (python train.py)"),
     "evaluate": Command("llama_exp.cli.commands:evaluate", "score runs on held-out data (python evaluate.py)"),
     "report": Command("llama_exp.cli.commands:report", "tables, page and figures from all results"),
-    "breakdown": Command("llama_exp.report.breakdown:breakdown", "scores by kind of question"),
+    "breakdown": Command("llama_exp.report.command:breakdown", "scores by kind of question"),
     "chat": Command(
         "llama_exp.chat.command:chat", "talk to a run: terminal, pipe or browser", "One run at a time to talk to."
     ),

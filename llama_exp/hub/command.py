@@ -6,7 +6,6 @@ from pathlib import Path
 from llama_exp.config.options import option
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
-from llama_exp.hub.publish import publish as publish_run
 from llama_exp.hub.upload import TOKEN
 
 
@@ -45,4 +44,6 @@ def publish(config: Config, options: PublishOptions) -> Path:
     The token is the hub's own (`hf auth login`, or HF_TOKEN in the environment), never an option. After a broken
     connection the same command continues the upload. More: docs/hub.md.
     """
-    return publish_run(config, options)
+    from llama_exp.hub.publish import publish
+
+    return publish(config, options)

@@ -4,7 +4,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from llama_exp.config.options import REQUIRED, option
-from llama_exp.human.create import create_study, describe_study
 from llama_exp.human.server import HOST, PORT, serve_study
 from llama_exp.human.study import StudySettings
 
@@ -28,6 +27,8 @@ def create(options: CreateOptions) -> None:
 
     Run again with more raters, it adds links; a study never changes otherwise. More: docs/human.md.
     """
+    from llama_exp.human.create import create_study, describe_study  # scipy: a second
+
     settings = StudySettings(**{field.name: getattr(options, field.name) for field in fields(StudySettings)})
     folder = Path(options.study)
     print(describe_study(folder, create_study(folder, options.conditions, settings)))

@@ -1,4 +1,4 @@
-"""What the runs on disk say: python -m llama_exp.report writes a table, a page and pictures. Nothing here imports torch.
+"""What the runs on disk say: llama-exp report writes a table, a page and pictures. Nothing here imports torch.
 
 command         the command, from a folder of runs to files
 results         runs, evaluations and curves, read back from disk

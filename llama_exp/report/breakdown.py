@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_exp.config.options import REQUIRED, option
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_score, plural
 from llama_exp.metrics import bounds
@@ -108,23 +107,3 @@ def _set(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
         text.rjust(width) if place in (1, 2) else text.ljust(width)
         for place, (text, width) in enumerate(zip(cells, widths, strict=True))
     ]
-
-
-@dataclass(frozen=True)
-class BreakdownOptions:
-    folders: list[str] = option(
-        REQUIRED, "folders of evaluations, outputs/DATASET/RUN/eval/EVALUATION", positional=True, shown="FOLDER …"
-    )
-
-
-def breakdown(options: BreakdownOptions) -> None:
-    """Print an evaluation's scores by kind of question, such as MedQuAD's question type or SQuAD's question word:
-
-        llama-exp breakdown outputs/medical/llama2_7b_chat-all-r16-seed0/eval/medical-test-all
-
-    Every score has its 95 % interval. Many rows are many comparisons: the best of twenty kinds looks good by luck.
-    """
-    for folder in options.folders:
-        tables = of_folder(Path(folder))
-        name = folder if len(options.folders) > 1 else ""
-        print(name, written(tables) or "No tag with several values.", sep="\n", flush=True)

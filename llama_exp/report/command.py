@@ -1,10 +1,10 @@
-"""The options of the report command. cli/commands.py runs it, as it adds the findings of human studies."""
+"""The breakdown command, and the options of the report: cli/commands.py runs that, to add the findings of human studies."""
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_exp.config.options import option
+from llama_exp.config.options import REQUIRED, option
 from llama_exp.report import costs
 
 
@@ -25,3 +25,25 @@ class ReportOptions:
         return dataclasses.replace(
             costs.load(Path(self.settings)), **{key: of for key, of in typed.items() if of not in (None, {})}
         )
+
+
+@dataclass(frozen=True)
+class BreakdownOptions:
+    folders: list[str] = option(
+        REQUIRED, "folders of evaluations, outputs/DATASET/RUN/eval/EVALUATION", positional=True, shown="FOLDER …"
+    )
+
+
+def breakdown(options: BreakdownOptions) -> None:
+    """Print an evaluation's scores by kind of question, such as MedQuAD's question type or SQuAD's question word:
+
+        llama-exp breakdown outputs/medical/llama2_7b_chat-all-r16-seed0/eval/medical-test-all
+
+    Every score has its 95 % interval. Many rows are many comparisons: the best of twenty kinds looks good by luck.
+    """
+    from llama_exp.report.breakdown import of_folder, written  # scipy: a second
+
+    for folder in options.folders:
+        tables = of_folder(Path(folder))
+        name = folder if len(options.folders) > 1 else ""
+        print(name, written(tables) or "No tag with several values.", sep="\n", flush=True)

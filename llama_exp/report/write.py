@@ -118,6 +118,6 @@ def _nothing_found(folder: Path, unread: list[UnreadFile]) -> str:
             what,
             *read,
             "Make one first: python train.py experiment=quickstart",
-            "or name another folder: python -m llama_exp.report FOLDER",
+            "or name another folder: llama-exp report FOLDER",
         ]
     )

@@ -1,6 +1,6 @@
 """A client and an agent hold conversations.
 
-command        python -m llama_exp.simulation
+command        llama-exp simulate
 cast           who speaks for whom: a run, the untuned model, a script
 voices         one base in memory, several adapters on it
 talking        many conversations in step, each side from its own side

@@ -6,7 +6,6 @@ from llama_exp.config.options import option
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.runs.run import Outcome
-from llama_exp.simulation.simulate import simulate as simulate_run
 
 
 @dataclass(frozen=True)
@@ -55,4 +54,6 @@ def simulate(config: Config, options: SimulateOptions) -> Outcome:
     conversations.html, simulation.json; with against= comparison.json and comparison.html, too. A conversation ends on a
     closing, a repeat, silence, the end of a script or the turn limit. Run again, the command continues. More: docs/chat.md.
     """
-    return simulate_run(config, options)
+    from llama_exp.simulation.simulate import simulate  # scipy: a second
+
+    return simulate(config, options)
