@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart test lint docs install clean
 
 quickstart: $(VENV)/.installed   ## a small sweep on this machine: trained, evaluated, reported
 	$(BIN)/python train.py experiment=quickstart
@@ -16,6 +16,9 @@ lint: $(VENV)/.tested            ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+docs: $(VENV)/.documented        ## the documentation site, in site/
+	$(BIN)/mkdocs build -q
+
 install: $(VENV)/.installed
 
 # pip's own settings are respected: a machine with a CPU wheel of torch gets that one.
@@ -27,6 +30,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[test]' -c constraints.txt
+	touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[docs]' -c constraints.txt
 	touch $@
 
 clean:

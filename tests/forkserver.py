@@ -28,6 +28,7 @@ def serve(path: str) -> None:
     import importlib
 
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # as every command does before it imports
+    sys.path.insert(1, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # this checkout, from any folder
     for name in LIBRARIES:
         importlib.import_module(name)
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig  # noqa: F401
