@@ -132,16 +132,18 @@ NOT_SIGNIFICANT = "No significant preference between tuned and plain"
         (preference(20.0, 49.7, 0.2, estimate=27.0), "plain has a win rate of 73.0 % (95 % CI 50.3 to 80.0, ties"),
         (
             preference(60.2, 85.4, 0.01, (55.1, 88.0)),
-            "tuned is preferred to plain with a win rate of 73 % (95 % CI 60 to 85 for these raters and 55 to 88 for any",
+            "tuned is preferred to plain with a win rate of 73 % (95 % CI 60 to 85 for these raters and "
+            "55 to 88 for any raters, ties count half).",
         ),
         (
             preference(60.2, 85.4, 0.01, (44.0, 91.0)),
-            "These raters prefer tuned to plain with a win rate of 73 % (95 % CI 60 to 85 for these raters and 44 to 91 "
-            "for any raters, ties count half); other raters might not.",
+            "These raters prefer tuned to plain with a win rate of 73 % (95 % CI 60 to 85 for these raters and 44 "
+            "to 91 for any raters, ties count half); other raters might not.",
         ),
         (
             preference(14.6, 39.8, 0.01, (9.0, 56.0), 27.0),
-            "These raters prefer plain to tuned with a win rate of 73 % (95 % CI 60 to 85 for these raters and 44 to 91",
+            "These raters prefer plain to tuned with a win rate of 73 % (95 % CI 60 to 85 for these raters and "
+            "44 to 91 for any raters, ties count half); other raters might not.",
         ),
         (
             preference(None, None, None),
@@ -427,7 +429,7 @@ def test_differences_on_scales_are_adjusted_for_their_number_and_the_page_explai
     assert found != pytest.approx(alone)
     report_study(folder)
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Holm-adjusted\n  for the number of rows" in page
+    assert "Holm-adjusted for the number of rows" in page
     assert "rated above 3 on helpfulness" in page and "takes one side" not in page
 
 
@@ -504,7 +506,8 @@ def test_a_study_without_a_rating_and_one_that_is_not_there(tmp_path, command):
 
 
 def test_study_page_and_report_start_without_torch():
-    modules = "study design conditions create store server rating_page analysis agreement raters results report report_text".split()
+    modules = "study design conditions create store server rating_page analysis agreement raters".split()
+    modules += "metrics results report report_text command".split()
     code = "import sys, " + ", ".join(f"llama_exp.human.{name}" for name in modules)
     code += "; print(sorted({'torch', 'lightning', 'transformers', 'statsmodels', 'pandas'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

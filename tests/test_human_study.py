@@ -183,6 +183,25 @@ def test_what_an_evaluation_of_an_earlier_version_lacks_comes_from_another_or_is
         make({"study": str(tmp_path / "u"), **words})
 
 
+def test_a_study_of_an_earlier_version_is_read_or_refused_in_words(tmp_path):
+    folder, study = make(two(tmp_path))
+    path = folder / "study.json"
+    stored = json.loads(path.read_text())
+    for condition in stored["conditions"].values():
+        del condition["facts"]
+    write_json(path, stored)
+    assert read_study(folder) == study
+    for changed in (
+        {"settings": {key: value for key, value in stored["settings"].items() if key != "control_scale"}},
+        {"settings": {**stored["settings"], "later": 1}},
+        {"conditions": list(stored["conditions"])},
+        {"later": 1},
+    ):
+        write_json(path, {**stored, **changed})
+        with pytest.raises(UserError, match=r"study.json: not a study \(.*\). Delete its folder and create it again."):
+            read_study(folder)
+
+
 def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_path):
     words = two(tmp_path)
     evaluation(tmp_path / "Untuned7", predictions(26, "x")[3:])
@@ -199,7 +218,8 @@ def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_pa
     evaluation(tmp_path / "Untuned7", other)
     with pytest.raises(
         UserError,
-        match=r"the prompts of zebra_tuned and zebra_plain differ in 24 items \(ident0, ident1, ident10, ident11, ident12, …\)",
+        match=r"the prompts of zebra_tuned and zebra_plain differ in 24 items "
+        r"\(ident0, ident1, ident10, ident11, ident12, …\)",
     ):
         make(two(tmp_path) | {"zebra_plain": str(evaluation(tmp_path / "third", other))})
 

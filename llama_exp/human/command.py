@@ -50,8 +50,8 @@ def serve(options: ServeOptions) -> None:
 
         llama-exp study serve study=outputs/human/first
 
-    Only this machine can reach the page. host=0.0.0.0 open=true lets others on the network in, without encryption: put a
-    reverse proxy with TLS in front of anything that leaves the building.
+    Only this machine can reach the page. host=0.0.0.0 open=true lets others on the network in, without encryption: put
+    a reverse proxy with TLS in front of anything that leaves the building.
     """
     serve_study(Path(options.study), options.host, options.port, options.open, options.address)
 
@@ -71,7 +71,8 @@ def report(options: StudyReportOptions) -> None:
 
         llama-exp study report study=outputs/human/first
 
-    Writes FOLDER/report/: index.html (the finding first), results.json (the same numbers) and ratings.csv (a row per rating).
+    Writes FOLDER/report/: index.html (the findings first), results.json (the same numbers) and ratings.csv (a row per
+    rating).
     """
     from llama_exp.human.report import report_study
 

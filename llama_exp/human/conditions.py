@@ -47,8 +47,8 @@ def _check_names(folders: Mapping[str, str], mode: Mode) -> None:
         near = difflib.get_close_matches(name, settings, n=1)
         if near and folder != REFERENCE and not Path(folder).is_dir():
             raise UserError(
-                f"{name}={folder}: {name} is not an option, so it names a condition, which must be the folder of a finished "
-                f"evaluation; there is no such folder. Did you mean {shlex.quote(f'{near[0]}={folder}')}?"
+                f"{name}={folder}: {name} is not an option, so it names a condition, which must be the folder of a "
+                f"finished evaluation; there is no such folder. Did you mean {shlex.quote(f'{near[0]}={folder}')}?"
             )
     needed = 1 if mode == Mode.scales else 2
     if len(folders) < needed or not any(folder != REFERENCE for folder in folders.values()):

@@ -72,7 +72,7 @@ def _add_raters(old: Study, new: Study, folder: Path) -> Study:
     if different:
         raise UserError(
             f"{folder} holds another study; it differs in {', '.join(different)}. Ratings belong to the study "
-            f"they were given in: name another folder, or delete this one."
+            f"they were given in: name another folder, delete this one, or type the settings that its study.json holds."
         )
     if len(new.queues) <= len(old.queues):
         return old

@@ -1,4 +1,4 @@
-"""The design of a study: which items and controls are drawn, and the balanced random order in which each rater sees them.
+"""The design of a study: the items and controls, and the balanced random order in which each rater sees them.
 
 Everything follows from the seed and the rater's number, so the same command gives the same study, and raters who join
 later change nothing for the others.

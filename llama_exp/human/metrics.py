@@ -26,7 +26,7 @@ ALWAYS = "squad"  # the overlap of words says something about any reply that has
 
 
 def evaluated_metrics(conditions: Conditions, items: Mapping[str, Item]) -> dict[str, Any]:
-    """The metrics.json of a new study: what every evaluation has measured in the same way, of items with a reference."""
+    """metrics.json of a new study: what every evaluation has measured in the same way, of items with a reference."""
     evaluations = {name: read for name, read in conditions.items() if read[1].folder != REFERENCE}
     shared = set.intersection(*({*condition.metrics} for _, condition in evaluations.values()))
     shared = shared & METRICS.keys() - {*cheap_metrics()}  # names in a file must not decide what is imported
@@ -75,7 +75,7 @@ def metric_scores(folder: Path, study: Study, requested: Sequence[str]) -> Metri
 
 
 def _compute(study: Study, name: str) -> dict[str, Any]:
-    """{"scores": one metric of every reply but the reference's, of items with a reference; "facts": how it was measured}."""
+    """{"scores": one metric of all replies but the reference, "facts": how it was measured}; items need a reference."""
     settings = settings_in(default_config({}), [name])
     items = [item for item in study.items.values() if item.references]
     scores: dict[str, dict[str, dict[str, float]]] = {}

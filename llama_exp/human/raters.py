@@ -14,8 +14,8 @@ from llama_exp.human.study import Study
 from llama_exp.statistics import Interval
 from llama_exp.statistics.intervals import interval
 
-# Seconds below which nobody has read a page, decided and clicked; twice that for answers of more than SHORT_ANSWERS words.
-# No more, however long they are: that an answer is no answer is seen in its first words.
+# Seconds below which nobody has read a page, decided and clicked; twice that for answers of more than SHORT_ANSWERS
+# words. No more, however long they are: that an answer is no answer is seen in its first words.
 MIN_SECONDS, SHORT_ANSWERS = 1, 20
 MAX_DISTANCE = 1  # on a scale of 5, two numbers this close count as the same judgement
 MIDDLE = 3  # a wrong answer rated above it is a failed control

@@ -1,11 +1,11 @@
-"""The web application in which raters judge: the conversation so far, the prompt, and the answers as "Answer 1" and "Answer 2".
+"""The web application for raters: the conversation so far, the prompt, and the answers as "Answer 1" and "Answer 2".
 
     /r/TOKEN          consent and name, then on to the first page that is not rated
     /r/TOKEN/7        the seventh trial of this rater's queue: read, rate, change the rating
     /r/TOKEN/done     thanks
 
-The token in the path identifies the rater: nobody can open another rater's page without that rater's token. Nothing here
-sends the name of a condition, the id of an item or the kind of a trial; a browser learns only a page number in its queue.
+The token in the path identifies the rater: nobody can open another rater's page without that rater's token. Nothing
+here sends the name of a condition, the id of an item or the kind of a trial: a browser learns only page numbers.
 """
 
 import math

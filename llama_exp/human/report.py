@@ -28,7 +28,10 @@ from llama_exp.sanitize import clean, spreadsheet_cell
 
 
 def report_study(folder: Path, metrics: Sequence[str] = ()) -> ExtraSection:
-    """Write report/ into the study's folder. `metrics`: names that people are compared with beside those known already."""
+    """Write report/ into the study's folder.
+
+    metrics    automatic metrics to compare people with, beside those that are known already
+    """
     study = read_study(folder)
     judgements = collect_judgements(study, RatingStore(folder))
     results = analyse(study, judgements, metric_scores(folder, study, metrics))
@@ -44,7 +47,7 @@ def report_study(folder: Path, metrics: Sequence[str] = ()) -> ExtraSection:
 
 
 def report_studies(root: Path) -> tuple[list[ExtraSection], list[UnreadFile]]:
-    """Every study below a folder, each reported anew, its texts cleaned for the main report; and what cannot be read."""
+    """Report every study below a folder, with texts cleaned for the main report; and what cannot be read."""
     reports, unread = [], []
     for path in sorted(Path(root).glob("**/study.json")):
         try:
@@ -66,20 +69,10 @@ def write_ratings_csv(path: Path, study: Study, judgements: Sequence[Judgement])
         writer = csv.writer(file)
         writer.writerow([spreadsheet_cell(name) for name in columns])
         for j in judgements:
-            trial, rating, stored = j.trial, j.rating, j.stored
-            row = [
-                j.rater,
-                j.page,
-                trial.kind,
-                trial.item,
-                j.group,
-                trial.left,
-                trial.right,
-                rating.verdict,
-                j.preferred,
-            ]
-            row += [rating.scores.get(scale) for scale in scales]
-            row += [rating.comment, rating.seconds, stored.changes, stored.saved]
+            t, r = j.trial, j.rating
+            row = [j.rater, j.page, t.kind, t.item, j.group, t.left, t.right, r.verdict, j.preferred]
+            row += [r.scores.get(scale) for scale in scales]
+            row += [r.comment, r.seconds, j.stored.changes, j.stored.saved]
             writer.writerow([spreadsheet_cell(value, 32_000) for value in row])
 
 

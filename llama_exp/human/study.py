@@ -142,7 +142,7 @@ def read_study(folder: Path) -> Study:
             stored[key] = {id: _parse_item(fields) for id, fields in stored[key].items()}
         stored["queues"] = tuple(tuple(Trial(**trial) for trial in queue) for queue in stored["queues"])
         return Study(**stored)
-    except (ValueError, TypeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a study ({error}). Delete its folder and create it again.") from None
 
 
