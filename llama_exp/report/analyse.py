@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llama_exp.metrics import bounds as scale_of
-from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel, ScoredRun
+from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.exact import against_runner_up
 from llama_exp.report.items import EvaluationItems
 from llama_exp.report.labels import cell_name
 from llama_exp.report.load import EvaluationRecord, StoredInterval
+from llama_exp.report.metric_facts import LIKELIHOOD
 from llama_exp.report.standing import Contender, standing
 from llama_exp.statistics import Curve
 from llama_exp.statistics.clusters import cluster_index
@@ -32,7 +33,7 @@ class CellItems:
     """A cell's runs, item by item, in the order of the sorted ids: one Items per run, the same ids in all."""
 
     cell: Cell
-    scored: tuple[ScoredRun, ...]
+    runs: tuple[ScoredRun, ...]
     items: tuple[EvaluationItems, ...]
     order: tuple[tuple[int, ...], ...]  # per run, the places of the sorted ids in its file
 
@@ -44,11 +45,11 @@ class CellItems:
 
     def values(self, run: int, metric: str) -> np.ndarray:
         items = self.items[run]
-        return np.array(items.loss if metric in LOWER_IS_BETTER else items.scores[metric])[list(self.order[run])]
+        return np.array(items.loss if metric in LIKELIHOOD else items.scores[metric])[list(self.order[run])]
 
     def weights(self, metric: str) -> np.ndarray:
         """Every item counts once; for the loss, every token."""
-        if metric in LOWER_IS_BETTER:
+        if metric in LIKELIHOOD:
             return np.array(self.items[0].tokens, dtype=float)[list(self.order[0])]
         return np.ones(len(self.order[0]))
 
@@ -57,15 +58,15 @@ class CellItems:
         sums = [np.bincount(index, self.values(run, metric), count) for run in range(len(self.items))]
         return RunSums(np.stack(sums), np.bincount(index, self.weights(metric), count), len(self.order[0]))
 
-    def runs(self) -> tuple[tuple[int, int], ...]:
-        return tuple((s.run.data_seed, s.run.seed) for s in self.scored)
+    def seeds(self) -> tuple[tuple[int, int], ...]:
+        return tuple((s.run.data_seed, s.run.seed) for s in self.runs)
 
 
 def analyse(c: Comparison, read: Reader) -> Comparison:
     """The comparison with everything that its items tell."""
     answered: dict = {}
     for _, cell in c.cells():
-        answered[cell.key] = _answered(cell, c.metric, read)
+        answered[cell.key] = _cell_items(cell, c.metric, read)
     known = {key: _intervals(one, c.metrics) for key, one in answered.items() if isinstance(one, CellItems)}
 
     def informed(cell: Cell | None) -> Cell | None:
@@ -77,12 +78,12 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
         )
         for p in c.panels
     )
-    return _placed(replace(c, panels=panels), answered)
+    return _with_ranking(replace(c, panels=panels), answered)
 
 
-def _answered(cell: Cell, metric: str, read: Reader) -> CellItems | str:
+def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
     """The cell's items, or in words why they cannot be used."""
-    scored = [s for s in cell.scored if metric in s.evaluation.scores]
+    scored = [s for s in cell.runs if metric in s.evaluation.scores]
     runs = [(s.run.data_seed, s.run.seed) for s in scored]
     if len(set(runs)) < len(runs):
         return "two of its runs have the same seeds"
@@ -119,16 +120,16 @@ def _intervals(one: CellItems, metrics: tuple[str, ...]) -> dict[str, StoredInte
             if stored:
                 found[metric] = replace(stored, note="; ".join(filter(None, (about, stored.note.replace(about, "")))))
         elif all(
-            metric in s.evaluation.scores and items.can(metric) for s, items in zip(one.scored, one.items, strict=True)
+            metric in s.evaluation.scores and items.can(metric) for s, items in zip(one.runs, one.items, strict=True)
         ):
-            interval = _of_runs(one, metric)
+            interval = _interval_of_runs(one, metric)
             if interval:
                 found[metric] = interval
     return found
 
 
-def _of_runs(one: CellItems, metric: str) -> StoredInterval | None:
-    table, draws = one.table(metric), [data_seed for data_seed, _ in one.runs()]
+def _interval_of_runs(one: CellItems, metric: str) -> StoredInterval | None:
+    table, draws = one.table(metric), [data_seed for data_seed, _ in one.seeds()]
     bounds = scale_of(metric)
     parts = components_of(table, draws, bounds=bounds)
     total = parts.total
@@ -149,18 +150,18 @@ def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
         if not line:
             continue
         items = [answered.get(s.key) for s in line]
-        if metric not in LOWER_IS_BETTER and all(isinstance(i, CellItems) and i.ids() == items[0].ids() for i in items):
+        if metric not in LIKELIHOOD and all(isinstance(i, CellItems) and i.ids() == items[0].ids() for i in items):
             runs = [
                 (i.cell.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
                 for i in items
-                for r, (data_seed, _) in enumerate(i.runs())
+                for r, (data_seed, _) in enumerate(i.seeds())
             ]
             groups = dict(zip(items[0].ids(), items[0].groups(), strict=True))
         else:
             runs = [
                 (s.examples, one.run.data_seed, one.evaluation.scores[metric])
                 for s in line
-                for one in s.scored
+                for one in s.runs
                 if metric in one.evaluation.scores
             ]
             groups = None
@@ -169,7 +170,7 @@ def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
     return found
 
 
-def _placed(c: Comparison, answered: dict) -> Comparison:
+def _with_ranking(c: Comparison, answered: dict) -> Comparison:
     """With the standing of all cells that answered the best one's items; the others are named with the reason."""
     ranked = c.ranked()
     if len(ranked) < 2:
@@ -186,15 +187,15 @@ def _placed(c: Comparison, answered: dict) -> Comparison:
             why = _other_items(first.items[0], cell_name(*ranked[0], c), one.items[0], cell_name(panel, cell, c))
             refused.append((cell_name(panel, cell, c), cell.key, why))
         else:
-            contenders.append(Contender(cell.key, one.table(c.metric), one.runs(), fixed=cell.rank == 0))
-    said = "; ".join(f"{name} ({why})" for name, _, why in refused[:4])
+            contenders.append(Contender(cell.key, one.table(c.metric), one.seeds(), fixed=cell.rank == 0))
+    names = "; ".join(f"{name} ({why})" for name, _, why in refused[:4])
     more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
-    unpaired = f"Not compared item by item: {said}{more}." if refused else ""
+    unpaired = f"Not compared item by item: {names}{more}." if refused else ""
     if len(contenders) < 2:
         return replace(c, unpaired=unpaired)
     return replace(
         c,
-        standing=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)),
+        ranking=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)),
         unpaired=unpaired,
         exact=against_runner_up([answered[one.key] for one in contenders], c.metrics),
     )

@@ -1,8 +1,10 @@
-"""What is compared, and what it says: the mean and interval of a cell, the best of a comparison and its rivals.
+"""What is compared: cells, panels and comparisons; the mean and interval of a cell, the best of a comparison.
 
-A *cell* is a sample size at a rank: its runs differ in seeds alone. A *panel* holds cells that differ in size and
-rank alone: one model, one set of training keys, one line per rank. A *comparison* holds panels that answered the same
-held-out items. `grouping` makes them of runs.
+    cell        a sample size at a rank: its runs differ in seeds alone
+    panel       cells that differ in size and rank alone: one model, one set of training keys, one line per rank
+    comparison  panels that answered the same held-out items
+
+compare.py makes them from runs, analyse.py adds what the items show.
 """
 
 from dataclasses import dataclass, field
@@ -10,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval
+from llama_exp.report.metric_facts import lower_is_better
 
 if TYPE_CHECKING:
     from llama_exp.report.exact import Exact
-    from llama_exp.report.standing import Standing
+    from llama_exp.report.standing import Standing as Ranking
     from llama_exp.statistics import Curve
 
-LOWER_IS_BETTER = {"loss", "perplexity"}
 # Of a sample: beyond that its size is not what was trained on, and everything that shows it says so.
 MANY_DROPPED = 0.05
 
@@ -33,19 +35,19 @@ class Cell:
 
     rank: int
     examples: int | None
-    scored: tuple[ScoredRun, ...]
+    runs: tuple[ScoredRun, ...]
     whole: bool = False  # `examples` is all there is
-    known: dict[str, StoredInterval] = field(default_factory=dict)  # from the items of all seeds (worth.py)
+    known: dict[str, StoredInterval] = field(default_factory=dict)  # from the items of all seeds (analyse.py)
 
     @property
     def key(self) -> Path:
         """One name for this cell: where the first of its evaluations lies."""
-        return self.scored[0].evaluation.folder
+        return self.runs[0].evaluation.folder
 
     @property
     def encoded(self) -> list[int]:
         """How many of `examples` reached training, rising, where that is recorded of its runs; [] else."""
-        return sorted({s.run.encoded for s in self.scored if s.run.encoded is not None})
+        return sorted({s.run.encoded for s in self.runs if s.run.encoded is not None})
 
     @property
     def dropped(self) -> float:
@@ -59,10 +61,10 @@ class Cell:
 
     def seeds(self, metric: str) -> int:
         """How many runs the mean is of: those in which the metric is defined."""
-        return len({(s.run.seed, s.run.data_seed) for s in self.scored if metric in s.evaluation.scores})
+        return len({(s.run.seed, s.run.data_seed) for s in self.runs if metric in s.evaluation.scores})
 
     def scores(self, metric: str) -> list[float]:
-        return [s.evaluation.scores[metric] for s in self.scored if metric in s.evaluation.scores]
+        return [s.evaluation.scores[metric] for s in self.runs if metric in s.evaluation.scores]
 
     def mean(self, metric: str) -> float | None:
         scores = self.scores(metric)
@@ -77,7 +79,7 @@ class Cell:
         """
         if metric in self.known:
             return self.known[metric]
-        found = [s.evaluation.intervals.get(metric) for s in self.scored if metric in s.evaluation.scores]
+        found = [s.evaluation.intervals.get(metric) for s in self.runs if metric in s.evaluation.scores]
         if not found or None in found:
             return None
         low, high = (sum(getattr(i, end) for i in found) / len(found) for end in ("low", "high"))
@@ -89,7 +91,7 @@ class Cell:
 
         No interval for several runs: what each stored knows nothing of the others. `items`: the counts there are, rising.
         """
-        found = [s.evaluation.clean for s in self.scored if metric in s.evaluation.scores]
+        found = [s.evaluation.clean for s in self.runs if metric in s.evaluation.scores]
         if not found or any(one is None or metric not in one.scores for one in found):
             return None
         value = sum(one.scores[metric] for one in found) / len(found)
@@ -104,7 +106,7 @@ class Panel:
     follows_rank: dict[str, dict[int, Any]]  # keys that differ between the lines: key -> rank -> value
     cells: tuple[Cell, ...]
     baseline: Cell | None
-    curves: "dict[int, Curve]" = field(default_factory=dict)  # rank -> what more data bought (worth.py)
+    curves: "dict[int, Curve]" = field(default_factory=dict)  # rank -> what more data bought (analyse.py)
 
     def ranks(self) -> list[int]:
         return sorted({s.rank for s in self.cells})
@@ -121,7 +123,7 @@ class Comparison:
     metrics: tuple[str, ...]
     panels: tuple[Panel, ...]
     keys: dict[str, Any] = field(default_factory=dict)  # what sets this test apart from others of the same dataset
-    standing: "Standing | None" = None  # who shares the first place, item by item (worth.py)
+    ranking: "Ranking | None" = None  # compared item by item (analyse.py)
     unpaired: str = ""  # why there is none, or for which cells
     exact: "Exact | None" = None  # best against the runner-up, by right or wrong alone
 
@@ -133,7 +135,7 @@ class Comparison:
 
     def ranked(self) -> list[tuple[Panel, Cell]]:
         """Best mean first; of equal ones the cheaper: untuned, then less data, then the lower rank."""
-        sign = -1 if self.metric in LOWER_IS_BETTER else 1
+        sign = -1 if lower_is_better(self.metric) else 1
 
         def merit(pair: tuple[Panel, Cell]) -> tuple:
             return sign * pair[1].mean(self.metric), pair[1].rank == 0, -(pair[1].examples or 0), -pair[1].rank
@@ -149,8 +151,8 @@ class Comparison:
         None where there is neither.
         """
         best = self.best()
-        if best and self.standing and self.standing.best == best[1].key:
-            tied = {key: place for place, key in enumerate(self.standing.tied)}
+        if best and self.ranking and self.ranking.best == best[1].key:
+            tied = {key: index for index, key in enumerate(self.ranking.tied)}
             return sorted((ps for ps in self.cells() if ps[1].key in tied), key=lambda ps: tied[ps[1].key])
         mine = best and best[1].interval(self.metric)
         if not mine:

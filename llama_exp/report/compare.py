@@ -6,10 +6,13 @@ same held-out items share a comparison.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
-from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel, ScoredRun
+from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.load import RunRecord, load_item_ids
+from llama_exp.report.metric_facts import COMPARABLE_FACTS, by_importance
 from llama_exp.sanitize import as_dict
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
@@ -31,9 +34,6 @@ TEST_KEYS = (
     "dataset.template",
     "dataset.system",
 )
-# Facts of a BERTScore: numbers that differ in one are not comparable.
-ENCODER = ("model", "layer", "rescaled", "language", "matching")
-FIRST = ("squad/f1", "bertscore/f1", "rouge/rougeL", "rouge/rougeLsum", "decision/accuracy", "pubmedqa/accuracy")
 USABLE = {"finished", "stopped early", "untuned"}
 
 
@@ -90,7 +90,7 @@ def _asked(one: ScoredRun) -> dict[str, str]:
     e = one.evaluation
     stored, facts = as_dict(e.details, "evaluation"), as_dict(e.details, "facts", "bertscore")
     scored = any(name.startswith("bertscore/") for name in e.scores)
-    encoder = {f"bertscore.{k}": str(facts.get(k, "not recorded")) for k in ENCODER} if scored else {}
+    encoder = {f"bertscore.{k}": str(facts.get(k, "not recorded")) for k in COMPARABLE_FACTS} if scored else {}
     if stored:
         kept = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
         return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")} | encoder
@@ -114,7 +114,7 @@ def _comparison(
     test: tuple, members: list[ScoredRun], untuned: list[ScoredRun], metric: str | None, keys: dict[str, str]
 ) -> Comparison:
     dataset, trained_on, split, items, groups, _ = test
-    metrics = _metrics(members + untuned)
+    metrics = tuple(by_importance(dict.fromkeys(name for s in members + untuned for name in s.evaluation.scores)))
     chosen = metric if metric in metrics else metrics[0] if metrics else "loss"
     panels = []
     by_model = sorted(members, key=lambda s: s.run.model)
@@ -129,12 +129,6 @@ def _comparison(
     return Comparison(dataset, trained_on, split, items, groups, chosen, metrics, tuple(panels), keys)
 
 
-def _metrics(scored: list[ScoredRun]) -> tuple[str, ...]:
-    """The dataset's own score first, loss and perplexity last."""
-    names = list(dict.fromkeys(name for s in scored for name in s.evaluation.scores))
-    return tuple(sorted(names, key=lambda n: (n in LOWER_IS_BETTER, FIRST.index(n) if n in FIRST else len(FIRST))))
-
-
 def _panels(model: str, members: list[ScoredRun], untuned: list[ScoredRun]) -> list[Panel]:
     facets, following = differing([s.run for s in members])
 
@@ -146,7 +140,7 @@ def _panels(model: str, members: list[ScoredRun], untuned: list[ScoredRun]) -> l
         group = list(group)
         first = group[0].run.identity
         cells = []
-        for (rank, examples), same in groupby(sorted(group, key=_place), key=_place):
+        for (rank, examples), same in groupby(sorted(group, key=_rank_and_size), key=_rank_and_size):
             same = tuple(same)
             cells.append(Cell(rank, examples or None, same, whole=any(_whole(s.run) for s in same)))
         alike = (
@@ -172,7 +166,7 @@ def differing(runs: list[RunRecord]) -> tuple[list[str], list[str]]:
     return facets, following
 
 
-def _place(one: ScoredRun) -> tuple[int, int]:
+def _rank_and_size(one: ScoredRun) -> tuple[int, int]:
     return one.run.rank, one.run.examples or 0
 
 
@@ -189,3 +183,29 @@ def _same_rows(untuned: ScoredRun, tuned: list[ScoredRun]) -> bool:
     """Whether the untuned model was asked in rows as long as the tuned ones, where both are known."""
     mine, *theirs = (as_dict(s.evaluation.details, "evaluation").get("max_length") for s in (untuned, *tuned))
     return mine is None or None in theirs or mine in theirs
+
+
+@dataclass(frozen=True, slots=True)
+class RunGroup:
+    """Runs that differ in size, rank and seeds alone, evaluated or not."""
+
+    dataset: str
+    model: str
+    keys: dict[str, Any]
+    runs: tuple[RunRecord, ...]
+
+
+def group_runs(runs: Iterable[RunRecord]) -> list[RunGroup]:
+    """Fine-tuning runs by what they have in common: dataset, model and training keys."""
+    tuned = sorted((r for r in runs if r.rank), key=lambda r: (r.dataset, r.model))
+    found = []
+    for (dataset, model), group in groupby(tuned, key=lambda r: (r.dataset, r.model)):
+        group = list(group)
+        facets, _ = differing(group)
+        by_keys: dict[str, list[RunRecord]] = {}
+        for run in group:
+            by_keys.setdefault(str([run.identity.get(k) for k in facets]), []).append(run)
+        found += [
+            RunGroup(dataset, model, {k: g[0].identity.get(k) for k in facets}, tuple(g)) for g in by_keys.values()
+        ]
+    return found

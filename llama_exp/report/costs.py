@@ -1,4 +1,4 @@
-"""What a cell cost: time, tokens, memory, energy and money; and which cells nothing beats at their price.
+"""What a cell cost: time, tokens, memory, energy and money; and which cells are best for their cost.
 
 A cost is the mean over the cell's seeds, of training alone: every cell is evaluated on the same items, and
 loading the model falls on whichever run came first.
@@ -12,9 +12,11 @@ from typing import Any
 
 from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
-from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel
+from llama_exp.formatting import format_duration, format_money
+from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.load import RunRecord
-from llama_exp.sanitize import as_dict
+from llama_exp.report.metric_facts import lower_is_better
+from llama_exp.sanitize import as_dict, as_float
 
 SETTINGS = CONF / "report.yaml"
 
@@ -58,9 +60,9 @@ def load(path: Path = SETTINGS) -> Prices:
             f"unknown: {', '.join(map(str, sorted(unknown, key=str)))}; known: currency, price_per_gpu_hour, targets"
         )
     price, targets = found.get("price_per_gpu_hour"), found.get("targets") or {}
-    if price is not None and not (_amount(price) is not None and price >= 0):
+    if price is not None and (isinstance(price, str) or as_float(price) is None or price < 0):
         wrong.append(f"price_per_gpu_hour: wanted a number or null, got {price!r}")
-    if not isinstance(targets, dict) or any(_amount(v) is None for v in targets.values()):
+    if not isinstance(targets, dict) or any(isinstance(v, str) or as_float(v) is None for v in targets.values()):
         wrong.append(f"targets: wanted scores such as {{squad/f1: 70}}, got {targets!r}")
     if wrong:
         raise UserError("\n".join(f"{path}: {line}." for line in wrong))
@@ -69,14 +71,14 @@ def load(path: Path = SETTINGS) -> Prices:
 
 def cost(cell: Cell, prices: Prices) -> Cost:
     """The untuned model cost nothing to train."""
-    runs = [one.run for one in cell.scored]
+    runs = [one.run for one in cell.runs]
     if cell.rank == 0:
         return Cost(seconds=0.0, tokens=0.0, trainable=0.0, energy=0.0, money=0.0)
     trainable = (
         r.summary.get("trainable_parameters", one.evaluation.details.get("trainable_parameters"))
-        for r, one in zip(runs, cell.scored, strict=True)
+        for r, one in zip(runs, cell.runs, strict=True)
     )
-    peaks = [peak for peak in (_amount(r.summary.get("peak_memory_bytes")) for r in runs) if peak]
+    peaks = [peak for peak in (as_float(r.summary.get("peak_memory_bytes")) for r in runs) if peak]
     return Cost(
         seconds=mean(seconds(r) for r in runs),
         tokens=mean(r.summary.get("tokens") for r in runs),
@@ -88,7 +90,7 @@ def cost(cell: Cell, prices: Prices) -> Cost:
 
 
 def seconds(run: RunRecord) -> float | None:
-    return _amount(as_dict(run.summary, "seconds").get("train"))
+    return as_float(as_dict(run.summary, "seconds").get("train"))
 
 
 def money(run: RunRecord, prices: Prices) -> float | None:
@@ -96,7 +98,14 @@ def money(run: RunRecord, prices: Prices) -> float | None:
     spent, device = seconds(run), run.summary.get("device")
     if prices.price_per_gpu_hour is None or spent is None or device in (None, "cpu"):
         return None
-    return prices.price_per_gpu_hour * (_amount(run.summary.get("world_size")) or 1) * spent / 3600
+    return prices.price_per_gpu_hour * (as_float(run.summary.get("world_size")) or 1) * spent / 3600
+
+
+def format_cost(amount: float, c: Comparison, prices: Prices) -> str:
+    """An amount on the axis: `2.50 EUR`, or `39 s of training`."""
+    if axis(c, prices) == "money":
+        return format_money(amount, prices.currency)
+    return f"{format_duration(amount)} of training"
 
 
 def axis(c: Comparison, prices: Prices) -> str:
@@ -114,9 +123,9 @@ def priced(c: Comparison, prices: Prices) -> list[tuple[Panel, Cell, float]]:
     return sorted(((p, s, x) for p, s, x in found if x is not None), key=lambda one: one[2])
 
 
-def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[int]:
-    """Places of the (cost, score) points that no other equals or beats at no more cost, cheapest first."""
-    sign = -1 if lower_is_better else 1
+def pareto(points: Sequence[tuple[float, float]], lower: bool = False) -> list[int]:
+    """Indices of the (cost, score) points that no other equals or beats at no more cost, cheapest first."""
+    sign = -1 if lower else 1
     front, best = [], -math.inf
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
         if sign * points[i][1] > best:
@@ -128,12 +137,12 @@ def pareto(points: Sequence[tuple[float, float]], lower_is_better: bool = False)
 def front(c: Comparison, prices: Prices) -> list[tuple[Panel, Cell, float]]:
     """The cells for which nothing cheaper scores as well."""
     known = priced(c, prices)
-    places = pareto([(x, s.mean(c.metric)) for _, s, x in known], c.metric in LOWER_IS_BETTER)
-    return [known[i] for i in places]
+    on_front = pareto([(x, s.mean(c.metric)) for _, s, x in known], lower_is_better(c.metric))
+    return [known[i] for i in on_front]
 
 
 def cheapest_tied(c: Comparison, prices: Prices) -> tuple[Panel, Cell, float] | None:
-    """The cheapest cell that cannot be told from the best, the best itself among them."""
+    """The cheapest cell without a significant difference from the best, the best itself among them."""
     best, rivals = c.best(), c.rivals()
     if not best or rivals is None:
         return None
@@ -144,10 +153,5 @@ def cheapest_tied(c: Comparison, prices: Prices) -> tuple[Panel, Cell, float] | 
 
 def mean(values: Iterable[Any]) -> float | None:
     """Of the numbers among the values; None where there is none."""
-    numbers = [v for v in map(_amount, values) if v is not None]
+    numbers = [v for v in map(as_float, values) if v is not None]
     return sum(numbers) / len(numbers) if numbers else None
-
-
-def _amount(value: Any) -> float | None:
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return value if usable else None

@@ -15,9 +15,9 @@ from pathlib import Path
 from llama_exp.errors import UserError
 from llama_exp.records import Prediction
 from llama_exp.report.load import EvaluationRecord
+from llama_exp.report.metric_facts import LIKELIHOOD, QUICK
 from llama_exp.runs.files import atomic_write, read_predictions
 
-QUICK = ("squad", "decision")  # pure Python: tens of microseconds an item
 FORM = 2  # of the files in report/items; another number makes them anew
 
 
@@ -32,7 +32,7 @@ class EvaluationItems:
     tokens: tuple[int, ...] | None = None
 
     def can(self, metric: str) -> bool:
-        return metric in self.scores or (metric in ("loss", "perplexity") and self.loss is not None)
+        return metric in self.scores or (metric in LIKELIHOOD and self.loss is not None)
 
 
 def load_items(evaluation: EvaluationRecord, cache: Path | None = None) -> EvaluationItems | str:

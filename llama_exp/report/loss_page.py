@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from llama_exp.report.figures.style import CSS, INK, MUTED, RANKS, png, styled, svg
 from llama_exp.report.figures.training import Points, loss_limits
 from llama_exp.runs.files import atomic_write
@@ -100,8 +102,6 @@ def rose(training: Points, step: float) -> bool:
 @styled
 def draw(curves: dict[str, Points]):
     """The losses, large; below them, small, what else was logged at each step."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1)  # room for the first digit of long tick labels
     grid = figure.add_gridspec(2, len(BESIDE), height_ratios=(2.4, 1))

@@ -15,21 +15,21 @@ def next_command(run: RunRecord, folder: Path, compared: list[Comparison]) -> st
         leaves = stored_leaves(run.folder / "config.yaml")
     except (OSError, ValueError, RecursionError):
         leaves = {}
-    place = command_line.folder_options(run.folder, run.dataset, folder, leaves.get("out"))
+    where = command_line.folder_options(run.folder, run.dataset, folder, leaves.get("out"))
     if run.status not in ("finished", "stopped early"):
-        return command_line.command("train.py", leaves or run.identity, *place)
+        return command_line.command("train.py", leaves or run.identity, *where)
     own = identity_among(leaves) or run.identity
-    asked = {key: leaves[key] for key in EVALUATED if key in leaves}
+    keys = {key: leaves[key] for key in EVALUATED if key in leaves}
     for c in compared:
         others = (
-            load_evaluation_keys(c.cells()[0][1].scored[0].evaluation)
+            load_evaluation_keys(c.cells()[0][1].runs[0].evaluation)
             if c.cells() and c.trained_on == run.dataset
             else {}
         )
         if all(others.get(key) == own.get(key) for key in ("dataset.name", "dataset.source", "dataset.path")):
-            asked = {key: others[key] for key in EVALUATED if key in others}
+            keys = {key: others[key] for key in EVALUATED if key in others}
             break
-    return command_line.command("evaluate.py", own | asked, *place)
+    return command_line.command("evaluate.py", own | keys, *where)
 
 
 def untuned_command(tuned: ScoredRun, root: Path) -> str:

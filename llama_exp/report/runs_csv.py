@@ -4,9 +4,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from llama_exp.report import labels
-from llama_exp.report.compare import ENCODER
-from llama_exp.report.load import RunRecord
+from llama_exp.report.labels import seconds_by_stage
+from llama_exp.report.load import EvaluationRecord, RunRecord
+from llama_exp.report.metric_facts import COMPARABLE_FACTS
 from llama_exp.runs.files import atomic_write
 from llama_exp.sanitize import as_dict, spreadsheet_cell
 
@@ -21,7 +21,7 @@ def write_csv(path: Path, runs: list[RunRecord]) -> None:
         writer.writerows({k: spreadsheet_cell(v) for k, v in row.items()} for row in rows)
 
 
-def _csv_row(run: RunRecord, evaluation) -> dict[str, Any]:
+def _csv_row(run: RunRecord, evaluation: EvaluationRecord | None) -> dict[str, Any]:
     details = evaluation.details if evaluation else {}
     row = {
         "run": run.name,
@@ -46,7 +46,7 @@ def _csv_row(run: RunRecord, evaluation) -> dict[str, Any]:
             "empty_replies": evaluation.empty_replies,
         }
         facts = as_dict(details, "facts", "bertscore")
-        row |= {f"bertscore.{key}": facts[key] for key in ENCODER if key in facts}
+        row |= {f"bertscore.{key}": facts[key] for key in COMPARABLE_FACTS if key in facts}
         for name, score in evaluation.scores.items():
             interval = evaluation.intervals.get(name)
             row |= {name: score} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})
@@ -66,6 +66,6 @@ def _csv_row(run: RunRecord, evaluation) -> dict[str, Any]:
         "finished",
     ):
         row[key] = run.summary.get(key, details.get(key) if key != "tokens" else None)
-    row |= {f"seconds_{k}": v for k, v in labels.seconds_of(run).items()}
+    row |= {f"seconds_{k}": v for k, v in seconds_by_stage(run).items()}
     row |= {"evaluation_seconds": details.get("seconds"), "evaluation_tokens": details.get("tokens")}
     return row | {f"config.{k}": v for k, v in run.identity.items()}

@@ -1,7 +1,11 @@
-"""Tables of a comparison: scores and who is tied, what they cost, what more data would buy. Plain strings."""
+"""Tables of strings: scores and what does not differ from the best, costs, learning curves; and of all runs, what was
+dropped, what differs between them, versions."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from llama_exp.formatting import (
     format_count,
@@ -13,10 +17,25 @@ from llama_exp.formatting import (
     format_with_interval,
     join_list,
 )
-from llama_exp.report import captions, costs, labels
-from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel
+from llama_exp.report import captions, costs
+from llama_exp.report.cells import Cell, Comparison, Panel
+from llama_exp.report.compare import AXES
 from llama_exp.report.costs import Prices
-from llama_exp.report.load import StoredInterval
+from llama_exp.report.labels import (
+    cell_name,
+    counted,
+    in_training,
+    measured_items,
+    panel_name,
+    provenance,
+    with_interval,
+)
+from llama_exp.report.load import RunRecord, StoredInterval, UnreadFile
+from llama_exp.report.metric_facts import LIKELIHOOD
+from llama_exp.sanitize import as_dict, as_float, clean
+
+AGAINST_BEST = "against the best"
+NO_DIFFERENCE = "no significant difference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +46,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """Rows of strings. `best` is the row to mark, `tied` those that cannot be told from it."""
+    """Rows of strings. `best` is the row to mark, `tied` those without a significant difference from it."""
 
     columns: tuple[Column, ...]
     rows: list[tuple[str, ...]]
@@ -36,197 +55,214 @@ class TextTable:
 
 
 def columns(*names: str) -> tuple[Column, ...]:
-    """A name's last letter tells the kind: # a number, ` to be typed, / the name of a run."""
+    """The last letter of a name is the column's kind: # a number, ` to be typed, / the name of a run."""
     return tuple(Column(n.rstrip("#`/"), {"#": "number", "`": "code", "/": "run"}.get(n[-1], "")) for n in names)
 
 
 def scores_table(c: Comparison, wide: bool = True) -> TextTable:
-    """A row per cell; the untuned model first, then by rank and size. `wide`: every metric, not three."""
-    pairs = sorted(c.cells(), key=lambda ps: _order(*ps, c))
-    metrics = (c.metric, *(m for m in c.metrics if m != c.metric))
-    family = {m.split("/")[0] for m in metrics if "/" in m}
-    if not wide:  # of one family every score, of several one each
-        metrics = tuple(
-            m for place, m in enumerate(metrics) if place < 2 or m == "loss" or (len(family) == 1 and m != "perplexity")
-        )
-    named, seeded = any(labels.panel_name(p, c) for p in c.panels), any(s.seeds(c.metric) > 1 for _, s in pairs)
-    clean = any(s.clean(c.metric) for _, s in pairs)
-    shrunk = any(s.shrunk for _, s in pairs)
-    ordered = len(pairs) > 1 and c.rivals() is not None
-    score_heads = [m.removeprefix(f"{min(family)}/") if len(family) == 1 and m != c.metric else m for m in metrics]
-    measured = labels.measured(c)
-    score_heads = [f"{m} ({measured} items)" if m in LOWER_IS_BETTER and measured else m for m in score_heads]
-    score_heads[1:1] = [f"{score_heads[0]}, clean items"] * clean
-    heads = (
-        ["cell"] * named
-        + ["examples#"]
-        + ["in training#"] * shrunk
-        + ["rank#"]
-        + ["runs#"] * seeded
-        + [f"{m}#" for m in score_heads]
-    )
-    heads[-len(score_heads) + 1 : -len(score_heads) + 1] = (
-        ["against the best"] * ordered if len(score_heads) > 1 else []
-    )
-    heads += [] if wide else ["trainable#", "tokens#", "training#", "memory#"]
-    rows = [_row(p, s, c, metrics, named, shrunk, seeded, ordered, clean, wide) for p, s in pairs]
-    best = c.best()
-    tied = {s.key for _, s in c.rivals() or ()}
-    return TextTable(
-        columns(*heads),
-        rows,
-        next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
-        frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied),
-    )
+    """A row per cell; the untuned model first, then by rank and size. `wide`: every metric, and no costs."""
+    pairs = _ordered(c)
+    metrics = _shown_metrics(c, wide)
+    heads = _score_heads(c, metrics)
+    ranked = len(pairs) > 1 and c.rivals() is not None
+    made: dict[str, list[str]] = {}  # column -> its cells, from left to right
+    if any(panel_name(p, c) for p in c.panels):
+        made["cell"] = [panel_name(p, c) if s.rank else f"model {p.model}" for p, s in pairs]
+    made["examples#"] = ["untuned" if s.rank == 0 else _size(s) for _, s in pairs]
+    if any(s.shrunk for _, s in pairs):
+        made["in training#"] = [in_training(s) for _, s in pairs]
+    made["rank#"] = [str(s.rank) for _, s in pairs]
+    if any(s.seeds(c.metric) > 1 for _, s in pairs):
+        made["runs#"] = [str(s.seeds(c.metric)) for _, s in pairs]
+    made[f"{heads[0]}#"] = [with_interval(c.metric, s) for _, s in pairs]
+    if ranked:
+        made[AGAINST_BEST] = [against_best(s, c, wide) for _, s in pairs]
+    if any(s.clean(c.metric) for _, s in pairs):
+        made[f"{heads[0]}, clean items#"] = [_clean_score(s, c) for _, s in pairs]
+    for metric, head in zip(metrics[1:], heads[1:], strict=True):
+        made[f"{head}#"] = [with_interval(metric, s) for _, s in pairs]
+    if not wide:
+        found = [costs.cost(s, Prices()) for _, s in pairs]
+        made["trainable#"] = [format_large(one.trainable) for one in found]
+        made["tokens#"] = [format_large(one.tokens) for one in found]
+        made["training#"] = [format_duration(one.seconds) for one in found]
+        made["memory#"] = [format_memory(one.memory) for one in found]
+    return _marked(c, pairs, columns(*made), list(zip(*made.values(), strict=True)))
 
 
-def _order(panel: Panel, cell: Cell, c: Comparison) -> tuple:
-    return cell.rank > 0, labels.panel_name(panel, c), cell.rank, cell.examples or 0
+def _ordered(c: Comparison, tuned: bool = False) -> list[tuple[Panel, Cell]]:
+    pairs = [(p, s) for p, s in c.cells() if s.rank or not tuned]
+    return sorted(pairs, key=lambda ps: (ps[1].rank > 0, panel_name(ps[0], c), ps[1].rank, ps[1].examples or 0))
 
 
-def _row(
-    p: Panel,
-    s: Cell,
-    c: Comparison,
-    metrics: Iterable[str],
-    named: bool,
-    shrunk: bool,
-    seeded: bool,
-    ordered: bool,
-    clean: bool,
-    wide: bool,
-) -> tuple[str, ...]:
-    size = "untuned" if s.rank == 0 else ("all " if s.whole else "") + format_count(s.examples)
-    name = labels.panel_name(p, c) if s.rank else f"model {p.model}"
-    row = [name] * named + [size] + [labels.in_training(s)] * shrunk + [str(s.rank)] + [str(s.seeds(c.metric))] * seeded
-    scores = [labels.with_span(metric, s) for metric in metrics]
-    row += [scores[0]] + ([against_best(s, c, wide)] if ordered else []) + [_clean(s, c)] * clean + scores[1:]
+def _marked(c: Comparison, pairs: list[tuple[Panel, Cell]], heads: tuple[Column, ...], rows: list) -> TextTable:
+    """The table with its best row and those without a significant difference from it."""
+    best, tied = c.best(), {s.key for _, s in c.rivals() or ()}
+    first = next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None)
+    return TextTable(heads, rows, first, frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied))
+
+
+def _size(cell: Cell) -> str:
+    return ("all " if cell.whole else "") + format_count(cell.examples)
+
+
+def _family(metric: str) -> str:
+    return metric.split("/")[0] if "/" in metric else ""
+
+
+def _shown_metrics(c: Comparison, wide: bool) -> list[str]:
+    """The ranked metric first; a narrow table shows every score of one family, or two of several, and the loss."""
+    metrics = [c.metric, *(m for m in c.metrics if m != c.metric)]
     if wide:
-        return tuple(row)
-    spent = costs.cost(s, Prices())
-    return tuple(
-        row
-        + [
-            format_large(spent.trainable),
-            format_large(spent.tokens),
-            format_duration(spent.seconds),
-            format_memory(spent.memory),
-        ]
-    )
+        return metrics
+    one_family = len({_family(m) for m in metrics} - {""}) == 1
+    return [m for i, m in enumerate(metrics) if i < 2 or m == "loss" or (one_family and m != "perplexity")]
+
+
+def _score_heads(c: Comparison, metrics: list[str]) -> list[str]:
+    """Names of the score columns: a common family is named once; of how many items, where some have no loss."""
+    families = {_family(m) for m in (c.metric, *c.metrics)} - {""}
+    prefix = f"{min(families)}/" if len(families) == 1 else "/"
+    measured = measured_items(c)
+    heads = [m if m == c.metric else m.removeprefix(prefix) for m in metrics]
+    return [
+        f"{h} ({measured} items)" if m in LIKELIHOOD and measured else h for m, h in zip(metrics, heads, strict=True)
+    ]
 
 
 def runs_table(c: Comparison) -> TextTable:
-    """Which runs a cell is made of: apart, as their names are long."""
-    pairs = sorted(c.cells(), key=lambda ps: _order(*ps, c))
-    rows = [(labels.cell_phrase(p, s, c), join_list((one.run.name for one in s.scored), 8)) for p, s in pairs]
+    """Which runs a cell is made of: a table of its own, as their names are long."""
+    rows = [(cell_name(p, s, c), join_list((one.run.name for one in s.runs), 8)) for p, s in _ordered(c)]
     return TextTable(columns("cell", "runs/"), rows)
 
 
-def against_best(s: Cell, c: Comparison, wide: bool) -> str:
-    """best; tied; or by how much it is worse, where that was compared item by item."""
-    best, standing = c.best(), c.standing
-    if s.key == best[1].key:
+def against_best(cell: Cell, c: Comparison, wide: bool) -> str:
+    """`best`, `worse by 5.6 ± 2.1`, or `no significant difference: 1.9 ± 4.3`; short in a narrow table."""
+    ranking = c.ranking
+    if cell.key == c.best()[1].key:
         return "best"
-    known = standing.against.get(s.key) if standing else None
+    known = ranking.against.get(cell.key) if ranking else None
     if known is None:
-        refused = standing and s.key in dict(standing.refused)
-        tied = s.key in {r.key for _, r in c.rivals() or ()}
-        return "not compared" if refused else "too close to call" if tied else "worse"
-    tied = s.key in standing.tied
+        refused = ranking and cell.key in dict(ranking.refused)
+        tied = cell.key in {r.key for _, r in c.rivals() or ()}
+        return "not compared" if refused else "intervals overlap" if tied else "worse"
+    tied = cell.key in ranking.tied
     if not wide:
         return "tied" if tied else "worse"
     gap = known[0]
     if gap.low is None:
-        return "cannot be told apart" if tied else "worse"
-    size = format_with_interval(abs(gap.difference), _turned(gap))
-    if not tied:
-        return f"worse by {size}"
-    apart = "cannot be told apart" + (" among so many" if gap.low > 0 or gap.high < 0 else "")
-    return f"{apart}: {format_with_interval(gap.difference, _turned(gap, False))}"
+        return NO_DIFFERENCE if tied else "worse"
+    if tied:
+        return f"{NO_DIFFERENCE}: {_difference(gap.difference, gap.low, gap.high)}"
+    turned = gap.difference < 0  # of a score that is better when lower
+    ends = (-gap.high, -gap.low) if turned else (gap.low, gap.high)
+    return f"worse by {_difference(abs(gap.difference), *ends)}"
 
 
-def _turned(gap, positive: bool = True) -> StoredInterval:
-    if gap.difference < 0 and positive:
-        return StoredInterval(-gap.high, -gap.low)
-    return StoredInterval(gap.low + 0.0, gap.high + 0.0)  # + 0.0: no minus before a zero
+def _difference(difference: float, low: float, high: float) -> str:
+    return format_with_interval(difference, StoredInterval(low + 0.0, high + 0.0))  # + 0.0: no minus before a zero
 
 
-def _clean(s: Cell, c: Comparison) -> str:
-    found = s.clean(c.metric)
+def _clean_score(cell: Cell, c: Comparison) -> str:
+    found = cell.clean(c.metric)
     return format_with_interval(found[0], found[1], c.metric) if found else "–"
 
 
 def cost_table(c: Comparison, prices: Prices) -> TextTable:
     """What training one run of each cell took; unknown where it was not recorded."""
-    pairs = sorted((ps for ps in c.cells() if ps[1].rank), key=lambda ps: _order(*ps, c))
-    named = any(labels.panel_name(p, c) for p, _ in pairs)
+    pairs = _ordered(c, tuned=True)
+    named = any(panel_name(p, c) for p, _ in pairs)
     heads = columns(
         *["cell"] * named,
-        "examples#",
-        "rank#",
-        f"{c.metric}#",
-        "training time#",
-        "tokens#",
-        "peak memory#",
-        "trainable parameters#",
-        "energy#",
-        "money#",
+        *("examples#", "rank#", f"{c.metric}#", "training time#", "tokens#", "peak memory#"),
+        *("trainable parameters#", "energy#", "money#"),
     )
     rows = []
     for p, s in pairs:
-        spent = costs.cost(s, prices)
-        unknown = [
-            value if value != "–" else "unknown"
-            for value in (
-                format_duration(spent.seconds),
-                format_large(spent.tokens),
-                format_memory(spent.memory),
-                format_large(spent.trainable),
-            )
-        ]
+        cost = costs.cost(s, prices)
+        recorded = (
+            format_duration(cost.seconds),
+            format_large(cost.tokens),
+            format_memory(cost.memory),
+            format_large(cost.trainable),
+        )
         rows.append(
             (
-                *[labels.panel_name(p, c)] * named,
-                ("all " if s.whole else "") + format_count(s.examples),
-                str(s.rank),
-                labels.with_span(c.metric, s),
-                *unknown,
-                format_energy(spent.energy),
-                format_money(spent.money, prices.currency),
+                *[panel_name(p, c)] * named,
+                *(_size(s), str(s.rank), with_interval(c.metric, s)),
+                *("unknown" if value == "–" else value for value in recorded),
+                *(format_energy(cost.energy), format_money(cost.money, prices.currency)),
             )
         )
-    best = c.best()
-    tied = {s.key for _, s in c.rivals() or ()}
-    return TextTable(
-        heads,
-        rows,
-        next((i for i, (_, s) in enumerate(pairs) if best and s is best[1]), None),
-        frozenset(i for i, (_, s) in enumerate(pairs) if s.key in tied),
-    )
-
-
-def cost_words(c: Comparison, prices: Prices) -> str:
-    said = (
-        "Each row is one training run of that cell, the mean over its seeds (memory: the most that one took). Time counts "
-        "validation losses, not evaluation."
-    )
-    spent = [costs.cost(s, prices) for _, s in c.cells() if s.rank]
-    if any(one.money is None for one in spent):
-        said += (
-            " Money is unknown: it takes a run on a GPU and price_per_gpu_hour in conf/report.yaml."
-            if prices.price_per_gpu_hour is None
-            else " Money is unknown for runs without a GPU."
-        )
-    else:
-        said += f" Money is GPU-hours times {format_money(prices.price_per_gpu_hour, prices.currency)}."
-    return said + (" Energy is unknown where it was not measured." if any(one.energy is None for one in spent) else "")
+    return _marked(c, pairs, heads, rows)
 
 
 def curve_table(c: Comparison, prices: Prices) -> TextTable | None:
-    """What more data would buy, rank by rank, or why that cannot be told."""
-    target, rows = captions.target_of(c, prices), []
+    """What more data would bring, rank by rank, or why that cannot be estimated."""
+    target, rows = captions.target_score(c, prices), []
     for panel in c.panels:
         for rank, curve in sorted(panel.curves.items()):
-            name = ", ".join(filter(None, (labels.panel_name(panel, c), f"rank {rank}")))
-            rows.append((name, " ".join(captions.curve_words(curve, target))))
-    return TextTable(columns("line", "what more data would buy"), rows) if rows else None
+            name = ", ".join(filter(None, (panel_name(panel, c), f"rank {rank}")))
+            rows.append((name, " ".join(captions.curve_sentences(curve, target))))
+    return TextTable(columns("line", "gain from more data"), rows) if rows else None
+
+
+def pending_table(pending: list[tuple[RunRecord, str]], commands: dict[Path, str]) -> TextTable:
+    rows = [(run.name, why, commands.get(run.folder, "")) for run, why in pending]
+    return TextTable(columns("run/", "why", "command`"), rows)
+
+
+def dropped_table(runs: list[RunRecord]) -> TextTable | None:
+    """What became of the training examples; runs with the same counts share a row."""
+    rows: dict[tuple, list[str]] = {}
+    for run in runs:
+        if train := as_dict(run.summary, "counts", "train"):
+            flat = {k[8:].replace("_", " "): v for k, v in train.items() if k.startswith("dropped_")}
+            counts = {key: format_count(as_float(train.get(key))) for key in _COUNTS}
+            if train.get("asked") is None:
+                counts["asked"] = "all"
+            before, after = list(counts.values())[:4], list(counts.values())[4:]
+            dropped = _pairs(as_dict(train, "dropped") | flat) or "none"
+            left_out = _pairs(as_dict(run.summary, "counts", "dropped", "train")) or "none"
+            cleaning = _pairs(as_dict(run.summary, "counts").get("cleaning")) or "nothing"
+            rows.setdefault((run.dataset, *before, dropped, *after, left_out, cleaning), []).append(run.name)
+    heads = columns(
+        *("dataset", "available#", "asked#", "sampled#", "encoded#", "dropped", "shortened#", "answers lost#"),
+        *("answer tokens#", "rows left out", "cleaning changed", "runs/"),
+    )
+    ordered = sorted(rows.items(), key=lambda row: (row[0][0], len(row[0][3]), row[0][3]))
+    return TextTable(heads, [(*key, join_list(names, 2)) for key, names in ordered]) if rows else None
+
+
+_COUNTS = ("available", "asked", "sampled", "encoded", "shortened", "answers_lost", "label_tokens")
+
+
+def _pairs(value: Any) -> str:
+    """{"too long": 2, "urls": {"rows": 3}} as "too long 2, urls: rows 3"; zeros are left out."""
+    if not isinstance(value, dict):
+        return ""
+    found = []
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            found += [f"{key}: {pairs}"] if (pairs := _pairs(inner)) else []
+        elif inner:
+            number = None if isinstance(inner, str) else as_float(inner)
+            found.append(f"{key} {clean(inner, 60) if number is None else format_count(number)}")
+    return ", ".join(found)
+
+
+def identity_tables(runs: list[RunRecord]) -> tuple[TextTable, TextTable]:
+    """Identity keys with several values, and those with one. The untuned model has no training keys to differ in."""
+    differing, same = [], []
+    for key in sorted({k for r in runs for k in r.identity} - AXES):
+        values = Counter(clean(r.identity[key], 80) for r in runs if key in r.identity)
+        (differing if len(values) > 1 else same).append((key, counted(values)))
+    return TextTable(columns("key", "values"), differing), TextTable(columns("key", "value"), same)
+
+
+def versions_table(runs: list[RunRecord]) -> TextTable:
+    return TextTable(columns("what", "value"), [(what, counted(values)) for what, values in provenance(runs).items()])
+
+
+def unread_table(unread: Iterable[UnreadFile]) -> TextTable:
+    return TextTable(columns("file", "why"), [(clean(one.path), one.reason) for one in unread])

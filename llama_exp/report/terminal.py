@@ -8,11 +8,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from llama_exp.formatting import plural
-from llama_exp.report import findings, labels
+from llama_exp.report import findings
 from llama_exp.report.cells import Comparison
 from llama_exp.report.costs import Prices
+from llama_exp.report.labels import split_of, title
 from llama_exp.report.load import RunRecord
-from llama_exp.report.tables import TextTable, scores_table
+from llama_exp.report.tables import AGAINST_BEST, TextTable, scores_table
 
 GAP = 2  # spaces between columns
 COSTS = ("trainable", "tokens", "memory", "training")  # the columns that a narrow terminal drops first, in this order
@@ -32,8 +33,8 @@ def say(console: Console, text: str, style: str = "") -> None:
 def print_tables(console: Console, compared: list[Comparison], prices: Prices = Prices()) -> None:  # noqa: B008  frozen
     """The finding, then a row per cell; as `report` prints it."""
     for c in compared:
-        numbers, left_out = fitting(scores_table(c, wide=False), c.metric, console.width)
-        name = Text(f"{labels.title(c)}, {labels.split_of(c)}")
+        numbers, left_out = drop_columns(scores_table(c, wide=False), c.metric, console.width)
+        name = Text(f"{title(c)}, {split_of(c)}")
         table = RichTable(
             title=name, title_justify="left", title_style="bold", box=None, header_style="dim", padding=(0, GAP, 0, 0)
         )
@@ -45,16 +46,16 @@ def print_tables(console: Console, compared: list[Comparison], prices: Prices = 
             )
         console.print(table)
         if left_out:
-            say(console, f"Too wide for this terminal, and on the page: {', '.join(left_out)}.", "dim")
+            say(console, f"Columns that do not fit this terminal (see the page): {', '.join(left_out)}.", "dim")
         for line in findings.answer(c, prices):
             say(console, line)
         console.print()
 
 
-def fitting(table: TextTable, drawn: str, width: int) -> tuple[TextTable, list[str]]:
-    """The table without the columns that `width` has no room for, and their names: a number cut short is a wrong one.
+def drop_columns(table: TextTable, ranked: str, width: int) -> tuple[TextTable, list[str]]:
+    """The table without the columns that `width` has no room for, and their names: a number cut short would be wrong.
 
-    What a run cost goes first, then scores from the right. The drawn score stays, and what is left of it.
+    Costs are dropped first, then scores from the right. The ranked score stays, and what is left of it.
     """
 
     def needed(at: int) -> int:
@@ -65,8 +66,8 @@ def fitting(table: TextTable, drawn: str, width: int) -> tuple[TextTable, list[s
         )
 
     names = [column.name for column in table.columns]
-    first = next(at for at, name in enumerate(names) if name.startswith(drawn))
-    scores = [at for at in range(len(names) - 1, first, -1) if names[at] not in (*COSTS, "against the best")]
+    first = next(at for at, name in enumerate(names) if name.startswith(ranked))
+    scores = [at for at in range(len(names) - 1, first, -1) if names[at] not in (*COSTS, AGAINST_BEST)]
     spare, kept = [names.index(name) for name in COSTS] + scores, list(range(len(names)))
     while spare and sum(map(needed, kept)) > width:
         kept.remove(spare.pop(0))
@@ -76,13 +77,13 @@ def fitting(table: TextTable, drawn: str, width: int) -> tuple[TextTable, list[s
 
 
 def print_pending(
-    console: Console, pending: list[tuple[RunRecord, str]], typed: dict[Path, str], limit: int = 12
+    console: Console, pending: list[tuple[RunRecord, str]], commands: dict[Path, str], limit: int = 12
 ) -> None:
     if not pending:
         return
     say(console, f"{plural(len(pending), 'run')} without a score here:", "bold")
     for run, why in pending[:limit]:
         say(console, f"  {run.name} ({why})", "yellow")
-        say(console, f"    {typed[run.folder]}")
+        say(console, f"    {commands[run.folder]}")
     if len(pending) > limit:
         say(console, f"  and {len(pending) - limit} more; the page lists them all.")

@@ -19,7 +19,6 @@ from llama_exp.report.costs import Prices
 from llama_exp.report.items import EvaluationItems, load_items
 from llama_exp.report.load import EvaluationRecord, UnreadFile, load_runs
 from llama_exp.report.next_command import next_command
-from llama_exp.report.page import render
 from llama_exp.report.runs_csv import write_csv
 from llama_exp.report.terminal import make_console, print_pending, print_tables, say
 from llama_exp.runs.files import atomic_write
@@ -71,7 +70,8 @@ def write_report(
     print_pending(console, pending, commands)
     try:
         write_csv(home / "runs.csv", runs)
-        from llama_exp.report.figures.draw import draw_figures  # matplotlib: the tables do not wait for it
+        from llama_exp.report.figures.draw import draw_figures  # matplotlib: the tables are printed before it is loaded
+        from llama_exp.report.page import render
 
         pictures, unread_curves = draw_figures(home, compared, runs, prices)
         unread = [*unread_runs, *unread_curves, *unread]

@@ -1,79 +1,98 @@
 """Draws every figure of a report: a PNG file each, and the same as SVG for the page."""
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from llama_exp.report import captions, costs, labels
+from matplotlib.figure import Figure
+
+from llama_exp.report import captions, costs
 from llama_exp.report.cells import Comparison
+from llama_exp.report.compare import group_runs
 from llama_exp.report.costs import Prices
-from llama_exp.report.families import group_runs
-from llama_exp.report.figures import scores, style, training
+from llama_exp.report.figures import style, training
+from llama_exp.report.figures.costs import draw_costs
+from llama_exp.report.figures.scores import draw_scores
+from llama_exp.report.labels import panel_name, title
 from llama_exp.report.load import RunRecord, UnreadFile, load_curve
-from llama_exp.report.page import Picture, Pictures, panel_notes
+from llama_exp.report.next_command import untuned_command
+from llama_exp.report.page import Picture, Pictures
 from llama_exp.runs.files import atomic_write
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """Where the PNG files go, and their names so far."""
+
+    path: Path
+    files: list[str] = field(default_factory=list)
+
+    def save(self, name: str, figure: Figure, caption: str, **about) -> Picture:
+        stem = re.sub(r"[^A-Za-z0-9._]+", "-", name)[:80].strip("-.")
+        while f"{stem}.png" in self.files:
+            stem += "-2"
+        self.files.append(f"{stem}.png")
+        with atomic_write(self.path / f"{stem}.png", "wb") as file:
+            file.write(style.png(figure))
+        return Picture(style.svg(figure, len(self.files), caption), caption=caption, **about)
+
+    def remove_old(self) -> None:
+        for old in self.path.glob("*.png"):
+            if old.name not in self.files and re.match(r"(score-|cost-|loss-|seconds)", old.name):
+                old.unlink()
 
 
 def draw_figures(
     home: Path, compared: list[Comparison], runs: list[RunRecord], prices: Prices
 ) -> tuple[Pictures, list[UnreadFile]]:
-    """All figures, as PNG files in `home` and as SVG for the page."""
+    """All figures of a report in `home`, and the metrics.csv files that could not be read."""
+    folder = _Folder(home)
+    drawn = {i: _score_pictures(folder, c, runs) for i, c in enumerate(compared) if c.best()}
+    spent = {i: picture for i, c in enumerate(compared) if (picture := _cost_picture(folder, c, prices))}
+    losses, unread = _loss_pictures(folder, runs)
+    time, bars = None, training.stage_times(runs)
+    if bars:
+        time = folder.save("seconds", training.draw_times(bars), captions.time_caption(bars, training.BARS))
+    folder.remove_old()
+    return Pictures(drawn, spent, losses, time, tuple(folder.files)), unread
 
-    files: dict[str, None] = {}
 
-    def picture(file_name: str, figure, label: str, **kept) -> Picture:
-        stem = re.sub(r"[^A-Za-z0-9._]+", "-", file_name)[:80].strip("-.")
-        while f"{stem}.png" in files:
-            stem += "-2"
-        files[f"{stem}.png"] = None
-        with atomic_write(home / f"{stem}.png", "wb") as file:
-            file.write(style.png(figure))
-        return Picture(style.svg(figure, len(files), label), **kept)
+def _score_pictures(folder: _Folder, c: Comparison, runs: list[RunRecord]) -> list[Picture]:
+    found = []
+    for panel in c.panels:
+        if panel.cells:
+            name, notes = panel_name(panel, c), captions.scores_notes(panel, c, runs)
+            if not panel.baseline:
+                command = untuned_command(panel.cells[0].runs[0], folder.path.parent)
+                notes.append(f"{captions.SAY.no_baseline()} {command}")
+            file, caption = f"score-{title(c)}-{c.metric}-{name}", captions.scores_caption(panel, c)
+            found.append(folder.save(file, draw_scores(panel, c), caption, name=name, notes=notes))
+    return found
 
-    drawn: dict[int, list[Picture]] = {}
-    spent: dict[int, Picture] = {}
-    for i, c in enumerate(compared):
-        for panel in c.panels:
-            if c.best() and panel.cells:
-                name, caption = labels.panel_name(panel, c), captions.caption(panel, c)
-                drawn.setdefault(i, []).append(
-                    picture(
-                        f"score-{labels.title(c)}-{c.metric}-{name}",
-                        scores.scores(panel, c),
-                        caption,
-                        name=name,
-                        caption=caption,
-                        notes=panel_notes(panel, c, runs, home.parent),
-                    )
-                )
-        if sum(s.rank > 0 for _, s, _ in costs.priced(c, prices)) > 1:
-            caption = captions.cost_caption(c, prices)
-            front = {s.key for _, s, _ in costs.front(c, prices)}
-            unit = prices.currency if costs.axis(c, prices) == "money" else "seconds"
-            spent[i] = picture(
-                f"cost-{labels.title(c)}-{c.metric}",
-                scores.costs(costs.priced(c, prices), front, c, unit),
-                caption,
-                caption=caption,
-                notes=captions.cost_notes(c),
-            )
-    curves, unread = {}, []
+
+def _cost_picture(folder: _Folder, c: Comparison, prices: Prices) -> Picture | None:
+    priced = costs.priced(c, prices)
+    if sum(cell.rank > 0 for _, cell, _ in priced) < 2:
+        return None
+    front = {cell.key for _, cell, _ in costs.front(c, prices)}
+    unit = prices.currency if costs.axis(c, prices) == "money" else "seconds"
+    figure = draw_costs(priced, front, c, unit)
+    notes = captions.cost_notes(c)
+    return folder.save(f"cost-{title(c)}-{c.metric}", figure, captions.cost_caption(c, prices), notes=notes)
+
+
+def _loss_pictures(folder: _Folder, runs: list[RunRecord]) -> tuple[list[Picture], list[UnreadFile]]:
+    curves, unread, pictures = {}, [], []
     for run in runs:
         curves[run.folder], problems = load_curve(run)
         unread += problems
-    losses, groups = [], group_runs(runs)
-    for family in groups:
-        name = training.family_name(family, groups)
-        stem = f"loss-{name}" if name else f"loss-{family.dataset}-{family.model}"
-        caption = captions.losses_caption({r.name: curves[r.folder] for r in family.runs})
-        losses += [
-            picture(stem, figure, caption, name=name, caption=caption, width=figure.get_figwidth() * 5)
-            for figure in training.losses(family, curves)
+    groups = group_runs(runs)
+    for group in groups:
+        name = training.group_name(group, groups)
+        stem = f"loss-{name}" if name else f"loss-{group.dataset}-{group.model}"
+        caption = captions.losses_caption({run.name: curves[run.folder] for run in group.runs})
+        pictures += [
+            folder.save(stem, figure, caption, name=name, width=figure.get_figwidth() * 5)
+            for figure in training.draw_losses(group, curves)
         ]
-    time, bars = None, training.bars(runs)
-    if bars:
-        caption = captions.time_caption(bars, training.BARS)
-        time = picture("seconds", training.time_spent(bars), caption, caption=caption)
-    for old in home.glob("*.png"):
-        if old.name not in files and re.match(r"(score-|cost-|loss-|seconds)", old.name):
-            old.unlink()
-    return Pictures(drawn, spent, losses, time, tuple(files)), unread
+    return pictures, unread

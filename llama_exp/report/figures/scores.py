@@ -1,24 +1,21 @@
-"""The report's pictures of scores: against sample size, with the fitted learning curves, and against cost.
-
-Each function returns a matplotlib Figure, which `drawing` turns into a file. Matplotlib is imported inside, so that the
-table does not wait for it.
-"""
+"""Scores against sample size, with the fitted learning curves."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from llama_exp.report.cells import LOWER_IS_BETTER, Cell, Comparison, Panel
-from llama_exp.report.figures.style import INK, MUTED, PAPER, colour, marker, styled
+from matplotlib.figure import Figure
+
+from llama_exp.report.cells import Cell, Comparison, Panel
+from llama_exp.report.figures.style import MUTED, PAPER, colour, marker, styled
 from llama_exp.report.labels import panel_name
+from llama_exp.report.metric_facts import lower_is_better
 
 AHEAD = 4  # curves are drawn to so many times the largest size: as far as their coverage was measured
 
 
 @styled
-def scores(panel: Panel, comparison: Comparison):
+def draw_scores(panel: Panel, comparison: Comparison):
     """Score against sample size: a line per rank through the means, a dot per seed, whiskers for the test set."""
-    from matplotlib.figure import Figure
-
     metric, name = comparison.metric, panel_name(panel, comparison)
     figure = Figure(figsize=(6.4, 3.9), layout="constrained")
     axes = figure.subplots()
@@ -50,7 +47,7 @@ def scores(panel: Panel, comparison: Comparison):
         max((s.dropped for s in cells if s.shrunk), default=0),
     )
     axes.set_ylim(score_limits(comparison))
-    better = "lower" if metric in LOWER_IS_BETTER else "higher"
+    better = "lower" if lower_is_better(metric) else "higher"
     axes.set_title(f"{metric}, {better} is better" + (f" — {name}" if name else ""), pad=12)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _margin_labels(axes, labels)
@@ -63,11 +60,11 @@ def _points(axes, line: list[Cell], c: Comparison, rank: int, shift: float, join
     y = [s.mean(c.metric) for s in line]
     if joined:
         axes.plot(x, y, color=colour(rank), linewidth=2, zorder=4)
-    worse = set(c.standing.worse) if c.standing else set()
-    for at, height, cell in zip(x, y, line, strict=True):
-        _uncertainty(axes, at, cell, c.metric, colour(rank))
+    worse = set(c.ranking.worse) if c.ranking else set()
+    for size, height, cell in zip(x, y, line, strict=True):
+        _uncertainty(axes, size, cell, c.metric, colour(rank))
         axes.plot(
-            [at],
+            [size],
             [height],
             color=colour(rank),
             marker=marker(rank),
@@ -119,7 +116,7 @@ def score_limits(comparison: Comparison) -> tuple[float, float]:
         for curve in panel.curves.values():
             ends += [curve.predict(curve.sizes[-1] * AHEAD).estimate] if curve.trusted else []
     low, high = min(ends), max(ends)
-    near = metric in LOWER_IS_BETTER or (low > 0.45 * high and len(comparison.cells()) > 1)
+    near = lower_is_better(metric) or (low > 0.45 * high and len(comparison.cells()) > 1)
     room = 0.06 * ((high - low if near else high) or 1)
     return (low - room if near else min(0, low)), high + room
 
@@ -206,98 +203,3 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
                 break
             crowds[-2:] = [[(below * n + above * m) / (n + m), n + m]]
     return [middle + gap * (i - (n - 1) / 2) for middle, n in crowds for i in range(int(n))]
-
-
-@styled
-def costs(points: Sequence[tuple[Panel, Cell, float]], front: set, comparison: Comparison, unit: str):
-    """Score against what training cost; the line joins what nothing cheaper equals. `points`: (panel, cell, cost)."""
-    from matplotlib.figure import Figure
-
-    metric = comparison.metric
-    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
-    axes = figure.subplots()
-    trained = sorted(((s, x) for _, s, x in points if s.rank and x > 0), key=lambda one: one[1])
-    size, unit = _unit([x for _, x in trained], unit)
-    trained = [(cell, x / size) for cell, x in trained]
-    _cost_points(axes, trained, front, comparison)
-    for rank in sorted({s.rank for s, _ in trained}):
-        axes.plot([], [], color=colour(rank), marker=marker(rank), linestyle="none", label=f"rank {rank}")
-    if untuned := [s for _, s, _ in points if not s.rank]:
-        axes.axhline(
-            untuned[0].mean(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, label="untuned model, free"
-        )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
-    _cost_ticks(axes, [x for _, x in trained])
-    axes.set_xlabel(f"{unit} (log scale: equal steps multiply)")
-    axes.set_ylim(score_limits(comparison))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_title(f"{metric}, {'lower' if metric in LOWER_IS_BETTER else 'higher'} is better", pad=12)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.6)
-    return figure
-
-
-def _cost_points(axes, trained: Sequence[tuple[Cell, float]], front: set, c: Comparison) -> None:
-    """A dot a cell, cheapest first: those of the front joined by steps and named by their size."""
-    steps = [(x, s.mean(c.metric)) for s, x in trained if s.key in front]
-    axes.plot(
-        *zip(*steps, strict=True),
-        color=MUTED,
-        linewidth=1.2,
-        linestyle=":",
-        zorder=2,
-        drawstyle="steps-post",
-        gid="front",
-    )
-    low, high = score_limits(c)
-    worse = set(c.standing.worse) if c.standing else set()
-    before = None  # the last one named
-    for cell, x in trained:
-        ink, y, interval = colour(cell.rank), cell.mean(c.metric), cell.interval(c.metric)
-        if interval:
-            axes.vlines(x, interval.low, interval.high, color=ink, linewidth=1.2, alpha=0.55, zorder=3)
-        axes.plot(
-            [x],
-            [y],
-            color=ink,
-            marker=marker(cell.rank),
-            markersize=7,
-            markeredgewidth=1.6,
-            markerfacecolor=PAPER if cell.key in worse else ink,
-            zorder=4,
-        )
-        if cell.key in front:
-            near = before and x < 1.3 * before[0] and abs(y - before[1]) < 0.1 * (high - low)
-            axes.annotate(
-                f"{cell.examples:,}",
-                (x, y),
-                xytext=(6, -11) if near else (-5, 6),
-                ha="left" if near else "right",
-                textcoords="offset points",
-                fontsize=8.5,
-                color=INK,
-            )
-            before = x, y
-
-
-def _unit(values: Sequence[float], unit: str) -> tuple[float, str]:
-    """Seconds in the unit that people would use for the dearest; money as it is."""
-    if unit != "seconds":
-        return 1.0, unit
-    dearest = max(values)
-    size, name = (3600, "hours") if dearest > 7200 else (60, "minutes") if dearest > 180 else (1, "seconds")
-    return size, f"{name} of training"
-
-
-def _cost_ticks(axes, values: Sequence[float]) -> None:
-    """1, 2, 5, 10 ... as far as the costs go; finer where they lie so close together that two ticks would not remain."""
-    from matplotlib.ticker import MaxNLocator
-
-    low, high = min(values) / 1.35, max(values) * 1.35
-    ticks = [lead * 10.0**power for power in range(-6, 9) for lead in (1, 2, 5)]
-    shown = [t for t in ticks if low <= t <= high]
-    if len(shown) < 3:
-        shown = [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
-    axes.set_xticks(shown)
-    axes.set_xlim(low, high)

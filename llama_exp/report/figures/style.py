@@ -9,8 +9,11 @@ import re
 import warnings
 from collections.abc import Callable
 from functools import wraps
+from html import escape
 
-# After Okabe and Ito (2008): told apart with any kind of colour vision; darkened where a letter would be too pale.
+from matplotlib import rc_context
+
+# After Okabe and Ito (2008): distinct with any kind of colour vision; darkened where a letter would be too pale.
 # In the order of the ranks 1, 2, 4 … 128, those that are often drawn together (1, 4, 16, 64) furthest apart.
 RANKS = ("#0072b2", "#a66a00", "#00876a", "#5b5fc7", "#d55e00", "#7a5c3e", "#b8558c", "#3a8fc7")
 MARKERS = "os^Dv<>P"
@@ -57,8 +60,8 @@ STYLE = {
 }
 
 
-def place(rank: int) -> int:
-    """A rank's place in RANKS and MARKERS, by itself alone: it looks the same in every report, whatever else was run.
+def rank_index(rank: int) -> int:
+    """The index of a rank in RANKS and MARKERS, by itself alone: it looks the same in every report, whatever else was run.
 
     Powers of two follow each other; another rank takes the look of one that is far from it.
     """
@@ -69,18 +72,21 @@ def place(rank: int) -> int:
 
 
 def colour(rank: int) -> str:
-    return RANKS[place(rank)]
+    return RANKS[rank_index(rank)]
 
 
 def marker(rank: int) -> str:
-    return MARKERS[place(rank)]
+    return MARKERS[rank_index(rank)]
+
+
+def time_unit(longest: float) -> tuple[int, str]:
+    """(seconds in it, name) of the unit that suits an axis up to `longest` seconds."""
+    return (3600, "hours") if longest > 7200 else (60, "minutes") if longest > 180 else (1, "seconds")
 
 
 def styled(draw: Callable) -> Callable:
     @wraps(draw)
     def wrapper(*args, **kwargs):
-        from matplotlib import rc_context
-
         with rc_context(STYLE):
             return draw(*args, **kwargs)
 
@@ -98,15 +104,11 @@ def _save(figure, buffer, **how) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks: boxes, no noise
         figure.savefig(buffer, **how)
-    figure.set_layout_engine("none")  # laid out once: the second file has the same places, in half the time
+    figure.set_layout_engine("none")  # laid out once: the second file gets the same layout in half the time
 
 
 def svg(figure, number: int, label: str) -> str:
     """The figure as inline SVG: its own ids, the page's fonts, colours from CSS variables."""
-    from html import escape
-
-    from matplotlib import rc_context
-
     buffer = io.StringIO()
     with rc_context(STYLE):
         _save(

@@ -1,36 +1,24 @@
-"""Pictures of how the runs went: losses while training, and where the time went.
-
-Each function returns a matplotlib Figure, which `drawing` turns into a file. Matplotlib is imported inside, so that the
-table does not wait for it.
-"""
+"""Losses during training, and the time that each stage took."""
 
 from collections.abc import Iterable, Sequence
 
+from matplotlib.figure import Figure
+
 from llama_exp.formatting import format_duration
-from llama_exp.report.families import RunGroup, group_runs
-from llama_exp.report.figures.style import INK, MUTED, STAGES, colour, styled
-from llama_exp.report.labels import key_value, seconds_of
+from llama_exp.report.compare import RunGroup, group_runs
+from llama_exp.report.figures.style import INK, MUTED, STAGES, colour, styled, time_unit
+from llama_exp.report.labels import STAGE_NAMES, key_value, seconds_by_stage
 from llama_exp.report.load import RunRecord, TrainingCurve
 
-STAGE_NAMES = {
-    "import": "start-up",
-    "load": "model",
-    "data": "data",
-    "train": "training",
-    "save": "saving",
-    "evaluate": "evaluation",
-}
 ACROSS, ROWS, BARS, POINTS = 8, 8, 40, 160
 Points = Sequence[tuple[float, float]]  # (step, value)
 
 
 @styled
-def losses(family: RunGroup, curves: dict) -> list:
+def draw_losses(group: RunGroup, curves: dict) -> list:
     """Small multiples: a tile per size and rank; pale = training, strong = validation; every seed has its own lines."""
-    from matplotlib.figure import Figure
-
     tiles: dict[tuple, list[TrainingCurve]] = {}
-    for run in sorted(family.runs, key=lambda r: (r.rank, r.examples or 0)):
+    for run in sorted(group.runs, key=lambda r: (r.rank, r.examples or 0)):
         curve = curves.get(run.folder)
         if curve and (curve.train or curve.validation):
             tiles.setdefault((run.rank, run.examples), []).append(curve)
@@ -55,7 +43,7 @@ def losses(family: RunGroup, curves: dict) -> list:
             if spot in tiles:
                 axes.set_visible(True)
                 _tile(axes, tiles[spot], colour(spot[0]))
-                axes.set_title(cell_title(*spot), fontsize=8 if across < 6 else 7)
+                axes.set_title(tile_title(*spot), fontsize=8 if across < 6 else 7)
                 axes.set_ylim(limits)
         figure.supxlabel("optimizer step", fontsize=9, color=MUTED)
         figure.supylabel("loss (lower is better)", fontsize=9, color=MUTED)
@@ -89,42 +77,40 @@ def thinned(points: Points) -> tuple[list[float], list[float]]:
     return [sum(x for x, _ in g) / len(g) for g in groups], [sum(y for _, y in g) / len(g) for g in groups]
 
 
-def bars(runs: Iterable[RunRecord]) -> list[tuple[str, dict[str, float]]]:
+def stage_times(runs: Iterable[RunRecord]) -> list[tuple[str, dict[str, float]]]:
     """(name, seconds by stage) of every cell, the mean over its seeds, longest first."""
     groups: dict[str, list[dict[str, float]]] = {}
     runs = list(runs)
     found = group_runs(runs)
-    named = [(r, cell_title(r.rank, r.examples), family_name(f, found)) for f in found for r in f.runs]
+    named = [(r, tile_title(r.rank, r.examples), group_name(group, found)) for group in found for r in group.runs]
     named += [(r, "untuned", f"{r.dataset} {r.model}" if len(found) > 1 else "") for r in runs if r.rank == 0]
-    for run, name, family in named:
-        seconds = seconds_of(run)
+    for run, name, group in named:
+        seconds = seconds_by_stage(run)
         if sum(seconds.values()) > 0:
-            groups.setdefault(name + (f", {family}" if family else ""), []).append(seconds)
-    means = {n: {s: sum(g.get(s, 0) for g in group) / len(group) for s in STAGES} for n, group in groups.items()}
+            groups.setdefault(name + (f", {group}" if group else ""), []).append(seconds)
+    means = {n: {s: sum(one.get(s, 0) for one in g) / len(g) for s in STAGES} for n, g in groups.items()}
     return sorted(means.items(), key=lambda bar: -sum(bar[1].values()))
 
 
-def cell_title(rank: int, examples: int | None) -> str:
+def tile_title(rank: int, examples: int | None) -> str:
     return f"{'unknown' if examples is None else format(examples, ',')} examples, rank {rank}"
 
 
-def family_name(family: RunGroup, among: list[RunGroup]) -> str:
-    """What sets a family apart from the others: dataset and model where there are several, and its training keys."""
-    said = [family.dataset] if len({f.dataset for f in among}) > 1 else []
-    said += [family.model] if len({f.model for f in among}) > 1 else []
-    return ", ".join(said + [key_value(k, v) for k, v in family.keys.items()])
+def group_name(group: RunGroup, among: list[RunGroup]) -> str:
+    """What sets a group apart from the others: dataset and model where there are several, and its training keys."""
+    parts = [group.dataset] if len({one.dataset for one in among}) > 1 else []
+    parts += [group.model] if len({one.model for one in among}) > 1 else []
+    return ", ".join(parts + [key_value(k, v) for k, v in group.keys.items()])
 
 
 @styled
-def time_spent(shown: list[tuple[str, dict[str, float]]]):
+def draw_times(shown: list[tuple[str, dict[str, float]]]):
     """A bar per cell, a colour per stage."""
-    from matplotlib.figure import Figure
-
     shown = shown[:BARS]
     figure = Figure(figsize=(6.8, 0.25 * len(shown) + 1.1), layout="constrained")
     axes = figure.subplots()
     longest = max(sum(stages.values()) for _, stages in shown)
-    unit, size = ("hours", 3600) if longest > 7200 else ("minutes", 60) if longest > 180 else ("seconds", 1)
+    size, unit = time_unit(longest)
     left = [0.0] * len(shown)
     for stage, ink in STAGES.items():
         width = [stages[stage] / size for _, stages in shown]
