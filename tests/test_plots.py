@@ -7,10 +7,10 @@ import pytest
 
 from llama_exp.formatting import format_duration
 from llama_exp.report import captions
-from llama_exp.report.compare import comparisons
-from llama_exp.report.families import group_runs
-from llama_exp.report.figures import scores as plots
+from llama_exp.report.compare import comparisons, group_runs
 from llama_exp.report.figures import style, training
+from llama_exp.report.figures.costs import draw_costs
+from llama_exp.report.figures.scores import apart, draw_scores
 from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval, TrainingCurve
 
 METRIC = "squad/f1"
@@ -57,7 +57,7 @@ def grid():
 
 
 def test_a_line_per_rank_through_the_scores_on_a_log_axis(grid):
-    axes = plots.scores(*panel_of(grid)).axes[0]
+    axes = draw_scores(*panel_of(grid)).axes[0]
     solid = [line for line in axes.lines if line.get_linestyle() == "-"]
     assert [list(line.get_ydata()) for line in solid] == [[30.0, 50.0], [28.0, 60.0]]
     assert axes.get_xscale() == "log"
@@ -67,14 +67,14 @@ def test_a_line_per_rank_through_the_scores_on_a_log_axis(grid):
 
 def test_ranks_stand_beside_each_other_without_mixing_two_sizes():
     runs = [run(r, n, 50.0) for r in (4, 8, 16, 64) for n in (50, 3200, 3800)]
-    axes = plots.scores(*panel_of(runs)).axes[0]
+    axes = draw_scores(*panel_of(runs)).axes[0]
     lines = [line.get_xdata() for line in axes.lines if line.get_linestyle() == "-"]
     assert max(x[1] for x in lines) < min(x[2] for x in lines)
     assert len({round(x[0], 3) for x in lines}) == 4
 
 
 def test_the_untuned_model_is_a_dashed_line_with_its_band_at_every_size(grid):
-    axes = plots.scores(*panel_of(grid)).axes[0]
+    axes = draw_scores(*panel_of(grid)).axes[0]
     (dashed,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert list(dashed.get_ydata()) == [5.0, 5.0] and list(dashed.get_xdata()) == [0, 1]  # the whole width
     (band,) = axes.patches
@@ -84,7 +84,7 @@ def test_the_untuned_model_is_a_dashed_line_with_its_band_at_every_size(grid):
 
 def test_several_seeds_are_points_and_their_mean_is_the_line():
     runs = [run(8, 100, f1, seed=i) for i, f1 in enumerate((30.0, 33.0, 36.0))]
-    axes = plots.scores(*panel_of(runs)).axes[0]
+    axes = draw_scores(*panel_of(runs)).axes[0]
     line, points = axes.lines[:2]
     assert list(line.get_ydata()) == [33.0]
     assert list(points.get_ydata()) == [30.0, 33.0, 36.0]
@@ -94,11 +94,11 @@ def test_a_rank_keeps_its_colour_in_all_figures_and_in_a_report_with_other_ranks
     more = [*grid, *(run(r, n, 40.0) for r in (1, 4, 16, 32) for n in (100, 1000))]
     for runs in (grid, more):
         panel, comparison = panel_of(runs)
-        scores = plots.scores(panel, comparison).axes[0]
+        scores = draw_scores(panel, comparison).axes[0]
         seen = {t.get_text(): t.get_color() for t in scores.texts}
         assert (seen["rank 8"], seen["rank 64"]) == (style.RANKS[3], style.RANKS[6])
     curves = {r.folder: TrainingCurve(((1, 3.0), (2, 2.0)), ((2, 2.5),)) for r in grid}
-    (losses,) = training.losses(group_runs(grid)[0], curves)
+    (losses,) = training.draw_losses(group_runs(grid)[0], curves)
     tiles = {axes.get_title("left"): axes.lines[0].get_color() for axes in losses.axes if axes.get_visible()}
     assert tiles == {f"{n} examples, rank {r}": style.colour(r) for n in ("100", "1,000") for r in (8, 64)}
     assert len({style.colour(2**k) for k in range(8)}) == 8
@@ -108,23 +108,23 @@ def test_a_rank_keeps_its_colour_in_all_figures_and_in_a_report_with_other_ranks
 def test_panels_of_one_comparison_share_their_height_so_that_they_can_be_compared():
     runs = [run(8, n, f1, **{"optimizer.lr": lr}) for lr, f1 in ((0.1, 20.0), (0.2, 60.0)) for n in (100, 1000)]
     (comparison,) = comparisons(runs)
-    limits = {plots.scores(p, comparison).axes[0].get_ylim() for p in comparison.panels}
+    limits = {draw_scores(p, comparison).axes[0].get_ylim() for p in comparison.panels}
     assert len(comparison.panels) == 2 and len(limits) == 1
     assert limits.pop() == pytest.approx((0, 67.84))
 
 
 def test_labels_that_would_lie_on_each_other_are_moved_apart_around_their_middle():
-    assert plots.apart([0.1, 0.5], 0.1) == [0.1, 0.5]
-    assert plots.apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
-    assert plots.apart([0.40, 0.45, 0.5], 0.1) == pytest.approx([0.35, 0.45, 0.55])
-    assert plots.apart([0.1, 0.1, 0.25], 0.1) == pytest.approx([0.05, 0.15, 0.25])
-    assert plots.apart([], 0.1) == []
+    assert apart([0.1, 0.5], 0.1) == [0.1, 0.5]
+    assert apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert apart([0.40, 0.45, 0.5], 0.1) == pytest.approx([0.35, 0.45, 0.55])
+    assert apart([0.1, 0.1, 0.25], 0.1) == pytest.approx([0.05, 0.15, 0.25])
+    assert apart([], 0.1) == []
 
 
 def test_a_tile_per_size_and_rank_and_what_was_not_run_leaves_a_hole(grid):
     runs = [r for r in grid if (r.rank, r.examples) != (64, 1000)]
     curves = {r.folder: TrainingCurve(((1, 3.0), (9, 2.0)), ((9, 2.5),)) for r in runs}
-    (figure,) = training.losses(group_runs(runs)[0], curves)
+    (figure,) = training.draw_losses(group_runs(runs)[0], curves)
     assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
 
 
@@ -145,27 +145,27 @@ def test_long_curves_are_drawn_by_the_means_of_their_stretches():
 
 
 def test_bars_are_means_over_seeds_and_the_words_name_the_largest_stage(grid):
-    bars = training.bars([*grid, run(8, 1000, 50.0, seed=1)])
+    bars = training.stage_times([*grid, run(8, 1000, 50.0, seed=1)])
     assert [name for name, _ in bars][:2] == ["1,000 examples, rank 8", "1,000 examples, rank 64"]
     assert bars[0][1] == {"import": 7, "load": 2, "data": 0, "train": 100, "save": 0, "evaluate": 11}
     assert captions.time_caption(bars, 40) == (
-        "Training took the most: 73 % of 5 min 00 s in all bars together; evaluation 15 %, starting up 9 % and loading "
-        "the model 3 %. A bar is the mean over its seeds."
+        "Training took most of the time: 73 % of 5 min 00 s over all bars; evaluation 15 %, start-up 9 % and model loading "
+        "3 %. A bar is the mean over seeds."
     )
-    axes = training.time_spent(bars).axes[0]
+    axes = training.draw_times(bars).axes[0]
     assert axes.texts[0].get_text() == "2 min 00 s"
 
 
 def test_a_cost_axis_has_at_least_two_numbers_however_close_the_costs():
     panel, c = panel_of([run(8, 100, 30.0), run(16, 100, 34.0)])
     points = [(panel, setting, seconds) for setting, seconds in zip(panel.cells, (22.1, 23.4), strict=True)]
-    axes = plots.costs(points, {panel.cells[0].key}, c, "seconds").axes[0]
+    axes = draw_costs(points, {panel.cells[0].key}, c, "seconds").axes[0]
     low, high = axes.get_xlim()
     assert len([t for t in axes.get_xticks() if low <= t <= high]) >= 3
 
 
 def test_the_svg_is_whole_xml_with_variables_for_colours_and_its_own_ids(grid):
-    text = style.svg(plots.scores(*panel_of(grid)), 7, 'a "label" & <more>')
+    text = style.svg(draw_scores(*panel_of(grid)), 7, 'a "label" & <more>')
     root = ElementTree.fromstring(text)
     assert root.get("aria-label") == 'a "label" & <more>'
     ids = [element.get("id") for element in root.iter() if element.get("id")]
@@ -179,7 +179,7 @@ def test_a_name_with_a_dollar_or_markup_is_drawn_as_it_is():
     runs = [run(8, 100, 30.0, model="$a_b^{"), run(8, 100, 30.0, model="<script>中")]
     (comparison,) = comparisons(runs)
     for panel in comparison.panels:
-        figure = plots.scores(panel, comparison)
+        figure = draw_scores(panel, comparison)
         ElementTree.fromstring(style.svg(figure, 1, panel.model))
         assert style.png(figure).startswith(b"\x89PNG")
         assert panel.model in figure.axes[0].get_title("left")
@@ -187,15 +187,15 @@ def test_a_name_with_a_dollar_or_markup_is_drawn_as_it_is():
 
 def test_words_say_what_the_picture_shows(grid):
     panel, comparison = panel_of(grid)
-    assert captions.caption(panel, comparison) == (
-        "From 100 to 1,000 examples, rank 64 goes from 28.0 ± 4.0 to 60.0 ± 4.0: more data helped. With 1,000 examples, "
-        "rank 64 is ahead at 60.0 ± 4.0 and rank 8 last at 50.0 ± 4.0, further apart than chance explains."
+    assert captions.scores_caption(panel, comparison) == (
+        "Rank 64 scores 28.0 ± 4.0 with 100 and 60.0 ± 4.0 with 1,000 examples: more data helped. With 1,000 examples, rank "
+        "64 is best (60.0 ± 4.0) and rank 8 worst (50.0 ± 4.0): their intervals do not overlap."
     )
     close = [run(8, 100, 30.0), run(8, 1000, 33.0), run(16, 1000, 34.0)]
     panel, comparison = panel_of(close)
-    assert captions.caption(panel, comparison) == (
-        "From 100 to 1,000 examples, rank 8 goes from 30.0 ± 4.0 to 33.0 ± 4.0: a difference that chance could make. "
-        "With 1,000 examples, rank 16 is ahead at 34.0 ± 4.0 and rank 8 last at 33.0 ± 4.0, too close to call."
+    assert captions.scores_caption(panel, comparison) == (
+        "Rank 8 scores 30.0 ± 4.0 with 100 and 33.0 ± 4.0 with 1,000 examples: their intervals overlap. With 1,000 "
+        "examples, rank 16 is best (34.0 ± 4.0) and rank 8 worst (33.0 ± 4.0): their intervals overlap."
     )
 
 
@@ -204,10 +204,10 @@ def test_words_for_losses_name_the_run_that_rose_most():
         return TrainingCurve((), tuple(enumerate(validation)))
 
     assert captions.losses_caption({"a": curve(3.0, 2.0, 2.5), "b": curve(3.0, 2.0, 2.1), "c": curve(3.0, 2.0)}) == (
-        "In 2 of 3 runs the validation loss rose again before the end, most in a: from 2.00 to 2.50."
+        "Validation loss rose again before the end in 2 of 3 runs, most in a: from 2.00 to 2.50."
     )
     assert captions.losses_caption({"a": curve(3.0, 2.0)}) == (
-        "In the one run the validation loss ended at its best or within 2 % of it."
+        "Validation loss ended within 2 % of its best in the one run."
     )
     assert captions.losses_caption({}) == "No validation loss was measured."
 

@@ -286,16 +286,23 @@ def sweep(tmp_path_factory):
 
 def test_the_answer_comes_first_with_its_interval_and_the_untuned_model(sweep):
     _, printed, page = sweep
-    best = "Best so far: squad/f1 55.9 (likely 50.0 to 61.6), the mean of 3 runs, with 1,000 examples at rank 16; "
-    assert best + "the untuned model scores 5.3 (likely 3.9 to 6.7)." in printed
-    assert best + "the untuned model scores 5.3 (likely 3.9 to 6.7)." in page.text
-    assert page.text.index("Best so far") < page.text.index("From 100 to 1,000 examples") < page.text.index("tokens")
-    assert "on the same 300 items it cannot be told from rank 8 on 1,000 examples at 54.0 ± 5.5" in page.text
-    assert "It is better than the 5 others." in page.text
+    best = "Best: F1 55.9 (95 % CI 50.0 to 61.6), rank 16 on 1,000 examples, mean of 3 runs. "
+    assert best + "Untuned model: 5.3 (95 % CI 3.9 to 6.7)." in printed
+    assert best + "Untuned model: 5.3 (95 % CI 3.9 to 6.7)." in page.text
+    assert (
+        page.text.index("Best: ")
+        < page.text.index("with 100 and 55.9 ± 5.8 with 1,000 examples")
+        < page.text.index("tokens")
+    )
+    assert (
+        "On the same 300 items there is no significant difference from rank 8 on 1,000 examples (54.0 ± 5.5, p = "
+        in page.text
+    )
+    assert "It is significantly better than the other 5 cells." in page.text
     assert "300 held-out items in 75 groups" in page.text
-    assert "is a 95 % interval: where the score would likely lie" in page.text
+    assert "± or a range in brackets is a 95 % confidence interval (CI) over test items and, where a cell" in page.text
     shown = "test-set (CR2) plus between-run variance, t with Satterthwaite's degrees of freedom and clustered t."
-    assert f"Its method: {shown}" in page.text  # of settings of several runs, and of the untuned model
+    assert f"Method: {shown}" in page.text  # of settings of several runs, and of the untuned model
     assert "never seen in training" not in page.text  # whether that is so, the audit says
 
 
@@ -315,7 +322,7 @@ def test_the_table_has_a_row_per_setting_and_groups_seeds(sweep):
     assert rows[1][3:7] == ["34.2", "±", "5.2", "worse"] and rows[3][3:7] == ["54.0", "±", "5.5", "tied"]
     assert rows[6][3:7] == ["55.9", "±", "5.8", "best"] and rows[0][3:7] == ["5.3", "±", "1.4", "worse"]
     assert "172.0 k" in printed and "708 MiB" in printed
-    assert "cannot be told apart: 1.9 ±" in page.text and "worse by 50.6 ±" in page.text
+    assert "no significant difference: 1.9 ±" in page.text and "worse by 50.6 ±" in page.text
 
 
 def test_runs_without_a_score_are_listed_with_what_to_type(sweep):
@@ -336,10 +343,10 @@ def test_the_page_is_one_file_that_fetches_nothing(sweep):
     assert {"script", "img", "link", "iframe", "object"}.isdisjoint(page.tags)
     links = [value for tag, name, value in page.attributes if name in ("href", "src") and not value.startswith("#")]
     assert sorted(links) == [
-        "cost-squad-rows-made-by-rule-squad-f1.png",
+        "cost-SQuAD-synthetic-squad-f1.png",
         "loss-squad-tiny.png",
         "runs.csv",
-        "score-squad-rows-made-by-rule-squad-f1.png",
+        "score-SQuAD-synthetic-squad-f1.png",
         "seconds.png",
     ]
     assert all((home / link).is_file() for link in links)
@@ -365,7 +372,7 @@ def test_a_long_name_of_a_run_stands_on_one_line_and_groups_of_one_item_are_not_
     write_run(tmp_path, name=name, f1=50.0, evaluation={"groups": ITEMS})
     run_report(tmp_path)
     page = browse((tmp_path / "report" / "index.html").as_uri(), viewport={"width": 1280, "height": 800})
-    page.get_by_text("Which runs these are").click()
+    page.get_by_text("The runs of each cell").click()
     cell = page.locator("details td.run").get_by_text(f"squad/{name}")
     height, line = cell.evaluate("td => [td.clientHeight, parseFloat(getComputedStyle(td).lineHeight)]")
     assert height < 2 * line
@@ -425,9 +432,9 @@ def test_a_terminal_without_room_leaves_columns_out_and_never_cuts_a_number(tmp_
         assert "…" not in "".join(lines[:5])
         shown = [name for name in wanted if re.search(rf"\b{name}\b", head)]
         assert len(shown) == kept and shown[0] == "squad/f1"
-        left_out = [line for line in lines if line.startswith("Too wide for this terminal, and on the page: ")]
+        left_out = [line for line in lines if line.startswith("Columns that do not fit this terminal (see the page): ")]
         names = ", ".join(name for name in wanted if name not in shown)
-        assert left_out == [f"Too wide for this terminal, and on the page: {names}."] * (kept < 9)
+        assert left_out == [f"Columns that do not fit this terminal (see the page): {names}."] * (kept < 9)
 
 
 def test_an_unknown_metric_names_the_known_ones(tmp_path):
@@ -435,25 +442,24 @@ def test_an_unknown_metric_names_the_known_ones(tmp_path):
     done = run_report(tmp_path, "metric=rogue")
     assert done.returncode == 2
     assert "No evaluation has the metric rogue. Known: loss, perplexity, squad/exact_match" in done.stderr
-    assert "One cell so far: squad/exact_match 50.0" in run_report(tmp_path, "metric=squad/exact_match").stdout
+    assert "One cell so far: exact match 50.0" in run_report(tmp_path, "metric=squad/exact_match").stdout
 
 
 def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
     write_run(tmp_path / "one", f1=57.1)
     write_run(tmp_path / "untuned", r=0, f1=0.4, half=0.3)
     one, untuned = run_report(tmp_path / "one"), run_report(tmp_path / "untuned")
-    assert "One cell so far: squad/f1 57.0 (likely" in one.stdout
+    assert "One cell so far: F1 57.0 (95 % CI" in one.stdout
     for alone in (one, untuned):
         assert "best" not in alone.stdout.lower(), "there is nothing to be the best of"
     assert (
-        "57.0 (likely 53.0 to 61.0) with 300 examples at rank 16; the untuned model has not been evaluated."
+        "57.0 (95 % CI 53.0 to 61.0), rank 16 on 300 examples. The untuned model has not been evaluated." in one.stdout
+    )
+    assert (
+        "Its interval covers the test items only, because there is one run: another training seed could change the score"
         in one.stdout
     )
-    assert "Its interval: test set only; one training seed. Another seed could move the score" in one.stdout
-    assert (
-        "The untuned model scores squad/f1 0.33 (likely 0.03 to 0.63). Nothing fine-tuned has been evaluated"
-        in untuned.stdout
-    )
+    assert "Untuned model: F1 0.33 (95 % CI 0.03 to 0.63). No fine-tuned model has been evaluated" in untuned.stdout
     page = Page(tmp_path / "one" / "report" / "index.html")
     assert (
         "To add it: python evaluate.py dataset=squad model=tiny lora.r=0 dataset.source=synthetic eval_sample=300"
@@ -498,7 +504,7 @@ def test_broken_and_foreign_files_are_named_with_the_reason_and_stop_nothing(tmp
         "wanted the columns step, loss and validation_loss",
     ):
         assert reason in done.stdout, reason
-    assert "One cell so far: squad/f1 50.0" in done.stdout
+    assert "One cell so far: F1 50.0" in done.stdout
     assert "squad/tiny-100-r16-seed0 (finished, not evaluated)" in done.stdout
 
 
@@ -508,8 +514,8 @@ def test_of_equal_scores_the_untuned_model_is_best_and_a_better_loss_is_said(tmp
     tuned = tmp_path / "squad" / "tiny-300-r16-seed0" / "eval" / "squad-test-300" / "results.json"
     tuned.write_text(tuned.read_text().replace('"loss": 4.0', '"loss": 2.5'))
     printed = run_report(tmp_path).stdout
-    assert "Best so far is the untuned model: squad/f1 0.0 ± 0. No fine-tuned run is better." in printed
-    assert "The loss did improve: from 4.000 to 2.500 with 300 examples at rank 16." in printed
+    assert "Best: the untuned model, F1 0.0 ± 0. No fine-tuned model is better." in printed
+    assert "The loss did improve: 4.000 untuned, 2.500 with rank 16 on 300 examples." in printed
 
 
 def test_a_score_that_is_undefined_is_left_out_and_never_averaged(tmp_path):
@@ -530,10 +536,10 @@ def test_a_run_whose_score_is_undefined_is_named_and_counts_in_no_mean(tmp_path)
     at.write_text(json.dumps(stored))
     printed = run_report(tmp_path).stdout
     assert (
-        "squad/f1 is undefined, or was not computed, in 1 of 3 runs (squad/tiny-300-r16-seed2): it is in no mean"
+        "squad/f1 is undefined, or was not computed, in 1 of 3 runs, which count in no mean here: squad/tiny-300-r16-seed2."
         in printed
     )
-    assert "the mean of 2 runs," in printed
+    assert "mean of 2 runs." in printed
 
 
 def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
@@ -556,7 +562,7 @@ def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
     assert done.returncode == 0
     text = Page(tmp_path / "report" / "index.html").text
     assert "lora.alpha differs between the lines: 16 at rank 8 and 32 at rank 16." in text
-    assert "squad after training on guanaco" in text
+    assert "SQuAD after training on Guanaco" in text
 
 
 def test_titles_say_in_one_way_how_many_items_were_asked(tmp_path):
@@ -574,9 +580,9 @@ def test_titles_say_in_one_way_how_many_items_were_asked(tmp_path):
             path.write_text(path.read_text().replace('"items": 300', '"items": 400'))
     found = [f"{labels.title(c)}, {labels.split_of(c)}" for c in comparisons(load_runs(tmp_path)[0])]
     assert sorted(found) == [
-        "squad (rows made by rule), test split, all 400 items",
-        "squad (rows made by rule, eval_seed 0), test split, a sample of 300 items",
-        "squad (rows made by rule, eval_seed 1), test split, a sample of 300 items",
+        "SQuAD (synthetic), test split, all 400 questions",
+        "SQuAD (synthetic, eval_seed 0), test split, a sample of 300 questions",
+        "SQuAD (synthetic, eval_seed 1), test split, a sample of 300 questions",
     ]
 
 
@@ -599,8 +605,8 @@ def test_sizes_that_much_was_dropped_of_are_said_by_the_figure_in_the_headline_a
         summary = {"counts": {"train": {**counts, "sampled": sample, "encoded": encoded}}}
         write_run(tmp_path, sample=sample, f1=60 - sample / 100, summary=summary)
     printed = run_report(tmp_path).stdout
-    assert "with 100 examples at rank 16 (40 of them in training);" in printed
-    said = "What reached training is less: 40 of 100 examples; the responses of the others are empty or do not fit"
+    assert "rank 16 on 100 examples (40 of them reached training)." in printed
+    said = "Fewer examples reached training: 40 of 100. The responses of the others are empty or do not fit"
     page = Page(tmp_path / "report" / "index.html").text
     assert said in printed and page.count(said) == 2, "in the answer and by the figure"
     rows = [line.split()[:3] for line in printed.splitlines() if line.lstrip().startswith(("100 ", "1,000 "))]
@@ -642,7 +648,7 @@ def test_two_evaluations_of_one_run_are_never_averaged(changed, tmp_path):
     settings = [s for c in comparisons(load_runs(tmp_path)[0]) for _, s in c.cells()]
     assert sorted(round(s.mean("squad/f1")) for s in settings) == [20, 60]
     for setting in settings:
-        assert len({s.run.folder for s in setting.scored}) == len(setting.scored) == setting.seeds("squad/f1") == 2
+        assert len({s.run.folder for s in setting.runs}) == len(setting.runs) == setting.seeds("squad/f1") == 2
 
 
 def test_the_untuned_model_beside_a_run_was_asked_with_its_row_length(tmp_path):
@@ -818,14 +824,14 @@ def test_scores_of_two_encoders_are_never_compared_and_the_page_says_why(tmp_pat
     found = comparisons(load_runs(tmp_path)[0], "bertscore/f1")
     assert sorted(len(c.panels[0].cells) for c in found) == [1, 1, 1, 2]
     [with_untuned] = [c for c in found if c.panels[0].baseline]
-    assert with_untuned.panels[0].cells[0].scored[0].run.folder == others[0]
+    assert with_untuned.panels[0].cells[0].runs[0].run.folder == others[0]
     done = run_report(tmp_path, "--metric", "bertscore/f1")
     assert done.returncode == 0 and "BERTScore's model minilm" in done.stdout
     text = Page(tmp_path / "report" / "index.html").text
     assert "BERTScore's layer 16" in text and "BERTScore's rescaled False" in text
     for told in (text, done.stdout):
-        assert "stand apart: their BERTScore was made with another encoder, layer or scale" in told
-        assert "the untuned model has not been evaluated with this BERTScore." in told
+        assert "were made with another encoder, layer or scale and cannot be compared with these" in told
+        assert "The untuned model has not been evaluated with this BERTScore." in told
 
 
 def test_one_encoder_alone_sets_nothing_apart_and_is_named_beside_its_scores(tmp_path):
@@ -833,8 +839,8 @@ def test_one_encoder_alone_sets_nothing_apart_and_is_named_beside_its_scores(tmp
         write_encoder(write_run(tmp_path, sample=sample, f1=50.0), "minilm", f1=sample / 10)
     printed = run_report(tmp_path, "--metric", "bertscore/f1").stdout
     text = Page(tmp_path / "report" / "index.html").text
-    assert "stand apart" not in text and "BERTScore's model" not in text
-    named = "BERTScore's encoder: minilm, layer 6, not rescaled."
+    assert "cannot be compared with these" not in text and "BERTScore's model" not in text
+    named = "BERTScore encoder: minilm, layer 6, not rescaled."
     assert named in printed and text.count(named) == 2, "in the answer and by the table"
     with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -862,7 +868,7 @@ def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tm
     said = "Loss and perplexity are of 195 of these items: the responses of the others are empty or do not fit in max_length."
     assert said in text
     for told in (printed, text):
-        assert "Replies that are empty: 300 of 300 with rank 16 on 300 examples." in told, "5 % are not worth a line"
+        assert "Empty replies: 300 of 300 with rank 16 on 300 examples." in told, "5 % are not worth a line"
     with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
         assert [(row["items"], row["loss_items"]) for row in csv.DictReader(file)] == [("300", "195")] * 2
 
@@ -921,5 +927,5 @@ def test_real_evaluations_are_compared_item_by_item_on_bertscore_and_rouge(speak
         assert "n the same 12 items" in done.stdout and "the untuned model" in done.stdout
         gap = sum(a[metric] - b[metric] for a, b in zip(tuned, untuned, strict=True)) / 12
         text = Page(outputs / "report" / "index.html").text
-        shown = re.search(r"(?:worse by|cannot be told apart:) ([\d.]+)", text).group(1)
+        shown = re.search(r"(?:worse by|no significant difference:) ([\d.]+)", text).group(1)
         assert float(shown) == round(abs(gap), len(shown.partition(".")[2]))

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from llama_exp.errors import UserError
 from llama_exp.metrics import squad
 from llama_exp.report import costs, findings, items, tables
 from llama_exp.report.analyse import analyse
-from llama_exp.report.captions import cost_caption, cost_notes, curve_words, target_of
+from llama_exp.report.captions import cost_caption, cost_notes, curve_sentences, target_score
 from llama_exp.report.compare import comparisons
 from llama_exp.report.exact import Exact
 from llama_exp.report.load import load_runs
@@ -64,26 +65,27 @@ def test_one_run_says_test_set_only_one_training_seed(tmp_path):
     write_run(tmp_path, f1=50.0)
     c = weighed(tmp_path)
     assert c.best()[1].interval(F1).note == "test set only; one training seed"
-    assert "Its interval: test set only; one training seed." in " ".join(findings.answer(c))
+    assert "Its interval covers the test items only, because there is one run" in " ".join(findings.answer(c))
 
 
 def test_the_best_and_what_cannot_be_told_from_it_are_named_and_the_rest_is_worse(grid):
     c = weighed(grid)
     best, tied = c.best()[1], [(s.rank, s.examples) for _, s in c.rivals()]
     assert (best.rank, best.examples) == (8, 3000) and tied == [(16, 3000), (16, 1000)]
-    assert len(c.standing.worse) == 6 and 4 < c.standing.detectable < 10
+    assert len(c.ranking.worse) == 6 and 4 < c.ranking.detectable < 10
     said = " ".join(findings.answer(c))
-    assert "cannot be told from rank 16 on 3,000 examples at 60.0 ± 5.5 and rank 16 on 1,000 examples" in said
-    assert "It is better than the 6 others." in said and "smallest true difference" in said
+    tied = r"rank 16 on 3,000 examples \(60.0 ± 5.5, p = [01]\.\d+\) and rank 16 on 1,000 examples \(55.9 ± 5.8, p = 0\.\d+\)"
+    assert re.search(f"On the same 300 items there is no significant difference from {tied}", said)
+    assert "It is significantly better than the other 6 cells." in said and "smallest true difference" in said
     table = tables.scores_table(c)
-    assert len(table.tied) == 2 and sum("cannot be told apart" in cell for row in table.rows for cell in row) == 2
+    assert len(table.tied) == 2 and sum("no significant difference" in cell for row in table.rows for cell in row) == 2
 
 
 def test_pairing_tells_apart_what_overlapping_intervals_leave_open(tmp_path):
     write_run(tmp_path, sample=100, f1=50.0, half=6.0)
     write_run(tmp_path, sample=1000, f1=59.0, half=6.0)
     c = weighed(tmp_path)
-    assert c.rivals() == [] and len(replace(c, standing=None).rivals()) == 1
+    assert c.rivals() == [] and len(replace(c, ranking=None).rivals()) == 1
 
 
 def test_settings_with_other_items_are_not_paired_and_the_ids_are_named(tmp_path):
@@ -93,7 +95,7 @@ def test_settings_with_other_items_are_not_paired_and_the_ids_are_named(tmp_path
     path = next(other.rglob("predictions.jsonl"))
     path.write_text(path.read_text().replace('"id": "q7"', '"id": "z7"'))
     c = weighed(tmp_path)
-    assert len(c.standing.against) == 1 and c.standing.refused[0][0] == at(c, 16, 1000).key
+    assert len(c.ranking.against) == 1 and c.ranking.refused[0][0] == at(c, 16, 1000).key
     assert "answered different items" in c.unpaired and "(q7)" in c.unpaired and "(z7)" in c.unpaired
     assert c.unpaired in findings.answer(c)
     assert "not compared" in [cell for row in tables.scores_table(c).rows for cell in row]
@@ -131,7 +133,7 @@ def test_a_metric_that_needs_a_model_falls_back_to_what_is_stored_and_says_so(tm
         values["intervals"] = {"bertscore/f1": values["intervals"][F1]}
         path.write_text(json.dumps(values))
     c = weighed(tmp_path)
-    assert c.standing is None and c.rivals() == []
+    assert c.ranking is None and c.rivals() == []
     assert c.unpaired == "Not compared item by item: bertscore/f1 is not kept item by item."
 
 
@@ -139,17 +141,17 @@ def test_curves_say_what_more_data_buys_and_are_checked_against_their_largest_si
     c = weighed(grid)
     curve = c.panels[0].curves[16]
     assert curve.trusted and curve.check.size == 3000 and curve.check.agrees
-    said = " ".join(curve_words(curve, target_of(c, costs.Prices())))
+    said = " ".join(curve_sentences(curve, target_score(c, costs.Prices())))
     for part in ("Ten times the data buys +", "n for 70:", "Fitted without n = 3,000, the curve predicts"):
         assert part in said
-    assert target_of(c, costs.Prices(targets={F1: 65.0})) == 65.0
-    assert "At rank 8: ten times the data buys +" in " ".join(findings.answer(c))
+    assert target_score(c, costs.Prices(targets={F1: 65.0})) == 65.0
+    assert "More data, rank 8: Ten times the data buys +" in " ".join(findings.answer(c))
 
 
 def test_three_sizes_are_refused_in_words(tmp_path):
     write_grid(tmp_path, ranks=(8,), seeds=3)
     said = " ".join(findings.answer(weighed(tmp_path)))
-    assert "What more data would buy cannot be told: at least 4 sizes are needed" in said
+    assert "The gain from more data cannot be estimated: at least 4 sizes are needed" in said
     assert "there are 3 (100, 300, 1,000)" in said
 
 
@@ -171,9 +173,9 @@ def test_the_cheapest_that_is_tied_with_the_best_is_said(grid):
     _, cheapest, spent = costs.cheapest_tied(c, costs.Prices())
     assert (cheapest.rank, cheapest.examples) == (16, 1000) and spent == pytest.approx(39.3, abs=0.1)
     said = " ".join(findings.answer(c))
-    assert "The cheapest of these: rank 16 on 1,000 examples, 39 s of training instead of 1 min 46 s." in said
-    worst = c.standing.against[cheapest.key][0].high
-    assert f"That it is as good is not shown: it may score up to {worst:.1f} worse." in said
+    assert "Cheapest of these: rank 16 on 1,000 examples, 39 s of training instead of 1 min 46 s." in said
+    worst = c.ranking.against[cheapest.key][0].high
+    assert f"It may score up to {worst:.1f} lower." in said
     assert "55.9 for 39 s (rank 16 on 1,000 examples)" in cost_caption(c, costs.Prices())
 
 
@@ -200,24 +202,27 @@ def test_the_score_on_clean_items_stands_beside_the_full_one(tmp_path):
     clean = {"items": 280, "scores": {F1: 48.0}, "intervals": {F1: {"low": 44.0, "high": 52.0}}}
     write_run(tmp_path, f1=50.0, evaluation={"clean": clean})
     c = weighed(tmp_path)
-    said = "On the test items that nothing in training overlaps with (280 of 300) it scores 48.0 ± 4.0."
+    said = "On the test items that do not overlap with training data (280 of 300): 48.0 ± 4.0."
     assert said in findings.answer(c)
     table = tables.scores_table(c)
     assert "squad/f1, clean items" in [column.name for column in table.columns] and "48.0 ± 4.0" in table.rows[0]
 
 
 AUDITS = [
-    (None, "Whether the training sets hold test items is not known"),
-    ({"items": 300}, "The audit found no test item"),
-    ({"items": 0}, "Every test item stands in the training sets"),
-    ({"items": 280, "scores": {F1: 48.0}}, "stands up to 6.7 % of the test items"),
+    (None, "Whether the training data contain test items is not known"),
+    ({"items": 300}, "The audit found no test item, and none much like one, in the training data."),
+    ({"items": 0}, "All test items, or items much like them, are in the training data"),
+    (
+        {"items": 280, "scores": {F1: 48.0}},
+        "Up to 6.7 % of the test items, or items much like them, are in the training data",
+    ),
 ]
 
 
 @pytest.mark.parametrize("clean, said", AUDITS)
 def test_what_the_audit_found_is_said_also_where_it_found_nothing(clean, said, tmp_path):
     write_run(tmp_path, f1=50.0, evaluation={"clean": clean})
-    assert said in findings.test_words(weighed(tmp_path))
+    assert said in findings.description(weighed(tmp_path))
 
 
 def test_on_a_busy_machine_the_cost_says_that_the_clock_ran_for_all(tmp_path):
@@ -225,8 +230,8 @@ def test_on_a_busy_machine_the_cost_says_that_the_clock_ran_for_all(tmp_path):
         write_run(tmp_path / "cpu", sample=sample, f1=50.0, summary={"tokens_per_second": rate})
         write_run(tmp_path / "gpu", sample=sample, f1=50.0, summary={"device": "NVIDIA H100"})
     said = " ".join(cost_notes(weighed(tmp_path / "cpu")))
-    assert "Times are by the clock" in said and "at 900 to 2,100 tokens a second" in said
-    assert "by the clock" not in " ".join(cost_notes(weighed(tmp_path / "gpu")))
+    assert "Times are wall-clock times" in said and "at 900 to 2,100 tokens/s" in said
+    assert "wall-clock" not in " ".join(cost_notes(weighed(tmp_path / "gpu")))
 
 
 def test_equal_recipes_are_seldom_told_apart_and_a_worse_one_is():
@@ -262,9 +267,9 @@ def test_equal_recipes_whose_runs_share_no_seed_are_seldom_told_apart():
 @pytest.mark.parametrize(
     ("good", "groups", "said"),
     [
-        (100.0, 8, "it is better than"),
-        (100.0, 1, "All these items belong to one group, so what chance does cannot be told"),
-        (0.0, 8, "Every cell gave every group of items the same score."),
+        (100.0, 8, "significantly better than"),
+        (100.0, 1, "All these items belong to one group, so differences cannot be tested."),
+        (0.0, 8, "Every cell has the same score in every group of items."),
     ],
 )
 def test_differences_without_spread_are_judged_by_sign_or_not_at_all(good, groups, said):
@@ -278,9 +283,9 @@ def test_differences_without_spread_are_judged_by_sign_or_not_at_all(good, group
     assert found.worse == (("b",) if good and groups > 1 else ())
     assert p == pytest.approx(2.0 ** (1 - groups) if good else 1.0)
     comparison = SimpleNamespace(
-        standing=found, metric="squad/f1", unpaired="", exact=None, cells=lambda: [], rivals=lambda: []
+        ranking=found, metric="squad/f1", unpaired="", exact=None, cells=lambda: [], rivals=lambda: []
     )
-    assert difference.difference == good and said in " ".join(findings._place(comparison, None))
+    assert difference.difference == good and said in " ".join(findings._ranking(comparison))
 
 
 def test_the_untuned_model_is_compared_without_luck_of_its_own(tmp_path):
@@ -288,8 +293,8 @@ def test_the_untuned_model_is_compared_without_luck_of_its_own(tmp_path):
         write_run(tmp_path, f1=50.0 + random.Random(seed).gauss(0, 2), data_seed=seed)
     write_run(tmp_path, r=0, f1=20.0)
     c = weighed(tmp_path)
-    ((difference, p),) = c.standing.against.values()
-    assert p < 0.01 and 25 < difference.difference < 35 and c.standing.worse
+    ((difference, p),) = c.ranking.against.values()
+    assert p < 0.01 and 25 < difference.difference < 35 and c.ranking.worse
 
 
 def test_a_metric_that_needs_a_model_is_compared_by_the_scores_that_were_stored(tmp_path):
@@ -306,15 +311,15 @@ def test_a_metric_that_needs_a_model_is_compared_by_the_scores_that_were_stored(
         (folder / "results.json").write_text(json.dumps(results))
         if sample == 100:
             (comparison,) = comparisons(load_runs(tmp_path)[0])
-            (one,) = (s.evaluation for _, setting in comparison.cells() for s in setting.scored)
+            (one,) = (s.evaluation for _, setting in comparison.cells() for s in setting.runs)
             assert not items.load_items(one, tmp_path / "kept").can("bertscore/f1")
         write_scores(folder, made, {"bertscore/f1": values[sample]})
     assert min(values[100]) < 0
     c = weighed(tmp_path, tmp_path / "kept")
     assert c.metric == "bertscore/f1" and c.unpaired == ""
-    ((difference, p),) = c.standing.against.values()
+    ((difference, p),) = c.ranking.against.values()
     assert difference.difference == pytest.approx(np.mean(values[1000]) - np.mean(values[100]))
-    assert p < 0.001 and len(c.standing.worse) == 1, "3 points, where single scores scatter by 20"
+    assert p < 0.001 and len(c.ranking.worse) == 1, "3 points, where single scores scatter by 20"
     [broken] = tmp_path.glob("squad/*-100-*/eval/*/scores.jsonl")
     broken.write_text(broken.read_text()[:500])
     assert "scores.jsonl does not hold the scores of predictions.jsonl" in weighed(tmp_path, tmp_path / "kept").unpaired
@@ -352,33 +357,36 @@ def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
     )
     assert c.exact.metric == "squad/exact_match" and c.exact.other == at(c, 16, 100).key
     assert c.exact.p == pytest.approx(signs.pvalue, abs=0.01)
-    [said] = [line for line in findings.answer(c) if line.startswith("By right or wrong alone (squad/exact_match)")]
+    [said] = [
+        line
+        for line in findings.answer(c)
+        if line.startswith("Exact test on right or wrong (squad/exact_match): 59.0 % right, ")
+    ]
     assert signs.pvalue < 0.05
-    assert "an exact test puts it ahead of rank 16 on 100 examples too (59.0 against 50.0 % right): p" in said
+    assert "rank 16 on 100 examples 50.0 %; significantly better (p " in said
     write_run(tmp_path, sample=300, f1=55.0)
-    assert weighed(tmp_path).exact.words("it").endswith("after correction for 3 comparisons.")
+    assert weighed(tmp_path).exact.pairs == 3
 
 
 @pytest.mark.parametrize(
     ("mine", "theirs", "p", "verdict"),
     [
-        (90.0, 60.0, 0.001, "puts it ahead of r8 too (90.0 against 60.0 % right)"),
-        (
-            60.0,
-            90.0,
-            0.001,
-            "puts r8 ahead of it (60.0 against 90.0 % right)",
-        ),  # the best by F1 need not be right more often
-        (60.0, 61.0, 0.5, "does not tell it from r8 (60.0 against 61.0 % right)"),
+        (90.0, 60.0, 0.001, "90.0 % right, the untuned model 60.0 %; significantly better (p = 0.001, corrected for"),
+        (60.0, 90.0, 0.001, "60.0 % right, the untuned model 90.0 %; significantly worse"),  # best by F1, not by this
+        (60.0, 61.0, 0.5, "60.0 % right, the untuned model 61.0 %; no significant difference"),
     ],
 )
-def test_an_exact_test_says_which_is_ahead(mine, theirs, p, verdict):
-    assert verdict in Exact("squad/exact_match", "r8", mine, theirs, p, 1).words("r8")
+def test_an_exact_test_says_which_is_ahead(mine, theirs, p, verdict, tmp_path):
+    write_run(tmp_path, f1=60.0)
+    write_run(tmp_path, r=0, f1=5.0)
+    c = weighed(tmp_path)
+    untuned = next(s for _, s in c.cells() if s.rank == 0)
+    assert verdict in findings._exact(replace(c, exact=Exact("squad/exact_match", untuned.key, mine, theirs, p, 3)))
 
 
 def test_settings_of_several_runs_have_no_exact_test_in_which_a_seeds_luck_would_be_skill(grid):
     c = weighed(grid)
-    assert c.standing.runs == 3 and c.exact is None
+    assert c.ranking.runs == 3 and c.exact is None
 
 
 def test_no_metric_of_right_or_wrong_no_exact_test(tmp_path):
@@ -386,4 +394,4 @@ def test_no_metric_of_right_or_wrong_no_exact_test(tmp_path):
         write_run(tmp_path, sample=sample, f1=50.0)
     (c,) = comparisons(load_runs(tmp_path)[0])
     c = analyse(replace(c, metrics=(F1, "loss")), lambda evaluation: items.load_items(evaluation, None))
-    assert c.standing and c.exact is None
+    assert c.ranking and c.exact is None

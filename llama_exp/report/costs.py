@@ -102,10 +102,10 @@ def money(run: RunRecord, prices: Prices) -> float | None:
 
 
 def format_cost(amount: float, c: Comparison, prices: Prices) -> str:
-    """An amount on the axis: `2.50 EUR`, or `39 s of training`."""
+    """An amount on the axis: `2.50 EUR`, or `39 s`."""
     if axis(c, prices) == "money":
         return format_money(amount, prices.currency)
-    return f"{format_duration(amount)} of training"
+    return format_duration(amount)
 
 
 def axis(c: Comparison, prices: Prices) -> str:

@@ -96,7 +96,9 @@ def _ranking(c: Comparison) -> list[str]:
     if rivals:
         cells = [
             SAY.tied_cell(
-                cell=cell_name(p, s, c), score=with_interval(c.metric, s), p=p_value(ranking.against[s.key][1])
+                cell=cell_name(p, s, c, beside=c.best()[0]),
+                score=with_interval(c.metric, s),
+                p=p_value(ranking.against[s.key][1]),
             )
             for p, s in rivals
         ]
@@ -138,7 +140,9 @@ def _by_intervals(c: Comparison) -> list[str]:
         verdict = SAY.no_interval()
     elif rivals:
         ordered = sorted(rivals, key=lambda ps: ps[1].mean(c.metric), reverse=not lower_is_better(c.metric))
-        names = [f"{cell_name(p, s, c)} ({format_score(c.metric, s.mean(c.metric))})" for p, s in ordered]
+        names = [
+            f"{cell_name(p, s, c, beside=c.best()[0])} ({format_score(c.metric, s.mean(c.metric))})" for p, s in ordered
+        ]
         verdict = SAY.intervals_overlap(cells=names)
     else:
         verdict = SAY.intervals_clear(others=others) if others else ""
@@ -162,6 +166,7 @@ def _cheapest(c: Comparison, prices: Prices) -> str:
         cell=cell_name(panel, cell, c),
         cost=costs.format_cost(cost, c, prices),
         best_cost=costs.format_cost(next(x for _, s, x in costs.priced(c, prices) if s.key == best[1].key), c, prices),
+        training=costs.axis(c, prices) != "money",
         worst=worst,
         lower_is_better=lower,
     )
@@ -254,7 +259,7 @@ def description(c: Comparison) -> str:
         split=c.split,
         items=f"{c.items:,}" if c.items else "",
         groups=c.groups if c.groups != c.items else None,
-        metric=c.metric,
+        metric=facts.label,
         meaning=facts.meaning,
         lower_is_better=facts.lower_is_better,
         measured=measured_items(c),

@@ -97,12 +97,12 @@ def panel_name(panel: Panel, comparison: Comparison) -> str:
     return ", ".join([f"model {panel.model}"] * several + [key_value(k, v) for k, v in panel.keys.items()])
 
 
-def cell_name(panel: Panel, cell: Cell, comparison: Comparison) -> str:
-    """A cell in the fewest words that tell it from the others: `rank 8 on 1,000 examples`."""
+def cell_name(panel: Panel, cell: Cell, comparison: Comparison, beside: Panel | None = None) -> str:
+    """`rank 8 on 1,000 examples with lr 0.005`; its panel is not named `beside` another cell of that panel."""
     name = panel_name(panel, comparison)
     if cell.rank == 0:
         return "the untuned model" + (f" {panel.model}" if name.startswith("model ") else "")
-    return f"rank {cell.rank} on {size_of(cell)}" + (f" with {name}" if name else "")
+    return f"rank {cell.rank} on {size_of(cell)}" + (f" with {name}" if name and panel is not beside else "")
 
 
 def dataset_name(dataset: str) -> str:
@@ -150,7 +150,7 @@ def scored_runs(comparison: Comparison) -> list[ScoredRun]:
 
 def seconds_by_stage(run: RunRecord) -> dict[str, float]:
     """An evaluation that came after the run counts as its last stage."""
-    seconds = {k: n for k, v in as_dict(run.summary, "seconds").items() if (n := as_float(v)) is not None and n >= 0}
+    seconds = {k: v for k, v in as_dict(run.summary, "seconds").items() if isinstance(v, (int, float)) and v >= 0}
     if not seconds.get("evaluate"):
         seconds["evaluate"] = sum(max(as_float(e.details.get("seconds")) or 0, 0) for e in run.evaluations)
     return seconds

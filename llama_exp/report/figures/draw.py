@@ -27,8 +27,8 @@ class _Folder:
     path: Path
     files: list[str] = field(default_factory=list)
 
-    def save(self, name: str, figure: Figure, caption: str, **about) -> Picture:
-        stem = re.sub(r"[^A-Za-z0-9._]+", "-", name)[:80].strip("-.")
+    def save(self, file_name: str, figure: Figure, caption: str, **about) -> Picture:
+        stem = re.sub(r"[^A-Za-z0-9._]+", "-", file_name)[:80].strip("-.")
         while f"{stem}.png" in self.files:
             stem += "-2"
         self.files.append(f"{stem}.png")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.figures.style import MUTED, PAPER, colour, marker, styled
 from llama_exp.report.labels import panel_name
-from llama_exp.report.metric_facts import lower_is_better
+from llama_exp.report.metric_facts import describe, lower_is_better
 
 AHEAD = 4  # curves are drawn to so many times the largest size: as far as their coverage was measured
 
@@ -48,7 +48,7 @@ def draw_scores(panel: Panel, comparison: Comparison):
     )
     axes.set_ylim(score_limits(comparison))
     better = "lower" if lower_is_better(metric) else "higher"
-    axes.set_title(f"{metric}, {better} is better" + (f" — {name}" if name else ""), pad=12)
+    axes.set_title(f"{describe(metric).label}, {better} is better" + (f" — {name}" if name else ""), pad=12)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _margin_labels(axes, labels)
     return figure
