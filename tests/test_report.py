@@ -825,22 +825,25 @@ def test_scores_of_two_encoders_are_never_compared_and_the_page_says_why(tmp_pat
     assert sorted(len(c.panels[0].cells) for c in found) == [1, 1, 1, 2]
     [with_untuned] = [c for c in found if c.panels[0].baseline]
     assert with_untuned.panels[0].cells[0].runs[0].run.folder == others[0]
-    done = run_report(tmp_path, "--metric", "bertscore/f1")
+    done = run_report(tmp_path, "metric=bertscore/f1")
     assert done.returncode == 0 and "BERTScore's model minilm" in done.stdout
     text = Page(tmp_path / "report" / "index.html").text
     assert "BERTScore's layer 16" in text and "BERTScore's rescaled False" in text
     for told in (text, done.stdout):
-        assert "were made with another encoder, layer or scale and cannot be compared with these" in told
+        assert (
+            "Other BERTScore results of this dataset were computed with other settings and cannot be compared with these."
+            in told
+        )
         assert "The untuned model has not been evaluated with this BERTScore." in told
 
 
 def test_one_encoder_alone_sets_nothing_apart_and_is_named_beside_its_scores(tmp_path):
     for sample in (100, 300):
         write_encoder(write_run(tmp_path, sample=sample, f1=50.0), "minilm", f1=sample / 10)
-    printed = run_report(tmp_path, "--metric", "bertscore/f1").stdout
+    printed = run_report(tmp_path, "metric=bertscore/f1").stdout
     text = Page(tmp_path / "report" / "index.html").text
-    assert "cannot be compared with these" not in text and "BERTScore's model" not in text
-    named = "BERTScore encoder: minilm, layer 6, not rescaled."
+    assert "cannot be compared" not in text and "BERTScore's model" not in text
+    named = "BERTScore settings: minilm, layer 6, not rescaled."
     assert named in printed and text.count(named) == 2, "in the answer and by the table"
     with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llama_exp.metrics import bounds as scale_of
+from llama_exp.metrics import likelihood
 from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.exact import against_runner_up
 from llama_exp.report.items import EvaluationItems
 from llama_exp.report.labels import cell_name
 from llama_exp.report.load import EvaluationRecord, StoredInterval
-from llama_exp.report.metric_facts import LIKELIHOOD
 from llama_exp.report.standing import Contender, standing
 from llama_exp.statistics import Curve
 from llama_exp.statistics.clusters import cluster_index
@@ -45,11 +44,11 @@ class CellItems:
 
     def values(self, run: int, metric: str) -> np.ndarray:
         items = self.items[run]
-        return np.array(items.loss if metric in LIKELIHOOD else items.scores[metric])[list(self.order[run])]
+        return np.array(items.loss if metric in likelihood.SCORES else items.scores[metric])[list(self.order[run])]
 
     def weights(self, metric: str) -> np.ndarray:
         """Every item counts once; for the loss, every token."""
-        if metric in LIKELIHOOD:
+        if metric in likelihood.SCORES:
             return np.array(self.items[0].tokens, dtype=float)[list(self.order[0])]
         return np.ones(len(self.order[0]))
 
@@ -67,15 +66,13 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
     answered: dict = {}
     for _, cell in c.cells():
         answered[cell.key] = _cell_items(cell, c.metric, read)
-    known = {key: _intervals(one, c.metrics) for key, one in answered.items() if isinstance(one, CellItems)}
+    known = {key: _intervals(one, c) for key, one in answered.items() if isinstance(one, CellItems)}
 
     def informed(cell: Cell | None) -> Cell | None:
         return replace(cell, known=known[cell.key]) if cell and cell.key in known else cell
 
     panels = tuple(
-        replace(
-            p, cells=tuple(map(informed, p.cells)), baseline=informed(p.baseline), curves=_curves(p, c.metric, answered)
-        )
+        replace(p, cells=tuple(map(informed, p.cells)), baseline=informed(p.baseline), curves=_curves(p, c, answered))
         for p in c.panels
     )
     return _with_ranking(replace(c, panels=panels), answered)
@@ -110,10 +107,10 @@ def _other_items(a: EvaluationItems, one, b: EvaluationItems, other) -> str:
     return "the same items stand in other groups"
 
 
-def _intervals(one: CellItems, metrics: tuple[str, ...]) -> dict[str, StoredInterval]:
+def _intervals(one: CellItems, c: Comparison) -> dict[str, StoredInterval]:
     """{metric: interval}: of one run the stored one, of several with the noise of training and sampling in it."""
     found = {}
-    for metric in metrics:
+    for metric in c.metrics:
         stored = one.cell.interval(metric)
         if len(one.items) == 1:
             about = "test set only" + ("; one training seed" if one.cell.rank else "")
@@ -122,15 +119,14 @@ def _intervals(one: CellItems, metrics: tuple[str, ...]) -> dict[str, StoredInte
         elif all(
             metric in s.evaluation.scores and items.can(metric) for s, items in zip(one.runs, one.items, strict=True)
         ):
-            interval = _interval_of_runs(one, metric)
+            interval = _interval_of_runs(one, metric, c.describe(metric).bounds)
             if interval:
                 found[metric] = interval
     return found
 
 
-def _interval_of_runs(one: CellItems, metric: str) -> StoredInterval | None:
+def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float] | None) -> StoredInterval | None:
     table, draws = one.table(metric), [data_seed for data_seed, _ in one.seeds()]
-    bounds = scale_of(metric)
     parts = components_of(table, draws, bounds=bounds)
     total = parts.total
     if total.low is None:
@@ -142,15 +138,17 @@ def _interval_of_runs(one: CellItems, metric: str) -> StoredInterval | None:
     return StoredInterval(*ends, total.method, parts.note, parts.shares, parts.unseen)
 
 
-def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
+def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[int, Curve]:
     """What more data bought, rank by rank, from the items where all runs have them; else from the runs' scores."""
-    found = {}
+    metric, found = c.metric, {}
     for rank in panel.ranks():
         line = [s for s in panel.cells if s.rank == rank and s.examples and s.mean(metric) is not None]
         if not line:
             continue
         items = [answered.get(s.key) for s in line]
-        if metric not in LIKELIHOOD and all(isinstance(i, CellItems) and i.ids() == items[0].ids() for i in items):
+        if metric not in likelihood.SCORES and all(
+            isinstance(i, CellItems) and i.ids() == items[0].ids() for i in items
+        ):
             runs = [
                 (i.cell.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
                 for i in items
@@ -166,7 +164,7 @@ def _curves(panel: Panel, metric: str, answered: dict) -> dict[int, Curve]:
             ]
             groups = None
         sizes, draws, scores = zip(*runs, strict=True)
-        found[rank] = fit_curve(sizes, scores, groups, data_seeds=draws, bounds=scale_of(metric))
+        found[rank] = fit_curve(sizes, scores, groups, data_seeds=draws, bounds=c.describe().bounds)
     return found
 
 

@@ -10,7 +10,6 @@ from llama_exp.report.costs import Prices
 from llama_exp.report.findings import samples_shrunk
 from llama_exp.report.labels import STAGE_NAMES, cell_name, counted, provenance, size_of, with_interval
 from llama_exp.report.load import RunRecord, TrainingCurve
-from llama_exp.report.metric_facts import lower_is_better
 from llama_exp.report.templating import Sentences
 from llama_exp.sanitize import as_dict, as_float
 
@@ -45,7 +44,7 @@ def _data_effect(panel: Panel, cells: list[Cell], c: Comparison) -> str:
         first=with_interval(c.metric, first),
         last_size=size_of(last),
         last=with_interval(c.metric, last),
-        helped=b < a if lower_is_better(c.metric) else b > a,
+        helped=b < a if c.lower_is_better else b > a,
         verdict=difference_verdict(c, first, last),
     )
 
@@ -56,7 +55,7 @@ def _rank_effect(cells: list[Cell], c: Comparison) -> str:
     size = max((n for n, group in by_size.items() if len(group) > 1), default=None)
     if size is None:
         return ""
-    group = sorted(by_size[size], key=lambda s: s.mean(c.metric), reverse=not lower_is_better(c.metric))
+    group = sorted(by_size[size], key=lambda s: s.mean(c.metric), reverse=not c.lower_is_better)
     top, bottom = group[0], group[-1]
     return SAY.rank_effect(
         size=f"{size:,}",
@@ -164,7 +163,7 @@ def target_score(c: Comparison, prices: Prices) -> float | None:
     best = c.best()
     if c.metric in prices.targets:
         return prices.targets[c.metric]
-    if not best or lower_is_better(c.metric) or best[1].mean(c.metric) >= 90:
+    if not best or c.lower_is_better or best[1].mean(c.metric) >= 90:
         return None
     return 10.0 * (best[1].mean(c.metric) // 10 + 1)
 

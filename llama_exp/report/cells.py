@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_exp.metrics import Score, describe
 from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval
-from llama_exp.report.metric_facts import lower_is_better
 
 if TYPE_CHECKING:
     from llama_exp.report.exact import Exact
@@ -123,9 +123,18 @@ class Comparison:
     metrics: tuple[str, ...]
     panels: tuple[Panel, ...]
     keys: dict[str, Any] = field(default_factory=dict)  # what sets this test apart from others of the same dataset
+    declared: dict[str, Any] = field(default_factory=dict)  # of scores that are not of this package
     ranking: "Ranking | None" = None  # compared item by item (analyse.py)
     unpaired: str = ""  # why there is none, or for which cells
     exact: "Exact | None" = None  # best against the runner-up, by right or wrong alone
+
+    def describe(self, metric: str = "") -> Score:
+        """What is known about a score; default: the one that is ranked by."""
+        return describe(metric or self.metric, self.declared)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.describe().lower_is_better
 
     def cells(self) -> list[tuple[Panel, Cell]]:
         """Everything that has the figure's metric, each untuned model once."""
@@ -135,7 +144,7 @@ class Comparison:
 
     def ranked(self) -> list[tuple[Panel, Cell]]:
         """Best mean first; of equal ones the cheaper: untuned, then less data, then the lower rank."""
-        sign = -1 if lower_is_better(self.metric) else 1
+        sign = -1 if self.lower_is_better else 1
 
         def merit(pair: tuple[Panel, Cell]) -> tuple:
             return sign * pair[1].mean(self.metric), pair[1].rank == 0, -(pair[1].examples or 0), -pair[1].rank

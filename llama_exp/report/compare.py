@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from llama_exp.metrics import METRICS, by_importance, load
 from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
-from llama_exp.report.load import RunRecord, load_item_ids
-from llama_exp.report.metric_facts import COMPARABLE_FACTS, by_importance
+from llama_exp.report.load import EvaluationRecord, RunRecord, load_item_ids
 from llama_exp.sanitize import as_dict
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
@@ -86,16 +86,24 @@ def _test(one: ScoredRun) -> tuple:
 
 def _asked(one: ScoredRun) -> dict[str, str]:
     """How the items were chosen and asked, as stored with the evaluation, else what the run and the folder tell; and with
-    which encoder BERTScore was made."""
+    which encoder and the like the metrics were computed."""
     e = one.evaluation
-    stored, facts = as_dict(e.details, "evaluation"), as_dict(e.details, "facts", "bertscore")
-    scored = any(name.startswith("bertscore/") for name in e.scores)
-    encoder = {f"bertscore.{k}": str(facts.get(k, "not recorded")) for k in COMPARABLE_FACTS} if scored else {}
+    stored = as_dict(e.details, "evaluation")
+    facts = {key: str(value) for key, value in comparable_facts(e).items()}
     if stored:
         kept = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
-        return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")} | encoder
+        return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")} | facts
     known = one.run.identity if one.run.rank and e.trained_on == e.dataset else {}
-    return {"evaluation": e.name} | {k: str(known[k]) for k in TEST_KEYS if k in known} | encoder
+    return {"evaluation": e.name} | {k: str(known[k]) for k in TEST_KEYS if k in known} | facts
+
+
+def comparable_facts(e: EvaluationRecord) -> dict[str, Any]:
+    """{"bertscore.model": …}: facts that must be equal for the scores of two evaluations to be comparable."""
+    return {
+        f"{family}.{key}": as_dict(e.details, "facts", family).get(key, "not recorded")
+        for family in sorted(METRICS.keys() & {name.split("/")[0] for name in e.scores})
+        for key in load(family).comparable_facts
+    }
 
 
 def _same_items(untuned: ScoredRun, other: ScoredRun) -> bool:
@@ -114,7 +122,9 @@ def _comparison(
     test: tuple, members: list[ScoredRun], untuned: list[ScoredRun], metric: str | None, keys: dict[str, str]
 ) -> Comparison:
     dataset, trained_on, split, items, groups, _ = test
-    metrics = tuple(by_importance(dict.fromkeys(name for s in members + untuned for name in s.evaluation.scores)))
+    evaluations = [one.evaluation for one in members + untuned]
+    declared = {name: facts for e in evaluations for name, facts in as_dict(e.details, "declared").items()}
+    metrics = tuple(by_importance(dict.fromkeys(name for e in evaluations for name in e.scores), declared))
     chosen = metric if metric in metrics else metrics[0] if metrics else "loss"
     panels = []
     by_model = sorted(members, key=lambda s: s.run.model)
@@ -126,7 +136,7 @@ def _comparison(
             several = sum(other.run.folder == one.run.folder for other in untuned) > 1
             keys_of_one = {"evaluation": one.evaluation.name} if several else {}
             panels.append(Panel(one.run.model, keys_of_one, {}, (), Cell(0, None, (one,))))
-    return Comparison(dataset, trained_on, split, items, groups, chosen, metrics, tuple(panels), keys)
+    return Comparison(dataset, trained_on, split, items, groups, chosen, metrics, tuple(panels), keys, declared)
 
 
 def _panels(model: str, members: list[ScoredRun], untuned: list[ScoredRun]) -> list[Panel]:

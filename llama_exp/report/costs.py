@@ -15,7 +15,6 @@ from llama_exp.errors import UserError
 from llama_exp.formatting import format_duration, format_money
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.load import RunRecord
-from llama_exp.report.metric_facts import lower_is_better
 from llama_exp.sanitize import as_dict, as_float
 
 SETTINGS = CONF / "report.yaml"
@@ -137,7 +136,7 @@ def pareto(points: Sequence[tuple[float, float]], lower: bool = False) -> list[i
 def front(c: Comparison, prices: Prices) -> list[tuple[Panel, Cell, float]]:
     """The cells for which nothing cheaper scores as well."""
     known = priced(c, prices)
-    on_front = pareto([(x, s.mean(c.metric)) for _, s, x in known], lower_is_better(c.metric))
+    on_front = pareto([(x, s.mean(c.metric)) for _, s, x in known], c.lower_is_better)
     return [known[i] for i in on_front]
 
 

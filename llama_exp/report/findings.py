@@ -7,22 +7,22 @@ The wording is in templates/findings.jinja.
 """
 
 from llama_exp.formatting import format_range, format_score, format_with_interval
+from llama_exp.metrics import METRICS, load
 from llama_exp.report import costs
 from llama_exp.report.cells import Cell, Comparison, Panel, overlap
 from llama_exp.report.compare import USABLE
 from llama_exp.report.costs import Prices
 from llama_exp.report.labels import (
     cell_name,
-    encoders,
     in_training,
     measured_items,
+    metric_settings,
     p_value,
     scored_runs,
     with_confidence,
     with_interval,
 )
 from llama_exp.report.load import RunRecord
-from llama_exp.report.metric_facts import describe, lower_is_better
 from llama_exp.report.templating import Sentences
 
 MANY_EMPTY = 0.05  # of the replies
@@ -41,7 +41,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     if not best:
         return [SAY.no_score(metric=c.metric)]
     panel, cell = best
-    label = describe(c.metric).label
+    label = c.describe().label
     if not any(s.rank for _, s in c.cells()):
         return [SAY.only_untuned(metric=label, score=with_confidence(c.metric, cell), dataset=c.dataset)]
     lines = [
@@ -55,8 +55,8 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         _loss_improved(c, cell),
         _undefined(c),
         _empty_replies(c),
-        SAY.encoder(encoder=found) if (found := encoders(c)) else "",
-        SAY.other_bertscores() if _other_bertscores(c) else "",
+        *(SAY.metric_settings(metric=metric, settings=settings) for metric, settings in metric_settings(c)),
+        *(SAY.other_settings(metric=load(family).label, key=family) for family in _kept_apart(c)),
     ]
     return [line for line in lines if line]
 
@@ -74,7 +74,7 @@ def _best(c: Comparison, panel: Panel, cell: Cell, label: str) -> str:
         in_training=in_training(cell) if cell.shrunk else "",
         alone=len(c.cells()) == 1,  # nothing to be the best of
         untuned=with_confidence(c.metric, panel.baseline) if untuned else "",
-        other_bertscore=_other_bertscores(c),
+        other_settings=" and ".join(load(family).label for family in _kept_apart(c)),
     )
 
 
@@ -139,7 +139,7 @@ def _by_intervals(c: Comparison) -> list[str]:
     if rivals is None:
         verdict = SAY.no_interval()
     elif rivals:
-        ordered = sorted(rivals, key=lambda ps: ps[1].mean(c.metric), reverse=not lower_is_better(c.metric))
+        ordered = sorted(rivals, key=lambda ps: ps[1].mean(c.metric), reverse=not c.lower_is_better)
         names = [
             f"{cell_name(p, s, c, beside=c.best()[0])} ({format_score(c.metric, s.mean(c.metric))})" for p, s in ordered
         ]
@@ -157,7 +157,7 @@ def _cheapest(c: Comparison, prices: Prices) -> str:
     panel, cell, cost = found
     if cell.rank == 0:
         return SAY.cheapest_is_untuned()
-    lower = lower_is_better(c.metric)
+    lower = c.lower_is_better
     difference = c.ranking.against[cell.key][0] if c.ranking and cell.key in c.ranking.against else None
     worst = None
     if difference and difference.low is not None:
@@ -218,7 +218,7 @@ def _loss_improved(c: Comparison, best: Cell) -> str:
     """A score that stays at the bottom may hide that the model has begun to learn."""
     untuned = best.mean("loss") if best.rank == 0 else None
     tuned = [(p, s) for p, s in c.cells() if s.rank and s.mean("loss") is not None]
-    if untuned is None or not tuned or lower_is_better(c.metric):
+    if untuned is None or not tuned or c.lower_is_better:
         return ""
     panel, cell = min(tuned, key=lambda ps: ps[1].mean("loss"))
     a, b = cell.interval("loss"), best.interval("loss")
@@ -244,16 +244,16 @@ def _empty_replies(c: Comparison) -> str:
     return SAY.empty_replies(cells=found) if found else ""
 
 
-def _other_bertscores(c: Comparison) -> bool:
-    """Whether other scores are kept apart from these because of how their BERTScore was made."""
-    return any(key.startswith("bertscore.") for key in c.keys)
+def _kept_apart(c: Comparison) -> list[str]:
+    """Metrics because of whose settings other evaluations are not in this comparison."""
+    return sorted(METRICS.keys() & {key.partition(".")[0] for key in c.keys})
 
 
 def description(c: Comparison) -> str:
     """What the scores of a comparison are: of which items, what the metric means, and which interval."""
     stored = [one.evaluation.intervals.get(c.metric) for _, cell in c.cells() for one in cell.runs]
     shown = [i for _, cell in c.cells() if (i := cell.interval(c.metric))]  # of several runs: not those stored
-    facts = describe(c.metric)
+    facts = c.describe()
     text = SAY.description(
         dataset=c.dataset,
         split=c.split,
@@ -263,7 +263,7 @@ def description(c: Comparison) -> str:
         meaning=facts.meaning,
         lower_is_better=facts.lower_is_better,
         measured=measured_items(c),
-        encoder=encoders(c),
+        settings=metric_settings(c),
         training=any((known := cell.known.get(c.metric)) and known.shares for _, cell in c.cells()),
         methods=list(dict.fromkeys(i.method for i in shown if i.method)),
         missing=stored.count(None),

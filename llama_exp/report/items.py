@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_exp.errors import UserError
+from llama_exp.metrics import cheap_metrics, likelihood, load
 from llama_exp.records import Prediction
 from llama_exp.report.load import EvaluationRecord
-from llama_exp.report.metric_facts import LIKELIHOOD, QUICK
 from llama_exp.runs.files import atomic_write, read_predictions
+from llama_exp.runs.scores import SCORES, read_scores
 
 FORM = 2  # of the files in report/items; another number makes them anew
 
@@ -32,7 +33,7 @@ class EvaluationItems:
     tokens: tuple[int, ...] | None = None
 
     def can(self, metric: str) -> bool:
-        return metric in self.scores or (metric in LIKELIHOOD and self.loss is not None)
+        return metric in self.scores or (metric in likelihood.SCORES and self.loss is not None)
 
 
 def load_items(evaluation: EvaluationRecord, cache: Path | None = None) -> EvaluationItems | str:
@@ -60,13 +61,10 @@ def _version(path: Path) -> tuple[int, int]:
 
 def score(predictions: list[Prediction], evaluation: EvaluationRecord) -> EvaluationItems:
     """Each prediction's scores, in the order of the file: as stored, else computed where that takes a moment."""
-    from llama_exp.metrics import load
-    from llama_exp.runs.scores import SCORES, read_scores
-
     if (evaluation.folder / SCORES).is_file():
         found = read_scores(evaluation.folder, predictions)
     else:
-        quick = {name.split("/")[0] for name in evaluation.scores} & set(QUICK)
+        quick = {name.split("/")[0] for name in evaluation.scores} & set(cheap_metrics())
         found = {name: values for family in sorted(quick) for name, values in load(family)(predictions).items()}
     scores = {name: tuple(map(float, values)) for name, values in found.items()}
     measured = bool(predictions) and all(p.nll is not None and p.tokens > 0 for p in predictions)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from llama_exp.formatting import format_range, format_with_interval, join_list, plural
+from llama_exp.metrics import METRICS, load
 from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.load import RunRecord
 from llama_exp.sanitize import as_dict, as_float, clean
@@ -66,27 +67,23 @@ def measured_items(comparison: Comparison) -> str:
     return "" if found == {comparison.items} else format_range(found)
 
 
-def encoders(comparison: Comparison) -> str:
-    """What BERTScore was made with: an encoder, its layer, and whether bert-score's baseline rescaled the numbers."""
-    found = []
-    for one in scored_runs(comparison):
-        if any(name.startswith("bertscore/") for name in one.evaluation.scores):
-            facts = as_dict(one.evaluation.details, "facts", "bertscore")
-            rescaled = {True: f"rescaled by its baseline ({clean(facts.get('language'))})", False: "not rescaled"}
-            found.append(
-                f"{clean(facts['model'])}, layer {clean(facts.get('layer', 'not recorded'))}, "
-                f"{rescaled.get(facts.get('rescaled'), 'rescaling not recorded')}"
-                if "model" in facts
-                else "not recorded"
-            )
-    return "; ".join(dict.fromkeys(found))
+def metric_settings(comparison: Comparison) -> list[tuple[str, str]]:
+    """(metric, `minilm, layer 6, not rescaled`) of the metrics whose numbers depend on how they were computed."""
+    found: dict[str, list[str]] = {}
+    for family in sorted(METRICS.keys() & {metric.split("/")[0] for metric in comparison.metrics}):
+        metric = load(family)
+        for one in scored_runs(comparison) if metric.describe_facts else ():
+            if any(name in one.evaluation.scores for name in metric.scores):
+                facts = metric.describe_facts(as_dict(one.evaluation.details, "facts", family))
+                found.setdefault(metric.label, []).append(facts)
+    return [(label, "; ".join(dict.fromkeys(facts))) for label, facts in found.items()]
 
 
 def key_value(key: str, value: Any) -> str:
     """`lr 0.005` for optimizer.lr."""
     leaf = key.rpartition(".")[2]
-    if key.startswith("bertscore."):
-        return f"BERTScore's {leaf} {value}"
+    if (family := key.partition(".")[0]) in METRICS:
+        return f"{load(family).label}'s {leaf} {value}"
     name = key if leaf in ("path", "name", "revision", "test") else leaf
     return f"{name} {'none' if value in (None, 'None') else value}"
 

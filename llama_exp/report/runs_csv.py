@@ -4,11 +4,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from llama_exp.report.compare import comparable_facts
 from llama_exp.report.labels import seconds_by_stage
 from llama_exp.report.load import EvaluationRecord, RunRecord
-from llama_exp.report.metric_facts import COMPARABLE_FACTS
 from llama_exp.runs.files import atomic_write
-from llama_exp.sanitize import as_dict, spreadsheet_cell
+from llama_exp.sanitize import spreadsheet_cell
 
 
 def write_csv(path: Path, runs: list[RunRecord]) -> None:
@@ -45,8 +45,7 @@ def _csv_row(run: RunRecord, evaluation: EvaluationRecord | None) -> dict[str, A
             "loss_items": evaluation.measured,
             "empty_replies": evaluation.empty_replies,
         }
-        facts = as_dict(details, "facts", "bertscore")
-        row |= {f"bertscore.{key}": facts[key] for key in COMPARABLE_FACTS if key in facts}
+        row |= {key: value for key, value in comparable_facts(evaluation).items() if value != "not recorded"}
         for name, score in evaluation.scores.items():
             interval = evaluation.intervals.get(name)
             row |= {name: score} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})

@@ -17,6 +17,7 @@ from llama_exp.formatting import (
     format_with_interval,
     join_list,
 )
+from llama_exp.metrics import likelihood
 from llama_exp.report import captions, costs
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.compare import AXES
@@ -31,7 +32,6 @@ from llama_exp.report.labels import (
     with_interval,
 )
 from llama_exp.report.load import RunRecord, StoredInterval, UnreadFile
-from llama_exp.report.metric_facts import LIKELIHOOD
 from llama_exp.sanitize import as_dict, as_float, clean
 
 AGAINST_BEST = "against the best"
@@ -126,7 +126,8 @@ def _score_heads(c: Comparison, metrics: list[str]) -> list[str]:
     measured = measured_items(c)
     heads = [m if m == c.metric else m.removeprefix(prefix) for m in metrics]
     return [
-        f"{h} ({measured} items)" if m in LIKELIHOOD and measured else h for m, h in zip(metrics, heads, strict=True)
+        f"{h} ({measured} items)" if m in likelihood.SCORES and measured else h
+        for m, h in zip(metrics, heads, strict=True)
     ]
 
 

@@ -6,9 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from llama_exp.report.cells import Cell, Comparison, Panel
-from llama_exp.report.figures.scores import score_limits
+from llama_exp.report.figures.scores import score_limits, score_title
 from llama_exp.report.figures.style import INK, MUTED, PAPER, colour, marker, styled, time_unit
-from llama_exp.report.metric_facts import describe, lower_is_better
 
 
 @styled
@@ -37,7 +36,7 @@ def draw_costs(points: Sequence[tuple[Panel, Cell, float]], front: set, comparis
     axes.set_xlabel(f"{unit} (log scale: equal steps multiply)")
     axes.set_ylim(score_limits(comparison))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_title(f"{describe(metric).label}, {'lower' if lower_is_better(metric) else 'higher'} is better", pad=12)
+    axes.set_title(score_title(comparison), pad=12)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.6)
     return figure
 

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.figures.style import MUTED, PAPER, colour, marker, styled
 from llama_exp.report.labels import panel_name
-from llama_exp.report.metric_facts import describe, lower_is_better
 
 AHEAD = 4  # curves are drawn to so many times the largest size: as far as their coverage was measured
 
@@ -47,8 +46,7 @@ def draw_scores(panel: Panel, comparison: Comparison):
         max((s.dropped for s in cells if s.shrunk), default=0),
     )
     axes.set_ylim(score_limits(comparison))
-    better = "lower" if lower_is_better(metric) else "higher"
-    axes.set_title(f"{describe(metric).label}, {better} is better" + (f" — {name}" if name else ""), pad=12)
+    axes.set_title(score_title(comparison) + (f" — {name}" if name else ""), pad=12)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     _margin_labels(axes, labels)
     return figure
@@ -106,6 +104,11 @@ def _sideways(sizes: Sequence[int], ranks: int) -> float:
     return min(wanted, nearest ** (0.7 / max(ranks, 1)))
 
 
+def score_title(comparison: Comparison) -> str:
+    score = comparison.describe()
+    return f"{score.label}, {score.better} is better"
+
+
 def score_limits(comparison: Comparison) -> tuple[float, float]:
     """The same for all panels of a comparison, so that heights can be compared; from 0 unless that hides everything."""
     metric, ends = comparison.metric, []
@@ -116,7 +119,7 @@ def score_limits(comparison: Comparison) -> tuple[float, float]:
         for curve in panel.curves.values():
             ends += [curve.predict(curve.sizes[-1] * AHEAD).estimate] if curve.trusted else []
     low, high = min(ends), max(ends)
-    near = lower_is_better(metric) or (low > 0.45 * high and len(comparison.cells()) > 1)
+    near = comparison.lower_is_better or (low > 0.45 * high and len(comparison.cells()) > 1)
     room = 0.06 * ((high - low if near else high) or 1)
     return (low - room if near else min(0, low)), high + room
 
