@@ -37,6 +37,11 @@ def format_decimal(value: float | None, places: int) -> str:
     return "–" if value is None else f"{value:.{places}f}"
 
 
+def format_p_value(p: float) -> str:
+    """`p = 0.031`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def format_count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
@@ -64,6 +69,15 @@ def format_memory(size: float | None) -> str:
     if not size:
         return "–"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def format_file_size(size: float) -> str:
+    """In powers of 1000, as on disk and on the hub: `16.8 MB`."""
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
 
 
 def format_energy(joules: float | None) -> str:

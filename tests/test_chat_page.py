@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from llama_exp.chat.terminal import saved_conversation
+from llama_exp.chat.terminal import read_conversation
 from tests.conftest import ROOT
 
 httpx = pytest.importorskip("httpx", reason="the page is asked over HTTP")
@@ -129,7 +129,7 @@ def test_hostile_words_of_a_person_and_of_a_model_are_shown_as_text(server, brow
         )
     ]
     body = "".join(json.dumps(line) + "\n" for line in lines)
-    page.route("**/say", lambda route: route.fulfill(body=body, content_type="application/x-ndjson"))
+    page.route("**/ask", lambda route: route.fulfill(body=body, content_type="application/x-ndjson"))
     say(page, "again")
     assert replies(page, 1) == [SHOWN, SHOWN]
     assert page.locator("#log script, #log img, #log a").count() == 0
@@ -172,7 +172,7 @@ def test_the_conversation_can_be_saved_and_another_system_prompt_begins_a_new_on
     with page.expect_download() as download:
         page.click("text=Save")
     saved = json.loads(download.value.path().read_text())
-    assert saved_conversation(download.value.path())[1]["tuned"][1].text == told[0], "the terminal's /load takes it"
+    assert read_conversation(download.value.path())[1]["tuned"][1].text == told[0], "the terminal's /load takes it"
     assert saved["conversations"]["tuned"] == [
         {"role": "user", "text": "Hello?"},
         {"role": "assistant", "text": told[0]},
@@ -233,7 +233,7 @@ def test_from_elsewhere_the_page_takes_a_password(speaker, started, browse):
     for path in ("/", "/static/chat.js", "/nothing"):
         assert httpx.get(address + path).status_code == 401
         assert httpx.get(address + path, auth=("any", "a wrong one")).status_code == 401
-    assert httpx.post(f"{address}/say", json={"message": "hello"}).status_code == 401
+    assert httpx.post(f"{address}/ask", json={"message": "hello"}).status_code == 401
     page = browse(address, http_credentials={"username": "any", "password": PASSWORD})
     say(page, "Hello?")
     assert len(replies(page, 0)) == 2
@@ -256,7 +256,7 @@ def test_the_command_refuses_in_words_before_a_model_is_loaded(speaker, command,
 
 
 def test_other_sites_other_names_and_broken_messages_are_refused(server):
-    say = f"{server.address}/say"
+    say = f"{server.address}/ask"
     good = {"message": "Hello?"}
     refused = [
         (httpx.post(say, json=good, headers={"Origin": "http://evil.example"}), 403),

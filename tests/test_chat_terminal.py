@@ -81,7 +81,7 @@ def test_in_a_terminal_one_talks_saves_forgets_and_takes_up_what_was_saved(words
     wanted = by_pipe(words, {"prompt": said[0]}, {"prompt": said[2], "history": kept["turns"][:2]})
     assert [one["reply"] for one in wanted] == [said[1], said[3]]
     assert here.type("/save").endswith("/chats/001.json]") and here.type("/save").endswith("/chats/002.json]")
-    assert here.type("/reset") == "[forgotten]" and here.type("/history") == ""
+    assert here.type("/reset") == "[new conversation]" and here.type("/history") == ""
     assert here.ask("Where is my parcel?") == first, "nothing of before is left"
     assert "And when does it come?" in here.type(f"/load {saved}")
     assert "No command /nothing." in here.type("/nothing")
@@ -96,7 +96,7 @@ def test_in_a_terminal_one_talks_saves_forgets_and_takes_up_what_was_saved(words
         saved.write_text(text, encoding="utf-8")
         assert (
             f"{saved}: not a saved conversation" in (told := here.type(f"/save {saved}"))
-            and "It stays as it is" in told
+            and "It was not overwritten" in told
         )
         assert saved.read_text(encoding="utf-8") == text and "not a saved conversation" in here.type(f"/load {saved}")
     assert here.type("/system You are a pirate.") == "system: You are a pirate." and here.type("/history") == ""
@@ -126,7 +126,7 @@ def test_ctrl_c_stops_a_reply_and_what_was_said_so_far_is_part_of_the_conversati
     history = here.type("/history")
     assert history.startswith("you: Tell me everything.\nmodel: ") and 20 < len(history) < 3000
     os.write(here.screen, b"half a line\x03")
-    assert "[/quit or Ctrl-D ends]" in here.until_asked()
+    assert "[type /quit or Ctrl-D to leave]" in here.until_asked()
     os.write(here.screen, b"\x04")
     assert here.ended() == 0
 

@@ -297,7 +297,7 @@ def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, serve
     card = repo["files"]["README.md"].decode()
     for told in (
         "| squad/f1 | 71.2 | 66.1 to 75.9 |",
-        "300 items from 12 groups",
+        "300 items in 12 groups",
         "100 of 900 Examples drawn",
         "97 trained on",
         "CC BY-SA 4.0",
@@ -306,9 +306,10 @@ def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, serve
         "12 s training",
         "1,234",
         "bertscore: model roberta-large, layer 17, versions bert-score 0.3.13 and torch 2.",
-        "of squad on 97 Examples (100 were sampled; what was left out stands below).",
-        "loss and perplexity are of 180 of them, as the other responses are empty or do not fit",
-        "4 replies are empty",
+        "fine-tuned on 97 Examples of squad (task",
+        "Of 100 sampled Examples the others were left out for the reasons below.\n",
+        "loss and perplexity of 180 items (the other responses are empty or do not fit)",
+        "empty replies: 4.",
         'PeftModel.from_pretrained(model, "ann/squad-r4")',
         "license: mit",
         "- rajpurkar/squad",
@@ -397,7 +398,7 @@ def test_a_broken_upload_goes_on_from_what_is_there(publish, server):
     server.faults = [(r"/commit/main", 500, 99)]
     done = publish("repo=squad-r4", check=False)
     assert done.returncode == 2
-    assert "the same command goes on from it" in done.stderr
+    assert "the same command continues from it" in done.stderr
     assert server.repos["ann/squad-r4"]["files"] == {}
     server.faults, server.log = [], []
     publish("repo=squad-r4")
@@ -419,7 +420,7 @@ def test_a_server_without_xet_is_asked_once_and_the_way_around_is_said(publish, 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     done = publish("repo=squad-r4", check=False)
     assert "the hub answered 404 to /api/models/ann/squad-r4/xet-write-token/main." in done.stderr
-    assert "put HF_HUB_DISABLE_XET=1 before the same command" in done.stderr and server.asked("xet-write-token") == 1
+    assert "Put HF_HUB_DISABLE_XET=1 before the same command" in done.stderr and server.asked("xet-write-token") == 1
     assert "hf repos delete ann/squad-r4" in done.stderr
 
 
@@ -432,11 +433,13 @@ def test_what_is_to_be_public_is_private_until_all_of_it_is_there(publish, serve
     publish("repo=squad-r4", "private=false")  # the same command
     assert server.repos["ann/squad-r4"]["private"] is False and set(server.repos["ann/squad-r4"]["files"]) == FILES
     server.repos["ann/mine"] = {"private": True, "files": {"notes.md": b""}}
-    assert "its visibility stays as it is" in publish("repo=mine", "private=false").stdout
+    assert "its visibility is not changed" in publish("repo=mine", "private=false").stdout
     assert server.repos["ann/mine"]["private"] is True
     server.faults = [(r"PUT /api/models/ann/new/settings", 403, 99)]
     done = publish("repo=new", "private=false", check=False)
-    assert done.returncode == 2 and "All files are there" in done.stderr and server.repos["ann/new"]["private"] is True
+    assert (
+        done.returncode == 2 and "All files are uploaded" in done.stderr and server.repos["ann/new"]["private"] is True
+    )
 
 
 @pytest.mark.parametrize(
@@ -484,7 +487,7 @@ def test_llama_2_goes_with_its_notice_and_synthetic_rows_are_called_so(tmp_path)
     model_card.write_notice(config, tmp_path)
     notice = (tmp_path / "NOTICE").read_text(encoding="utf-8")
     assert "Llama 2 is licensed under the LLAMA 2 Community License" in notice
-    model_card.write_card(tmp_path / "README.md", run, config, "ann/it", None, tmp_path / "outputs")
+    model_card.write_card(tmp_path / "README.md", Run(config, run), "ann/it", None, tmp_path / "outputs")
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     for told in (
         "license: llama2",
@@ -496,16 +499,10 @@ def test_llama_2_goes_with_its_notice_and_synthetic_rows_are_called_so(tmp_path)
     ):
         assert told in card, told
     synthetic = dataclasses.replace(config.dataset, source=model_card.Source.synthetic)
-    model_card.write_card(
-        tmp_path / "README.md",
-        run,
-        dataclasses.replace(config, dataset=synthetic),
-        "ann/it",
-        None,
-        tmp_path / "outputs",
-    )
+    synthetic_run = Run(dataclasses.replace(config, dataset=synthetic), run)
+    model_card.write_card(tmp_path / "README.md", synthetic_run, "ann/it", None, tmp_path / "outputs")
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "Synthetic rows: this model knows nothing of the real tweetsumm" in card
+    assert "This model has not seen the real tweetsumm" in card
     assert "dialogstudio" not in card.split("## Training data")[0]
 
 
@@ -526,16 +523,16 @@ def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered
         for place, names in ((run / "eval" / "squad-test-300", "abc"), (folder, ids)):
             write_jsonl(place / "predictions.jsonl", [Prediction(name, "p", ("yes",), "no", "g") for name in names])
         write_json(folder / "results.json", untuned)
-        model_card.write_card(card, run, Run.load(run).config, "ann/it", None, tmp_path / "outputs")
+        model_card.write_card(card, Run.load(run), "ann/it", None, tmp_path / "outputs")
         return card.read_text(encoding="utf-8")
 
     assert "| squad/f1 | 71.2 | 66.1 to 75.9 | 4.5 | 2.1 to 9.0 |" in (beside := written(base, "abc"))
-    assert "| loss | 0.6100 | not known | 3.2500 | not known |" in beside
+    assert "| loss | 0.6100 | unknown | 3.2500 | unknown |" in beside
     assert (
         "| score | value | 95 % interval | untuned model | 95 % interval |\n|---|---:|---|---:|---|\n| squad/f1"
         in beside
     )
-    assert "the same base without the adapter, asked the same items" in beside
+    assert "the same base without the adapter, given the same prompts" in beside
     others = {
         "split": {**base, "split": "validation"},
         "data": {**base, "dataset": "guanaco"},
@@ -573,7 +570,7 @@ def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish
     )
     refused = publish("repo=both", "tolerance=0", "agreement=1", check=False)
     assert refused.returncode == 2
-    assert "Refused: the merged model is not the adapter: held-out loss" in refused.stderr
+    assert "Refused: the merged model differs from the adapter: held-out loss" in refused.stderr
     assert server.repos == {}
     weights = next(run.glob("hub/merged/*.safetensors"))
     written = weights.stat().st_mtime_ns
@@ -582,7 +579,7 @@ def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish
     files = server.repos["ann/both"]["files"]
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= set(files)
     assert "quantization_config" not in json.loads(files["config.json"])
-    assert "Merged against adapter on 6 held-out Examples" in files["README.md"].decode()
+    assert "Merged model against adapter on 6 held-out Examples" in files["README.md"].decode()
     kept = json.loads((run / "hub" / "comparison.json").read_text(encoding="utf-8"))
     assert kept["items"] == 6
     assert 0 < abs(kept["loss_merged"] - kept["loss_adapter"]) < 0.01  # bfloat16's rounding, and no more than that

@@ -32,4 +32,6 @@ def test_the_lines_that_load_it_give_the_runs_own_answer(speaker, command, kind)
     assert done.returncode == 0, done.stderr
     asked = command("llama-exp", "chat", *words, f"prompt={MESSAGE}")
     assert done.stdout.split() == asked.stdout.split() != []
-    assert "`message` is what one says to it." in card and "customer service" in lines, "turns have no template"
+    assert "`message` is what a person says to the model." in card and "customer service" in lines, (
+        "turns have no template"
+    )

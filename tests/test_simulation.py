@@ -24,22 +24,23 @@ from llama_exp.simulation.conversations import (
     SCRIPT,
     SILENCE,
     Conversation,
-    Speech,
-    ending,
-    read,
-    score,
-    scored,
+    Utterance,
+    find_ending,
+    read_conversations,
 )
-from llama_exp.simulation.results import compared, said, write_results
-from llama_exp.simulation.speakers import Part
+from llama_exp.simulation.openings import Opening
+from llama_exp.simulation.results import Simulation, compare, summarize, write_results
+from llama_exp.simulation.scores import score, with_scores
+from llama_exp.simulation.simulate import simulate_conversations
+from llama_exp.simulation.speakers import Speaker
 from tests.conftest import ROOT
 
 HOSTILE = "Where is it? <script>alert(1)</script><img src=x onerror=alert(2)> \u202egnirts " + "x" * 150
 
 
-def talk(*texts: str) -> list[Speech]:
+def talk(*texts: str) -> list[Utterance]:
     """Client first, in turn."""
-    return [Speech((CLIENT, AGENT)[place % 2], text, made=place > 0) for place, text in enumerate(texts)]
+    return [Utterance((CLIENT, AGENT)[place % 2], text, made=place > 0) for place, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def talk(*texts: str) -> list[Speech]:
     ],
 )
 def test_a_conversation_ends_on_a_closing_a_repeat_or_silence(texts, why):
-    assert ending(talk(*texts)) == why
+    assert find_ending(talk(*texts)) == why
 
 
 def test_the_scores_of_a_conversation_can_be_counted_by_hand():
@@ -78,7 +79,7 @@ def test_the_scores_of_a_conversation_can_be_counted_by_hand():
 def test_a_share_of_nothing_is_no_score_and_counts_in_no_mean_and_no_pair(tmp_path):
     def held(*texts: str):
         """One conversation a text: the client's opening, then the model's only turn."""
-        return [scored(Conversation(str(n), str(n), LIMIT, (*talk("Hi", text),))) for n, text in enumerate(texts)]
+        return [with_scores(Conversation(str(n), str(n), LIMIT, (*talk("Hi", text),))) for n, text in enumerate(texts)]
 
     mine, theirs = held("...", "Yes", "go on, go on now"), held("no no no", "no no no no no", "")
     assert [sorted(one.scores.keys() - {"turns", "closing", "words"}) for one in mine] == [
@@ -87,15 +88,15 @@ def test_a_share_of_nothing_is_no_score_and_counts_in_no_mean_and_no_pair(tmp_pa
         ["distinct_1", "distinct_2"],
     ]
     config = default_config({"dataset": "tweetsumm", "model": "tiny"})
-    parts = {side: Part(side, "tuned", config, "") for side in (CLIENT, AGENT)}
+    speakers = {side: Speaker(side, "tuned", config, "") for side in (CLIENT, AGENT)}
     first, second = (
-        write_results(tmp_path / name, config, SimulateOptions(), parts, found)
+        write_results(tmp_path / name, config, SimulateOptions(), speakers, found, 32)
         for name, found in (("mine", mine), ("theirs", theirs))
     )
     assert first["scores"] == {"turns": 2.0, "closing": 0.0, "words": 2.0, "distinct_1": 0.8, "distinct_2": 0.75}
-    assert "(3 by turn limit, 1 without a word from a model)" in said(first)
-    assert "distinct_1 0.8 (n = 2), distinct_2 0.75 (n = 1)" in said(first)
-    told = compared((tmp_path / "mine", first, mine), (tmp_path / "theirs", second, theirs))
+    assert "(3 by turn limit, 1 without a word from a model)" in summarize(first)
+    assert "distinct_1 0.8 (n = 2), distinct_2 0.75 (n = 1)" in summarize(first)
+    told = compare(Simulation(tmp_path / "mine", first, mine), Simulation(tmp_path / "theirs", second, theirs))
     found = json.loads((tmp_path / "mine" / "comparison.json").read_text())["differences"]
     assert (found["distinct_1"]["items"], found["distinct_1"]["difference"]) == (1, pytest.approx(1 - 1 / 5))
     assert found["words"]["items"] == 3 and "distinct_2" not in found, "no opening has pairs of words on both sides"
@@ -108,7 +109,10 @@ def test_conversations_of_before_are_scored_as_today(tmp_path):
     """A file from when silence scored 0."""
     before = dataclasses.replace(Conversation("1", "g", SILENCE, (*talk("Hi", ""),)), scores={"distinct_1": 0.0})
     write_jsonl(tmp_path / "conversations.jsonl", [before])
-    assert "distinct_1" not in read(tmp_path / "conversations.jsonl")[0].scores
+    assert read_conversations(tmp_path / "conversations.jsonl") == [before]
+    config = default_config({"dataset": "tweetsumm", "model": "tiny"})
+    [now] = simulate_conversations(tmp_path, config, SimulateOptions(), {}, [Opening("1", "g", "Hi")])
+    assert "distinct_1" not in now.scores
 
 
 @pytest.fixture
@@ -205,7 +209,7 @@ def test_a_killed_simulation_goes_on_with_the_words_that_it_would_have_said(simu
     path.write_text(half[:-20])  # the last line is cut short: its whole batch is held again
     done = simulate(*words)
     assert "continuing: " in done.stdout and path.read_text() == whole
-    assert "held" not in simulate(*words).stdout, "typed again, there is nothing left to do"
+    assert "simulated" not in simulate(*words).stdout, "typed again, there is nothing left to do"
     assert path.read_text() == whole
     simulate(*words, "sampling_seed=1")
     assert [one["turns"][0] for one in held(simulate.found()[-1])] == [one["turns"][0] for one in held(folder)]
@@ -288,7 +292,9 @@ def test_a_run_that_learnt_to_summarise_is_no_voice(simulate, tmp_path):
     for words in ([f"agent={run}"], [f"against={run}"], [f"out={run}", "dataset.task=summary"]):
         done = simulate(*words, "conversations=2", "turns=2", check=None)
         assert done.returncode == 2, done.stdout
-        assert "tweetsumm/summaries has learnt dataset.task=summary, not to say what comes next" in done.stderr
+        assert (
+            "tweetsumm/summaries was trained with dataset.task=summary, not to continue a conversation" in done.stderr
+        )
 
 
 @pytest.mark.parametrize(

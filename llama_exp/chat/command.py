@@ -66,21 +66,23 @@ def chat(config: Config, options: ChatOptions) -> int:
     From Python: llama_exp.chat.pipeline("outputs/…"). More: docs/chat.md.
     """
     prompt = options.question()
-    from llama_exp.chat import json_lines, session, terminal
+    from llama_exp.chat.json_lines import answer_lines
+    from llama_exp.chat.session import ReplySettings, load_session
+    from llama_exp.chat.terminal import answer_once, chat_in_terminal, redirect_to_stderr
 
     sampling = check_sampling(options.temperature, options.top_p)
-    manner = session.Manner(sampling, options.sampling_seed, options.max_new_tokens, options.raw)
+    settings = ReplySettings(sampling, options.sampling_seed, options.max_new_tokens, options.raw)
     if options.ui:
-        from llama_exp.chat import app
+        from llama_exp.chat.server import Endpoint, serve
 
-        door = app.Door.of(options.host, options.port)  # what is wrong with it is said before a model is loaded
-        return app.serve(session.meet(config, manner, options.system), door)
-    with terminal.notes_aside():
-        met = session.meet(config, manner, options.system)
+        endpoint = Endpoint.open(options.host, options.port)  # checked before a model is loaded
+        return serve(load_session(config, settings, options.system), endpoint)
+    with redirect_to_stderr():
+        session = load_session(config, settings, options.system)
     if prompt is not None:
-        terminal.once(met, prompt)
+        answer_once(session, prompt)
     elif sys.stdin.isatty():
-        terminal.talk(met)
+        chat_in_terminal(session)
     else:
-        return 1 if json_lines.answer_lines(met, sys.stdin) else 0
+        return 1 if answer_lines(session, sys.stdin) else 0
     return 0

@@ -1,5 +1,6 @@
-"""The model that one talks to, in the words it was trained with."""
+"""A loaded run to talk to: prompts formatted as in training, replies as they are generated."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,55 +8,63 @@ from string import Formatter
 from typing import Any
 
 from llama_exp.config.schema import Config
+from llama_exp.data.chat_format import check_alternation
 from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.errors import UserError
 from llama_exp.model import hardware
+from llama_exp.model.adapters import SharedBase
 from llama_exp.records import Example, Turn
 from llama_exp.runs.find import find_run
+from llama_exp.runs.run import Run
+from llama_exp.sanitize import valid_unicode
 
-CONTEXTS = ("context", "dialogue")  # fields of a template that may be shortened, as in training
+CONTEXTS = ("context", "dialogue")  # template fields that may be shortened, as in training
+MIN_PROMPT_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
-    """How a run was spoken to: the template of a message and its fields, the system prompt."""
+class PromptFormat:
+    """How a run's user messages were written in training: a template with named fields, and the system prompt."""
 
     template: str
     fields: tuple[str, ...]
     system: str
 
     @classmethod
-    def of(cls, config: Config) -> "Wording":
-        data = config.dataset
-        if data.task.endswith("turns"):  # a side of a conversation: no template, and told who it is
-            return cls("{message}", ("message",), data.system or SYSTEM[AGENT])
-        fields = dict.fromkeys(name for _, name, _, _ in Formatter().parse(data.template) if name)
-        return cls(data.template, tuple(fields), data.system)
+    def of(cls, config: Config) -> "PromptFormat":
+        dataset = config.dataset
+        if dataset.task.endswith(
+            "turns"
+        ):  # one side of a dialogue: no template, and a system prompt that names the side
+            return cls("{message}", ("message",), dataset.system or SYSTEM[AGENT])
+        fields = dict.fromkeys(name for _, name, _, _ in Formatter().parse(dataset.template) if name)
+        return cls(dataset.template, tuple(fields), dataset.system)
 
-    def message(self, said: str | dict[str, str], raw: bool = False) -> tuple[str, str]:
-        """(the user's message, the part of it that may be shortened).
+    def example(
+        self, prompt: str | dict[str, str], history: Sequence[Turn] = (), system: str | None = None, raw: bool = False
+    ) -> Example:
+        """The Example that asks `prompt` after `history`.
 
-        A text fills a template of one field; one of several fields takes a dict of them, and a text stands for itself.
+        A text fills a template of one field. A template of several fields takes a dict, or a text that is sent unchanged.
         """
-        if isinstance(said, dict):
-            lacking = [name for name in self.fields if name not in said]
-            if lacking:
+        if isinstance(prompt, dict):
+            if missing := [name for name in self.fields if name not in prompt]:
                 raise UserError(
-                    f"The run was trained with the fields {', '.join(self.fields)}; "
-                    f'there is no {", ".join(lacking)}. Give them, or a whole "prompt".'
+                    f"The run was trained with the fields {', '.join(self.fields)}; missing: {', '.join(missing)}. "
+                    'Give them, or a whole "prompt".'
                 )
-            fields = {name: said[name].strip() for name in self.fields}
-        elif raw or len(self.fields) != 1:
-            return said.strip(), ""
+            values = {name: prompt[name].strip() for name in self.fields}
         else:
-            fields = {self.fields[0]: said.strip()}
-        context = next((fields[name] for name in CONTEXTS if name in fields), "")
-        return self.template.format(**fields).strip(), context
+            values = {self.fields[0]: prompt.strip()} if not raw and len(self.fields) == 1 else {}
+        message = self.template.format(**values).strip() if values else prompt.strip()
+        context = next((values[name] for name in CONTEXTS if name in values), "")
+        system = self.system if system is None else system
+        return Example("message", message, "", (), "", context, tuple(history), system)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole reply. finished: it ended by itself; shortened: of what was said before, not all fitted."""
+class ChatReply:
+    """A whole reply. finished: it ended by EOS; shortened: part of the prompt or history was left out to make it fit."""
 
     text: str
     finished: bool
@@ -64,82 +73,106 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
-    """How replies are drawn. `sampling` is for generate(); {} is greedy, as in evaluation."""
+class ReplySettings:
+    """`sampling` are the arguments of generate(); {} is greedy, as in evaluation. `max_new_tokens`: None as in training."""
 
     sampling: dict[str, Any]
     seed: int = 0
-    max_new_tokens: int | None = None  # None: the dataset's
+    max_new_tokens: int | None = None
     raw: bool = False
 
 
-class Partner:
-    """A run to talk to. `run` is None for rank 0, where the tuned model and the untuned one are the same.
+class ChatSession:
+    """One run in memory, beside its base without the adapter.
 
-    partner.ask("Hello", history) yields pieces of the reply as they come, and at last the Answer.
+    session.ask("Hello", history) yields pieces of the reply as they are generated, and at last the ChatReply.
     """
 
-    def __init__(self, voices, run: Path | None, config: Config, manner: Manner, system: str | None = None):
-        self.voices, self.run, self.config, self.manner = voices, run, config, manner
-        self.wording = Wording.of(config)
-        self.system = self.wording.system if system is None else system
-        self.longest = manner.max_new_tokens or config.dataset.max_new_tokens
-        if config.max_length - self.longest < 32:
+    def __init__(self, base: SharedBase, run: Run, settings: ReplySettings, system: str | None = None):
+        self.base, self.run, self.config, self.settings = base, run, run.config, settings
+        self.format = PromptFormat.of(run.config)
+        self.system = self.format.system if system is None else system
+        self.max_new_tokens = settings.max_new_tokens or run.config.dataset.max_new_tokens
+        limit = run.config.max_length - MIN_PROMPT_TOKENS
+        if self.max_new_tokens > limit:
             raise UserError(
-                f"max_new_tokens={self.longest} leaves no room for what is said: this run reads "
-                f"{config.max_length} tokens in all. At most {config.max_length - 32} can be new."
+                f"max_new_tokens={self.max_new_tokens} leaves no room for a prompt: this run reads "
+                f"{run.config.max_length} tokens in all. Type max_new_tokens={limit} or less."
             )
 
     def ask(
-        self, said: str | dict[str, str], history: Sequence[Turn] = (), *, system: str | None = None, tuned: bool = True
-    ) -> Iterator[str | Answer]:
-        """Reply to `said` after `history`. `tuned=False`: the base without the adapter, in the same words."""
+        self,
+        prompt: str | dict[str, str],
+        history: Sequence[Turn] = (),
+        *,
+        system: str | None = None,
+        tuned: bool = True,
+    ) -> Iterator[str | ChatReply]:
+        """Reply to `prompt` after `history`; with tuned=False by the base without the adapter, prompted alike."""
         import torch
 
         from llama_exp.data.encoding import encode_prompts
         from llama_exp.evaluation.generation import stream
 
-        message, context = self.wording.message(said, self.manner.raw)
-        example = Example(
-            "message", message, "", (), "", context, tuple(history), self.system if system is None else system
-        )
-        limit = self.config.max_length - self.longest
-        prompts, shortened = encode_prompts([example], self.voices.tokenizer, limit)
-        with self.voices.speaking(self.run if tuned else None) as model:
-            torch.manual_seed(self.manner.seed + len(history))
-            for piece in stream(
-                model, self.voices.tokenizer, prompts[0], max_new_tokens=self.longest, **self.manner.sampling
-            ):
+        example = self.format.example(prompt, history, self.system if system is None else system, self.settings.raw)
+        tokenizer, limit = self.base.tokenizer, self.config.max_length - self.max_new_tokens
+        prompts, shortened = encode_prompts([example], tokenizer, limit)
+        sampling = {"max_new_tokens": self.max_new_tokens, **self.settings.sampling}
+        with self.base.use(self.run.adapter if tuned and not self.run.is_untuned else None) as model:
+            torch.manual_seed(self.settings.seed + len(history))
+            for piece in stream(model, tokenizer, prompts[0], **sampling):
                 if isinstance(piece, str):
                     yield piece
                 else:
-                    yield Answer(piece.text, piece.finished, piece.tokens, bool(shortened))
+                    yield ChatReply(piece.text, piece.finished, piece.tokens, bool(shortened))
 
-    def turns(self, said: str | dict[str, str], reply: str) -> tuple[Turn, Turn]:
-        """An exchange as history: the message as the model saw it, and what it said."""
-        return Turn("user", self.wording.message(said, self.manner.raw)[0]), Turn("assistant", reply)
+    def turns(self, prompt: str | dict[str, str], reply: str) -> tuple[Turn, Turn]:
+        """The two turns to add to the history: the message as the model saw it, and its reply."""
+        message = self.format.example(prompt, raw=self.settings.raw).prompt
+        return Turn("user", message), Turn("assistant", reply)
 
-    def named(self) -> str:
-        return f"{self.config.model.name}, untuned" if self.run is None else f"{self.run.parent.name}/{self.run.name}"
+    @property
+    def unused_fields(self) -> tuple[str, ...]:
+        """The fields of a template that typed messages do not fill, because it has several."""
+        return self.format.fields if len(self.format.fields) > 1 and not self.settings.raw else ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.config.model.name}, untuned" if self.run.is_untuned else self.run.name
+
+    @property
+    def chats_folder(self) -> Path:
+        return (Path(self.config.outputs) if self.run.is_untuned else self.run.folder) / "chats"
 
 
-def find(config: Config) -> tuple[Path | None, Config]:
-    """(the run that the words mean, its config); rank 0 is no run. A UserError says how to train what is not there."""
-    if config.lora.r == 0:
-        return None, config
-    run = find_run(config)
-    return run.folder, run.config
+def find_run_or_untuned(config: Config) -> Run:
+    """The finished run that the config names; for lora.r=0 the untuned model, which needs no training.
+
+    Raises UserError with the command that would train a missing run.
+    """
+    return Run.of(config) if config.lora.r == 0 else find_run(config)
 
 
-def meet(config: Config, manner: Manner, system: str | None = None) -> Partner:
-    """Find the run, load its base and put its adapter on."""
-    import dataclasses
+def load_session(config: Config, settings: ReplySettings, system: str | None = None) -> ChatSession:
+    """Find the run, load its base and its adapter."""
+    run = find_run_or_untuned(config)
+    hardware.check(dataclasses.replace(run.config, trainer=config.trainer))
+    base = SharedBase(run.config, config.trainer)
+    if not run.is_untuned:
+        base.add(run.adapter)
+    return ChatSession(base, run, settings, system)
 
-    run, trained = find(config)
-    hardware.check(dataclasses.replace(trained, trainer=config.trainer))
-    from llama_exp.model.adapters import Voices
 
-    voices = Voices(trained, config.trainer)
-    if run is not None:
-        voices.add(run)
-    return Partner(voices, run, trained, manner, system)
+def parse_history(turns: Any) -> tuple[Turn, ...]:
+    """A history from JSON: [{"role": "user", "text": "…"}, {"role": "assistant", "text": "…"}, …]."""
+    try:
+        history = tuple(Turn(str(turn["role"]), valid_unicode(str(turn["text"]))) for turn in turns)
+    except (TypeError, KeyError):
+        raise UserError('history: wanted [{"role": "user", "text": "…"}, {"role": "assistant", "text": "…"}]') from None
+    try:
+        check_alternation(history)
+    except ValueError as error:
+        raise UserError(f"history: {error}") from None
+    if len(history) % 2:
+        raise UserError("history ends with a user's turn: give that one as the prompt")
+    return history

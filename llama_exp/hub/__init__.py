@@ -1,7 +1,8 @@
 """Publish a finished run on the Hugging Face hub.
 
 command     llama-exp publish
-merging     base and adapter in one model, and whether the two answer alike
-model_card  the page of a published model, made from what its run recorded
-uploading   a repository that we may write to, written to patiently
+publish     prepares the folder, checks it, uploads it
+merge       base and adapter in one model, and whether it answers like the adapter
+model_card  README.md of the repository, from the run's records; model_card.md is its template
+upload      a repository on the hub, with retries
 """

@@ -44,6 +44,6 @@ def publish(config: Config, options: PublishOptions) -> Path:
     The token is the hub's own (`hf auth login`, or HF_TOKEN in the environment), never an option. After a broken
     connection the same command continues the upload. More: docs/hub.md.
     """
-    from llama_exp.hub.publish import publish
+    from llama_exp.hub.publish import publish_run
 
-    return publish(config, options)
+    return publish_run(config, options)

@@ -1,29 +1,27 @@
-"""The page of a published model, made from what its run recorded: nothing in it is typed by hand.
+"""The model card of a published run, made from its own records: nothing in it is typed by hand.
 
-The wording is in model_card.md; this file collects what stands in it. No path of this machine and no key that is not
-part of the run's identity gets in.
+model_card.md is the template; this file collects its values. No path of this machine and no key outside the run's
+identity gets in.
 """
 
-import dataclasses
 import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llama_exp.chat.session import Wording
+from llama_exp.chat.session import PromptFormat
 from llama_exp.config.schema import Config, Source
 from llama_exp.data.chat_format import user_text
 from llama_exp.errors import UserError
-from llama_exp.formatting import join_list
-from llama_exp.hub.upload import MARK
+from llama_exp.formatting import format_count, join_list
+from llama_exp.hub.upload import TAG
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import EvaluationRecord, load_runs
 from llama_exp.runs.files import atomic_write
-from llama_exp.runs.summary import read_summary
+from llama_exp.runs.run import Run
 from llama_exp.sanitize import clean
 
-TEMPLATE = Path(__file__).parent / "model_card.md"
 TINY = "llama_exp/tiny"
 LICENCES = {"Llama 2 Community Licence": "llama2", "MIT": "mit", "Apache-2.0": "apache-2.0"}
 NOTICE = """Llama 2 is licensed under the LLAMA 2 Community License,
@@ -32,30 +30,37 @@ Copyright (c) Meta Platforms, Inc. All Rights Reserved.
 The agreement: https://ai.meta.com/llama/license/
 The acceptable use policy: https://ai.meta.com/llama/use-policy/
 """
-LEGAL = ("LICENSE.txt", "LICENSE", "USE_POLICY.md")  # as Meta's own repositories call them
+LICENCE_FILES = ("LICENSE.txt", "LICENSE", "USE_POLICY.md")  # as in Meta's own repositories
+DTYPES = {
+    "32": "float32",
+    "bf16": "bfloat16",
+    "16": "float16",
+}  # by the run's precision: in another, replies may differ
+UNKNOWN = "unknown"
 
 
 def is_llama2(config: Config) -> bool:
     return config.model.licence.lower().startswith("llama 2")
 
 
-def on_hub(config: Config) -> bool:
-    """Whether the base is a repository of the hub, not a folder or the model in this package."""
+def is_on_hub(config: Config) -> bool:
+    """Whether the base is a repository on the hub, not a folder or the model in this package."""
     path = config.model.path
     return path != TINY and path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).is_dir()
 
 
 def base_name(config: Config) -> str:
     """The base as others know it; of a folder only its name."""
-    return config.model.path if on_hub(config) or config.model.path == TINY else Path(config.model.path).resolve().name
+    path = config.model.path
+    return path if is_on_hub(config) or path == TINY else Path(path).resolve().name
 
 
 def write_notice(config: Config, folder: Path) -> None:
-    """NOTICE, as section 1.b.iii of the agreement wants it, and the agreement itself where the base came with it."""
+    """NOTICE, required by section 1.b.iii of the Llama 2 agreement, and the agreement itself where the base came with it."""
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
-    for name in LEGAL:
-        with suppress(Exception):  # not there, not cached, not allowed: NOTICE says where it is
-            if on_hub(config):
+    for name in LICENCE_FILES:
+        with suppress(Exception):  # not there, not cached, not readable: NOTICE has the address
+            if is_on_hub(config):
                 from huggingface_hub import try_to_load_from_cache
 
                 found = try_to_load_from_cache(config.model.path, name, revision=config.model.revision)
@@ -64,66 +69,65 @@ def write_notice(config: Config, folder: Path) -> None:
             shutil.copyfile(found, folder / name)
 
 
-# By the run's precision: in another, replies may differ.
-DTYPES = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
+def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | None, outputs: Path) -> None:
+    """README.md of the repository `name`: metadata for the hub, then the page.
 
-
-def write_card(
-    path: Path, run: Path, trained: Config, repo: str, comparison: dict[str, Any] | None, outputs: Path
-) -> None:
-    """README.md: metadata for the hub, then the page. `comparison` is that of a merged model; None for an adapter.
-
-    `outputs` is where evaluations of the untuned model may lie.
+    `comparison` is that of a merged model, None for an adapter; `outputs` is searched for the untuned model's evaluations.
     """
     from huggingface_hub import ModelCard
-    from jinja2 import ChainableUndefined, Environment
+    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
-    stored = read_summary(run)
-    summary = dataclasses.asdict(stored) if stored else {}
-    evaluations, untuned = read_evaluations(run), untuned_beside(run, outputs)
-    wording = Wording.of(trained)
-    page = Environment(trim_blocks=True, lstrip_blocks=True, undefined=ChainableUndefined, keep_trailing_newline=True)
-    text = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        card_data=metadata(trained, repo, evaluations, merged=comparison is not None).to_yaml(),
-        name=repo.split("/")[-1],
-        repo=repo,
-        c=trained,
-        base=base_name(trained),
-        on_hub=on_hub(trained),
+    config, summary = run.config, run.summary
+    evaluations, untuned = read_evaluations(run.folder), untuned_evaluations(run.folder, outputs)
+    prompt_format = PromptFormat.of(config)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=ChainableUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["count"] = lambda value: format_count(value or 0)
+    text = environment.get_template("model_card.md").render(
+        card_data=metadata(config, name, evaluations, merged=comparison is not None).to_yaml(),
+        repo=name,
+        c=config,
+        base=base_name(config),
+        on_hub=is_on_hub(config),
         tiny=TINY,
-        llama2=is_llama2(trained),
-        synthetic=trained.dataset.source is Source.synthetic,
+        llama2=is_llama2(config),
+        synthetic=config.dataset.source is Source.synthetic,
         comparison=comparison,
-        data=data_name(trained),
         summary=summary,
-        train=summary.get("counts", {}).get("train", {}),
-        seconds=summary.get("seconds", {}),
-        evaluations=[table(e, untuned.get(e["folder"])) for e in evaluations],
-        prompt=repr(user_text("MESSAGE", wording.system)),
-        template=wording.template,
-        keys=keys(summary),
-        dtype=DTYPES.get(str(summary.get("precision")).split("-")[0], "bfloat16"),
-        cleaning=sorted(name for name, on in trained.dataset.cleaning.items() if on),
+        train=run.training_examples,
+        evaluations=[score_table(one, untuned.get(one["folder"])) for one in evaluations],
+        prompt=repr(user_text("MESSAGE", prompt_format.system)),
+        template=prompt_format.template,
+        identity=public_identity(summary.identity),
+        dtype=DTYPES.get(str(summary.precision).split("-")[0], "bfloat16"),
+        cleaning=sorted(name for name, on in config.dataset.cleaning.items() if on),
+        local_copy=Path(config.dataset.path).name if config.dataset.path else None,
     )
     with atomic_write(path) as file:
-        file.write(str(ModelCard(text)))  # which reads the head back: it is good YAML
+        file.write(str(ModelCard(text)))  # which parses the metadata: it is valid YAML
 
 
-def read_evaluations(run: Path) -> list[dict[str, Any]]:
-    """Every results.json of the run, and its "folder"; test splits and its own dataset first."""
-    found = []
-    for path in sorted(run.glob("eval/*/results.json")):
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Every results.json of a run, and its "folder"; test splits and the run's own dataset first."""
+    evaluations = []
+    for path in sorted(folder.glob("eval/*/results.json")):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-            found[-1]["scores"].items()
-            found[-1]["folder"] = path.parent
-        except (OSError, ValueError, KeyError, AttributeError):
-            raise UserError(f"{path} is not whole. Delete {path.parent} and evaluate again.") from None
-    return sorted(found, key=lambda e: (e.get("split") != "test", e.get("dataset") != e.get("trained_on")))
+            evaluations.append({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
+            evaluations[-1]["scores"].items()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} is damaged. Delete {path.parent} and evaluate again.") from None
+    return sorted(
+        evaluations, key=lambda one: (one.get("split") != "test", one.get("dataset") != one.get("trained_on"))
+    )
 
 
-def untuned_beside(run: Path, outputs: Path) -> dict[Path, EvaluationRecord]:
-    """{folder of an evaluation of the run: what the untuned model scores on the same items}, where that is known."""
+def untuned_evaluations(run: Path, outputs: Path) -> dict[Path, EvaluationRecord]:
+    """{folder of an evaluation of the run: the untuned model's evaluation on the same items}, where there is one."""
     found = load_runs(run)[0] + [one for one in load_runs(outputs)[0] if one.rank == 0]
     return {
         one.evaluation.folder: panel.baseline.scored[0].evaluation
@@ -135,100 +139,91 @@ def untuned_beside(run: Path, outputs: Path) -> dict[Path, EvaluationRecord]:
     }
 
 
-def table(evaluation: dict[str, Any], untuned: EvaluationRecord | None = None) -> dict[str, Any]:
-    """What the page says of one evaluation, beside the untuned model where that answered the same items."""
+def score_table(evaluation: dict[str, Any], untuned: EvaluationRecord | None = None) -> dict[str, Any]:
+    """results.json with the rows of its table, beside the untuned model's scores on the same items where they are known."""
     intervals = evaluation.get("intervals", {})
     rows = []
     for name, value in evaluation["scores"].items():
-        low, high = (intervals.get(name, {}).get(end) for end in ("low", "high"))
-        places = {"loss": 4, "perplexity": 2}.get(name, 1)
-        row = [clean(name, 60), "not known" if value is None else f"{value:.{places}f}", _span(low, high, places)]
+        decimals = {"loss": 4, "perplexity": 2}.get(name, 1)
+        row = [clean(name, 60), *_value_and_interval(value, intervals.get(name, {}), decimals)]
         if untuned:
-            base, ends = untuned.scores.get(name), untuned.intervals.get(name)
-            row += [
-                "not known" if base is None else f"{base:.{places}f}",
-                _span(ends and ends.low, ends and ends.high, places),
-            ]
+            interval = untuned.intervals.get(name)
+            ends = {"low": interval.low, "high": interval.high} if interval else {}
+            row += _value_and_interval(untuned.scores.get(name), ends, decimals)
         rows.append(row)
-    asked = evaluation.get("evaluation", {})
+    values = evaluation.get("evaluation", {})
     return {
         **evaluation,
         "rows": rows,
         "untuned": untuned is not None,
-        "synthetic": asked.get("dataset.source") == Source.synthetic.value,
-        "facts": [f"{name}: {_pairs(facts)}" for name, facts in evaluation.get("facts", {}).items() if facts],
+        "synthetic": values.get("dataset.source") == Source.synthetic.value,
+        "facts": [f"{name}: {_join_facts(facts)}" for name, facts in evaluation.get("facts", {}).items() if facts],
     }
 
 
-def _pairs(facts: dict[str, Any]) -> str:
+def _value_and_interval(value: float | None, ends: dict[str, Any], decimals: int) -> list[str]:
+    low, high = ends.get("low"), ends.get("high")
+    interval = UNKNOWN if low is None or high is None else f"{low:.{decimals}f} to {high:.{decimals}f}"
+    return [UNKNOWN if value is None else f"{value:.{decimals}f}", interval]
+
+
+def _join_facts(facts: dict[str, Any]) -> str:
     """`model roberta-large, layer 17, versions bert-score 0.3.13 and transformers 5.23.0`."""
-    said = {
+    texts = {
         name: join_list(f"{clean(k)} {clean(v)}" for k, v in value.items()) if isinstance(value, dict) else clean(value)
         for name, value in facts.items()
     }
-    return ", ".join(f"{clean(name)} {value}" for name, value in said.items())
+    return ", ".join(f"{clean(name)} {text}" for name, text in texts.items())
 
 
-def _span(low: float | None, high: float | None, places: int) -> str:
-    return "not known" if low is None or high is None else f"{low:.{places}f} to {high:.{places}f}"
-
-
-def data_name(config: Config) -> str:
-    dataset = config.dataset
-    if dataset.source is Source.synthetic:
-        return f"rows made by rule in the format of {dataset.name} ({dataset.rows:,} rows before splitting)"
-    if dataset.path:
-        return f"{Path(dataset.path).name}, a local copy in the format of {dataset.hub}"
-    return dataset.hub + (f", {dataset.subset}" if dataset.subset else "")
-
-
-def keys(summary: dict[str, Any]) -> dict[str, Any]:
-    """The run's identity, a line a key; of paths only the last part."""
+def public_identity(identity: dict[str, Any]) -> dict[str, str]:
+    """The values that make the run what it is, a line each; of paths only the last part."""
     shown = {}
-    for key, value in sorted(summary.get("identity", {}).items()):
+    for key, value in sorted(identity.items()):
         if value is not None and key != "dataset.template":
             is_path = key in ("dataset.path", "model.path") and value != TINY
             shown[key] = clean(Path(str(value)).name if is_path else value, 120)
     return shown
 
 
-def dataset_of(evaluation: dict[str, Any]) -> dict[str, str]:
+def hub_dataset(evaluation: dict[str, Any]) -> dict[str, str]:
     """The hub's names of what was evaluated on. Synthetic rows and local copies are not the hub's dataset."""
-    name, asked = evaluation["dataset"], evaluation.get("evaluation", {})
-    if asked.get("dataset.source") == Source.synthetic.value:
+    name, values = evaluation["dataset"], evaluation.get("evaluation", {})
+    if values.get("dataset.source") == Source.synthetic.value:
         kind, name = "synthetic", f"{name} (synthetic rows)"
     else:
-        kind = name if asked.get("dataset.path") else asked.get("dataset.hub", name)
+        kind = name if values.get("dataset.path") else values.get("dataset.hub", name)
     return {"dataset_type": kind, "dataset_name": name, "dataset_split": evaluation["split"]}
 
 
 def metadata(config: Config, repo: str, evaluations: list[dict[str, Any]], merged: bool):
-    """The hub's YAML head: licence, base, data and scores, so that the hub can list and link them."""
+    """The card's YAML head: licence, base, data and scores, by which the hub lists and links models."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    real = config.dataset.source is Source.hub and not config.dataset.path
+    from_hub = config.dataset.source is Source.hub and not config.dataset.path
     results = [
         EvalResult(
             task_type="text-generation",
-            **dataset_of(e),
+            **hub_dataset(one),
             metric_type=name,
             metric_name=name,
             metric_value=round(value, 4),
         )
-        for e in evaluations
-        for name, value in e["scores"].items()
+        for one in evaluations
+        for name, value in one["scores"].items()
         if value is not None
     ]
     licence = LICENCES.get(config.model.licence)
+    relation = "merge" if merged else "adapter"
     return ModelCardData(
         model_name=repo.split("/")[-1],
         license=licence or "other",
         **({} if licence else {"license_name": config.model.licence}),
-        base_model=config.model.path if on_hub(config) else None,
-        base_model_relation=("merge" if merged else "adapter") if on_hub(config) else None,
-        datasets=[config.dataset.hub] if real else None,
+        base_model=config.model.path if is_on_hub(config) else None,
+        base_model_relation=relation if is_on_hub(config) else None,
+        datasets=[config.dataset.hub] if from_hub else None,
         library_name="transformers" if merged else "peft",
         pipeline_tag="text-generation",
-        tags=["lora", MARK, *(["llama-2"] if is_llama2(config) else [])],
+        tags=["lora", TAG, *(["llama-2"] if is_llama2(config) else [])],
         eval_results=results or None,
     )

@@ -1,4 +1,4 @@
-"""Prepare the folder to be published, check it and upload it."""
+"""Publish a run: prepare a folder with the adapter or the merged model, check it, upload it."""
 
 import dataclasses
 import json
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.formatting import format_file_size
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
-from llama_exp.hub.upload import TOKEN, Hub, check_name
+from llama_exp.hub.upload import TOKEN, HubRepository, check_name
 from llama_exp.model import hardware
 from llama_exp.runs.files import write_json
 from llama_exp.runs.find import find_run, training_command
+from llama_exp.runs.run import Run
 
 if TYPE_CHECKING:
     from llama_exp.hub.command import PublishOptions
@@ -20,106 +22,96 @@ if TYPE_CHECKING:
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def publish(config: Config, options: "PublishOptions") -> Path:
-    """Prepare the folder of the run that the options mean, and upload it unless `dry_run`. Returns the folder."""
+def publish_run(config: Config, options: "PublishOptions") -> Path:
+    """Prepare the folder of the run that the config names, and upload it unless `dry_run`. Returns the folder."""
     if config.lora.r == 0:
         raise UserError(
-            "lora.r=0 is the untuned model: there is nothing of yours to publish. Give the rank you trained."
+            "lora.r=0 is the untuned model: there is nothing of yours to publish. Type the rank you trained."
         )
     if options.repo is not None:
         check_name(options.repo)
     elif not options.dry_run:
-        raise UserError("Where to? Type repo=NAME, or dry_run=true to see what would go up.")
-    found = find_run(config)
-    run, trained = found.folder, found.config
-    hub = (
-        None if options.dry_run else Hub.open(options.repo, options.private)
-    )  # a login that does not work is said before a merge is begun
-    repo = hub.repo if hub else options.repo or f"OWNER/{run.name}"
+        raise UserError("Where to? Type repo=NAME, or dry_run=true to see what would be uploaded.")
+    run = find_run(config)
+    # before a merge, so that a login that does not work costs no time
+    repository = None if options.dry_run else HubRepository.open(options.repo, options.private)
+    name = repository.name if repository else options.repo or f"OWNER/{run.folder.name}"
     kind = "merged" if options.merged else "adapter"
-    folder = run / "hub" / kind
+    folder = run.folder / "hub" / kind
     comparison = None
     if options.merged:
-        comparison = prepare_merged(run, trained, config, folder, options)
+        comparison = prepare_merged(run, config, folder, options)
     else:
-        prepare_adapter(run, trained, folder)
-    if is_llama2(trained):
-        write_notice(trained, folder)
-    write_card(folder / "README.md", run, trained, repo, comparison, Path(config.outputs))
-    check_secrets(folder, run, hub)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    total = sum(path.stat().st_size for path in files)
-    print(f"{folder}: {len(files)} files, {size(total)}, for {repo} ({'private' if options.private else 'public'})")
-    for path in files:
-        print(f"  {size(path.stat().st_size):>9}  {path.relative_to(folder)}", flush=True)
-    if hub is None:
+        prepare_adapter(run, folder)
+    if is_llama2(run.config):
+        write_notice(run.config, folder)
+    write_card(folder / "README.md", run, name, comparison, Path(config.outputs))
+    check_secrets(folder, run.folder, repository)
+    list_files(folder, name, options.private)
+    if repository is None:
         print("Nothing was uploaded (dry_run=true).", flush=True)
     else:
-        print(f"Uploaded: {hub.upload(folder, f'{kind} of {run.parent.name}/{run.name}')}", flush=True)
+        print(f"Uploaded: {repository.upload(folder, f'{kind} of {run.name}')}", flush=True)
     return folder
 
 
-def size(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+def list_files(folder: Path, name: str, private: bool) -> None:
+    sizes = {path: path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    visibility, total = "private" if private else "public", format_file_size(sum(sizes.values()))
+    print(f"{folder}: {len(sizes)} files, {total}, for {name} ({visibility})")
+    for path, size in sizes.items():
+        print(f"  {format_file_size(size):>9}  {path.relative_to(folder)}", flush=True)
 
 
-def prepare_adapter(run: Path, trained: Config, folder: Path) -> None:
-    """The adapter's two files; the base is named as others can find it, not by a path of this machine."""
+def prepare_adapter(run: Run, folder: Path) -> None:
+    """Copy the adapter's two files; the base is named as others can find it, not by a path of this machine."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ADAPTER_FILES:
-        if not (run / "adapter" / name).is_file():
-            again = training_command(trained)
-            raise UserError(f"{run}/adapter has no {name}. Delete {run} and train again: {again}")
-        shutil.copyfile(run / "adapter" / name, folder / name)
+        if not (run.adapter / name).is_file():
+            command = training_command(run.config)
+            raise UserError(f"{run.adapter} has no {name}. Delete {run.folder} and train again: {command}")
+        shutil.copyfile(run.adapter / name, folder / name)
     adapter = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
-    adapter |= {"base_model_name_or_path": base_name(trained), "revision": trained.model.revision}
+    adapter |= {"base_model_name_or_path": base_name(run.config), "revision": run.config.model.revision}
     write_json(folder / ADAPTER_FILES[0], adapter)
 
 
-def prepare_merged(
-    run: Path, trained: Config, asked: Config, folder: Path, options: "PublishOptions"
-) -> dict[str, Any]:
-    """The merged model, compared with the adapter; a UserError where they differ by more than the options allow.
+def prepare_merged(run: Run, config: Config, folder: Path, options: "PublishOptions") -> dict[str, Any]:
+    """Write the merged model and compare it with the adapter; UserError where they differ by more than the options allow.
 
-    A comparison is kept beside the folder, so that a broken upload goes on without merging and asking again.
+    The comparison is stored beside the folder: after a broken upload neither is done again.
     """
-    from llama_exp.hub.merge import compare, fingerprint, merge
+    from llama_exp.hub.merge import compare_with_adapter, hash_adapter, merge
 
-    kept = folder.with_name("comparison.json")
-    wanted = {"adapter": fingerprint(run / "adapter"), "check": options.check, "split": asked.split.value}
-    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    if not folder.is_dir() or {key: found.get(key) for key in wanted} != wanted:
-        kept.unlink(missing_ok=True)
+    path = folder.with_name("comparison.json")
+    inputs = {"adapter": hash_adapter(run.adapter), "check": options.check, "split": config.split.value}
+    comparison = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not folder.is_dir() or {key: comparison.get(key) for key in inputs} != inputs:
+        path.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        hardware.check(dataclasses.replace(trained, trainer=asked.trainer))
-        merge(run / "adapter", trained, asked, folder)
-        found = {**wanted, **compare(run / "adapter", trained, asked, folder, options.check)}
-        write_json(kept, found)
-    told = (
-        f"held-out loss {found['loss_adapter']:.4f} with the adapter, {found['loss_merged']:.4f} merged; "
-        f"{found['equal_answers']:.0%} of {found['items']} greedy answers are the same"
+        hardware.check(dataclasses.replace(run.config, trainer=config.trainer))
+        merge(run, config, folder)
+        comparison = {**inputs, **compare_with_adapter(run, config, folder, options.check)}
+        write_json(path, comparison)
+    adapter, merged, equal = (comparison[key] for key in ("loss_adapter", "loss_merged", "equal_answers"))
+    message = (
+        f"held-out loss {adapter:.4f} with the adapter, {merged:.4f} merged; "
+        f"{equal:.0%} of {comparison['items']} greedy answers are equal"
     )
-    print(f"  {told}", flush=True)
-    if (
-        abs(found["loss_merged"] - found["loss_adapter"]) > options.tolerance
-        or found["equal_answers"] < options.agreement
-    ):
+    print(f"  {message}", flush=True)
+    if abs(merged - adapter) > options.tolerance or equal < options.agreement:
         raise UserError(
-            f"Refused: the merged model is not the adapter: {told}.\nWanted a difference in loss of at most "
-            f"tolerance={options.tolerance:g} nats a token and agreement={options.agreement:g} of the answers equal. "
+            f"Refused: the merged model differs from the adapter: {message}.\nWanted a difference in loss of at most "
+            f"tolerance={options.tolerance:g} nats per token and at least agreement={options.agreement:g} equal answers. "
             "Publish the adapter (merged=false), or allow more."
         )
-    return found
+    return comparison
 
 
-def check_secrets(folder: Path, run: Path, hub: Hub | None) -> None:
-    """Refuse a text file that holds a token or the run's place on this machine."""
-    secrets = [str(run.resolve()), *([hub.token] if hub else [])]
+def check_secrets(folder: Path, run: Path, repository: HubRepository | None) -> None:
+    """Raise UserError for a text file that holds a token or the path of the run's folder."""
+    secrets = [str(run.resolve()), *([repository.token] if repository else [])]
     for path in folder.iterdir():
         if path.suffix in (".json", ".md", "") and path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")

@@ -54,6 +54,6 @@ def simulate(config: Config, options: SimulateOptions) -> Outcome:
     conversations.html, simulation.json; with against= comparison.json and comparison.html, too. A conversation ends on a
     closing, a repeat, silence, the end of a script or the turn limit. Run again, the command continues. More: docs/chat.md.
     """
-    from llama_exp.simulation.simulate import simulate  # scipy: a second
+    from llama_exp.simulation.simulate import run_simulation  # scipy: a second
 
-    return simulate(config, options)
+    return run_simulation(config, options)

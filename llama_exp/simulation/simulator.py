@@ -1,126 +1,126 @@
-"""The conversations themselves: many at a time, in step, each side from its own side."""
+"""Generates conversations turn by turn, many at once, each side prompted with the conversation as it sees it."""
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
 from llama_exp.config.schema import Config
-from llama_exp.data.dialogue import CLIENT, SIDES, Said
+from llama_exp.data.dialogue import CLIENT, SIDES, Said, next_turn
 from llama_exp.data.encoding import encode_all, encode_prompts
 from llama_exp.evaluation.generation import generate, likelihood
 from llama_exp.evaluation.sampling import check_sampling
-from llama_exp.model.adapters import Voices
-from llama_exp.simulation.conversations import LIMIT, SCRIPT, Conversation, Speech, ending
-from llama_exp.simulation.speakers import Opening, Part, example
+from llama_exp.model.adapters import SharedBase
+from llama_exp.simulation.conversations import LIMIT, SCRIPT, Conversation, Utterance, find_ending
+from llama_exp.simulation.openings import Opening
+from llama_exp.simulation.speakers import Speaker
 
 
 @dataclass(slots=True)
-class Talk:
-    """A conversation that is going on; `ending` is None until it is over."""
+class OpenConversation:
+    """A conversation in progress; `ending` is None until it is over."""
 
     opening: Opening
-    turns: list[Speech] = field(default_factory=list)
+    turns: list[Utterance] = field(default_factory=list)
     ending: str | None = None
 
-    def add(self, speech: Speech) -> None:
-        self.turns.append(speech)
-        self.ending = ending(self.turns)
+    def add(self, turn: Utterance) -> None:
+        self.turns.append(turn)
+        self.ending = find_ending(self.turns)
 
 
-class Stage:
-    """The base with the adapters that the parts need, for the length of a `with` block."""
+class Simulator:
+    """The speakers, on one base in memory."""
 
-    def __init__(self, config: Config, options, parts: dict[str, Part]):
-        self.config, self.options, self.parts = config, options, parts
+    def __init__(self, base: SharedBase, options, speakers: dict[str, Speaker]):
+        self.base, self.options, self.speakers = base, options, speakers
         self.sampling = check_sampling(options.temperature, options.top_p)
 
-    def __enter__(self) -> "Stage":
-        speaking = [part for part in self.parts.values() if part.script is None]
-        self.voices = Voices(speaking[0].config, self.config.trainer)
-        try:
-            for part in speaking:
-                if part.run is not None:
-                    self.voices.add(part.run)
-        except BaseException:
-            self.voices.close()
-            raise
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.voices.close()
-
-    def talk(self, batch: Sequence[Opening]) -> list[Conversation]:
-        """Hold the conversations of a batch, from their openings to their ends."""
-        talks = [Talk(opening) for opening in batch]
-        for talk in talks:
-            if talk.opening.text is not None:
-                talk.add(Speech(CLIENT, talk.opening.text, made=False))
-        for place in range(len(talks[0].turns), self.options.turns):
-            going = [talk for talk in talks if talk.ending is None]
-            if going:
-                self._turn(self.parts[SIDES[place % 2]], going, place)
-        real = self._real(batch)
+    def simulate(self, batch: Sequence[Opening]) -> list[Conversation]:
+        """The conversations of a batch, from their openings to their ends."""
+        conversations = [OpenConversation(opening) for opening in batch]
+        for one in conversations:
+            if one.opening.text is not None:
+                one.add(Utterance(CLIENT, one.opening.text, made=False))
+        for index in range(len(conversations[0].turns), self.options.turns):
+            if unfinished := [one for one in conversations if one.ending is None]:
+                self._add_turn(self.speakers[SIDES[index % 2]], unfinished, index)
+        real = self._real_likelihood(batch)
         return [
             Conversation(
-                talk.opening.id, talk.opening.group, talk.ending or LIMIT, tuple(talk.turns), real=real[talk.opening.id]
+                one.opening.id, one.opening.group, one.ending or LIMIT, tuple(one.turns), real=real[one.opening.id]
             )
-            for talk in talks
+            for one in conversations
         ]
 
-    def _turn(self, part: Part, talks: list[Talk], place: int) -> None:
-        """One side speaks in all conversations that still go on."""
-        if part.script is not None:
-            number = self._script_line(part, talks[0])
-            for talk in talks:
-                if number < len(part.script):
-                    talk.add(Speech(part.side, part.script[number], made=False))
+    def _add_turn(self, speaker: Speaker, conversations: list[OpenConversation], index: int) -> None:
+        """The next turn, of one side, in all unfinished conversations."""
+        if speaker.script is not None:
+            line = self._script_index(speaker, conversations[0])
+            for one in conversations:
+                if line < len(speaker.script):
+                    one.add(Utterance(speaker.side, speaker.script[line], made=False))
                 else:
-                    talk.ending = SCRIPT
+                    one.ending = SCRIPT
             return
-        asked = [example(part, talk.opening, [Said(turn.speaker, turn.text) for turn in talk.turns]) for talk in talks]
-        longest = part.config.dataset.max_new_tokens
-        prompts, _ = encode_prompts(asked, self.voices.tokenizer, part.config.max_length - longest)
-        torch.manual_seed(seed(self.options.sampling_seed, talks[0].opening.id, place))
-        replies = {}
-        with self.voices.speaking(part.run) as model:
-            for some in generate(
-                model, self.voices.tokenizer, prompts, max_new_tokens=longest, batch=len(prompts), **self.sampling
-            ):
-                replies |= {reply.place: reply for reply in some}
-        for number, talk in enumerate(talks):
-            reply = replies[number]
-            talk.add(Speech(part.side, reply.text, finished=reply.finished))
-
-    def _script_line(self, part: Part, talk: Talk) -> int:
-        """How many of its lines a script has said; an opening that was given is none of them."""
-        given = talk.opening.text is not None and part.side == CLIENT
-        return sum(turn.speaker == part.side for turn in talk.turns) - given
-
-    def _real(self, batch: Sequence[Opening]) -> dict[str, dict[str, tuple[float, int]]]:
-        """By opening and side: how likely each side's model finds what was really said there."""
-        found: dict[str, dict[str, tuple[float, int]]] = {opening.id: {} for opening in batch}
-        for side, part in self.parts.items():
-            owner = {e.id: opening.id for opening in batch for e in opening.real.get(side, ())}
-            if part.script is not None or not owner:
-                continue
-            examples = [
-                dataclasses.replace(e, system=part.system) if e.tags.get("speaker") else e
-                for opening in batch
-                for e in opening.real.get(side, ())
-            ]
-            tokens, _ = encode_all(
-                examples, self.voices.tokenizer, part.config.max_length, part.config.dataset.max_new_tokens
+        examples = [
+            next_turn(
+                one.opening.id, [Said(turn.speaker, turn.text) for turn in one.turns], speaker.side, speaker.system
             )
-            with self.voices.speaking(part.run) as model:
+            for one in conversations
+        ]
+        limit = speaker.config.dataset.max_new_tokens
+        prompts, _ = encode_prompts(examples, self.base.tokenizer, speaker.config.max_length - limit)
+        torch.manual_seed(seed_of(self.options.sampling_seed, conversations[0].opening.id, index))
+        settings = {"max_new_tokens": limit, "batch": len(prompts), **self.sampling}
+        with self.base.use(speaker.adapter) as model:
+            replies = [reply for some in generate(model, self.base.tokenizer, prompts, **settings) for reply in some]
+        for reply in replies:
+            conversations[reply.place].add(Utterance(speaker.side, reply.text, finished=reply.finished))
+
+    def _script_index(self, speaker: Speaker, conversation: OpenConversation) -> int:
+        """How many of its lines a script has spoken; a given opening is not one of them."""
+        given = conversation.opening.text is not None and speaker.side == CLIENT
+        return sum(turn.speaker == speaker.side for turn in conversation.turns) - given
+
+    def _real_likelihood(self, batch: Sequence[Opening]) -> dict[str, dict[str, tuple[float, int]]]:
+        """{opening: {side: (nll, tokens)}}: how likely each side's model finds that side's real turns."""
+        sums: dict[str, dict[str, tuple[float, int]]] = {opening.id: {} for opening in batch}
+        for side, speaker in self.speakers.items():
+            examples = [(opening.id, example) for opening in batch for example in opening.real.get(side, ())]
+            if speaker.script is not None or not examples:
+                continue
+            opening_of = {example.id: opening for opening, example in examples}
+            prompted = [
+                dataclasses.replace(example, system=speaker.system) if example.tags.get("speaker") else example
+                for _, example in examples
+            ]
+            config = speaker.config
+            tokens, _ = encode_all(prompted, self.base.tokenizer, config.max_length, config.dataset.max_new_tokens)
+            with self.base.use(speaker.adapter) as model:
                 measured = likelihood(model, tokens)
             for name, (nll, count) in measured.items():
-                before = found[owner[name]].get(side, (0.0, 0))
-                found[owner[name]][side] = before[0] + nll, before[1] + count
-        return found
+                before = sums[opening_of[name]].get(side, (0.0, 0))
+                sums[opening_of[name]][side] = before[0] + nll, before[1] + count
+        return sums
 
 
-def seed(*parts: object) -> int:
+@contextmanager
+def open_simulator(config: Config, options, speakers: dict[str, Speaker]) -> Iterator[Simulator]:
+    """Load the base with the adapters of the speakers; take them off at the end."""
+    models = [speaker for speaker in speakers.values() if speaker.script is None]
+    base = SharedBase(models[0].config, config.trainer)
+    try:
+        for speaker in models:
+            if speaker.adapter is not None:
+                base.add(speaker.adapter)
+        yield Simulator(base, options, speakers)
+    finally:
+        base.close()
+
+
+def seed_of(*parts: object) -> int:
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16)

@@ -1,23 +1,23 @@
 "use strict";
-// The conversation lies here and goes along with every message. All text goes into the page as text, never as markup.
+// The browser keeps the conversation and sends it with every message. Text is inserted as text, never as markup.
 
 const sides = document.body.dataset.sides.split(" ");
 const names = { tuned: "Tuned", untuned: sides.length > 1 ? "Untuned" : "Model" };
 const [log, hint, status, system, message, send, stop] =
   ["log", "hint", "status", "system", "message", "send", "stop"].map((id) => document.getElementById(id));
-let history, told, asking;
+let history, systemPrompt, request;  // request: the AbortController of the message being answered
 
 function reset() {
-  if (asking) asking.abort();
+  if (request) request.abort();
   history = Object.fromEntries(sides.map((side) => [side, []]));
-  told = system.value;
+  systemPrompt = system.value;
   log.replaceChildren();
   hint.hidden = false;
   status.textContent = "";
   message.focus();
 }
 
-// Control characters, and those that turn the direction of reading, are shown by their number.
+// Control characters and direction overrides are shown by their code point.
 const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 const visible = (text) => text.replace(/\r\n/g, "\n").replace(hidden,
   (c) => `[U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
@@ -30,44 +30,44 @@ function element(parent, tag, name, text = "") {
   return made;
 }
 
-function exchange(text) {
+function addExchange(text) {
   const whole = element(log, "article", "exchange");
   element(whole, "div", "words mine", text).dir = "auto";
-  const replies = element(whole, "div", "replies");
-  const places = {};
+  const columns = element(whole, "div", "replies");
+  const replies = {};
   for (const side of sides) {
-    const reply = element(replies, "section", `reply ${side}`);
+    const reply = element(columns, "section", `reply ${side}`);
     element(reply, "h2", "", names[side]);
     const words = element(reply, "div", "words");
     words.dir = "auto";
-    places[side] = { reply, words, text: "", sent: text, over: false };
+    replies[side] = { reply, words, text: "", sent: text, over: false };
   }
-  down();
-  return places;
+  scrollDown();
+  return replies;
 }
 
-const above = () => document.documentElement.scrollHeight - window.innerHeight - window.scrollY;
-const down = () => window.scrollTo(0, document.documentElement.scrollHeight);
+const distanceToEnd = () => document.documentElement.scrollHeight - window.innerHeight - window.scrollY;
+const scrollDown = () => window.scrollTo(0, document.documentElement.scrollHeight);
 
-function take(places, line) {
-  const place = places[line.side], reading = above() > 60; // who scrolled up to read stays there
+function show(replies, line) {
+  const current = replies[line.side], reading = distanceToEnd() > 60; // stay where the reader has scrolled up to
   if (line.piece) {
-    place.text += line.piece;
-    place.words.textContent = visible(place.text);
+    current.text += line.piece;
+    current.words.textContent = visible(current.text);
   } else if (line.error) {
-    element(place.reply, "p", "note", line.error);
-    place.over = true;
+    element(current.reply, "p", "note", line.error);
+    current.over = true;
   } else {
-    place.over = true;
-    place.sent = line.message;
-    if (!place.text) element(place.reply, "p", "nothing", "The model said nothing.");
-    if (!line.finished) element(place.reply, "p", "note", `Cut at ${line.tokens} tokens.`);
-    if (line.shortened) element(place.reply, "p", "note", "The oldest part of the conversation no longer fitted.");
+    current.over = true;
+    current.sent = line.message;
+    if (!current.text) element(current.reply, "p", "nothing", "Empty reply.");
+    if (!line.finished) element(current.reply, "p", "note", `Cut at ${line.tokens} tokens.`);
+    if (line.shortened) element(current.reply, "p", "note", "The conversation is too long: its oldest part was left out.");
   }
-  if (!reading) down();
+  if (!reading) scrollDown();
 }
 
-async function read(response, places) {
+async function read(response, replies) {
   const decoder = new TextDecoder(), reader = response.body.getReader();
   let rest = "";
   for (;;) {
@@ -75,34 +75,34 @@ async function read(response, places) {
     if (done) return;
     const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
     rest = lines.pop();
-    for (const line of lines) take(places, JSON.parse(line));
+    for (const line of lines) show(replies, JSON.parse(line));
   }
 }
 
-async function say(text) {
-  if (system.value !== told) reset();
+async function ask(text) {
+  if (system.value !== systemPrompt) reset();
   hint.hidden = true;
   status.textContent = "";
   busy(true);
-  const places = exchange(text), mine = (asking = new AbortController());
+  const replies = addExchange(text), own = (request = new AbortController());
   try {
-    const response = await fetch("/say", {
-      method: "POST", headers: { "Content-Type": "application/json" }, signal: mine.signal,
-      body: JSON.stringify({ message: text, system: told, history }),
+    const response = await fetch("/ask", {
+      method: "POST", headers: { "Content-Type": "application/json" }, signal: own.signal,
+      body: JSON.stringify({ message: text, system: systemPrompt, history }),
     });
-    if (response.ok) await read(response, places);
+    if (response.ok) await read(response, replies);
     else status.textContent = (await response.json().catch(() => ({}))).error || `The server answered ${response.status}.`;
   } catch (error) {
-    status.textContent = error.name === "AbortError" ? "Stopped." : "The server cannot be reached. Your conversation is still here.";
+    status.textContent = error.name === "AbortError" ? "Stopped." : "The server cannot be reached. Your conversation is kept on this page.";
   }
-  if (mine !== asking) return; // a new conversation began meanwhile
+  if (own !== request) return; // a new conversation was started meanwhile
   for (const side of sides) {
-    const { text: said, sent, over, reply } = places[side];
-    if (said) history[side].push({ role: "user", text: sent }, { role: "assistant", text: said });
-    if (!over) element(reply, "p", "note", said ? "Stopped here." : "No answer.");
+    const { text: answer, sent, over, reply } = replies[side];
+    if (answer) history[side].push({ role: "user", text: sent }, { role: "assistant", text: answer });
+    if (!over) element(reply, "p", "note", answer ? "Stopped here." : "No answer.");
   }
-  if (!sides.some((side) => places[side].text || places[side].over)) message.value = message.value || text;
-  asking = null;
+  if (!sides.some((side) => replies[side].text || replies[side].over)) message.value = message.value || text;
+  request = null;
   busy(false);
 }
 
@@ -115,9 +115,9 @@ function busy(now) {
 document.getElementById("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = message.value.trim();
-  if (!text || asking) return;
+  if (!text || request) return;
   message.value = "";
-  say(text);
+  ask(text);
 });
 message.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -126,12 +126,12 @@ message.addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && asking) asking.abort();
+  if (event.key === "Escape" && request) request.abort();
 });
-stop.addEventListener("click", () => asking && asking.abort());
-document.getElementById("reset").addEventListener("click", () => { reset(); asking = null; busy(false); });
+stop.addEventListener("click", () => request && request.abort());
+document.getElementById("reset").addEventListener("click", () => { reset(); request = null; busy(false); });
 document.getElementById("save").addEventListener("click", () => {
-  const saved = { model: document.querySelector("h1").textContent, system: told, conversations: history };
+  const saved = { model: document.querySelector("h1").textContent, system: systemPrompt, conversations: history };
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(saved, null, 2) + "\n"], { type: "application/json" }));
   link.download = "conversation.json";
