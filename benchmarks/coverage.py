@@ -1,4 +1,4 @@
-"""Do the intervals and tests of llama_exp.statistics keep their promises? By simulation, against known truths.
+"""Do the intervals and tests of llama_exp.statistics hold at their stated level? By simulation, against known truths.
 
     python benchmarks/coverage.py                     everything, 2,000 replications, about 10 minutes on one core
     python benchmarks/coverage.py mean paired --replications 200
@@ -19,20 +19,24 @@ from scipy import stats
 from llama_exp.human.analysis import two_way_interval
 from llama_exp.statistics import (
     Clusters,
+    Contender,
+    RunSums,
+    cluster_difference,
     cluster_interval,
-    exact_paired,
-    interval,
-    satterthwaite,
+    holm,
+    mean_interval,
+    rank_cells,
+    robust_variance,
+    satterthwaite_df,
     sign_flip,
     statistic_interval,
+    t_interval,
+    variance_components,
 )
-from llama_exp.statistics.clusters import robust_variance
-from llama_exp.statistics.comparisons import difference_of, holm, p_value_of, ties
-from llama_exp.statistics.fitting import fit_points
-from llama_exp.statistics.intervals import t_interval
-from llama_exp.statistics.noise import Table, points
-from llama_exp.statistics.profile import EXPONENTS, fit_exponents, transformed
-from llama_exp.statistics.variance import RunSums, components_of
+from llama_exp.statistics.comparisons import difference_p_value
+from llama_exp.statistics.learning_curve.fit import fit_points
+from llama_exp.statistics.learning_curve.noise import SweepScores, estimate_points
+from llama_exp.statistics.learning_curve.profile import EXPONENTS, fit_exponents, transformed
 
 # Questions per article in SQuAD v1.1's development set: 10,570 questions, 48 articles.
 SQUAD = [810, 511, 479, 407, 319, 297, 295, 295, 291, 268, 264, 247, 247, 245, 243, 242, 238, 231, 228, 217, 215, 206,
@@ -75,8 +79,14 @@ def head(title: str, *columns: str) -> None:
 
 def mean(replications: int) -> None:
     """Coverage of the mean's interval, beside the methods that were not chosen."""
-    columns = ("chosen, bounds given", "chosen, no bounds", "CR2 t, Satterthwaite", "CR1 t(G-1)", "not clustered",
-               "clustered / naive s.e.")  # fmt: skip
+    columns = (
+        "chosen, bounds given",
+        "chosen, no bounds",
+        "CR2 t, Satterthwaite",
+        "CR1 t(G-1)",
+        "not clustered",
+        "clustered / naive s.e.",
+    )
     head("Mean of per-item scores: how often the 95 % interval holds the truth", "layout", *columns)
     for number, (name, (sizes, truth, concentration)) in enumerate(LAYOUTS.items()):
         rng = np.random.default_rng([1, number])
@@ -90,14 +100,20 @@ def mean(replications: int) -> None:
             ends = [
                 _ends(cluster_interval(data, bounds=(0, 1))),
                 _ends(cluster_interval(data)),
-                t_interval(found, error, satterthwaite(data.weights)),
-                t_interval(found, math.sqrt(robust_variance(data, "CR1")), count - 1),
+                t_interval(found, error, satterthwaite_df(data.weights)),
+                t_interval(found, math.sqrt(cr1_variance(data)), count - 1),
                 t_interval(found, naive, sizes.sum() - 1),
             ]
             for hit, (low, high) in zip(hits, ends, strict=True):
                 hit.append(low <= truth <= high)
             ratios.append(error / naive)
         row(name, *map(rate, hits), f"{np.median(ratios):.1f}")
+
+
+def cr1_variance(clusters: Clusters) -> float:
+    """What most packages call cluster-robust: no cluster's own leverage, but G / (G - 1)."""
+    count = len(clusters.sums)
+    return float((clusters.residuals**2).sum() / clusters.weights.sum() ** 2 * count / (count - 1))
 
 
 def _ends(found) -> tuple[float, float]:
@@ -116,7 +132,7 @@ def ratio(replications: int) -> None:
             data = Clusters(tokens * level + rng.normal(0, np.sqrt(tokens)), tokens, int(sizes.sum()))
             low, high = _ends(cluster_interval(data))
             chosen.append(math.exp(low) <= math.exp(1.6) <= math.exp(high))
-            low, high = t_interval(data.estimate, math.sqrt(robust_variance(data, "CR1")), len(sizes) - 1)
+            low, high = t_interval(data.estimate, math.sqrt(cr1_variance(data)), len(sizes) - 1)
             plain.append(low <= 1.6 <= high)
         row(name, rate(chosen), rate(plain))
 
@@ -163,25 +179,30 @@ def _bootstrap_f1(data: np.ndarray, groups: np.ndarray, rng: np.random.Generator
 
 
 def two_cells(sizes, truth, concentration, rng) -> tuple[np.ndarray, np.ndarray]:
-    """(G,) numbers right of two equally good cells: shared difficulty, and each cell's own luck with each article."""
+    """(G,) numbers right of two equally good cells: shared difficulty, and what each cell finds easy."""
     base = difficulties(truth, concentration, (1, len(sizes)), rng)
     return rng.binomial(sizes, difficulties(base, 3 * concentration, (2, len(sizes)), rng).clip(1e-9, 1 - 1e-9))
 
 
 def paired(replications: int) -> None:
-    """False positives of the paired tests when two cells are equally good; of `paired` itself five times the number."""
-    head("Two equally good cells, same items: how often p < 0.05", "layout", "paired", "sign flips (exact)",
-         "McNemar, ignoring groups")  # fmt: skip
+    """False positives of the paired tests for two equally good cells; of `paired_difference` over 5 x replications."""
+    head(
+        "Two equally good cells, same items: how often p < 0.05",
+        "layout",
+        "paired_difference",
+        "sign flips (exact)",
+        "McNemar, ignoring groups",
+    )
     for number, (name, (sizes, truth, concentration)) in enumerate(LAYOUTS.items()):
         rng, order, hits = np.random.default_rng([4, number]), np.random.default_rng([10, number]), [[], [], []]
         for turn in range(5 * replications):
             one, other = two_cells(sizes, truth, concentration, rng)
             data = Clusters((one - other).astype(float), sizes.astype(float), int(sizes.sum()))
-            hits[0].append(p_value_of(data) < 0.05)
+            hits[0].append(difference_p_value(data) < 0.05)
             if turn < replications // 2:  # these go through dictionaries of items, and are slow
                 a, b, groups = _as_items(one, other, sizes, order)
                 hits[1].append(sign_flip(a, b, groups).p_value < 0.05)
-                hits[2].append(exact_paired(a, b).p_value < 0.05)
+                hits[2].append(sign_flip(a, b).p_value < 0.05)
         row(name, *map(rate, hits))
 
 
@@ -190,15 +211,20 @@ def _as_items(one: np.ndarray, other: np.ndarray, sizes: np.ndarray, rng: np.ran
     a, b, groups = {}, {}, {}
     for g, (right_a, right_b, size) in enumerate(zip(one, other, sizes, strict=True)):
         for scores, right in ((a, right_a), (b, right_b)):
-            scores.update({f"{g}-{i}": float(place < right) for i, place in enumerate(rng.permutation(size))})
+            scores.update({f"{g}-{i}": float(index < right) for i, index in enumerate(rng.permutation(size))})
         groups.update({f"{g}-{i}": g for i in range(size)})
     return a, b, groups
 
 
 def family(replications: int) -> None:
     """Eight cells that are all equal: how often any of them is marked as worse than the best."""
-    head("Eight equal cells: how often any is called worse than the best (at most 5 %)", "layout",
-         "Holm over all pairs (chosen)", "Holm over the best's own pairs", "no correction")  # fmt: skip
+    head(
+        "Eight equal cells: how often any is called worse than the best (at most 5 %)",
+        "layout",
+        "Holm over all pairs (chosen)",
+        "Holm over the best's own pairs",
+        "no correction",
+    )
     for number, name in enumerate(list(LAYOUTS)[:5]):
         sizes, truth, concentration = LAYOUTS[name]
         rng, hits = np.random.default_rng([5, number]), [[], [], []]
@@ -206,10 +232,13 @@ def family(replications: int) -> None:
             base = difficulties(truth, concentration, (1, len(sizes)), rng)
             chances = difficulties(base, 3 * concentration, (8, len(sizes)), rng).clip(1e-9, 1 - 1e-9)
             weights, items = sizes.astype(float), int(sizes.sum())
-            cells = enumerate(rng.binomial(sizes, chances).astype(float))
-            tie = ties({f"r{number}": Clusters(right, weights, items) for number, right in cells})
-            raw = [difference.p_value for _, difference, _ in tie.against]
-            hits[0].append(bool(tie.worse))
+            cells = [
+                Contender(cell, RunSums(right[None], weights, items), ((0, 0),))
+                for cell, right in enumerate(rng.binomial(sizes, chances).astype(float))
+            ]
+            ranking = rank_cells(sorted(cells, key=lambda one: -one.sums.means[0]))
+            raw = [difference.p_value for difference, _ in ranking.against.values()]
+            hits[0].append(bool(ranking.worse))
             hits[1].append(min(holm(raw)) < 0.05)
             hits[2].append(min(raw) < 0.05)
         row(name, *map(rate, hits))
@@ -217,40 +246,53 @@ def family(replications: int) -> None:
 
 def seeds(replications: int) -> None:
     """A cell's interval from several runs: coverage of the recipe's true mean score."""
-    head("Several runs: how often the interval holds the recipe's mean", "runs", "all noises (components)",
-         "test set only")  # fmt: skip
+    head(
+        "Several runs: how often the interval holds the recipe's mean",
+        "runs",
+        "all noises (variance_components)",
+        "test set only",
+    )
     sizes = np.array(SQUAD) // 5
-    designs = {"3 data seeds x 1 seed": (3, 1), "3 data seeds x 3 seeds": (3, 3), "5 data seeds x 2 seeds": (5, 2),
-               "1 data seed x 5 seeds": (1, 5)}  # fmt: skip
+    designs = {
+        "3 data seeds x 1 seed": (3, 1),
+        "3 data seeds x 3 seeds": (3, 3),
+        "5 data seeds x 2 seeds": (5, 2),
+        "1 data seed x 5 seeds": (1, 5),
+    }
     for number, (name, (draws, runs)) in enumerate(designs.items()):
         rng, full, naive = np.random.default_rng([6, number]), [], []
         for _ in range(replications):
             base = rng.normal(70, 6, len(sizes))
-            lift = rng.normal(0, 1.0, draws) if draws > 1 else np.zeros(1)  # with one, its luck is not claimed
+            lift = rng.normal(0, 1.0, draws) if draws > 1 else np.zeros(1)  # with one, sampling noise is not claimed
             luck = lift[:, None] + rng.normal(0, 0.8, (draws, runs))
             level = base + luck[..., None] + rng.normal(0, 2, (draws, runs, len(sizes)))
             sums = sizes * (level + rng.normal(0, 20, level.shape) / np.sqrt(sizes))
             table = RunSums(sums.reshape(draws * runs, -1), sizes.astype(float), int(sizes.sum()))
             owner = np.repeat(np.arange(draws), runs).tolist()
-            for hits, found in ((full, components_of(table, owner).total), (naive, components_of(
-                RunSums(table.sums[:1], table.weights, table.items), [0]).total)):  # fmt: skip
+            first = RunSums(table.sums[:1], table.weights, table.items)
+            for hits, runs_of, owners in ((full, table, owner), (naive, first, [0])):
+                found = variance_components(runs_of, owners).total
                 hits.append(found.low <= 70 <= found.high)
         row(name, rate(full), rate(naive))
 
 
 def recipes(replications: int) -> None:
     """Two equally good recipes, several runs each: how often they are called different."""
-    head("Two equally good recipes, runs paired by data seed: how often p < 0.05", "runs of each", "paired_runs",
-         "paired, on the first run alone")  # fmt: skip
+    columns = ("rank_cells", "paired_difference, on the first run alone")
+    head("Two equally good recipes, runs paired by data seed: how often p < 0.05", "runs of each", *columns)
     sizes = np.array(SQUAD) // 5
+    weights, items = sizes.astype(float), int(sizes.sum())
     for number, draws in enumerate((3, 5)):
-        rng, full, alone = np.random.default_rng([9, number]), [], []
+        rng, full, alone, runs = np.random.default_rng([9, number]), [], [], tuple((seed, 0) for seed in range(draws))
         for _ in range(replications):
             gap = rng.normal(0, 1.0, (draws, 1)) + rng.normal(0, 3, len(sizes)) + rng.normal(0, 2, (draws, len(sizes)))
             sums = sizes * (gap + rng.normal(0, 25, gap.shape) / np.sqrt(sizes))
-            total = components_of(RunSums(sums, sizes.astype(float), int(sizes.sum())), list(range(draws))).total
-            full.append(not total.low <= 0 <= total.high)
-            alone.append(difference_of(Clusters(sums[0], sizes.astype(float), int(sizes.sum()))).p_value < 0.05)
+            cells = [
+                Contender("a", RunSums(sums, weights, items), runs),
+                Contender("b", RunSums(0 * sums, weights, items), runs),
+            ]
+            full.append(bool(rank_cells(cells).worse))
+            alone.append(cluster_difference(Clusters(sums[0], weights, items)).p_value < 0.05)
         row(f"{draws} data seeds", rate(full), rate(alone))
 
 
@@ -273,7 +315,7 @@ def power_law(n, a: float, b: float, c: float):
     return a - b * np.asarray(n, dtype=float) ** -c
 
 
-def sweep(truth: np.ndarray, sizes, draws: int, spread: Callable, articles: int, slopes: float, rng) -> Table:
+def sweep(truth: np.ndarray, sizes, draws: int, spread: Callable, articles: int, slopes: float, rng) -> SweepScores:
     """Runs of a sweep as cluster sums: shared article effects, articles' own slopes, run noise, item noise."""
     count, weights = len(sizes), rng.integers(20, 60, articles)
     logs = np.log10(sizes) - np.log10(sizes).mean()
@@ -282,14 +324,23 @@ def sweep(truth: np.ndarray, sizes, draws: int, spread: Callable, articles: int,
     scores = level[..., None] + article[:, None] + rng.normal(0, 17, (count, draws, articles)) / np.sqrt(weights)
     sums = RunSums((scores * weights).reshape(count * draws, -1), weights.astype(float), int(weights.sum()))
     owners = np.tile(np.arange(draws) if draws > 1 else [-1], count)
-    return Table(np.asarray(sizes, float), np.repeat(np.arange(count), draws), owners, sums.means, sums)
+    return SweepScores(np.asarray(sizes, float), np.repeat(np.arange(count), draws), owners, sums.means, sums)
 
 
 def curve(replications: int) -> None:
     """The law holds: coverage at four times the largest size, of ten times' gain, of the size for a target."""
-    head("Learning curves, the law holds", "truth and design", "score at 4x the largest (at least 90 %)", "its width",
-         "gain of 10x", "n for a target", "percentile bootstrap at 4x", "refused", "largest size as predicted",
-         "called a misfit")  # fmt: skip
+    head(
+        "Learning curves, the law holds",
+        "truth and design",
+        "score at 4x the largest (at least 90 %)",
+        "its width",
+        "gain of 10x",
+        "n for a target",
+        "percentile bootstrap at 4x",
+        "refused",
+        "largest size as predicted",
+        "called a misfit",
+    )
     for number, (name, (law, sizes, draws, spread, articles, slopes)) in enumerate(CURVES.items()):
         rng, largest = np.random.default_rng([7, number]), sizes[-1]
         far, gained = power_law(4 * largest, *law), power_law(10 * largest, *law) - power_law(largest, *law)
@@ -297,7 +348,7 @@ def curve(replications: int) -> None:
         hits = {key: [] for key in ("far", "width", "gain", "need", "boot", "refused", "check", "misfit")}
         for turn in range(replications):
             table = sweep(power_law(sizes, *law), sizes, draws, spread, articles, slopes, rng)
-            found = fit_points(points(table), bounds=(0, 100))
+            found = fit_points(estimate_points(table), bounds=(0, 100))
             hits["refused"].append(bool(found.refusal))
             if found.refusal:
                 continue
@@ -317,10 +368,10 @@ def curve(replications: int) -> None:
         row(name, *(shown | {"width": f"{np.median(hits['width']):.1f}"}).values())
 
 
-def _bootstrap_curve(table: Table, size: float, rng: np.random.Generator, draws: int = 199) -> np.ndarray:
+def _bootstrap_curve(table: SweepScores, size: float, rng: np.random.Generator, draws: int = 199) -> np.ndarray:
     """The alternative: resample articles, and runs within each size, refit, take percentiles."""
     sums, weights, predictions = table.sums.sums, table.sums.weights, []
-    per_size = [np.flatnonzero(table.size_of == k) for k in range(len(table.sizes))]
+    per_size = [np.flatnonzero(table.size_index == k) for k in range(len(table.sizes))]
     even = np.ones(len(table.sizes))
     for _ in range(draws):
         times = rng.multinomial(len(weights), np.full(len(weights), 1 / len(weights)))
@@ -333,10 +384,15 @@ def _bootstrap_curve(table: Table, size: float, rng: np.random.Generator, draws:
 
 
 def wrong_law(replications: int) -> None:
-    """The law does not hold: does the code say so?"""
-    columns = ("called a misfit", "largest size not as predicted", "refused", "any of these",
-               "interval at 4x still holds the truth")  # fmt: skip
-    head("Learning curves, the law does not hold: how often the code says so", "truth", *columns)
+    """The law does not hold: is it noticed?"""
+    columns = (
+        "called a misfit",
+        "largest size not as predicted",
+        "refused",
+        "any of these",
+        "interval at 4x still holds the truth",
+    )
+    head("Learning curves, the law does not hold: how often it is noticed", "truth", *columns)
     logistic = lambda n: 40 + 35 / (1 + np.exp(-3 * (np.log10(n) - 3.2)))  # noqa: E731
     truths = {
         "flat until 3,000, then a jump of 10": lambda n: 60 + 10.0 * (np.asarray(n) > 3000),
@@ -348,11 +404,11 @@ def wrong_law(replications: int) -> None:
         rng, hits = np.random.default_rng([8, number]), [[], [], [], [], []]
         for _ in range(replications // 2):
             table = sweep(truth(np.array(FIVE, float)), FIVE, 3, EVEN, 48, 1, rng)
-            found = fit_points(points(table), bounds=(0, 100))
+            found = fit_points(estimate_points(table), bounds=(0, 100))
             misfit = found.misfit
             astray = found.check is not None and not found.check.agrees
-            said = (misfit, astray, bool(found.refusal), misfit or astray or bool(found.refusal))
-            for hit, answer in zip(hits[:4], said, strict=True):
+            noticed = (misfit, astray, bool(found.refusal), misfit or astray or bool(found.refusal))
+            for hit, answer in zip(hits[:4], noticed, strict=True):
                 hit.append(answer)
             if not found.refusal:
                 ahead = found.predict(40_000)
@@ -362,8 +418,12 @@ def wrong_law(replications: int) -> None:
 
 def raters(replications: int) -> None:
     """Human studies: 22 groups of 3 items, each judged by all raters, who lean to one side or the other."""
-    head("Win rates: how often the 95 % interval holds the truth of all raters there could be", "raters",
-         "any raters (two-way)", "these raters (items only)")  # fmt: skip
+    head(
+        "Win rates: how often the 95 % interval holds the truth of all raters there could be",
+        "raters",
+        "any raters (two-way)",
+        "these raters (items only)",
+    )
     group = np.repeat(np.arange(22), 3)
     for number, count in enumerate((3, 5, 10)):
         rng, hits = np.random.default_rng([9, number]), [[], []]
@@ -374,7 +434,7 @@ def raters(replications: int) -> None:
             rows = [(won[rater, item], 1.0, str(group[item]), rater) for rater in range(count) for item in range(66)]
             low, high = two_way_interval(rows, (0.0, 100.0)) or (math.nan, math.nan)
             hits[0].append(low <= 60 <= high)
-            low, high = _ends(interval(won.mean(0).tolist(), group.tolist(), bounds=(0.0, 100.0)))
+            low, high = _ends(mean_interval(won.mean(0).tolist(), group.tolist(), bounds=(0.0, 100.0)))
             hits[1].append(low <= 60 <= high)
         row(count, *map(rate, hits))
 

@@ -1,5 +1,6 @@
 """Numbers, counts and lists as text for people: the one place where they are formatted."""
 
+import math
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -24,8 +25,6 @@ def format_score(metric: str, value: float | None) -> str:
 
 def format_with_interval(value: float | None, interval: HasEnds | None, metric: str = "") -> str:
     """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the two sides differ; without an interval the number alone."""
-    from llama_exp.statistics.words import plus_minus
-
     if value is None or interval is None:
         return format_score(metric, value)
     if interval.high - interval.low < 1e-9:
@@ -110,3 +109,49 @@ def join_list(words: Iterable[str], limit: int = 4) -> str:
     if len(words) > limit:
         words = words[: limit - 1] + [f"{len(words) - limit + 1} more"]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def decimal_places(half_width: float) -> int:
+    """Decimals that show two significant figures of an uncertainty: 1 for 1.6, 3 for 0.016, 0 for 16."""
+    if not half_width > 0:
+        return 1
+    return min(max(1 - math.floor(math.log10(half_width) + 1e-9), 0), 6)
+
+
+def plus_minus(estimate: float | None, low: float | None, high: float | None, sign: bool = False) -> str:
+    """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the sides differ by more than a quarter; `71.2 (no interval)`."""
+    plus = "+" if sign else ""
+    if estimate is None:
+        return "undefined"
+    if low is None or high is None:
+        return f"{estimate:{plus}.4g} (no interval)"
+    down, up = estimate - low, high - estimate
+    if min(down, up) > 0 and max(down, up) <= 1.25 * min(down, up):
+        places = decimal_places((high - low) / 2)
+        return f"{estimate:{plus}z.{places}f} ± {(high - low) / 2:.{places}f}"
+    return with_range(estimate, low, high, sign)
+
+
+def low_to_high(low: float, high: float) -> str:
+    """`1.9 to 6.0`; the format's z drops the minus of a zero."""
+    places = decimal_places((high - low) / 2)
+    return f"{low:z.{places}f} to {high:z.{places}f}"
+
+
+def with_range(estimate: float, low: float, high: float, sign: bool = False) -> str:
+    """`4.1 (1.9 to 6.0)`, or `+4.1 (1.9 to 6.0)` with `sign`."""
+    places = decimal_places((high - low) / 2)
+    return f"{estimate:{'+' if sign else ''}z.{places}f} ({low_to_high(low, high)})"
+
+
+def round_count(count: float) -> str:
+    """A count to two significant figures, below 100 to whole numbers: `2,300` for 2,312.7."""
+    if count < 100:
+        return f"{count:.0f}"
+    step = 10 ** (math.floor(math.log10(count)) - 1)
+    return f"{round(count / step) * step:,.0f}"
+
+
+def percent(share: float) -> str:
+    """`80 %` for 0.8."""
+    return f"{100 * share:.0f} %"

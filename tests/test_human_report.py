@@ -18,12 +18,13 @@ from llama_exp.errors import UserError
 from llama_exp.human import agreement, analysis, raters, report_text
 from llama_exp.human.report import report_studies, report_study
 from llama_exp.human.store import RatingStore
-from llama_exp.metrics import METRICS, Score, metric
+from llama_exp.metrics import METRICS
+from llama_exp.metrics.declaration import Score, metric
 from llama_exp.records import Rating
 from llama_exp.report.write import ExtraSection
 from llama_exp.runs.files import write_json
-from llama_exp.statistics import Interval
-from llama_exp.statistics.comparisons import Difference, paired
+from llama_exp.statistics.comparisons import Difference, paired_difference
+from llama_exp.statistics.intervals import Interval
 from tests.conftest import ROOT
 from tests.test_human_study import evaluation, make, predictions, two
 
@@ -424,7 +425,7 @@ def test_differences_on_scales_are_adjusted_for_their_number_and_the_page_explai
     alone = {}
     for scale in found:
         one, other = (analysis.item_means(analysis.of_kind(judged, "judged"), scale, name) for name in (A, B))
-        alone[scale] = paired(one, other, {i: study.items[i].group for i in one}).p_value
+        alone[scale] = paired_difference(one, other, {i: study.items[i].group for i in one}).p_value
     assert found == pytest.approx(dict(zip(alone, multipletests(list(alone.values()), method="holm")[1], strict=True)))
     assert found != pytest.approx(alone)
     report_study(folder)

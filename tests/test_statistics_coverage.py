@@ -1,4 +1,4 @@
-"""Promises, kept at small size. The full simulation is benchmarks/coverage.py; its results are in docs/statistics.md.
+"""Coverage and false positives by small simulations; the full ones are in benchmarks/coverage.py (docs/statistics.md).
 
 With 200 replications a true 95 % scatters by 1.5 points, so the limits here are wide: they catch a broken formula.
 """
@@ -6,11 +6,17 @@ With 200 replications a true 95 % scatters by 1.5 points, so the limits here are
 import numpy as np
 import pytest
 
-from llama_exp.statistics import Clusters, cluster_interval
-from llama_exp.statistics.comparisons import difference_of, ties
-from llama_exp.statistics.fitting import fit_points
-from llama_exp.statistics.noise import Table, points
-from llama_exp.statistics.variance import RunSums, components_of
+from llama_exp.statistics import (
+    Clusters,
+    Contender,
+    RunSums,
+    cluster_difference,
+    cluster_interval,
+    rank_cells,
+    variance_components,
+)
+from llama_exp.statistics.learning_curve.fit import fit_points
+from llama_exp.statistics.learning_curve.noise import SweepScores, estimate_points
 
 UNEVEN = np.array([81, 51, 48, 41, 32, 30, 29, 29, 27, 26, 25, 24, 24, 23, 22, 21, 20, 19, 18, 17, 15, 12, 11, 10])
 LAYOUTS = {
@@ -41,7 +47,7 @@ def test_equal_cells_differ_in_5_of_100(layout):
     for _ in range(200):
         chance = rng.beta(mean * concentration, (1 - mean) * concentration, len(sizes))
         one, other = rng.binomial(sizes, np.clip(chance + rng.normal(0, 0.02, (2, len(sizes))), 0, 1))
-        hits.append(difference_of(clusters(one - other, sizes)).p_value < 0.05)
+        hits.append(cluster_difference(clusters(one - other, sizes)).p_value < 0.05)
     assert 0.01 <= np.mean(hits) <= 0.09
 
 
@@ -51,8 +57,25 @@ def test_of_six_equal_cells_one_is_called_worse_in_at_most_5_of_100():
     for _ in range(60):
         chance = rng.beta(mean * concentration, (1 - mean) * concentration, len(sizes))
         answers = rng.binomial(sizes, np.clip(chance + rng.normal(0, 0.02, (6, len(sizes))), 0, 1))
-        hits.append(bool(ties({f"r{i}": clusters(right, sizes) for i, right in enumerate(answers)}).worse))
+        cells = [
+            Contender(i, RunSums(right[None].astype(float), sizes.astype(float), int(sizes.sum())), ((0, 0),))
+            for i, right in enumerate(answers)
+        ]
+        hits.append(bool(rank_cells(sorted(cells, key=lambda one: -one.sums.means.mean())).worse))
     assert np.mean(hits) <= 0.08
+
+
+def test_two_equal_recipes_of_three_runs_differ_in_5_of_100():
+    rng, hits, weights = np.random.default_rng(5), [], UNEVEN.astype(float)
+    runs = tuple((seed, 0) for seed in range(3))
+    for _ in range(200):
+        hard = rng.normal(70, 6, len(UNEVEN))
+        scores = hard + rng.normal(0, 1.2, (2, 3, 1)) + rng.normal(0, 3, (2, 3, len(UNEVEN)))
+        cells = [
+            Contender(i, RunSums(one * weights, weights, int(weights.sum())), runs) for i, one in enumerate(scores)
+        ]
+        hits.append(bool(rank_cells(sorted(cells, key=lambda one: -one.sums.means.mean())).worse))
+    assert 0.01 <= np.mean(hits) <= 0.1
 
 
 def test_intervals_over_seeds_hold_the_recipes_mean():
@@ -60,7 +83,7 @@ def test_intervals_over_seeds_hold_the_recipes_mean():
     for _ in range(200):
         level = rng.normal(70, 6, len(UNEVEN)) + rng.normal(0, 1.2, (3, 1)) + rng.normal(0, 3, (3, len(UNEVEN)))
         table = RunSums(level * UNEVEN, UNEVEN.astype(float), int(UNEVEN.sum()))
-        total = components_of(table, [0, 1, 2]).total
+        total = variance_components(table, [0, 1, 2]).total
         hits.append(total.low <= 70 <= total.high)
     assert 0.91 <= np.mean(hits) <= 0.99
 
@@ -73,8 +96,8 @@ def test_a_curve_holds_the_score_at_four_times_its_largest_size(law):
         level = truth[:5, None] + rng.normal(0, 0.8, (5, 3))
         scores = level[..., None] + rng.normal(0, 8, len(UNEVEN)) + rng.normal(0, 3, (5, 3, len(UNEVEN)))
         sums = RunSums((scores * UNEVEN).reshape(15, -1), UNEVEN.astype(float), int(UNEVEN.sum()))
-        table = Table(sizes, np.repeat(np.arange(5), 3), np.tile(np.arange(3), 5), sums.means, sums)
-        curve = fit_points(points(table))
+        table = SweepScores(sizes, np.repeat(np.arange(5), 3), np.tile(np.arange(3), 5), sums.means, sums)
+        curve = fit_points(estimate_points(table))
         ahead = None if curve.refusal else curve.predict(40_000)
         hits.append(ahead is not None and ahead.low <= truth[5] <= ahead.high)
     assert np.mean(hits) >= 0.9

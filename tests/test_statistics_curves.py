@@ -1,11 +1,11 @@
-"""Learning curves: known laws are found again, and what the points do not show is refused in words."""
+"""Learning curves: known laws are found again, and what the points do not show is refused with a reason."""
 
 import math
 
 import numpy as np
 import pytest
 
-from llama_exp.statistics import fit_curve, words
+from llama_exp.statistics import fit_curve, messages
 
 FIVE = [100, 300, 1000, 3000, 10000]
 
@@ -72,7 +72,7 @@ def test_items_and_groups_bring_in_the_test_sets_noise_but_not_into_the_gain():
 def test_too_few_sizes_are_refused_with_a_size_to_add(sizes, why):
     curve = sweep(sizes=sizes)
     assert why in curve.refusal and curve.a is None and not curve.trusted
-    assert words.describe_curve(curve) == [f"No learning curve: {curve.refusal}."]
+    assert messages.describe_curve(curve) == [f"No learning curve: {curve.refusal}."]
     with pytest.raises(ValueError, match="this curve was refused"):
         curve.predict(10)
 
@@ -81,11 +81,13 @@ def test_a_flat_curve_is_refused():
     assert "which could be no change at all" in sweep(lambda n: 60.0).refusal
 
 
-def test_a_law_that_does_not_hold_is_said_first():
+def test_a_law_that_does_not_hold_comes_first():
     curve = sweep(lambda n: 60.0 + 12.0 * (n > 3000), noise=0.3)
-    lines = words.describe_curve(curve)
+    lines = messages.describe_curve(curve)
     assert not curve.trusted and curve.misfit_p < 0.05 and not curve.check.agrees
-    assert lines[0].startswith("The points do not follow a - b n^(-c) (p < 0.001): what more data buys cannot be told")
+    assert lines[0].startswith(
+        "The points do not follow a - b n^(-c) (p < 0.001): the gain from more data cannot be estimated"
+    )
     assert "do not trust this curve beyond its points" in lines[1] and len(lines) == 2
 
 
@@ -95,10 +97,10 @@ def test_a_logarithm_has_no_plateau_to_name():
     assert curve.predict(40_000).low <= 20 + 5 * math.log(40_000) <= curve.predict(40_000).high
 
 
-def test_one_run_per_size_reads_its_noise_off_the_fit_and_says_that_it_is_untested():
+def test_one_run_per_size_estimates_its_noise_from_the_fit_and_reports_that_it_is_untested():
     curve = sweep(sizes=[100, 200, 500, 1000, 3000, 10_000], draws=1)
     assert curve.misfit_p is None
-    assert any("there is one run per size" in line for line in words.describe_curve(curve))
+    assert any("there is one run per size" in line for line in messages.describe_curve(curve))
     assert curve.check.agrees and sweep(sizes=[100, 500, 2000, 10_000], draws=1, noise=0.01).check is None
     jump = sweep(lambda n: 60 + 0.001 * n**0.1 + 12.0 * (n > 5000), [100, 200, 500, 1000, 2000, 5000, 10_000], 1, 0.1)
     assert jump.refusal or not jump.trusted
@@ -114,12 +116,12 @@ def test_perplexity_falls():
 def test_a_curve_that_would_leave_its_scale_promises_no_gain():
     curve = sweep(lambda n: 10 + 22 * math.log(n / 40), sizes=[40, 100, 300, 1000], bounds=(0, 100))
     assert curve.trusted and curve.leaves_scale([1000, 10_000]) == [False, True]
-    said = words.describe_gain(curve, 10.0)
+    sentence = messages.describe_gain(curve, 10.0)
     assert (
-        said.startswith("The curve would leave the scale (0 to 100) before ten times the data, n = 10,000")
-        and "+" not in said
+        sentence.startswith("The curve would leave the scale (0 to 100) before ten times the data, n = 10,000")
+        and "+" not in sentence
     )
-    assert words.describe_gain(curve, 2.0).startswith("Twice the data buys +")
+    assert messages.describe_gain(curve, 2.0).startswith("Twice the data buys +")
 
 
 def test_bounds_are_kept():
@@ -134,11 +136,11 @@ def test_the_size_for_a_target_comes_with_its_interval_and_its_limits():
     assert curve.size_for(20.0).estimate == 100  # the smallest size does
     unreachable = curve.size_for(95.0)
     assert unreachable.low is None and "ends short" in unreachable.note
-    assert words.describe_size(curve, 95).startswith("n for 95: not within 10,000,000 examples by this curve")
+    assert messages.describe_size(curve, 95).startswith("n for 95: not within 10,000,000 examples by this curve")
 
 
 def test_the_sentences_name_what_more_data_buys():
-    lines = words.describe_curve(sweep(), target=78.0)
+    lines = messages.describe_curve(sweep(), target=78.0)
     assert lines[0].startswith("Ten times the data buys +2.") and "largest size tried, n = 10,000" in lines[0]
     assert lines[1].startswith("n for 78: ") and lines[1].endswith("beyond the largest n tried.")
     assert lines[-1].startswith("Fitted without n = 10,000, the curve predicts ") and "as predicted" in lines[-1]
@@ -148,12 +150,12 @@ def test_the_sentences_name_what_more_data_buys():
     "sizes, scores, message",
     [
         ([100, 200], [1.0], "one size per run"),
-        ([0, 100], [1.0, 2.0], "the untuned model is no point of a curve"),
+        ([0, 100], [1.0, 2.0], "the untuned model is not a point of the curve"),
         ([100, 200], [1.0, math.nan], "scores: 1 of 2 are NaN"),
         ([100, 200], [{"a": 1.0}, {"b": 1.0}], "answered different items"),
     ],
 )
-def test_bad_input_is_refused_in_words(sizes, scores, message):
+def test_bad_input_is_refused(sizes, scores, message):
     with pytest.raises(ValueError, match=message):
         fit_curve(sizes, scores)
 

@@ -19,9 +19,9 @@ from llama_exp.report.captions import cost_caption, cost_notes, curve_sentences,
 from llama_exp.report.compare import comparisons
 from llama_exp.report.exact import Exact
 from llama_exp.report.load import load_runs
-from llama_exp.report.standing import Contender, standing
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.scores import write_scores
+from llama_exp.statistics.ranking import Contender, rank_cells
 from llama_exp.statistics.variance import RunSums
 from tests.test_report import write_grid, write_run
 
@@ -243,10 +243,10 @@ def test_equal_recipes_are_seldom_told_apart_and_a_worse_one_is():
         for recipe, scatter in enumerate(np.linspace(4, 1, 8)):
             luck, noise = rng.normal(0, scatter, (3, 1)), rng.normal(0, 12, (3, 40))
             grid.append(Contender(recipe, RunSums((hard + luck + noise) * weights, weights, 200), runs))
-        alarms += bool(standing(sorted(grid, key=lambda one: -one.table.means.mean())).worse)
-        bad = grid[-1].table.sums - 15 * weights
-        grid[-1] = replace(grid[-1], table=RunSums(bad, weights, 200))
-        found += 7 in standing(sorted(grid, key=lambda one: -one.table.means.mean())).worse
+        alarms += bool(rank_cells(sorted(grid, key=lambda one: -one.sums.means.mean())).worse)
+        bad = grid[-1].sums.sums - 15 * weights
+        grid[-1] = replace(grid[-1], sums=RunSums(bad, weights, 200))
+        found += 7 in rank_cells(sorted(grid, key=lambda one: -one.sums.means.mean())).worse
     assert alarms <= 12 and found >= 65
 
 
@@ -260,7 +260,7 @@ def test_equal_recipes_whose_runs_share_no_seed_are_seldom_told_apart():
             pair.append(
                 Contender(recipe, RunSums(scores * weights, weights, 200), tuple((3 * recipe + i, 0) for i in range(3)))
             )
-        alarms += bool(standing(sorted(pair, key=lambda one: -one.table.means.mean())).worse)
+        alarms += bool(rank_cells(sorted(pair, key=lambda one: -one.sums.means.mean())).worse)
     assert alarms <= 24  # 16 of 200 with shared seeds, about
 
 
@@ -278,7 +278,7 @@ def test_differences_without_spread_are_judged_by_sign_or_not_at_all(good, group
         Contender(key, RunSums((np.full(groups, score) * weights)[None], weights, 5 * groups), ((0, 0),))
         for key, score in (("a", good), ("b", 0.0))
     )
-    found = standing([one, other])
+    found = rank_cells([one, other])
     difference, p = found.against["b"]
     assert found.worse == (("b",) if good and groups > 1 else ())
     assert p == pytest.approx(2.0 ** (1 - groups) if good else 1.0)

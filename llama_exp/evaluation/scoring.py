@@ -13,12 +13,10 @@ from llama_exp.config.schema import Config
 from llama_exp.data import DATASETS
 from llama_exp.data.encoding import encode_all
 from llama_exp.errors import UserError
-from llama_exp.formatting import format_score
+from llama_exp.formatting import format_score, plus_minus
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.results import Results
-from llama_exp.statistics import Interval
-from llama_exp.statistics.intervals import interval, ratio_interval, statistic_interval
-from llama_exp.statistics.words import plus_minus
+from llama_exp.statistics.intervals import Interval, mean_interval, ratio_interval, statistic_interval
 
 NO_ANSWER = "\ufffd"  # of an id that is not in a predictions file: unlike "", it matches no reference, not even one of signs alone
 
@@ -64,7 +62,7 @@ def score(predictions: Sequence[Prediction], config: Config) -> Scored:
         found = metrics.measure(name, predictions, metric_settings(config))
         for key, items in found.items.items():
             scored.values[key] = sum(items) / len(items)
-            scored.intervals[key] = interval(items, groups, bounds=scores[key].bounds)
+            scored.intervals[key] = mean_interval(items, groups, bounds=scores[key].bounds)
         for key, statistic in found.corpus.items():
             scored.values[key] = statistic(predictions)
             scored.intervals[key] = statistic_interval(statistic, predictions, groups, bounds=scores[key].bounds)
@@ -96,7 +94,7 @@ def score_clean_items(
 
 
 def intervals_as_dicts(scored: Scored) -> dict[str, dict[str, Any]]:
-    return {name: dataclasses.asdict(interval) for name, interval in scored.intervals.items()}
+    return {name: dataclasses.asdict(mean_interval) for name, mean_interval in scored.intervals.items()}
 
 
 def scoring_settings(config: Config) -> dict[str, Any]:
@@ -114,12 +112,12 @@ def format_scores(results: Results) -> str:
     for name, value in results.scores.items():
         if name == "perplexity":  # says what the loss says
             continue
-        interval = results.intervals.get(name) or {}
-        if interval.get("low") is None:
+        mean_interval = results.intervals.get(name) or {}
+        if mean_interval.get("low") is None:
             text = format_score(name, value)
-            reasons += [interval["note"]] if interval.get("note") else []
+            reasons += [mean_interval["note"]] if mean_interval.get("note") else []
         else:
-            text = plus_minus(value, interval["low"], interval["high"])
+            text = plus_minus(value, mean_interval["low"], mean_interval["high"])
         if name == "loss" and results.unmeasured:
             text += f" on {results.items - results.unmeasured:,} of {results.items:,} items"
         scores.append(f"{name} {text}")

@@ -16,8 +16,7 @@ from itertools import combinations
 from llama_exp.errors import UserError
 from llama_exp.human.analysis import Judgement, clip_interval, of_kind
 from llama_exp.human.study import Study
-from llama_exp.statistics import Interval
-from llama_exp.statistics.intervals import statistic_interval
+from llama_exp.statistics.intervals import Interval, statistic_interval
 
 Unit = dict[int, int]  # rater -> value
 

@@ -17,10 +17,9 @@ from scipy.stats import kendalltau
 from llama_exp.human.store import RatingStore, StoredRating
 from llama_exp.human.study import Study, Trial, identical_replies
 from llama_exp.records import Rating
-from llama_exp.statistics import Interval
 from llama_exp.statistics.clusters import cluster_sums, robust_variance
-from llama_exp.statistics.comparisons import Difference, difference_of, holm, paired
-from llama_exp.statistics.intervals import interval, statistic_interval, t_interval
+from llama_exp.statistics.comparisons import Difference, cluster_difference, holm, paired_difference
+from llama_exp.statistics.intervals import Interval, mean_interval, statistic_interval, t_interval
 
 PERCENT = (0.0, 100.0)
 SCALE = (1.0, 5.0)
@@ -171,9 +170,9 @@ def win_rate(study: Study, judgements: Sequence[Judgement], pair: tuple[str, str
         ties=values.count(50.0),
         losses=values.count(0.0),
         same=len(identical),
-        rate=interval(means, groups, weights, bounds=PERCENT),
+        rate=mean_interval(means, groups, weights, bounds=PERCENT),
         any_raters=two_way_interval(rows, PERCENT),
-        p_value=difference_of(gains).p_value,
+        p_value=cluster_difference(gains).p_value,
     )
 
 
@@ -218,7 +217,7 @@ def scale_means(study: Study, judgements: Sequence[Judgement]) -> list[ScaleMean
             ratings = sum(j.trial.left == condition for j in judged)
             if means:
                 groups = [study.items[item].group for item in means]
-                mean = interval(list(means.values()), groups, bounds=SCALE)
+                mean = mean_interval(list(means.values()), groups, bounds=SCALE)
                 found.append(ScaleMean(scale, condition, ratings, mean))
     return found
 
@@ -232,7 +231,7 @@ def scale_differences(study: Study, judgements: Sequence[Judgement]) -> list[Sca
             shared = sorted(ours.keys() & theirs.keys())
             if shared:
                 groups = {item: study.items[item].group for item in shared}
-                difference = paired({i: ours[i] for i in shared}, {i: theirs[i] for i in shared}, groups)
+                difference = paired_difference({i: ours[i] for i in shared}, {i: theirs[i] for i in shared}, groups)
                 found.append(ScaleDifference(scale, first, second, difference))
     adjusted = _holm([row.difference.p_value for row in found])
     return [row._replace(difference=replace(row.difference, p_value=p)) for row, p in zip(found, adjusted, strict=True)]
@@ -284,6 +283,6 @@ def kendall_tau(points: Sequence[tuple[float, float]], groups: Sequence[str]) ->
 
 def clip_interval(interval: Interval, low: float, high: float) -> Interval:
     """The interval cut to what the statistic can be."""
-    if interval.low is None:
-        return interval
-    return replace(interval, low=max(interval.low, low), high=min(interval.high, high))
+    if mean_interval.low is None:
+        return mean_interval
+    return replace(mean_interval, low=max(mean_interval.low, low), high=min(mean_interval.high, high))

@@ -11,8 +11,7 @@ from statistics import median
 
 from llama_exp.human.analysis import PERCENT, Judgement, of_kind
 from llama_exp.human.study import Study
-from llama_exp.statistics import Interval
-from llama_exp.statistics.intervals import interval
+from llama_exp.statistics.intervals import Interval, mean_interval
 
 # Seconds below which nobody has read a page, decided and clicked; twice that for answers of more than SHORT_ANSWERS
 # words. No more, however long they are: that an answer is no answer is seen in its first words.
@@ -85,7 +84,7 @@ def repeat_outcomes(judgements: Sequence[Judgement]) -> list[tuple[Judgement, bo
 def consistency(judgements: Sequence[Judgement]) -> Interval | None:
     """Percent of repeats that were judged as the first time, over all raters; clustered by group."""
     values = [(100.0 * same, repeat.group) for repeat, same in repeat_outcomes(judgements)]
-    return interval(*zip(*values, strict=True), bounds=PERCENT) if values else None
+    return mean_interval(*zip(*values, strict=True), bounds=PERCENT) if values else None
 
 
 def is_failed_control(study: Study, judgement: Judgement) -> bool:

@@ -10,17 +10,14 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from llama_exp.formatting import format_decimal, join_list, plural
+from llama_exp.formatting import format_decimal, format_p_value, join_list, percent, plural, with_range
 from llama_exp.human import raters
 from llama_exp.human.agreement import Agreement
 from llama_exp.human.analysis import ScaleDifference, WinRate
 from llama_exp.human.results import StudyResults
 from llama_exp.human.study import Study
 from llama_exp.sanitize import clean
-from llama_exp.statistics import Interval
-from llama_exp.statistics.words import p_words as format_p_value
-from llama_exp.statistics.words import percent
-from llama_exp.statistics.words import with_span as with_range
+from llama_exp.statistics.intervals import Interval
 
 HARDLY_BETTER = 0.2  # an alpha up to here is hardly better than chance
 Verdict = Literal["significant", "these raters", "not significant", "unknown"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from llama_exp.human import agreement, analysis, raters
 from llama_exp.human.analysis import Judgement, MetricScores
 from llama_exp.human.study import Study
-from llama_exp.statistics import Interval
+from llama_exp.statistics.intervals import Interval
 
 
 @dataclass(frozen=True, slots=True)

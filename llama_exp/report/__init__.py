@@ -4,7 +4,6 @@ command         the command, from a folder of runs to files
 results         runs, evaluations and curves, read back from disk
 cells        what is compared (a size at a rank, over its seeds); grouping: which scores may stand on one line
 items, worth    scores item by item; intervals over all seeds, ties, learning curves
-standing        which cells share the first place
 exact           best against the runner-up, by right or wrong alone
 costs           seconds, tokens, memory, energy, money
 families        runs that belong in one picture of how training went

@@ -17,12 +17,11 @@ from llama_exp.report.exact import against_runner_up
 from llama_exp.report.items import EvaluationItems
 from llama_exp.report.labels import cell_name
 from llama_exp.report.load import EvaluationRecord, StoredInterval
-from llama_exp.report.standing import Contender, standing
-from llama_exp.statistics import Curve
 from llama_exp.statistics.clusters import cluster_index
 from llama_exp.statistics.comparisons import shared_ids
-from llama_exp.statistics.fitting import fit_curve
-from llama_exp.statistics.variance import RunSums, components_of
+from llama_exp.statistics.learning_curve import LearningCurve, fit_curve
+from llama_exp.statistics.ranking import Contender, rank_cells
+from llama_exp.statistics.variance import RunSums, variance_components
 
 Reader = Callable[[EvaluationRecord], EvaluationItems | str]
 
@@ -127,7 +126,7 @@ def _intervals(one: CellItems, c: Comparison) -> dict[str, StoredInterval]:
 
 def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float] | None) -> StoredInterval | None:
     table, draws = one.table(metric), [data_seed for data_seed, _ in one.seeds()]
-    parts = components_of(table, draws, bounds=bounds)
+    parts = variance_components(table, draws, bounds=bounds)
     total = parts.total
     if total.low is None:
         return None
@@ -135,10 +134,10 @@ def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float] |
     if metric == "perplexity":  # of the mean of the runs' perplexities: the interval of the loss, moved to that mean
         centre = one.cell.mean(metric) / math.exp(total.estimate)
         ends = tuple(centre * math.exp(end) for end in ends)
-    return StoredInterval(*ends, total.method, parts.note, parts.shares, parts.unseen)
+    return StoredInterval(*ends, total.method, total.note, parts.shares, parts.unseen)
 
 
-def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[int, Curve]:
+def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[int, LearningCurve]:
     """What more data bought, rank by rank, from the items where all runs have them; else from the runs' scores."""
     metric, found = c.metric, {}
     for rank in panel.ranks():
@@ -169,7 +168,7 @@ def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[int, Curve]:
 
 
 def _with_ranking(c: Comparison, answered: dict) -> Comparison:
-    """With the standing of all cells that answered the best one's items; the others are named with the reason."""
+    """With the ranking of all cells that answered the best one's items; the others are named with the reason."""
     ranked = c.ranked()
     if len(ranked) < 2:
         return c
@@ -193,7 +192,7 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
         return replace(c, unpaired=unpaired)
     return replace(
         c,
-        ranking=replace(standing(contenders), refused=tuple((k, w) for _, k, w in refused)),
+        ranking=replace(rank_cells(contenders), refused=tuple((k, w) for _, k, w in refused)),
         unpaired=unpaired,
         exact=against_runner_up([answered[one.key] for one in contenders], c.metrics),
     )

@@ -22,7 +22,7 @@ from llama_exp.runs.files import read_predictions
 from llama_exp.runs.scores import ItemScores, read_scores
 from llama_exp.sanitize import clean
 from llama_exp.statistics import Interval
-from llama_exp.statistics.intervals import interval, ratio_interval
+from llama_exp.statistics.intervals import mean_interval, ratio_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def _chosen(items: ItemScores, places: Sequence[int]) -> ItemScores:
 
 def _row(value: str, predictions: Sequence[Prediction], items: ItemScores) -> Row:
     groups = [p.group for p in predictions]
-    scores = {name: interval(values, groups, bounds=bounds(name)) for name, values in items.items()}
+    scores = {name: mean_interval(values, groups, bounds=bounds(name)) for name, values in items.items()}
     measured = [p for p in predictions if p.nll is not None and p.tokens]
     if measured:
         nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]

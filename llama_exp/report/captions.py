@@ -14,7 +14,7 @@ from llama_exp.report.templating import Sentences
 from llama_exp.sanitize import as_dict, as_float
 
 if TYPE_CHECKING:
-    from llama_exp.statistics import Curve as LearningCurve
+    from llama_exp.statistics.learning_curve import LearningCurve
 
 SAY = Sentences("captions")
 
@@ -153,7 +153,7 @@ def costs_explained(c: Comparison, prices: Prices) -> str:
 
 def curve_sentences(curve: "LearningCurve", target: float | None) -> list[str]:
     """What a fitted curve says about more data, or why it says nothing."""
-    from llama_exp.statistics.words import describe_curve  # numpy
+    from llama_exp.statistics.messages import describe_curve  # numpy
 
     return describe_curve(curve, 10.0, target)
 

@@ -16,8 +16,8 @@ from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval
 
 if TYPE_CHECKING:
     from llama_exp.report.exact import Exact
-    from llama_exp.report.standing import Standing as Ranking
-    from llama_exp.statistics import Curve
+    from llama_exp.statistics.learning_curve import LearningCurve
+    from llama_exp.statistics.ranking import Ranking
 
 # Of a sample: beyond that its size is not what was trained on, and everything that shows it says so.
 MANY_DROPPED = 0.05
@@ -106,7 +106,7 @@ class Panel:
     follows_rank: dict[str, dict[int, Any]]  # keys that differ between the lines: key -> rank -> value
     cells: tuple[Cell, ...]
     baseline: Cell | None
-    curves: "dict[int, Curve]" = field(default_factory=dict)  # rank -> what more data bought (analyse.py)
+    curves: "dict[int, LearningCurve]" = field(default_factory=dict)  # rank -> what more data bought (analyse.py)
 
     def ranks(self) -> list[int]:
         return sorted({s.rank for s in self.cells})

@@ -6,14 +6,12 @@ if the two were equal. Settings of several runs have none: to such a test the lu
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_exp.statistics.comparisons import holm
-from llama_exp.statistics.exact import sign_flip
-from llama_exp.statistics.words import p_words
+from llama_exp.formatting import format_p_value
+from llama_exp.statistics.exact import first_against_second
 
 if TYPE_CHECKING:
     from llama_exp.report.analyse import CellItems
@@ -43,7 +41,7 @@ class Exact:
         shares = f" ({self.mine:.1f} against {self.theirs:.1f} % right)"
         corrected = f" after correction for {self.pairs} comparisons" if self.pairs > 1 else ""
         note = f"; {self.note}" if self.note else ""
-        return f"By right or wrong alone ({self.metric}) an exact test {verdict}{shares}: {p_words(self.p)}{corrected}{note}."
+        return f"By right or wrong alone ({self.metric}) an exact test {verdict}{shares}: {format_p_value(self.p)}{corrected}{note}."
 
 
 def against_runner_up(answered: Sequence["CellItems"], metrics: Sequence[str]) -> Exact | None:
@@ -60,15 +58,7 @@ def against_runner_up(answered: Sequence["CellItems"], metrics: Sequence[str]) -
             continue
         ids, groups = single[0].ids(), dict(zip(single[0].ids(), single[0].groups(), strict=True))
         rows = [dict(zip(ids, row.tolist(), strict=True)) for row in right]
-        tests = [sign_flip(a, b, groups) for a, b in combinations(rows, 2)]
-        adjusted, first = holm([test.p_value for test in tests]), tests[0]
-        return Exact(
-            metric,
-            single[1].cell.key,
-            float(right[0].mean()),
-            float(right[1].mean()),
-            float(adjusted[0]),
-            len(tests),
-            "" if first.valid else first.note,
-        )
+        test = first_against_second(rows, groups)
+        shares = float(right[0].mean()), float(right[1].mean())
+        return Exact(metric, single[1].cell.key, *shares, test.p_value, test.comparisons, test.note)
     return None

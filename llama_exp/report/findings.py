@@ -87,7 +87,7 @@ def samples_shrunk(cells: list[Cell]) -> str:
 
 def _ranking(c: Comparison) -> list[str]:
     """What does not differ from the best, what is worse, and how small a difference could have been found."""
-    from llama_exp.statistics.words import describe_detectable  # numpy
+    from llama_exp.statistics.messages import describe_detectable  # numpy
 
     ranking, rivals = c.ranking, c.rivals()
     differences = [difference for difference, _ in ranking.against.values()]
@@ -173,7 +173,7 @@ def _cheapest(c: Comparison, prices: Prices) -> str:
 
 
 def _more_data(panel: Panel, cell: Cell) -> str:
-    from llama_exp.statistics.words import describe_gain  # numpy
+    from llama_exp.statistics.messages import describe_gain  # numpy
 
     curve = panel.curves.get(cell.rank)
     if not curve:
@@ -185,7 +185,7 @@ def _more_data(panel: Panel, cell: Cell) -> str:
 
 def _uncertainty(c: Comparison, cell: Cell) -> list[str]:
     """What the interval covers, and how much each part is."""
-    from llama_exp.statistics.words import describe_unseen  # numpy
+    from llama_exp.statistics.messages import describe_unseen  # numpy
 
     interval, runs = cell.interval(c.metric), cell.seeds(c.metric)
     if not interval or not cell.rank:

@@ -38,16 +38,16 @@ def with_confidence(metric: str, cell: Cell) -> str:
     interval = cell.interval(metric)
     if not interval or interval.high - interval.low < 1e-9:
         return with_interval(metric, cell)
-    from llama_exp.statistics.words import decimals
+    from llama_exp.formatting import decimal_places
 
-    places = decimals((interval.high - interval.low) / 2)
+    places = decimal_places((interval.high - interval.low) / 2)
     return f"{cell.mean(metric):z.{places}f} (95 % CI {interval.low:z.{places}f} to {interval.high:z.{places}f})"
 
 
 def p_value(p: float) -> str:
-    from llama_exp.statistics.words import p_words  # numpy
+    from llama_exp.formatting import format_p_value  # numpy
 
-    return p_words(p)
+    return format_p_value(p)
 
 
 def size_of(cell: Cell) -> str:

@@ -14,8 +14,8 @@ from llama_exp.simulation.conversations import Conversation, count_endings, coun
 from llama_exp.simulation.page import SAME, if_fewer, write_page
 from llama_exp.simulation.scores import SHARES
 from llama_exp.simulation.speakers import Speaker
-from llama_exp.statistics.comparisons import Difference, holm, paired
-from llama_exp.statistics.intervals import interval
+from llama_exp.statistics.comparisons import Difference, holm, paired_difference
+from llama_exp.statistics.intervals import mean_interval
 
 if TYPE_CHECKING:
     from llama_exp.simulation.command import SimulateOptions
@@ -48,7 +48,7 @@ def write_results(
         values = [one.scores[name] for one in having]
         scores[name] = sum(values) / len(values)
         bounds = (0.0, 1.0) if name in SHARES else (0.0, float(options.turns)) if name == "turns" else None
-        found = interval(values, [one.group for one in having], bounds=bounds)
+        found = mean_interval(values, [one.group for one in having], bounds=bounds)
         intervals[name] = asdict(found) | {"low": found.low and max(found.low, 0.0)}
     results = {
         "name": folder.name,
@@ -112,5 +112,5 @@ def paired_differences(first: list[Conversation], second: list[Conversation]) ->
         pairs = [pair for pair in zip(first, second, strict=True) if all(name in one.scores for one in pair)]
         if pairs:
             sides = ({one.id: one.scores[name] for one in side} for side in zip(*pairs, strict=True))
-            differences[name] = paired(*sides, groups)
+            differences[name] = paired_difference(*sides, groups)
     return differences

@@ -1,28 +1,60 @@
-"""What a number is worth: intervals, comparisons, learning curves.
+"""How certain a score is: intervals, comparisons, rankings, learning curves.
 
-    interval, ratio_interval, statistic_interval      a metric and its 95 % interval, clustered by group
-    paired, paired_runs, tied_with_best               which cells differ, on the same items
-    smallest_detectable                               what difference could have been seen
-    exact_paired, sign_flip, holm                     exact tests; many tests at once
-    components                                        test-set, training and sampling noise apart
-    fit_curve                                         what more data would buy
-    words                                             each of these as a sentence
+    mean_interval, ratio_interval, statistic_interval   a metric and its 95 % interval, clustered by group
+    paired_difference                                   whether two cells differ, on the same items
+    sign_flip, first_against_second, holm               exact tests by right or wrong; many tests at once
+    rank_cells                                          which cells of a sweep share the first place
+    variance_components                                 test-set, training and sampling noise, one by one
+    fit_curve                                           what more data would buy
+    messages                                            the sentences for people
 
 Pure numpy and scipy; explained, with its measured coverage, in docs/statistics.md.
 """
 
-from . import words
-from .clusters import Clusters, cluster_sums, robust_variance, satterthwaite
-from .comparisons import Difference, Tie, holm, paired, smallest_detectable, tied_with_best
-from .curves import Band, Check, Curve, Need
-from .exact import ExactTest, exact_paired, sign_flip
-from .fitting import fit_curve
-from .intervals import Interval, cluster_interval, interval, ratio_interval, statistic_interval
-from .variance import Components, components, paired_runs
+from llama_exp.statistics import messages
+from llama_exp.statistics.clusters import Clusters, cluster_sums, robust_variance, satterthwaite_df
+from llama_exp.statistics.comparisons import Difference, cluster_difference, holm, paired_difference
+from llama_exp.statistics.exact import SignFlipTest, first_against_second, sign_flip
+from llama_exp.statistics.intervals import (
+    Interval,
+    cluster_interval,
+    mean_interval,
+    ratio_interval,
+    statistic_interval,
+    t_interval,
+)
+from llama_exp.statistics.learning_curve import Band, HoldoutCheck, LearningCurve, RequiredSize, fit_curve
+from llama_exp.statistics.ranking import Contender, Ranking, rank_cells
+from llama_exp.statistics.variance import RunSums, VarianceComponents, variance_components
 
 __all__ = [
-    "Band", "Check", "Clusters", "Components", "Curve", "Difference", "ExactTest", "Interval", "Need", "Tie",
-    "cluster_interval", "cluster_sums", "components", "exact_paired", "fit_curve", "holm", "interval", "paired",
-    "paired_runs", "ratio_interval", "robust_variance", "satterthwaite", "sign_flip", "smallest_detectable",
-    "statistic_interval", "tied_with_best", "words",
-]  # fmt: skip
+    "Band",
+    "Clusters",
+    "Contender",
+    "Difference",
+    "HoldoutCheck",
+    "Interval",
+    "LearningCurve",
+    "Ranking",
+    "RequiredSize",
+    "RunSums",
+    "SignFlipTest",
+    "VarianceComponents",
+    "cluster_difference",
+    "cluster_interval",
+    "cluster_sums",
+    "first_against_second",
+    "fit_curve",
+    "holm",
+    "mean_interval",
+    "messages",
+    "paired_difference",
+    "rank_cells",
+    "ratio_interval",
+    "robust_variance",
+    "satterthwaite_df",
+    "sign_flip",
+    "statistic_interval",
+    "t_interval",
+    "variance_components",
+]

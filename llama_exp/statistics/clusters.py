@@ -5,7 +5,7 @@
                weight 4      | 3     | ...
     estimate   sum of sums / sum of weights       the mean over items; with tokens as weights, a ratio metric
 
-Only the cluster sums matter to the estimate and to its uncertainty, so 10,570 questions become 48 numbers at once.
+Estimate and uncertainty depend on the cluster sums alone, so 10,570 questions become 48 numbers at once.
 """
 
 from collections.abc import Hashable, Sequence
@@ -29,17 +29,20 @@ class Clusters:
 
     @property
     def residuals(self) -> np.ndarray:
-        """(G,) how far each cluster's sum lies from what the overall mean would give it; adds up to 0."""
+        """(G,) each cluster's sum minus what the overall mean predicts for it; adds up to 0."""
         return self.sums - self.estimate * self.weights
 
     @property
-    def shares(self) -> np.ndarray:
-        """(G,) each cluster's share of the total weight: its leverage on the mean."""
-        return self.weights / self.weights.sum()
+    def equal_weights(self) -> bool:
+        """Whether all clusters weigh the same."""
+        return bool(np.ptp(self.weights) <= 1e-9 * self.weights.max())
 
 
-def finite(name: str, values: Sequence[float]) -> np.ndarray:
-    """Values as float64, or a ValueError that says how many are missing: NaN must never average away."""
+def finite_array(name: str, values: Sequence[float]) -> np.ndarray:
+    """Values as float64.
+
+    Raises ValueError that counts NaN and infinite values: they must never be averaged over.
+    """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"{name}: wanted one number per item, got an array of shape {array.shape}")
@@ -47,13 +50,13 @@ def finite(name: str, values: Sequence[float]) -> np.ndarray:
     if len(bad):
         raise ValueError(
             f"{name}: {len(bad)} of {len(array)} are NaN or infinite (first at position {bad[0]}); "
-            "leave those items out on purpose, or score them, but do not average over them"
+            "score those items or leave them out, but do not average over them"
         )
     return array
 
 
 def cluster_index(groups: Sequence[Hashable] | None, items: int) -> tuple[np.ndarray, int]:
-    """(items,) number of each item's cluster, in order of first appearance, and how many there are.
+    """(items,) index of each item's cluster, in order of first appearance, and the number of clusters.
 
     `groups=None`, or None as one item's group, makes the item a cluster of its own.
     """
@@ -73,7 +76,7 @@ def cluster_sums(
 
     Raises ValueError for NaN, for lengths that differ and for negative denominators.
     """
-    top, bottom = finite("numerators", numerators), finite("denominators", denominators)
+    top, bottom = finite_array("numerators", numerators), finite_array("denominators", denominators)
     if len(top) != len(bottom):
         raise ValueError(f"as many denominators as numerators are needed: got {len(bottom)} for {len(top)}")
     if (bottom < 0).any():
@@ -81,30 +84,22 @@ def cluster_sums(
     index, count = cluster_index(groups, len(top))
     sums = np.bincount(index, weights=top, minlength=count)
     weights = np.bincount(index, weights=bottom, minlength=count)
-    used = (weights > 0) | (sums != 0)  # a cluster without a single token says nothing
+    used = (weights > 0) | (sums != 0)  # a cluster without a single token carries no information
     return Clusters(sums[used], weights[used], len(top))
 
 
-def robust_variance(clusters: Clusters, kind: str = "CR2") -> float:
-    """Cluster-robust variance of the estimate. `kind`: CR0, CR1, CR2 or CR3.
-
-    CR0 and CR1 are statsmodels' `cov_type="cluster"` without and with `use_correction`, for a regression on a
-    constant. CR2 (Bell & McCaffrey 2002) divides each cluster's residual by sqrt(1 - its share), which makes the
-    variance unbiased for independent items; CR3 is the delete-one-cluster jackknife's.
-    """
-    count, residuals = len(clusters.sums), clusters.residuals
-    scale = {
-        "CR0": np.ones(count),
-        "CR1": np.full(count, np.sqrt(count / (count - 1)) if count > 1 else np.nan),
-        "CR2": 1 / np.sqrt(np.maximum(1 - clusters.shares, 1e-12)),
-        "CR3": 1 / np.maximum(1 - clusters.shares, 1e-12),
-    }
-    if kind not in scale:
-        raise ValueError(f"unknown variance {kind!r}; known: {', '.join(scale)}")
-    return float(((residuals * scale[kind]) ** 2).sum() / clusters.weights.sum() ** 2)
+def cr2_scale(weights: np.ndarray) -> np.ndarray:
+    """(G,) CR2's factor of each cluster's residual: 1 / sqrt(1 - its share of the total weight)."""
+    return 1 / np.sqrt(np.maximum(1 - weights / weights.sum(), 1e-12))
 
 
-def satterthwaite(weights: np.ndarray) -> float:
+def robust_variance(clusters: Clusters) -> float:
+    """Cluster-robust variance of the estimate: CR2 (Bell & McCaffrey 2002), unbiased for independent items."""
+    residuals = clusters.residuals * cr2_scale(clusters.weights)
+    return float((residuals**2).sum() / clusters.weights.sum() ** 2)
+
+
+def satterthwaite_df(weights: np.ndarray) -> float:
     """Degrees of freedom of the CR2 variance (Bell & McCaffrey 2002): G - 1 for equal clusters, fewer for unequal.
 
     The variance is a quadratic form y'My in the cluster sums y; with cov(y) = V its moments are those of a chi-square
@@ -117,4 +112,4 @@ def satterthwaite(weights: np.ndarray) -> float:
     trace = (scale * (shares - shares**2)).sum()
     squares = (scale**2 * (shares - shares**2) ** 2).sum()
     cross = (scale * shares**2).sum() ** 2 - (scale**2 * shares**4).sum()
-    return float(trace**2 / (squares + cross))
+    return max(float(trace**2 / (squares + cross)), 1.0)  # never below 1 but by rounding

@@ -1,10 +1,10 @@
-"""Where a cell's uncertainty comes from: the test questions, the training seed, and which examples were drawn.
+"""Where the uncertainty of a cell's score comes from: the test items, the training seed, the sample of examples.
 
     run     a data seed (which sample) and a training seed (initialisation, order, dropout), scored on the same items
     cell    the mean over its runs
     variance of the cell = test set / groups  +  sampling / data seeds  +  training / runs
 
-Each training run is a draw like each article is; an interval from one run holds for that run alone.
+Each training run is a random draw, as each article is; an interval from one run holds for that run alone.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,42 +14,19 @@ from math import sqrt
 import numpy as np
 from scipy import special
 
-from .clusters import Clusters, cluster_index, finite, robust_variance, satterthwaite
-from .comparisons import Difference, groups_of, paired, shared_ids
-from .intervals import Interval, cluster_interval, t_interval
+from llama_exp.statistics import messages
+from llama_exp.statistics.clusters import (
+    Clusters,
+    cluster_index,
+    cr2_scale,
+    finite_array,
+    robust_variance,
+    satterthwaite_df,
+)
+from llama_exp.statistics.comparisons import groups_of, shared_ids
+from llama_exp.statistics.intervals import Interval, cluster_interval, t_interval
 
-ONE_RUN = "test set only; one training seed"
-
-
-@dataclass(frozen=True, slots=True)
-class Components:
-    """A cell's interval and its parts.
-
-    total      the interval, with every noise in it that the runs can show
-    test_set, training, sampling
-               each part's standard error of the cell's mean; None where the runs cannot show it
-    together   training and sampling noise where they cannot be told apart (one training seed per data seed)
-    shares     (name, part of the variance), adding up to 1
-    df         degrees of freedom of the total; None for one run, whose interval is not a t interval
-    unseen     how large the standard error from the runs' luck may be all the same, where these runs show none of it: the
-               upper end of its one-sided interval. A variance whose estimate is 0 is not known to be 0
-    note       in words what is in the interval and what is not
-    """
-
-    total: Interval
-    test_set: float | None
-    training: float | None
-    sampling: float | None
-    together: float | None
-    shares: tuple[tuple[str, float], ...]
-    runs: int
-    data_seeds: int
-    note: str
-    df: float | None = None
-    unseen: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.total} ({self.note})"
+METHOD = "test-set (CR2) plus between-run variance, t with Satterthwaite's degrees of freedom"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,167 +39,133 @@ class RunSums:
 
     @property
     def means(self) -> np.ndarray:
+        """(runs,) score of each run."""
         return self.sums.sum(axis=1) / self.weights.sum()
 
-    def scores(self) -> np.ndarray:
+    @property
+    def mean(self) -> Clusters:
+        """The clusters of the mean over runs."""
+        return Clusters(self.sums.mean(axis=0), self.weights, self.items)
+
+    def scaled_residuals(self) -> np.ndarray:
         """(runs, G) CR2-scaled residuals in units of the mean: their cross products are covariances."""
-        share = self.weights / self.weights.sum()
-        scale = 1 / (np.sqrt(np.maximum(1 - share, 1e-12)) * self.weights.sum())
+        scale = cr2_scale(self.weights) / self.weights.sum()
         return (self.sums - self.means[:, None] * self.weights) * scale
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> "RunSums":
+        """These runs only."""
+        return RunSums(self.sums[rows], self.weights, self.items)
+
+    def average_by(self, owners: Sequence[int]) -> "RunSums":
+        """One row per distinct owner, in rising order: the mean of its runs."""
+        owners = np.asarray(owners)
+        return RunSums(
+            np.stack([self.sums[owners == owner].mean(axis=0) for owner in np.unique(owners)]), self.weights, self.items
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class VarianceComponents:
+    """The interval of a cell's mean score, and what its variance consists of.
+
+    total   the interval, with every source of noise that the runs can show; its `note` names them
+    shares  (source, share of the variance), adding up to 1; training and sampling are one source where each data seed
+            has one run, because they cannot be separated then; () where there is no spread
+    unseen  where the runs show no noise of their own: the upper end of the one-sided interval of its standard error. A
+            variance whose estimate is 0 is not known to be 0
+    """
+
+    total: Interval
+    shares: tuple[tuple[str, float], ...] = ()
+    unseen: float | None = None
 
 
 def run_sums(scores: Sequence[Mapping[str, float]], groups: Mapping[str, Hashable] | None) -> RunSums:
-    """Add up each run's scores by group; ValueError when runs answered different items."""
+    """Add up each run's scores by group.
+
+    Raises ValueError when runs answered different items, or for NaN.
+    """
     ids = shared_ids({f"run {number}": run for number, run in enumerate(scores)})
     index, count = cluster_index(groups_of(ids, groups), len(ids))
-    rows = [finite(f"scores of run {number}", [run[i] for i in ids]) for number, run in enumerate(scores)]
+    rows = [finite_array(f"scores of run {number}", [run[i] for i in ids]) for number, run in enumerate(scores)]
     sums = np.stack([np.bincount(index, weights=row, minlength=count) for row in rows])
     return RunSums(sums, np.bincount(index, minlength=count).astype(np.float64), len(ids))
 
 
-def components(
-    scores: Sequence[Mapping[str, float]],
-    data_seeds: Sequence[int],
-    seeds: Sequence[int],
-    groups: Mapping[str, Hashable] | None = None,
-    confidence: float = 0.95,
-    bounds: tuple[float, float] | None = None,
-) -> Components:
-    """A cell's interval from several runs on the same test items, taken apart by source.
+def variance_components(
+    runs: RunSums, data_seeds: Sequence[int], confidence: float = 0.95, bounds: tuple[float, float] | None = None
+) -> VarianceComponents:
+    """A cell's interval from several runs on the same test items, and its variance by source.
 
-    scores[r] is run r's id -> score, trained with data_seeds[r] and seeds[r]. Training seeds are nested in data seeds:
-    seed 0 on two different samples is two unrelated runs. Raises ValueError for different items, NaN, or a run given
-    twice.
+    Run r was trained on the sample of data_seeds[r]. Training seeds are nested in data seeds: seed 0 on two different
+    samples is two unrelated runs.
     """
-    keys = list(zip(data_seeds, seeds, strict=True))
-    if len(keys) != len(scores) or not keys:
-        raise ValueError(f"one data seed and one seed per run are needed: got {len(keys)} for {len(scores)} runs")
-    if len(set(keys)) != len(keys):
-        raise ValueError("the same run (data seed, seed) is given twice; a copy is not a second draw")
-    return components_of(run_sums(scores, groups), data_seeds, confidence, bounds)
-
-
-def components_of(
-    table: RunSums, data_seeds: Sequence[int], confidence: float = 0.95, bounds: tuple[float, float] | None = None
-) -> Components:
-    """`components` from cluster sums."""
-    runs, draws = len(table.sums), sorted(set(data_seeds))
-    if runs == 1:
-        found = cluster_interval(Clusters(table.sums[0], table.weights, table.items), confidence, bounds)
-        return Components(found, found.standard_error, None, None, None, (("test set", 1.0),), 1, 1, ONE_RUN)
-    # Units are the independent draws: data seeds, each the mean of its runs; with one data seed, the runs themselves.
-    owner = np.array([draws.index(d) for d in data_seeds]) if len(draws) > 1 else np.arange(runs)
-    units = RunSums(*_unit_means(table, owner), table.items)
-    mean = Clusters(units.sums.mean(axis=0), units.weights, units.items)
+    count, samples = len(runs.sums), len(set(data_seeds))
+    if count == 1:
+        found = cluster_interval(runs.mean, confidence, bounds)
+        return VarianceComponents(replace(found, note=messages.ONE_RUN), (("test set", 1.0),))
+    # The independent draws are the data seeds, each the mean of its runs; with one data seed, the runs themselves.
+    owners = np.unique(data_seeds, return_inverse=True)[1] if samples > 1 else np.arange(count)
+    draws, runs_per_draw = runs.average_by(owners), np.bincount(owners)
+    mean = draws.mean
     if len(mean.sums) < 2:
+        return VarianceComponents(cluster_interval(mean, confidence, bounds))
+    df = len(draws.sums) - 1
+    test, between = robust_variance(mean), float(draws.means.var(ddof=1)) / len(draws.sums)
+    noise = max(between - interaction(draws), 0.0)  # what the finite test set adds to each run is in `test` already
+    note = messages.sources_in_interval(samples, count, repeated=bool((runs_per_draw > 1).any()))
+    if test + noise <= 0:  # every group of every run has the same score: no spread, but that is not certainty
         found = cluster_interval(mean, confidence, bounds)
-        return Components(found, None, None, None, None, (), runs, len(draws), f"no interval: {found.note}")
-    count = len(units.sums)
-    test, between = robust_variance(mean), float(units.means.var(ddof=1)) / count
-    noise = max(between - interaction(units), 0.0)  # what the finite test set adds to each run is in `test` already
-    within = np.array([int((owner == u).sum()) for u in range(count)])
-    training, sampling, together = _split(table, owner, within, noise, len(draws))
-    note = _note(len(draws), runs, bool((within > 1).any()))
-    if test + noise <= 0:  # every group of every run scores the same: no spread, which is not the same as no doubt
-        found = cluster_interval(mean, confidence, bounds)
-        found = replace(found, note=f"{note}; {found.note}")
-        return Components(found, None, None, None, None, (), runs, len(draws), found.note)
-    error, df = _combine(test, satterthwaite(mean.weights), noise, between, count - 1)
-    low, high = t_interval(mean.estimate, error, df, confidence, bounds)
-    total = Interval(
-        mean.estimate, low, high, error, len(mean.sums), units.items,
-        "test-set (CR2) plus between-run variance, t with Satterthwaite's degrees of freedom", note, confidence,
-    )  # fmt: skip
-    parts = [("test set", test), ("training", training), ("sampling", sampling), ("training and sampling", together)]
-    shares = tuple((name, float(part / (test + noise))) for name, part in parts if part is not None)
-    roots = [None if part is None else sqrt(part) for _, part in parts]
-    unseen = None if noise > 0 else _at_most(between, count - 1, confidence)
-    return Components(total, *roots, shares, runs, len(draws), note, df, unseen)
+        return VarianceComponents(replace(found, note=f"{note}; {found.note}"))
+    error, total_df = add_variances(test, satterthwaite_df(mean.weights), noise, between, df)
+    ends = t_interval(mean.estimate, error, total_df, confidence, bounds)
+    total = Interval(mean.estimate, *ends, error, len(mean.sums), runs.items, METHOD, note, confidence)
+    parts = {"test set": test, **_split_by_source(runs, owners, runs_per_draw, noise, samples)}
+    shares = tuple((name, float(part / (test + noise))) for name, part in parts.items())
+    return VarianceComponents(total, shares, None if noise > 0 else _upper_limit(between, df, confidence))
 
 
-def paired_runs(
-    a: Sequence[Mapping[str, float]],
-    b: Sequence[Mapping[str, float]],
-    data_seeds: Sequence[int],
-    seeds: Sequence[int],
-    groups: Mapping[str, Hashable] | None = None,
-    confidence: float = 0.95,
-) -> Difference:
-    """a minus b as *recipes*: `paired` for cells of several runs, with the luck of seeds and samples in the interval.
-
-    Run r of either cell drew data_seeds[r] and started from seeds[r]; the two are subtracted run by run, so that a
-    sample that suits both cancels. With one run it is `paired`, which compares those two runs and no more.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"the two cells need the same runs: got {len(a)} and {len(b)}")
-    for one, other in zip(a, b, strict=True):
-        shared_ids({"a": one, "b": other})
-    gaps = [{i: one[i] - other[i] for i in one} for one, other in zip(a, b, strict=True)]
-    if len(gaps) == 1:
-        return replace(paired(a[0], b[0], groups, confidence), note=ONE_RUN)
-    if not any(any(gap.values()) for gap in gaps):
-        return paired(a[0], b[0], groups, confidence)
-    found = components(gaps, data_seeds, seeds, groups, confidence)
-    total, p = found.total, None
-    if total.low is not None:
-        p = float(2 * special.stdtr(found.df, -abs(total.estimate) / total.standard_error))
-    return Difference(
-        total.estimate, total.low, total.high, p, total.standard_error, total.items, total.clusters, total.method,
-        found.note, confidence,
-    )  # fmt: skip
-
-
-def interaction(units: RunSums) -> float:
-    """The part of the variance between unit means that is chance on these test items, not a better or worse run.
+def interaction(draws: RunSums) -> float:
+    """The part of the variance between draws that is chance on these test items, not a better or worse run.
 
     Two-way clustering (Cameron, Gelbach & Miller 2011) adds the variance by group and the variance by run, and takes
-    this one off, which is in both.
+    off this one, which is in both.
     """
-    scores, count = units.scores(), len(units.sums)
-    return float(((scores - scores.mean(axis=0)) ** 2).sum() / (count * (count - 1)))
+    residuals, count = draws.scaled_residuals(), len(draws.sums)
+    return float(((residuals - residuals.mean(axis=0)) ** 2).sum() / (count * (count - 1)))
 
 
-def _at_most(between: float, df: int, confidence: float) -> float:
+def add_variances(test: float, test_df: float, noise: float, between: float, df: float) -> tuple[float, float]:
+    """Standard error of test-set variance plus run noise, and its Satterthwaite degrees of freedom.
+
+    `noise` is `between` less a well-known part, so it is as uncertain as all of `between`.
+    """
+    variance = test + noise
+    spread = test**2 / test_df + (between**2 / df if noise > 0 else 0.0)
+    return sqrt(variance), max(variance**2 / spread, 1.0)
+
+
+def _upper_limit(between: float, df: int, confidence: float) -> float:
     """Upper limit of the runs' own standard error: that of `between`, by chi-squared.
 
-    What the test items explain of `between` is not taken off, which errs on the safe side. Of all cells (those whose
-    runs show luck among them) about 5 in 100 have more than this although they showed none.
+    What the test items explain of `between` is not taken off, which errs on the safe side. Of all cells (also those
+    whose runs do show noise) about 5 in 100 have more than this although they showed none.
     """
     return sqrt(df * between / float(special.chdtri(df, confidence)))
 
 
-def _unit_means(table: RunSums, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.stack([table.sums[owner == unit].mean(axis=0) for unit in range(owner.max() + 1)]), table.weights
-
-
-def _split(
-    table: RunSums, owner: np.ndarray, within: np.ndarray, noise: float, data_seeds: int
-) -> tuple[float | None, float | None, float | None]:
-    """Training, sampling, or both together: as variances of the cell's mean."""
-    if data_seeds == 1:
-        return noise, None, None
-    if (within < 2).all():
-        return None, None, noise
+def _split_by_source(
+    runs: RunSums, owners: np.ndarray, runs_per_draw: np.ndarray, noise: float, samples: int
+) -> dict[str, float]:
+    """The noise of the runs, as variances of the cell's mean: training, sampling, or both together."""
+    if samples == 1:
+        return {"training": noise}
+    if (runs_per_draw < 2).all():
+        return {"training and sampling": noise}
     squares, freedom = 0.0, 0
-    for unit in np.flatnonzero(within > 1):
-        runs = RunSums(table.sums[owner == unit], table.weights, table.items)
-        pure = runs.means.var(ddof=1) - interaction(runs) * within[unit]
-        squares, freedom = squares + pure * (within[unit] - 1), freedom + within[unit] - 1
-    training = min(max(squares / freedom, 0.0) * float((1 / within).mean()) / len(within), noise)
-    return training, noise - training, None
-
-
-def _combine(test: float, test_df: float, noise: float, between: float, df: int) -> tuple[float, float]:
-    """Standard error of the sum and its Satterthwaite degrees of freedom."""
-    variance = test + noise
-    # `noise` is `between` less a well-known part, so it is as uncertain as the whole of `between`.
-    spread = test**2 / max(test_df, 1.0) + (between**2 / df if noise > 0 else 0.0)
-    return sqrt(variance), max(variance**2 / spread, 1.0)
-
-
-def _note(data_seeds: int, runs: int, repeated: bool) -> str:
-    if data_seeds == 1:
-        return f"test set and {runs} training seeds; one data sample, so which examples were drawn is not in it"
-    if repeated:
-        return f"test set, {data_seeds} data samples and {runs} training runs"
-    return f"test set and {data_seeds} data samples with one training seed each, whose noises cannot be told apart"
+    for draw in np.flatnonzero(runs_per_draw > 1):
+        own, size = runs.select(owners == draw), runs_per_draw[draw]
+        squares += (own.means.var(ddof=1) - interaction(own) * size) * (size - 1)
+        freedom += size - 1
+    training = max(squares / freedom, 0.0) * float((1 / runs_per_draw).mean()) / len(runs_per_draw)
+    return {"training": min(training, noise), "sampling": noise - min(training, noise)}

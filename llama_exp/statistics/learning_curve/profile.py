@@ -5,9 +5,9 @@ For a fixed exponent c the law is a straight line,
     score = alpha + beta * z,   z = (1 - (n / n0)^(-c)) / c     (Box & Cox; z = log(n / n0) at c = 0)
 
 with a = alpha + beta / c and b = beta / c * n0^c, so that nothing has to be guessed or iterated: one fit for each c on
-a grid. A prediction's interval holds every value that some allowed c gives it: those whose misfit exceeds the best
-one's by no more than t^2. Such profile intervals bend with the curve, where estimate +- 2 standard errors cannot
-(Bates & Watts 1988, "Nonlinear Regression Analysis", ch. 6).
+a grid. The interval of a prediction holds every value that some allowed c gives it; allowed are those whose misfit
+exceeds the best one's by no more than t^2. Such profile intervals follow the curve, where estimate +- 2 standard errors
+cannot (Bates & Watts 1988, "Nonlinear Regression Analysis", ch. 6).
 """
 
 from collections.abc import Callable
@@ -23,6 +23,8 @@ class Profile:
     """One weighted fit per exponent (C of them).
 
     exponents   (C,) rising
+    centre      n0, the geometric mean of the sizes
+    covariance  (K, K) all of the means' noise
     operators   (C, 2, K) the points' means -> (alpha, beta)
     lines       (C, 2) alpha, beta
     misfit      (C,) weighted sum of squared residuals
@@ -37,6 +39,7 @@ class Profile:
 
     @property
     def best(self) -> int:
+        """Index of the exponent that fits best."""
         return int(self.misfit.argmin())
 
     def z(self, n) -> np.ndarray:
@@ -49,10 +52,12 @@ class Profile:
         weights = np.einsum("cmi,cik->cmk", contrasts, self.operators)
         return self._hull(values, self._variance(weights), critical)
 
-    def surprise(self, weights: np.ndarray, values: np.ndarray, covariance: np.ndarray, critical: float):
+    def interval(
+        self, weights: np.ndarray, values: np.ndarray, covariance: np.ndarray, critical: float
+    ) -> tuple[float, float, float]:
         """(estimate, low, high) of values (C,) that depend on more points than were fitted, through weights (C, K')."""
         variance = np.einsum("ck,kl,cl->c", weights, covariance, weights)
-        return tuple(part[0] for part in self._hull(values[:, None], variance[:, None], critical))
+        return tuple(float(part[0]) for part in self._hull(values[:, None], variance[:, None], critical))
 
     def allowed(self, critical: float) -> np.ndarray:
         """(C,) which exponents the points do not exclude."""
@@ -63,9 +68,9 @@ class Profile:
 
     def _hull(self, values: np.ndarray, variance: np.ndarray, critical: float):
         slack = critical**2 - (self.misfit - self.misfit.min())
-        kept = slack >= 0
-        half = np.sqrt(np.maximum(variance[kept], 0) * slack[kept, None])
-        return values[self.best], (values[kept] - half).min(axis=0), (values[kept] + half).max(axis=0)
+        allowed = slack >= 0
+        half = np.sqrt(np.maximum(variance[allowed], 0) * slack[allowed, None])
+        return values[self.best], (values[allowed] - half).min(axis=0), (values[allowed] + half).max(axis=0)
 
 
 def transformed(log_ratio: np.ndarray, exponents: np.ndarray) -> np.ndarray:
@@ -80,12 +85,12 @@ def fit(
 ) -> Profile:
     """Fit every exponent, then again on a finer grid over those within twice `critical`: precise points allow few.
 
-    variances   (K,) of the points' own noise: the inverse of the fit's weights
+    variances   (K,) the points' own noise: the inverse of the fit's weights
     covariance  (K, K) all of the means' noise, with what moves all points together and so shows in no residual
     """
     coarse = fit_exponents(EXPONENTS, sizes, means, variances, covariance)
-    kept = np.flatnonzero(coarse.misfit <= coarse.misfit.min() + (2 * critical) ** 2)
-    low, high = EXPONENTS[max(kept[0] - 1, 0)], EXPONENTS[min(kept[-1] + 1, len(EXPONENTS) - 1)]
+    near = np.flatnonzero(coarse.misfit <= coarse.misfit.min() + (2 * critical) ** 2)
+    low, high = EXPONENTS[max(near[0] - 1, 0)], EXPONENTS[min(near[-1] + 1, len(EXPONENTS) - 1)]
     roots = np.linspace(np.sqrt(low), np.sqrt(high), len(EXPONENTS))
     fine = np.union1d(roots**2, EXPONENTS[coarse.best])
     return fit_exponents(fine, sizes, means, variances, covariance)

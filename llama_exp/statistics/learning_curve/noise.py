@@ -1,0 +1,147 @@
+"""How uncertain each point of a learning curve is, and how the points move together.
+
+    covariance of the points' means = test set + draws shared by all sizes + each size's own runs
+
+The test set is the same for every size, so its noise mostly lifts or lowers the whole curve (it hardly affects the
+gain from more data); runs are independent, and scatter more where data are few.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llama_exp.statistics.clusters import finite_array, satterthwaite_df
+from llama_exp.statistics.variance import RunSums, interaction, run_sums
+
+PRIOR = 4.0  # weight, in degrees of freedom, of the pooled variance in each size's own
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The points of the curve: K distinct sizes, rising.
+
+    variances   (K,) the noise of each mean alone: the inverse of the fit's weights
+    covariance  (K, K) all of the noise
+    df          degrees of freedom of these estimates; 0: the runs do not show their own noise
+    """
+
+    sizes: np.ndarray
+    means: np.ndarray
+    variances: np.ndarray
+    covariance: np.ndarray
+    df: float
+
+    def first(self, count: int) -> "Points":
+        """The points at the `count` smallest sizes."""
+        part = slice(0, count)
+        return Points(self.sizes[part], self.means[part], self.variances[part], self.covariance[part, part], self.df)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepScores:
+    """The scores of a sweep by draw: a draw is one data seed at one size, the mean of its training runs.
+
+    sizes         (K,) distinct sizes, rising
+    size_index    (U,) index of each draw's size; draws are sorted by size, then by data seed
+    data_seeds    (U,) data seed of each draw, or -1 where there are none
+    means         (U,) score of each draw
+    sums          the draws' scores by group of test items; None where only their means are known
+    """
+
+    sizes: np.ndarray
+    size_index: np.ndarray
+    data_seeds: np.ndarray
+    means: np.ndarray
+    sums: RunSums | None
+
+
+def tabulate(
+    sizes: Sequence[int], scores: Sequence, groups: Mapping[str, Hashable] | None, data_seeds: Sequence[int] | None
+) -> SweepScores:
+    """Average runs by draw. `scores[r]` is a number, or id -> score.
+
+    Raises ValueError for lengths that differ, sizes below 1, NaN, and runs that answered different items.
+    """
+    if len(sizes) != len(scores) or not len(sizes):
+        raise ValueError(f"one size per run is needed: got {len(sizes)} sizes for {len(scores)} runs")
+    if min(sizes) <= 0:
+        raise ValueError(
+            "sizes are numbers of training examples, 1 or more: the untuned model is not a point of the curve"
+        )
+    if data_seeds is not None and len(data_seeds) != len(sizes):
+        raise ValueError(f"one data seed per run is needed: got {len(data_seeds)} for {len(sizes)} runs")
+    if data_seeds is not None and len(set(data_seeds)) == 1:  # one sample, several training seeds: each run is a draw
+        data_seeds = None
+    draws = list(range(len(sizes))) if data_seeds is None else list(data_seeds)
+    keys, owners = np.unique(np.stack([sizes, draws], axis=1), axis=0, return_inverse=True)
+    owners = owners.ravel()
+    if isinstance(scores[0], Mapping):
+        sums = run_sums(scores, groups).average_by(owners)
+        means = sums.means
+    else:
+        values = finite_array("scores", scores)
+        sums, means = None, np.array([values[owners == draw].mean() for draw in range(len(keys))])
+    distinct, size_index = np.unique(keys[:, 0], return_inverse=True)
+    seeds = np.full(len(keys), -1) if data_seeds is None else keys[:, 1]
+    return SweepScores(distinct.astype(np.float64), size_index, seeds, means, sums)
+
+
+def estimate_points(scores: SweepScores) -> Points:
+    """The means of each size and their covariance; see the module's docstring."""
+    count = len(scores.sizes)
+    draws = np.bincount(scores.size_index, minlength=count)
+    means = np.bincount(scores.size_index, weights=scores.means, minlength=count) / draws
+    test, own_test, in_scatter, test_df = _test_noise(scores, draws)
+    run, shared, df = _run_noise(scores, means, draws)
+    floor = (1e-6 * max(float(np.ptp(means)), 1e-12)) ** 2
+    variances = np.maximum(run / draws + own_test, floor)
+    covariance = test - np.diag(in_scatter) + shared + np.diag(np.maximum(run / draws, floor))
+    if df > 0 and test_df > 0:
+        of_test, of_run = float(np.trace(test)), float((run / draws).sum() + np.trace(shared))
+        df = (of_test + of_run) ** 2 / (of_test**2 / test_df + of_run**2 / df) if of_test + of_run else df
+    return Points(scores.sizes, means, variances, covariance, df)
+
+
+def _test_noise(scores: SweepScores, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """The noise of the finite test set.
+
+    Returns its (K, K) covariance; (K,) the part that each size has alone; (K,) the part that the scatter of the draws
+    already contains; and its degrees of freedom, 0 where it is unknown.
+    """
+    count = len(draws)
+    if scores.sums is None or len(scores.sums.weights) < 2:
+        return np.zeros((count, count)), np.zeros(count), np.zeros(count), 0.0
+    by_size = [scores.sums.select(scores.size_index == size) for size in range(count)]
+    residuals = np.stack([group.scaled_residuals().mean(axis=0) for group in by_size])
+    test = residuals @ residuals.T
+    in_scatter = np.array([interaction(group) if len(group.sums) > 1 else 0.0 for group in by_size])
+    common = (test.sum() - np.trace(test)) / (count * (count - 1)) if count > 1 else 0.0
+    own = np.maximum(np.diag(test) - in_scatter - max(common, 0.0), 0.0)
+    return test, own, in_scatter, satterthwaite_df(scores.sums.weights)
+
+
+def _run_noise(scores: SweepScores, means: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """The noise of the runs.
+
+    Returns the (K,) variance of one draw at each size, the (K, K) covariance shared by all sizes, and the degrees of
+    freedom, 0 where it is unknown.
+    """
+    count = len(draws)
+    residuals = scores.means - means[scores.size_index]
+    freedom, shared = draws - 1.0, np.zeros((count, count))
+    seeds = sorted(set(scores.data_seeds))
+    if -1 not in seeds and len(seeds) >= 2 and count > 1 and (draws == len(seeds)).all():
+        # Every data seed at every size: samples nest, so a lucky draw may be lucky at all sizes.
+        grid = residuals.reshape(count, len(seeds))  # sorted by size, then data seed
+        lift = grid.mean(axis=0)
+        own = grid - lift
+        freedom = np.full(count, (len(seeds) - 1.0) * (count - 1) / count)
+        pooled = (own**2).sum() / freedom.sum()
+        shared += max(lift.var(ddof=1) - pooled / count, 0.0) / len(seeds)
+        residuals = own.ravel()
+    total = freedom.sum()
+    if total == 0:
+        return np.zeros(count), shared, 0.0
+    squares = np.bincount(scores.size_index, weights=residuals**2, minlength=count)
+    return (PRIOR * squares.sum() / total + squares) / (PRIOR + freedom), shared, float(total)
