@@ -303,7 +303,7 @@ def test_a_run_that_learnt_to_summarise_is_no_voice(simulate, tmp_path):
         (["against=nowhere"], "=nowhere: wanted tuned, untuned, script:FILE or the folder of a finished run."),
         (["client=untuned", "agent=untuned", "against=untuned"], "neither client nor agent is tuned"),
         (["client=script:missing.txt"], "client=script:missing.txt: No such file"),
-        (["turns=1"], "wanted at least 1 and at least 2"),
+        (["turns=1"], "turns=1: wanted 2 or more."),
         (["opening=missing.txt"], "wanted held_out, client or a file of first messages"),
     ],
 )

@@ -349,7 +349,7 @@ def test_a_command_whose_reader_is_gone_does_not_say_that_it_succeeded(tmp_path)
         [sys.executable, *words], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     process.stdout.close()
-    assert "Stopped: whoever read" in process.stderr.read()
+    assert "Stopped: the reader of" in process.stderr.read()
     assert process.wait(timeout=60) == 141
 
 

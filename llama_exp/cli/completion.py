@@ -48,5 +48,5 @@ def hydra_completion(arguments: list[str]) -> None:
     from llama_exp.config.compose import CONF, register
 
     register()
-    sys.argv[1:] = arguments
+    sys.argv[:] = ["llama-exp", *arguments]  # the program that the shell is to complete
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(lambda cfg: None)()
