@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
 from llama_exp.data.packing import collate
 from llama_exp.model.base import forget_base, load_base
-from llama_exp.model.kernels.decoder_layer import held
+from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import attach_lora, detach_lora
 from llama_exp.model.tokenizer import load_tokenizer
@@ -76,7 +76,7 @@ def measured(config: ModelConfig, device, dtype, rounds, lr: float, ours: bool):
             p.zero_()
     model.zero_grad()
     optimizer, losses = torch.optim.AdamW(tuned.values(), lr), []
-    with held(base, ours and device.type == "cuda", ours):
+    with keep_in_memory(base, ours and device.type == "cuda", ours):
         for rows in rounds:
             losses.append(backward(model, rows, device, dtype, ours))
             optimizer.step()

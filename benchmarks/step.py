@@ -2,7 +2,7 @@
 
     examples=8 length=2048   what a step holds: as many Examples of that length, every token a label
     squad=FILE.parquet       instead: steps of `examples` real SQuAD rows, answers as labels
-    micro_batch=N recompute=true hold=true keep=true   as llama_exp/model/memory.py chooses by what the card has free
+    micro_batch=N recompute=true cache_weights=true save_activations=true   as llama_exp/model/memory.py chooses by what the card has free
     steps=12 profile=true peft=true (the same through transformers' and PEFT's own modules)
 
 Prints one line of JSON. Needs a GPU; random weights will do.
@@ -21,7 +21,7 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
     from llama_exp.data.packing import collate
     from llama_exp.model.base import load_base
-    from llama_exp.model.kernels.decoder_layer import held
+    from llama_exp.model.kernels.decoder_layer import keep_in_memory
     from llama_exp.model.kernels.forward import response_nll
     from llama_exp.model.lora import attach_lora, detach_lora
     from llama_exp.model.tokenizer import load_tokenizer
@@ -70,7 +70,7 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     losses: list[float] = []
     rest = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    with held(base, bool(words.get("hold")), bool(words.get("keep"))):
+    with keep_in_memory(base, bool(words.get("cache_weights")), bool(words.get("save_activations"))):
         times = [step(rounds[n % len(rounds)]) for n in range(steps)]
         if words.get("profile"):
             profiled(lambda: step(rounds[0]))

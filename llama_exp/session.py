@@ -40,7 +40,7 @@ class Session:
 
         bases.import_all()
         device = bases.target_device(trainer)
-        with bases.loading(model, device, bases.asked_dtype(trainer, device), waiting, warm_up) as base:
+        with bases.loading(model, device, bases.base_dtype(trainer, device), waiting, warm_up) as base:
             yield base
 
     def tokenizer(self, model: ModelConfig):

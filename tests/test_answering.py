@@ -8,7 +8,7 @@ import torch
 
 from llama_exp.model.base import load_base
 from llama_exp.model.kernels import batch_decode
-from llama_exp.model.kernels.batch_decode import Asked, answer, batches, families
+from llama_exp.model.kernels.batch_decode import DecodeRequest, decode_batch, group_by_prefix, make_batches
 from llama_exp.model.lora import attach_lora, causal_lm, detach_lora
 
 from .test_finetune import CPU, LORA, adapted, base_config  # noqa: F401 (adapted is a fixture)
@@ -33,17 +33,17 @@ def prompts(contexts: int = 5) -> list[tuple[int, ...]]:
     return made
 
 
-def asked(made, response=()) -> list[Asked]:
-    return [Asked(place, prompt, tuple(response)) for place, prompt in enumerate(made)]
+def asked(made, response=()) -> list[DecodeRequest]:
+    return [DecodeRequest(place, prompt, tuple(response)) for place, prompt in enumerate(made)]
 
 
 def replies(llama, made, new, count=100, response=()):
     found = [
         one
-        for batch in batches(asked(made, response), new, count, 1e9)
-        for one in answer(llama, batch, new=new, eos=EOS)
+        for batch in make_batches(asked(made, response), new, count, 1e9)
+        for one in decode_batch(llama, batch, new=new, eos=EOS)
     ]
-    return {one.place: one for one in found}
+    return {one.index: one for one in found}
 
 
 def theirs(llama, prompt, new) -> list[int]:
@@ -77,10 +77,12 @@ def test_replies_that_end_at_different_places_are_those_of_transformers(tokenize
     of_each = Counter(token for ids in whole.values() for token in set(ids[:12]))
     eos = min(of_each, key=lambda token: (abs(of_each[token] - 30), token))  # ends about three quarters of the replies
     left = []
-    keep = batch_decode.Cache.keep
-    monkeypatch.setattr(batch_decode.Cache, "keep", lambda self, rows: (left.append(len(rows)), keep(self, rows)))
-    found = [a for b in batches(asked(map(tuple, texts)), 24, 100, 1e9) for a in answer(llama, b, new=24, eos=eos)]
-    assert {one.place: one.ids for one in found} == {
+    select = batch_decode.KVCache.select
+    monkeypatch.setattr(batch_decode.KVCache, "select", lambda self, rows: (left.append(len(rows)), select(self, rows)))
+    found = [
+        a for b in make_batches(asked(map(tuple, texts)), 24, 100, 1e9) for a in decode_batch(llama, b, new=24, eos=eos)
+    ]
+    assert {one.index: one.ids for one in found} == {
         place: ids[: ids.index(eos) + 1] if eos in ids else ids for place, ids in whole.items()
     }
     assert left and 0 < left[0] <= 20
@@ -112,18 +114,20 @@ def test_what_prompts_share_is_computed_once(adapted):  # noqa: F811
 
 
 def test_families_share_a_beginning_and_no_more():
-    for family in families(asked(prompts())):
+    for family in group_by_prefix(asked(prompts())):
         beginnings = {one.prompt[: family.shared] for one in family.members}
         assert len(beginnings) == 1
         assert all(len(one.prompt) > family.shared for one in family.members)
         assert (family.shared > 0) == (len(family.members) > 1)
-    assert [f.shared for f in families(asked([(1, 2, 3, 4), (1, 9, 9, 9)]))] == [0, 0], "an opening is not a family"
+    assert [f.shared for f in group_by_prefix(asked([(1, 2, 3, 4), (1, 9, 9, 9)]))] == [0, 0], (
+        "an opening is not a family"
+    )
 
 
 def test_batches_hold_every_prompt_once_within_their_bounds():
     made = prompts(12)
-    found = list(batches(asked(made), 8, 6, 250))
-    assert sorted(one.place for batch in found for family in batch for one in family.members) == list(range(len(made)))
+    found = list(make_batches(asked(made), 8, 6, 250))
+    assert sorted(one.index for batch in found for family in batch for one in family.members) == list(range(len(made)))
     for batch in found:
         members = [one for family in batch for one in family.members]
         assert len(members) <= 6

@@ -13,11 +13,11 @@ from llama_exp.model.base import check_length, load_base
 from llama_exp.model.kernels import decoder_layer as layer_module
 from llama_exp.model.kernels import forward
 from llama_exp.model.kernels.attention import Segments, attend
-from llama_exp.model.kernels.decoder_layer import held
+from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.kernels.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
 from llama_exp.model.kernels.forward import response_nll, token_nll
-from llama_exp.model.kernels.lora_linear import Projection, dropped
-from llama_exp.model.kernels.warmup import warm
+from llama_exp.model.kernels.lora_linear import Projection, dropout
+from llama_exp.model.kernels.warmup import run_kernels
 from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora, save_lora
 from llama_exp.records import Tokens
 
@@ -121,9 +121,9 @@ def test_dropout_is_the_same_forward_and_backward(llama):
 
 def test_dropout_keeps_the_mean():
     x = torch.ones(200, 200)
-    assert float(dropped(x, 0.25, 3).mean()) == pytest.approx(1.0, abs=0.02)
-    assert torch.equal(dropped(x, 0.25, 3), dropped(x, 0.25, 3))
-    assert not torch.equal(dropped(x, 0.25, 3), dropped(x, 0.25, 4))
+    assert float(dropout(x, 0.25, 3).mean()) == pytest.approx(1.0, abs=0.02)
+    assert torch.equal(dropout(x, 0.25, 3), dropout(x, 0.25, 3))
+    assert not torch.equal(dropout(x, 0.25, 3), dropout(x, 0.25, 4))
 
 
 def test_the_written_out_gradients_are_autograds():
@@ -212,7 +212,7 @@ def test_held_weights_are_the_same_numbers(adapted):  # noqa: F811
     batch = collate(items())
     with torch.no_grad():
         made_anew, _ = response_nll(adapted, batch)
-        with held(causal_lm(adapted)):
+        with keep_in_memory(causal_lm(adapted)):
             kept, _ = response_nll(adapted, batch)
     assert torch.equal(made_anew, kept)
 
@@ -220,7 +220,7 @@ def test_held_weights_are_the_same_numbers(adapted):  # noqa: F811
 def test_what_is_kept_for_the_gradient_is_what_would_be_made_again(adapted):  # noqa: F811
     batch = collate(items())
     made_again = gradients(adapted, response_nll(adapted, batch)[0].sum())
-    with held(causal_lm(adapted), products=True):
+    with keep_in_memory(causal_lm(adapted), activations=True):
         kept = gradients(adapted, response_nll(adapted, batch)[0].sum())
     assert made_again.keys() == kept.keys() and all(torch.equal(made_again[name], kept[name]) for name in kept)
 
@@ -261,7 +261,7 @@ def test_recomputing_some_tokens_at_a_time_gives_the_same_gradients(llama, monke
         found[recompute] = gradients(model, response_nll(model, collate(tokens))[0].sum())
         agree(found[recompute], peft)
         detach_lora(model)
-    assert not any(hasattr(part, "held") for part in load_base(base_config(llama), CPU).modules())
+    assert not any(hasattr(part, "cached_weight") for part in load_base(base_config(llama), CPU).modules())
 
 
 @pytest.mark.parametrize("all_labelled", [True, False])
@@ -346,7 +346,7 @@ def test_warming_up_runs_every_kernel_and_leaves_the_base_as_it_is(llama):
     base = load_base(base_config(llama), CPU)
     before = {name: value.clone() for name, value in base.state_dict().items()}
     state = torch.get_rng_state()
-    warm(base, rank=4)
+    run_kernels(base, rank=4)
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in base.parameters()) and not hasattr(base, "peft_config")

@@ -52,7 +52,7 @@ def chosen(room_gib: float, length=2048, batch=8, micro_batch=None, recompute=No
 )
 def test_the_fastest_way_that_fits_is_taken(room, expected):
     found = chosen(room)
-    assert (found.recompute, found.micro_batch, found.hold) == expected
+    assert (found.recompute, found.micro_batch, found.cache_weights) == expected
 
 
 def test_few_tokens_at_a_time_are_worse_than_recomputing():
@@ -86,13 +86,13 @@ def test_the_heaviest_micro_batch_of_a_run_is_found():
 
 def test_dequantised_weights_are_held_only_meanwhile(llama):
     from llama_exp.model.base import load_base
-    from llama_exp.model.kernels.decoder_layer import held
+    from llama_exp.model.kernels.decoder_layer import keep_in_memory
 
     from .test_finetune import CPU, base_config
 
     base = load_base(base_config(llama), CPU)
     layers = [m for m in base.modules() if isinstance(m, torch.nn.Linear)]
-    with held(base):
-        assert sum(hasattr(layer, "held") for layer in layers) == 6 * 3
+    with keep_in_memory(base):
+        assert sum(hasattr(layer, "cached_weight") for layer in layers) == 6 * 3
         assert set(base.state_dict()) == set(load_base(base_config(llama), CPU).state_dict())
-    assert not any(hasattr(layer, "held") for layer in layers)
+    assert not any(hasattr(layer, "cached_weight") for layer in layers)

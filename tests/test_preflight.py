@@ -231,12 +231,12 @@ def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
     ],
 )
 def test_a_containers_own_limit_counts(files, free, tmp_path):
-    from llama_exp.model.memory import free_in_container
+    from llama_exp.model.memory import free_in_cgroup
 
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert free_in_container(tmp_path) == free
+    assert free_in_cgroup(tmp_path) == free
 
 
 @pytest.mark.parametrize(

@@ -199,15 +199,15 @@ def test_the_peak_memory_of_a_cell_is_its_own(tmp_path):
 def test_a_peak_is_forgotten_on_demand():
     import torch
 
-    from llama_exp.model.memory import forget_peak, peak_memory
+    from llama_exp.model.memory import peak_memory, reset_peak_memory
 
     device = torch.device("cpu")
-    forget_peak(device)
+    reset_peak_memory(device)
     before = peak_memory(device)
     big = b"x" * 200_000_000
     assert peak_memory(device) > before + 150_000_000
     del big
-    forget_peak(device)
+    reset_peak_memory(device)
     assert peak_memory(device) < before + 50_000_000
 
 

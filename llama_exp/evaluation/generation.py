@@ -17,8 +17,8 @@ from torch import nn
 
 from llama_exp.data.packing import collate, in_parts
 from llama_exp.model import memory
-from llama_exp.model.kernels.batch_decode import Asked, answer, batches
-from llama_exp.model.kernels.decoder_layer import held
+from llama_exp.model.kernels.batch_decode import DecodeRequest, decode_batch, make_batches
+from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import causal_lm
 from llama_exp.records import Tokens
@@ -59,13 +59,13 @@ def answers(
         response = () if tokens is None else tuple(tokens.input_ids[len(prompt) :])
         if tokens is not None and tokens.input_ids[: len(prompt)] != list(prompt):
             raise ValueError(f"{tokens.id} was measured on another prompt than it is asked")
-        asked.append(Asked(place, tuple(prompt), response))
+        asked.append(DecodeRequest(place, tuple(prompt), response))
     weight = next(llama.parameters())
-    with held(llama, weight.is_cuda and memory.room_to_hold(llama)):
+    with keep_in_memory(llama, weight.is_cuda and memory.can_cache_weights(llama)):
         room = memory.cache_tokens(llama)
-        for some in batches(asked, max_new_tokens, batch or AT_ONCE, room):
-            found = answer(llama, some, new=max_new_tokens, eos=tokenizer.eos_token_id)
-            yield [dataclasses.replace(_reply(tokenizer, one.place, one.ids), nll=one.nll) for one in found]
+        for some in make_batches(asked, max_new_tokens, batch or AT_ONCE, room):
+            found = decode_batch(llama, some, new=max_new_tokens, eos=tokenizer.eos_token_id)
+            yield [dataclasses.replace(_reply(tokenizer, one.index, one.ids), nll=one.nll) for one in found]
 
 
 @torch.inference_mode()

@@ -28,12 +28,12 @@ def reply_to_all(
     the cost of those that an earlier process made is not known.
     """
     from llama_exp.evaluation.generation import answers
-    from llama_exp.model.memory import forget_peak, peak_memory
+    from llama_exp.model.memory import peak_memory, reset_peak_memory
 
     config, path = request.config, request.folder / "predictions.jsonl"
     started = time.perf_counter()
     device = next(model.parameters()).device
-    forget_peak(device)
+    reset_peak_memory(device)
     answered = stored_predictions(path, examples)
     write_jsonl(path, answered.values())  # without the line that a kill cut short
     before = stored_cost(request.folder) if answered else dict.fromkeys(COST, 0)

@@ -16,7 +16,7 @@ from torch import nn
 
 from llama_exp.config.schema import ModelConfig, Quantisation
 from llama_exp.errors import UserError
-from llama_exp.model.kernels.lora_linear import lay_side_by_side
+from llama_exp.model.kernels.lora_linear import make_contiguous
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
 
 
@@ -37,7 +37,7 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def asked_dtype(trainer: dict, device: torch.device) -> torch.dtype:
+def base_dtype(trainer: dict, device: torch.device) -> torch.dtype:
     """What the base computes in: float32 where `trainer.precision` says so (32-true), else what suits the device."""
     return torch.float32 if str(trainer.get("precision", "")).startswith("32") else compute_dtype(device)
 
@@ -148,18 +148,18 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
     base = from_pretrained(AutoModelForCausalLM, resolve_path(model.path), model.path, model.revision, options)
     if base.config.model_type != "llama":
         raise UserError(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
-    if foreign := _foreign(base):
+    if foreign := _unsupported(base):
         raise UserError(f"model.path={model.path} has {foreign}, which would be computed wrongly here.")
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
-    keep_float32_on_cpu(base)
+    disable_bf16_repacking(base)
     for decoder in base.model.layers:
-        lay_side_by_side(decoder)
+        make_contiguous(decoder)
     return base
 
 
-def _foreign(base: nn.Module) -> str:
-    """What of a Llama our forward pass (llama_exp/llama/) does not know; "" for nothing."""
+def _unsupported(base: nn.Module) -> str:
+    """What of a Llama our forward pass (llama_exp/model/kernels/) does not compute; "" for nothing."""
     rope = getattr(base.config, "rope_parameters", None) or getattr(base.config, "rope_scaling", None) or {}
     kind = rope.get("rope_type", "default")
     if base.config.hidden_act != "silu":
@@ -182,7 +182,7 @@ def check_length(base: nn.Module, max_length: int) -> None:
         )
 
 
-def keep_float32_on_cpu(base: nn.Module) -> None:
+def disable_bf16_repacking(base: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for bfloat16 on CPUs that have AVX512-BF16.
 
     It does so at the first forward pass in evaluation mode. The repacked product has no gradient, so a training step after
@@ -214,7 +214,7 @@ def dequantise(base: nn.Module, dtype: torch.dtype) -> None:
     base.hf_quantizer = None
 
 
-def real_size(parameter) -> int:
+def unpacked_size(parameter) -> int:
     """How many weights a parameter stands for: a 4-bit one packs two in a byte."""
     state = getattr(parameter, "quant_state", None)
     return state.shape.numel() if state is not None else parameter.numel()

@@ -52,7 +52,7 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = 
         base.gradient_checkpointing_enable({"use_reentrant": False})
     # without numbers, which PEFT would draw three times
     model = get_peft_model(base, peft_config, low_cpu_mem_usage=True)
-    _draw(model, seed)
+    _initialise(model, seed)
     # PEFT makes the embeddings ask for a gradient where activations are recomputed, and leaves that to the next cell;
     # our recomputation needs none.
     embeddings._forward_hooks.clear()
@@ -60,7 +60,7 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = 
     return model.train()  # Lightning leaves modes as they are: dropout must be on
 
 
-def _draw(model: nn.Module, seed: int) -> None:
+def _initialise(model: nn.Module, seed: int) -> None:
     """A and B of every adapter layer as PEFT begins them: A uniform within ±1/√in, B zero. Drawn on the CPU, so that a seed
     means the same start on every machine."""
     from peft.tuners.lora import LoraLayer
@@ -81,7 +81,7 @@ def load_lora(base: nn.Module, folder: Path) -> nn.Module:
 
     if not (Path(folder) / "adapter_config.json").is_file():
         raise UserError(f"No adapter at {folder}.")
-    unknown = _unknown_lora(Path(folder))
+    unknown = _unsupported_options(Path(folder))
     if unknown:
         raise UserError(f"The adapter at {folder} uses {', '.join(unknown)}, which would be computed wrongly here.")
     try:
@@ -95,7 +95,7 @@ def load_lora(base: nn.Module, folder: Path) -> nn.Module:
     return model
 
 
-def _unknown_lora(folder: Path) -> list[str]:
+def _unsupported_options(folder: Path) -> list[str]:
     """What of PEFT's an adapter uses that ours never do."""
     found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     keys = ("use_dora", "lora_bias", "modules_to_save", "alpha_pattern", "rank_pattern")

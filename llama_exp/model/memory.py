@@ -19,19 +19,21 @@ from llama_exp.model.kernels.decoder_layer import MLP_TOKENS
 from llama_exp.model.kernels.elementwise import liger
 from llama_exp.model.kernels.forward import CHUNK
 
-SPARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
-WORTH_A_PASS = 1024  # tokens; with fewer at a time, dequantising the weights for each pass costs more than recomputing
+USABLE_SHARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
+MIN_TOKENS_PER_PASS = (
+    1024  # tokens; with fewer at a time, dequantising the weights for each pass costs more than recomputing
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; hold: keep the dequantised weights; keep: norms
-    and gates too."""
+    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; cache_weights: keep the dequantised weights;
+    save_activations: keep those of norms and gates, too."""
 
     recompute: bool
     micro_batch: int
-    hold: bool
-    keep: bool
+    cache_weights: bool
+    save_activations: bool
     why: str
 
 
@@ -109,29 +111,37 @@ def choose(base: nn.Module, config: Config, plan) -> Choice:
     if device.type != "cuda":
         return Choice(bool(asked), min(config.micro_batch or share, share), False, False, "")
     need = needs(base.config, config, next(base.parameters()).element_size())
-    whole = config.memory * 2**30 if config.memory else available(device) * SPARE
-    return fit(need, whole - held_now(device), plan, config, share, world, whole)
+    whole = config.memory * 2**30 if config.memory else available(device) * USABLE_SHARE
+    return fit(need, whole - memory_in_use(device), plan, config, share, world, whole)
 
 
 def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, whole: float) -> Choice:
     """`choose`, from the numbers alone: `room` bytes beside the base."""
     asked = config.model.gradient_checkpointing
-    sizes = [config.micro_batch] if config.micro_batch else _parts(share)
+    sizes = [config.micro_batch] if config.micro_batch else _micro_batch_sizes(share)
     mean = sum(plan.lengths) / len(plan.lengths)
     heaviest = functools.cache(lambda size: plan.tokens_of(plan.heaviest(size, world)))
-    said = f"{whole / 2**30:.1f} GiB"
+    limit = f"{whole / 2**30:.1f} GiB"
     if asked is not True:
         for size in sizes:
-            small = size < share and size * mean < WORTH_A_PASS and asked is None and not config.micro_batch
+            small = size < share and size * mean < MIN_TOKENS_PER_PASS and asked is None and not config.micro_batch
             if need.keeping(heaviest(size)) <= room and not small:
-                hold = room - need.keeping(heaviest(size)) > 1.25 * need.dequantised
-                keep = hold and room - need.keeping(heaviest(size), norms=True) > 1.25 * need.dequantised
-                also = ", dequantised weights held" * hold + ", norms and gates kept" * keep
-                return Choice(False, size, hold, keep, f"{size} Examples at once, nothing recomputed{also} ({said})")
+                cache_weights = room - need.keeping(heaviest(size)) > 1.25 * need.dequantised
+                save_activations = (
+                    cache_weights and room - need.keeping(heaviest(size), norms=True) > 1.25 * need.dequantised
+                )
+                also = ", dequantised weights held" * cache_weights + ", norms and gates kept" * save_activations
+                return Choice(
+                    False,
+                    size,
+                    cache_weights,
+                    save_activations,
+                    f"{size} Examples at once, nothing recomputed{also} ({limit})",
+                )
     if asked is not False:
         for size in sizes:
             if need.recomputing(heaviest(size)) <= room:
-                return Choice(True, size, False, False, f"{size} Examples at once, activations recomputed ({said})")
+                return Choice(True, size, False, False, f"{size} Examples at once, activations recomputed ({limit})")
     recompute = asked is not False
     least = heaviest(sizes[-1])
     wanted = (need.recomputing(least) if recompute else need.keeping(least)) + whole - room
@@ -140,7 +150,7 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
         sizes[-1],
         False,
         False,
-        f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {said}",
+        f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {limit}",
     )
 
 
@@ -154,16 +164,16 @@ def world_size(config: Config) -> int:
     return int(devices) if str(devices).isdigit() and int(devices) > 0 else max(1, torch.cuda.device_count())
 
 
-def _parts(share: int) -> list[int]:
+def _micro_batch_sizes(share: int) -> list[int]:
     """How many Examples go at once where a step is cut into 1, 2, 3 … parts, largest first."""
     return sorted({-(-share // parts) for parts in range(1, share + 1)}, reverse=True)
 
 
-def room_to_hold(base: nn.Module) -> bool:
+def can_cache_weights(base: nn.Module) -> bool:
     """Whether the dequantised weights take less than half of what a GPU has free."""
     weights = sum(p.quant_state.shape.numel() for p in base.parameters() if getattr(p, "quant_state", None) is not None)
     device = next(base.parameters()).device
-    return 2 * 2 * weights < available(device) * SPARE - held_now(device)
+    return 2 * 2 * weights < available(device) * USABLE_SHARE - memory_in_use(device)
 
 
 def cache_tokens(base: nn.Module) -> float:
@@ -174,11 +184,11 @@ def cache_tokens(base: nn.Module) -> float:
     shape = base.config
     head = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
     each = 2 * shape.num_hidden_layers * head * shape.num_key_value_heads * weight.element_size()
-    free = available(weight.device) * SPARE - held_now(weight.device)
+    free = available(weight.device) * USABLE_SHARE - memory_in_use(weight.device)
     return max(2048.0, free / 2 / each)
 
 
-def forget_peak(device: torch.device) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Start `peak_memory` anew: each cell of a sweep, and each evaluation, has its own."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -188,7 +198,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak since `forget_peak`: the GPU allocator's, or the process's resident set on CPU."""
+    """Bytes at the peak since `reset_peak_memory`: the GPU allocator's, or the process's resident set on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -200,7 +210,7 @@ def peak_memory(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def held_now(device: torch.device) -> int:
+def memory_in_use(device: torch.device) -> int:
     """Bytes that this process holds."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -215,10 +225,10 @@ def available(device: torch.device) -> float:
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     import psutil
 
-    return min(psutil.virtual_memory().available, free_in_container()) + held_now(device)
+    return min(psutil.virtual_memory().available, free_in_cgroup()) + memory_in_use(device)
 
 
-def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:
+def free_in_cgroup(root: Path = Path("/sys/fs/cgroup")) -> float:
     """Bytes left under the container's own limit (cgroup 2, then 1), which the machine's free memory does not show."""
     for names in (
         ("memory.max", "memory.current", "memory.stat"),

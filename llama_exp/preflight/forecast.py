@@ -163,10 +163,10 @@ def estimate(config: Config, folder: Path, data) -> Cell:
 def loaded(config: Config, device):
     import torch
 
-    from llama_exp.model.base import asked_dtype, check_length, load_base
+    from llama_exp.model.base import base_dtype, check_length, load_base
 
     try:
-        base = load_base(config.model, device, asked_dtype(config.trainer, device))
+        base = load_base(config.model, device, base_dtype(config.trainer, device))
         check_length(base, config.max_length)
         return base
     except torch.OutOfMemoryError as error:
@@ -176,14 +176,14 @@ def loaded(config: Config, device):
 
 
 def measured(config: Config, base, tokens: Sequence[Tokens], choice):
-    from llama_exp.model.kernels.decoder_layer import held
+    from llama_exp.model.kernels.decoder_layer import keep_in_memory
     from llama_exp.model.lora import attach_lora, detach_lora
     from llama_exp.preflight.measurement import measure
 
     began = time.perf_counter()
     model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
-        with held(base, choice.hold, choice.keep):
+        with keep_in_memory(base, choice.cache_weights, choice.save_activations):
             found = measure(model, config, tokens, choice.micro_batch)
     finally:
         detach_lora(model)

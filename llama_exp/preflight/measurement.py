@@ -17,7 +17,7 @@ from llama_exp.errors import UserError
 from llama_exp.formatting import format_memory as in_words
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import causal_lm
-from llama_exp.model.memory import Choice, available, forget_peak, held_now, needs, peak_memory
+from llama_exp.model.memory import Choice, available, memory_in_use, needs, peak_memory, reset_peak_memory
 from llama_exp.records import Tokens
 from llama_exp.training.module import FineTuningModule, neftune
 
@@ -94,7 +94,7 @@ def memory_of_a_token(model: torch.nn.Module, config: Config) -> float:
     need = needs(llama.config, config, llama.lm_head.weight.element_size())
     if llama.is_gradient_checkpointing:
         return need.inputs + need.again + need.gates
-    return (need.whole if getattr(llama.model.layers[0], "keeps_all", False) else need.kept) + need.passing
+    return (need.whole if getattr(llama.model.layers[0], "saves_activations", False) else need.kept) + need.passing
 
 
 def smaller(config: Config, share: int, room: float, rest: float, row: float) -> str:
@@ -133,8 +133,8 @@ def _now(batch: Batch) -> float:
 
 def _peak(device: torch.device, work) -> tuple[float, float, float]:
     """(bytes before, bytes at the peak, what `work` returned)."""
-    before = held_now(device)
-    forget_peak(device)
+    before = memory_in_use(device)
+    reset_peak_memory(device)
     result = work()
     return before, max(peak_memory(device), before), result
 
@@ -147,8 +147,8 @@ def key_of(config: Config, device: torch.device, choice: Choice) -> tuple:
         model.revision,
         model.quantisation,
         choice.recompute,
-        choice.hold,
-        choice.keep,
+        choice.cache_weights,
+        choice.save_activations,
         str(device),
         lora.r,
         lora.targets,

@@ -9,7 +9,7 @@ from llama_exp.data import DATASETS
 from llama_exp.evaluation.recipe import evaluate_model
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.model.base import check_length
-from llama_exp.model.kernels.decoder_layer import held
+from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.lora import attach_lora, detach_lora
 from llama_exp.model.memory import choose
 from llama_exp.overlap.audit import find_overlap, report_overlap
@@ -61,7 +61,7 @@ def train_run(run: Run, data, overlap: dict[str, Any] | None, base: Callable[[],
                 model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels
             )
             trainer = build_trainer(run, data, base())
-            with run.clock("train"), held(base(), memory.hold, memory.keep):
+            with run.clock("train"), keep_in_memory(base(), memory.cache_weights, memory.save_activations):
                 fitted = fit(run, trainer, module, data)
             message = save_run(run, trainer, module, data, fitted)
             if config.evaluate and trainer.is_global_zero:

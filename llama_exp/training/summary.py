@@ -11,7 +11,7 @@ import torch
 
 from llama_exp.formatting import plural
 from llama_exp.model import hardware
-from llama_exp.model.base import real_size
+from llama_exp.model.base import unpacked_size
 from llama_exp.model.lora import causal_lm, save_lora, scale, trainable_parameters
 from llama_exp.model.memory import peak_memory
 from llama_exp.overlap import audit
@@ -106,7 +106,7 @@ def describe_training(run: Run, trainer: L.Trainer, module, data, curves: Curves
     config, plan, step = run.config, data.plan, trainer.global_step
     device = next(module.model.parameters()).device
     speed = plan.seen(step, plan.lengths) / max(curves.training_seconds, 1e-9)
-    parameters = sum(real_size(p) for p in module.model.parameters())
+    parameters = sum(unpacked_size(p) for p in module.model.parameters())
     # Forward, and backward to the inputs only: the base is frozen. Looking up an embedding is no matrix product.
     flops = 4 * (parameters - causal_lm(module.model).model.embed_tokens.weight.numel())
     return {

@@ -27,10 +27,10 @@ def train(config: Config, session: Session | None = None) -> Outcome:
 
     with run.clock("import"):
         from llama_exp.model.base import import_all
-        from llama_exp.model.kernels.warmup import warmed
+        from llama_exp.model.kernels.warmup import warm_up
 
         import_all()
-    warm_up = functools.partial(warmed, rank=config.lora.r)
+    warm_up = functools.partial(warm_up, rank=config.lora.r)
     # The base loads in a thread while this one imports Lightning and reads the data.
     with session.loading_base(config.model, config.trainer, lambda: run.clock("load"), warm_up) as base:
         with run.clock("import"):

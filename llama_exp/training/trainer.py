@@ -17,7 +17,7 @@ from llama_exp.config.schema import Config
 from llama_exp.config.targets import import_target
 from llama_exp.config.trainer_keys import PLANNED, as_list, named_loggers
 from llama_exp.errors import UserError
-from llama_exp.model.memory import forget_peak
+from llama_exp.model.memory import reset_peak_memory
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.run import Run
 from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
@@ -136,7 +136,7 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     checkpoint = whole_checkpoint(run.checkpoint)
-    forget_peak(next(module.parameters()).device)
+    reset_peak_memory(next(module.parameters()).device)
     if checkpoint is None:
         run.clear()
     else:

@@ -1,12 +1,12 @@
-"""Greedy replies to many prompts at once, and how likely given responses are, from one pass over what they share.
+"""Greedy replies to many prompts at once, and how likely given responses are, with shared prefixes computed once.
 
-SQuAD asks several questions of a context. Prompts that begin alike are laid out as one shared prefix and their own ends:
+SQuAD asks several questions of a context. Prompts that begin alike are laid out as one shared prefix and their own suffixes:
 
     prefix   [INST] … Context: a long text            computed once
-    ends     Question: who? [/INST]  Eve </s>          one for each prompt; the response, where there is one, behind it
+    suffixes Question: who? [/INST]  Eve </s>          one for each prompt; the response, where there is one, behind it
 
-The last place of the prompt gives the first new token, the places of the response its likelihood. Then keys and values of
-each whole prompt are laid against the right edge of one cache, and the replies grow beside each other, a token a step.
+The last position of the prompt gives the first new token, the positions of the response its likelihood. Then keys and values of
+each whole prompt are right-aligned in one cache (prefill), and all replies grow by one token a step (decode).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,210 +20,231 @@ from llama_exp.model.kernels.attention import Segments, attend
 from llama_exp.model.kernels.decoder_layer import layers_of
 from llama_exp.model.kernels.forward import hidden_states, token_nll
 
-CHECKED_EVERY = 4  # steps between looks at whether all replies have ended: a look waits for the GPU
+CHECK_EVERY = 4  # steps between checks whether all replies have ended: a check waits for the GPU
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """place: which prompt; response: ids whose likelihood is wanted, () = not measured."""
+class DecodeRequest:
+    """index: which prompt; response: ids whose likelihood is wanted, () = not measured."""
 
-    place: int
+    index: int
     prompt: tuple[int, ...]
     response: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class DecodeResult:
     """ids: new tokens, EOS included; nll: summed over the response, in nats (None where there was none)."""
 
-    place: int
+    index: int
     ids: list[int]
     nll: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class PrefixGroup:
     """Prompts that begin with the same `shared` tokens (and go on, each by itself, for at least one more)."""
 
     shared: int
-    members: list[Asked]
+    members: list[DecodeRequest]
 
 
-def families(asked: Sequence[Asked]) -> list[Family]:
-    """Sort prompts into families, so that what begins alike lies together. Sharing less than half of a prompt (the words
-    that every prompt of a dataset begins with) is not worth a family, nor is one that makes the others share less."""
-    found: list[Family] = []
-    longest = shortest = 0  # prompts of the last family
-    for one in sorted(asked, key=lambda one: (one.prompt, one.place)):
-        size = len(one.prompt)
+def group_by_prefix(requests: Sequence[DecodeRequest]) -> list[PrefixGroup]:
+    """Group prompts that share a prefix.
+
+    Sharing less than half of a prompt (the words that every prompt of a dataset begins with) is not worth a group, nor is
+    a member that makes the others share less than it gains.
+    """
+    found: list[PrefixGroup] = []
+    longest = shortest = 0  # prompts of the last group
+    for request in sorted(requests, key=lambda request: (request.prompt, request.index)):
+        size = len(request.prompt)
         if found:
             last = found[-1]
-            shared = min(_alike(last.members[-1].prompt, one.prompt), size - 1, shortest - 1, last.shared or size)
+            shared = min(
+                _common_prefix_length(last.members[-1].prompt, request.prompt),
+                size - 1,
+                shortest - 1,
+                last.shared or size,
+            )
             lost = (last.shared - shared) * len(last.members)
             if 2 * shared >= max(size, longest) and lost <= shared:
-                found[-1] = Family(shared, last.members)
-                last.members.append(one)
+                found[-1] = PrefixGroup(shared, last.members)
+                last.members.append(request)
                 longest, shortest = max(longest, size), min(shortest, size)
                 continue
-        found.append(Family(0, [one]))
+        found.append(PrefixGroup(0, [request]))
         longest = shortest = size
     return found
 
 
-def _alike(first: Sequence[int], second: Sequence[int]) -> int:
+def _common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     return next(
         (n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
     )
 
 
-def batches(asked: Sequence[Asked], new: int, count: int, tokens: float) -> Iterator[list[Family]]:
-    """Families of like length together, longest first, at most `count` prompts and about `tokens` places of cache a batch."""
-    batch: list[Family] = []
-    widest = held = 0
-    for family in sorted(families(asked), key=lambda family: -max(len(one.prompt) for one in family.members)):
-        own = new + max(len(one.prompt) for one in family.members)
-        for part in _cut(family, max(1, min(count, int(tokens // own)))):
-            width = max(widest, new + max(len(one.prompt) for one in part.members))
-            if batch and (held + len(part.members) > count or (held + len(part.members)) * width > tokens):
+def make_batches(requests: Sequence[DecodeRequest], new: int, count: int, tokens: float) -> Iterator[list[PrefixGroup]]:
+    """Batch groups of similar length, longest first: at most `count` prompts and about `tokens` cache positions a batch."""
+    batch: list[PrefixGroup] = []
+    widest = count_now = 0
+    for group in sorted(
+        group_by_prefix(requests), key=lambda group: -max(len(request.prompt) for request in group.members)
+    ):
+        own = new + max(len(request.prompt) for request in group.members)
+        for part in _cut(group, max(1, min(count, int(tokens // own)))):
+            width = max(widest, new + max(len(request.prompt) for request in part.members))
+            if batch and (count_now + len(part.members) > count or (count_now + len(part.members)) * width > tokens):
                 yield batch
-                batch, widest, held = [], 0, 0
-                width = new + max(len(one.prompt) for one in part.members)
+                batch, widest, count_now = [], 0, 0
+                width = new + max(len(request.prompt) for request in part.members)
             batch.append(part)
-            widest, held = width, held + len(part.members)
+            widest, count_now = width, count_now + len(part.members)
     if batch:
         yield batch
 
 
-def _cut(family: Family, count: int) -> Iterator[Family]:
-    for start in range(0, len(family.members), count):
-        members = family.members[start : start + count]
-        yield Family(family.shared if len(members) > 1 else 0, members)
+def _cut(group: PrefixGroup, count: int) -> Iterator[PrefixGroup]:
+    for start in range(0, len(group.members), count):
+        members = group.members[start : start + count]
+        yield PrefixGroup(group.shared if len(members) > 1 else 0, members)
 
 
 @torch.inference_mode()
-def answer(llama: nn.Module, batch: Sequence[Family], *, new: int, eos: int) -> list[Answered]:
+def decode_batch(llama: nn.Module, batch: Sequence[PrefixGroup], *, new: int, eos: int) -> list[DecodeResult]:
     """Reply greedily to every prompt of a batch, with at most `new` tokens each."""
     layers = layers_of(llama)
-    asked = [one for family in batch for one in family.members]
-    cache, first, nll = _read(llama, layers, batch, asked, new)
-    replies = _grow(llama, layers, cache, first, [len(one.prompt) for one in asked], new, eos)
-    return [Answered(one.place, ids, value) for one, ids, value in zip(asked, replies, nll, strict=True)]
+    requests = [request for group in batch for request in group.members]
+    cache, first, nll = prefill(llama, layers, batch, requests, new)
+    replies = decode(llama, layers, cache, first, [len(request.prompt) for request in requests], new, eos)
+    return [DecodeResult(request.index, ids, value) for request, ids, value in zip(requests, replies, nll, strict=True)]
 
 
-class Cache:
-    """Keys and values of each layer, (B, width, kv heads, D); prompts end at `filled`, new tokens go behind it."""
+class KVCache:
+    """Keys and values of each layer, (B, width, kv heads, D): prompts right-aligned to column `filled`, new tokens behind it."""
 
     def __init__(self, filled: int, width: int, layers: int):
         self.filled, self.width = filled, width
         self.keys: list[torch.Tensor | None] = [None] * layers
         self.values: list[torch.Tensor | None] = [None] * layers
 
-    def fill(self, number: int, k: torch.Tensor, v: torch.Tensor, places: torch.Tensor) -> None:
-        """k, v (M, kv heads, D) of all texts, laid out by `places` (B, filled)."""
+    def fill(self, layer: int, k: torch.Tensor, v: torch.Tensor, indices: torch.Tensor) -> None:
+        """Store k, v (M, kv heads, D) of all texts as rows; `indices` (B, filled) says which token goes where."""
         for store, values in ((self.keys, k), (self.values, v)):
-            room = values.new_zeros(len(places), self.width, *values.shape[1:])
-            room[:, : self.filled] = values[places]
-            store[number] = room
+            rows = values.new_zeros(len(indices), self.width, *values.shape[1:])
+            rows[:, : self.filled] = values[indices]
+            store[layer] = rows
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows of the batch only."""
         for store in (self.keys, self.values):
-            for number, values in enumerate(store):
-                store[number] = values[rows]
+            for layer, values in enumerate(store):
+                store[layer] = values[rows]
 
 
-def _read(llama, layers, batch: Sequence[Family], asked: Sequence[Asked], new: int):
-    """Run prompts and responses: the filled cache, the first new token of each (B,), and the responses' summed nll."""
+def prefill(llama, layers, batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], new: int):
+    """Run prompts and responses in one pass.
+
+    Returns the filled cache, the first new token of each prompt (B,), and each response's summed nll (None without one).
+    """
     device = llama.model.embed_tokens.weight.device
-    shared = _read_prefixes(llama, layers, batch, device)
-    ends, begins = [], []  # what is run for each prompt by itself, and at which position it begins
-    for family in batch:
-        for one in family.members:
-            ends.append(one.prompt[family.shared :] + one.response[:-1])
-            begins.append(family.shared)
-    keyed, filled, at_last, at_response = _geometry(batch, asked, ends)
-    keyed, filled = keyed.to(device), filled.to(device)
-    segments = Segments.of(
-        [len(end) for end in ends], device, keys=[b + len(end) for b, end in zip(begins, ends, strict=True)]
-    )
-    cache = Cache(filled.shape[1], filled.shape[1] + new, len(layers))
+    shared = _prefill_prefixes(llama, layers, batch, device)
+    suffixes, offsets = [], []  # what is run for each prompt by itself, and at which position that begins
+    for group in batch:
+        for request in group.members:
+            suffixes.append(request.prompt[group.shared :] + request.response[:-1])
+            offsets.append(group.shared)
+    key_indices, filled, last_indices, response_indices = _layout(batch, requests, suffixes)
+    key_indices, filled = key_indices.to(device), filled.to(device)
+    lengths = [len(suffix) for suffix in suffixes]
+    # A suffix attends to its prefix as well: more keys than queries.
+    segments = Segments.of(lengths, device, keys=[sum(both) for both in zip(offsets, lengths, strict=True)])
+    cache = KVCache(filled.shape[1], filled.shape[1] + new, len(layers))
 
-    def see_all(number, q, k, v):
+    def attend_all(layer, q, k, v):
         if shared:
-            k, v = (torch.cat([before, own]) for before, own in zip(shared[number], (k, v), strict=True))
-            shared[number] = ()
-        cache.fill(number, k, v, filled)
-        return attend(q, k[keyed], v[keyed], segments)
+            k, v = (torch.cat([prefix, own]) for prefix, own in zip(shared[layer], (k, v), strict=True))
+            shared[layer] = ()  # the cache holds a copy: release the prefix of a layer as soon as it was used
+        cache.fill(layer, k, v, filled)
+        return attend(q, k[key_indices], v[key_indices], segments)
 
-    wanted = torch.tensor(at_last + at_response, device=device)
-    ids, positions = _laid(ends, begins, device)
-    hidden = hidden_states(llama, ids, positions, see_all, wanted, layers)
-    first = (hidden[: len(asked)] @ llama.lm_head.weight.t()).argmax(-1)
-    nll: list[float | None] = [None] * len(asked)
-    if at_response:
-        targets = torch.tensor([token for one in asked for token in one.response], device=device)
-        each = token_nll(hidden[len(asked) :], llama.lm_head.weight, targets).double().cpu()
-        parts = each.split([len(one.response) for one in asked])
+    wanted = torch.tensor(last_indices + response_indices, device=device)
+    ids, positions = _concatenate(suffixes, offsets, device)
+    hidden = hidden_states(llama, ids, positions, attend_all, wanted, layers)
+    first = (hidden[: len(requests)] @ llama.lm_head.weight.t()).argmax(-1)
+    nll: list[float | None] = [None] * len(requests)
+    if response_indices:
+        targets = torch.tensor([token for request in requests for token in request.response], device=device)
+        each = token_nll(hidden[len(requests) :], llama.lm_head.weight, targets).double().cpu()
+        parts = each.split([len(request.response) for request in requests])
         nll = [float(part.sum()) if len(part) else None for part in parts]
     return cache, first, nll
 
 
-def _read_prefixes(llama, layers, batch: Sequence[Family], device) -> list:
+def _prefill_prefixes(llama, layers, batch: Sequence[PrefixGroup], device) -> list:
     """Keys and values of all prefixes, (M, kv heads, D) each, a pair a layer; [] where no prompts share one."""
-    prefixes = [family.members[0].prompt[: family.shared] for family in batch if family.shared]
+    prefixes = [group.members[0].prompt[: group.shared] for group in batch if group.shared]
     if not prefixes:
         return []
     segments = Segments.of([len(prefix) for prefix in prefixes], device)
-    read = []
+    keys_values = []
 
-    def see(_, q, k, v):
-        read.append((k, v))
+    def attend_prefix(_, q, k, v):
+        keys_values.append((k, v))
         return attend(q, k, v, segments)
 
-    nothing = torch.zeros(1, dtype=torch.long, device=device)
-    ids, positions = _laid(prefixes, [0] * len(prefixes), device)
-    hidden_states(llama, ids, positions, see, nothing, layers)
-    return read
+    # The last layer's keys and values are wanted, not its output: computing it for one token is enough.
+    first_only = torch.zeros(1, dtype=torch.long, device=device)
+    ids, positions = _concatenate(prefixes, [0] * len(prefixes), device)
+    hidden_states(llama, ids, positions, attend_prefix, first_only, layers)
+    return keys_values
 
 
-def _laid(texts: Sequence[Sequence[int]], begins: Sequence[int], device) -> tuple[torch.Tensor, torch.Tensor]:
+def _concatenate(texts: Sequence[Sequence[int]], offsets: Sequence[int], device) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.tensor([token for text in texts for token in text], device=device)
-    positions = [torch.arange(begin, begin + len(text)) for text, begin in zip(texts, begins, strict=True)]
+    positions = [torch.arange(begin, begin + len(text)) for text, begin in zip(texts, offsets, strict=True)]
     return ids, torch.cat(positions).to(device)
 
 
-def _geometry(batch: Sequence[Family], asked: Sequence[Asked], ends: Sequence[Sequence[int]]):
-    """Where things lie among [all prefixes, all ends] and among the ends.
+def _layout(batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], suffixes: Sequence[Sequence[int]]):
+    """Index tensors into the keys and values of [all prefixes, all suffixes], and indices into the suffixes alone.
 
-    keys (M,): for each prompt its prefix, then its end; cache (B, width): the prompt alone, against the right edge (what is
-    left of it points anywhere, and is never seen); the places, among the ends, of each prompt's last token and of those
-    that predict a response's tokens.
+    Returns:
+        keys (M,): for each prompt its prefix, then its suffix.
+        cache (B, width): each prompt without its response, right-aligned. Left of it the index is 0: never attended to.
+        last_indices: the last token of each prompt, which predicts the first new one.
+        response_indices: the tokens that predict each response's tokens.
     """
-    width = max(len(one.prompt) for one in asked)
-    own = sum(family.shared for family in batch)  # where the ends begin
-    keys, cache, at_last, at_response = [], [], [], []
+    width = max(len(request.prompt) for request in requests)
+    after_prefixes = sum(group.shared for group in batch)  # where the suffixes begin
+    keys, cache, last_indices, response_indices = [], [], [], []
     prefix = start = number = 0
-    for family in batch:
-        for one in family.members:
-            end = ends[number]
-            shared = torch.arange(prefix, prefix + family.shared)
-            whole = torch.cat([shared, torch.arange(own + start, own + start + len(end))])
+    for group in batch:
+        for request in group.members:
+            suffix = suffixes[number]
+            shared = torch.arange(prefix, prefix + group.shared)
+            whole = torch.cat([shared, torch.arange(after_prefixes + start, after_prefixes + start + len(suffix))])
             keys.append(whole)
-            cache.append(F.pad(whole[: len(one.prompt)], (width - len(one.prompt), 0)))
-            last = start + len(one.prompt) - family.shared - 1
-            at_last.append(last)
-            at_response += range(last, last + len(one.response))
-            start, number = start + len(end), number + 1
-        prefix += family.shared
-    return torch.cat(keys), torch.stack(cache), at_last, at_response
+            cache.append(F.pad(whole[: len(request.prompt)], (width - len(request.prompt), 0)))
+            last = start + len(request.prompt) - group.shared - 1
+            last_indices.append(last)
+            response_indices += range(last, last + len(request.response))
+            start, number = start + len(suffix), number + 1
+        prefix += group.shared
+    return torch.cat(keys), torch.stack(cache), last_indices, response_indices
 
 
-def _grow(llama, layers, cache: Cache, first, lengths: Sequence[int], new: int, eos: int) -> list[list[int]]:
-    """Step by step, a token a prompt. Prompts whose reply has ended leave once they are half of those that run."""
+def decode(llama, layers, cache: KVCache, first, lengths: Sequence[int], new: int, eos: int) -> list[list[int]]:
+    """Grow all replies by one token a step, greedily.
+
+    A finished reply stays in the batch, ignored, until half of the batch is finished: copying the cache costs more than a
+    few idle rows.
+    """
     device = first.device
     token = first
     lengths = torch.tensor(lengths, device=device)
-    places = torch.arange(cache.width, device=device)
-    seen = places >= cache.filled - lengths[:, None]  # (B, width): not what lies left of the prompt
+    columns = torch.arange(cache.width, device=device)
+    visible = columns >= cache.filled - lengths[:, None]  # (B, width): hides the padding left of each prompt
     running = torch.arange(len(first), device=device)
     replies = torch.full((len(first), new), eos, device=device)
     ended = torch.zeros(len(first), dtype=torch.bool, device=device)
@@ -232,33 +253,35 @@ def _grow(llama, layers, cache: Cache, first, lengths: Sequence[int], new: int, 
         ended = ended | (token == eos)
         if step == new - 1:
             break
-        if (step + 1) % CHECKED_EVERY == 0:
-            left = int((~ended).sum())
-            if left == 0:
+        if (step + 1) % CHECK_EVERY == 0:
+            unfinished = int((~ended).sum())  # waits for the GPU
+            if unfinished == 0:
                 break
-            if 2 * left <= len(running):
-                kept = (~ended).nonzero().squeeze(1)
-                cache.keep(kept)
-                running, ended, token, lengths, seen = (x[kept] for x in (running, ended, token, lengths, seen))
+            if 2 * unfinished <= len(running):
+                rows_left = (~ended).nonzero().squeeze(1)
+                cache.select(rows_left)
+                running, ended, token, lengths, visible = (
+                    x[rows_left] for x in (running, ended, token, lengths, visible)
+                )
         column = cache.filled + step
 
-        def see(number, q, k, v, column=column, seen=seen):
-            keys, values = cache.keys[number], cache.values[number]
+        def attend_cached(layer, q, k, v, column=column, visible=visible):
+            keys, values = cache.keys[layer], cache.values[layer]
             keys[:, column], values[:, column] = k, v
             rows, heads, size = q.shape
-            mine = q.view(rows, keys.shape[2], -1, size)  # query heads beside the key head they share
-            mask = seen[:, None, None, : column + 1]
-            told = F.scaled_dot_product_attention(
-                mine, keys[:, : column + 1].transpose(1, 2), values[:, : column + 1].transpose(1, 2), attn_mask=mask
+            grouped = q.view(rows, keys.shape[2], -1, size)  # query heads beside the key head they share
+            mask = visible[:, None, None, : column + 1]
+            mixed = F.scaled_dot_product_attention(
+                grouped, keys[:, : column + 1].transpose(1, 2), values[:, : column + 1].transpose(1, 2), attn_mask=mask
             )
-            return told.reshape(rows, heads, size)
+            return mixed.reshape(rows, heads, size)
 
-        everyone = torch.arange(len(token), device=device)
-        hidden = hidden_states(llama, token, lengths + step, see, everyone, layers)
+        every_row = torch.arange(len(token), device=device)
+        hidden = hidden_states(llama, token, lengths + step, attend_cached, every_row, layers)
         token = (hidden @ llama.lm_head.weight.t()).argmax(-1)
-    return [_until(row, eos) for row in replies.tolist()]
+    return [_up_to_eos(row, eos) for row in replies.tolist()]
 
 
-def _until(ids: list[int], eos: int) -> list[int]:
+def _up_to_eos(ids: list[int], eos: int) -> list[int]:
     """Up to the first EOS, which is included."""
     return ids[: ids.index(eos) + 1] if eos in ids else ids

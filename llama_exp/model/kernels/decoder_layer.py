@@ -1,13 +1,13 @@
 """One decoder layer around its attention, forward and backward by hand.
 
     x -> norm -> q, k, v -> rotate     | attention |     o + x -> norm -> gate, up -> silu · -> down +
-         `Before`                                         `After`
+         BeforeAttention                                 AfterAttention
 
-Kept for the gradient, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's result 8 K, the
-middle 8 K, gate and up 44 K: 92 K, where autograd would keep 130 K. Norms and the gate's product are computed again, unless
-there is memory to keep them too (`held`).
-`Recomputed` keeps x alone (8 K) and computes the rest again, but for the last product (down), whose result nobody needs; the
-second half of the layer for MLP_TOKENS at a time, which is where most memory would be taken.
+Saved for the backward pass, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's output 8 K, the
+middle (o + x) 8 K, gate and up 44 K: 92 K, where autograd would save 130 K. Norms and the gate's product are recomputed,
+unless there is memory to save them too (`keep_in_memory`).
+`Recomputed` saves x alone (8 K) and recomputes the rest, except the last product (down), whose result the backward pass does
+not need; the second half of the layer is recomputed for MLP_TOKENS at a time, as it takes the most memory.
 """
 
 import contextlib
@@ -17,9 +17,16 @@ import torch
 from torch.autograd import Function
 
 from llama_exp.model.kernels.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
-from llama_exp.model.kernels.lora_linear import Group, Projection, adapt, lowered, multiply, multiply_backward
+from llama_exp.model.kernels.lora_linear import (
+    Group,
+    Projection,
+    down_project,
+    multiply,
+    multiply_backward,
+    prepare_adapters,
+)
 
-MLP_TOKENS = 4096  # whose gate and up are computed again at once: more take memory, fewer take time
+MLP_TOKENS = 4096  # tokens whose gate and up are recomputed at once: more take memory, fewer take time
 
 
 def layers_of(llama) -> list["Layer"]:
@@ -27,45 +34,45 @@ def layers_of(llama) -> list["Layer"]:
     layers = [Layer(decoder) for decoder in llama.model.layers]
     dtype = llama.model.embed_tokens.weight.dtype
     for same in zip(*(layer.groups for layer in layers), strict=True):
-        adapt(same, dtype)
+        prepare_adapters(same, dtype)
     return layers
 
 
 @contextlib.contextmanager
-def held(llama, weights: bool = True, products: bool = False):
-    """Spend memory on time meanwhile: keep the dequantised weights, and what a step's gradient needs of norms and gate.
+def keep_in_memory(llama, weights: bool = True, activations: bool = False):
+    """Trade memory for speed while the block runs: keep the dequantised weights, and the activations of norms and gate.
 
-    They are the very values that are otherwise made anew, weights for each product and the others in the backward pass.
+    The same values are otherwise computed again: weights for each product, activations in the backward pass.
     """
     decoders = list(llama.model.layers)
     try:
         for decoder in decoders:
-            decoder.keeps_all = products
-        with dequantised(group for decoder in decoders if weights for group in Layer(decoder).groups):
+            decoder.saves_activations = activations
+        with cached_weights(group for decoder in decoders if weights for group in Layer(decoder).groups):
             yield
     finally:
         for decoder in decoders:
-            decoder.__dict__.pop("keeps_all", None)
+            decoder.__dict__.pop("saves_activations", None)
 
 
 @contextlib.contextmanager
-def dequantised(groups: Iterable[Group]) -> Iterator[None]:
-    """Keep the dequantised weights of these groups meanwhile."""
-    kept = []
+def cached_weights(groups: Iterable[Group]) -> Iterator[None]:
+    """Keep the dequantised weights of these groups while the block runs."""
+    cached = []
     try:
         for projection in (p for group in groups for p in group.projections):
             first = projection.parts[0].layer
-            if getattr(first.weight, "quant_state", None) is not None and not hasattr(first, "held"):
-                first.held = projection.weight(first.weight.quant_state.dtype)
-                kept.append(first)
+            if getattr(first.weight, "quant_state", None) is not None and not hasattr(first, "cached_weight"):
+                first.cached_weight = projection.weight(first.weight.quant_state.dtype)
+                cached.append(first)
         yield
     finally:
-        for first in kept:
-            del first.held
+        for first in cached:
+            del first.cached_weight
 
 
 class Layer:
-    """A transformers LlamaDecoderLayer, PEFT's adapters in place, as what the arithmetic needs."""
+    """A view of a transformers LlamaDecoderLayer, with PEFT's adapters in place, as the arithmetic needs it."""
 
     def __init__(self, decoder):
         attention, mlp = decoder.self_attn, decoder.mlp
@@ -74,8 +81,8 @@ class Layer:
         self.gate_up = Group(Projection(mlp.gate_proj, mlp.up_proj))
         self.down = Group(Projection(mlp.down_proj))
         self.groups = self.qkv, self.o, self.gate_up, self.down
-        self.head = attention.head_dim
-        self.keeps_all = getattr(decoder, "keeps_all", False)
+        self.head_dim = attention.head_dim
+        self.saves_activations = getattr(decoder, "saves_activations", False)
         self.norms = decoder.input_layernorm, decoder.post_attention_layernorm
 
     def norm(self, which: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,37 +96,37 @@ class Layer:
     def dropout(self) -> float:
         return max(group.dropout for group in self.groups)
 
-    def after(self) -> list[torch.Tensor | None]:
+    def after_tensors(self) -> list[torch.Tensor | None]:
         return [*self.o.tensors(), *self.gate_up.tensors(), *self.down.tensors()]
 
     def run(
-        self, x, cos, sin, attend: Callable, places: torch.Tensor | None, seed: int, recompute: bool
+        self, x, cos, sin, attend: Callable, indices: torch.Tensor | None, seed: int, recompute: bool
     ) -> torch.Tensor:
-        """x (N, d) -> (N, d), or (len(places), d): what only those tokens need is computed for them alone."""
+        """x (N, d) -> (N, d), or (len(indices), d): after attention only those tokens are computed."""
         # What is kept of few tokens takes no more than computing it again. Dropout's masks are drawn for the tokens at hand, which
         # must be the same ones whether or not a layer is computed again.
-        few = places is not None and (self.dropout > 0 or 2 * len(places) <= len(x))
+        few = indices is not None and (self.dropout > 0 or 2 * len(indices) <= len(x))
         if recompute and not few and torch.is_grad_enabled():
-            y = Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after())
-            return y if places is None else y[places]
-        q, k, v = Before.apply(x, cos, sin, self, seed, *self.qkv.tensors())
+            y = Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after_tensors())
+            return y if indices is None else y[indices]
+        q, k, v = BeforeAttention.apply(x, cos, sin, self, seed, *self.qkv.tensors())
         mixed = attend(q, k, v).flatten(1)
-        if places is not None:
-            mixed, x = mixed[places], x[places]
-        return After.apply(mixed, x, self, seed, *self.after())
+        if indices is not None:
+            mixed, x = mixed[indices], x[indices]
+        return AfterAttention.apply(mixed, x, self, seed, *self.after_tensors())
 
 
-class Before(Function):
+class BeforeAttention(Function):
     """x (N, d) -> q (N, heads, D), k and v (N, kv heads, D), rotated."""
 
     @staticmethod
     def forward(ctx, x, cos, sin, layer: Layer, seed: int, *_):
         normed, rstd = layer.norm(0, x)
         (q, k, v), low = multiply(normed, layer.qkv, seed)
-        q, k = rotate(q.view(len(x), -1, layer.head), k.view(len(x), -1, layer.head), cos, sin)
+        q, k = rotate(q.view(len(x), -1, layer.head_dim), k.view(len(x), -1, layer.head_dim), cos, sin)
         ctx.layer, ctx.seed = layer, seed
-        ctx.save_for_backward(x, cos, sin, rstd, low, normed if layer.keeps_all else None)
-        return q, k, v.view(len(x), -1, layer.head)
+        ctx.save_for_backward(x, cos, sin, rstd, low, normed if layer.saves_activations else None)
+        return q, k, v.view(len(x), -1, layer.head_dim)
 
     @staticmethod
     def backward(ctx, dq, dk, dv):
@@ -135,16 +142,16 @@ class Before(Function):
         return dx, None, None, None, None, *grads
 
 
-class After(Function):
+class AfterAttention(Function):
     """Attention's result (N, d) and the layer's input (N, d) -> the layer's output (N, d)."""
 
     @staticmethod
     def forward(ctx, mixed, x, layer: Layer, seed: int, *_):
-        middle, rstd, gate_up, low_o, low_gate, normed = _up_to_the_gate(layer, mixed, x, seed)
+        middle, rstd, gate_up, low_o, low_gate, normed = _up_to_gate(layer, mixed, x, seed)
         product = gated(gate_up)
         (y,), low_down = multiply(product, layer.down, seed + 3, onto=middle)
         ctx.layer, ctx.seed = layer, seed
-        again = (normed, product) if layer.keeps_all else (None, None)
+        again = (normed, product) if layer.saves_activations else (None, None)
         ctx.save_for_backward(mixed, middle, rstd, gate_up, low_o, low_gate, low_down, *again)
         return y
 
@@ -154,11 +161,11 @@ class After(Function):
         return dmixed, dx, None, None, *grads
 
 
-def _up_to_the_gate(layer: Layer, mixed, x, seed: int):
+def _up_to_gate(layer: Layer, mixed, x, seed: int):
     (middle,), low_o = multiply(mixed, layer.o, seed + 1, onto=x)
     normed, rstd = layer.norm(1, middle)
     (gate_up,), low_gate = multiply(normed, layer.gate_up, seed + 2)
-    return middle, rstd, gate_up, low_o, low_gate, normed if layer.keeps_all else None
+    return middle, rstd, gate_up, low_o, low_gate, normed if layer.saves_activations else None
 
 
 def _after_backward(
@@ -175,7 +182,7 @@ def _mlp_backward(layer: Layer, dy, middle, rstd, gate_up, low_gate, low_down, n
     if product is None:
         product = gated(gate_up)
     if low_down is None:
-        low_down = lowered(product, layer.down, seed + 3)
+        low_down = down_project(product, layer.down, seed + 3)
     dproduct, of_down = multiply_backward([dy], product, low_down, layer.down, seed + 3)
     del product
     dgate_up = gated_backward(dproduct, gate_up)
@@ -187,11 +194,11 @@ def _mlp_backward(layer: Layer, dy, middle, rstd, gate_up, low_gate, low_down, n
     return layer.norm_backward(1, dnormed, middle, rstd).add_(dy), [*of_gate, *of_down]
 
 
-def _mlp_again(layer: Layer, dy, middle, seed: int):
+def _mlp_backward_recomputed(layer: Layer, dy, middle, seed: int):
     """`_mlp_backward` from the second norm's input alone, which its gradient overwrites. Each weight is dequantised once."""
     size = len(middle) if layer.dropout else MLP_TOKENS  # a dropout mask is drawn for all tokens together
     totals = None
-    with dequantised([layer.gate_up, layer.down]):
+    with cached_weights([layer.gate_up, layer.down]):
         for own, dy_own in zip(middle.split(size), dy.split(size), strict=True):
             normed, rstd = layer.norm(1, own)
             (gate_up,), low = multiply(normed, layer.gate_up, seed + 2)
@@ -212,15 +219,15 @@ class Recomputed(Function):
     def forward(ctx, x, cos, sin, layer: Layer, attend: Callable, seed: int, *_):
         ctx.layer, ctx.attend, ctx.seed = layer, attend, seed
         ctx.save_for_backward(x, cos, sin)
-        q, k, v = Before.apply(x, cos, sin, layer, seed)
+        q, k, v = BeforeAttention.apply(x, cos, sin, layer, seed)
         mixed = attend(q, k, v).flatten(1)
         del q, k, v
         size = len(x) if layer.dropout else 4 * MLP_TOKENS  # forward, less is there at once than backward
         if len(x) <= size:
-            return After.apply(mixed, x, layer, seed)
+            return AfterAttention.apply(mixed, x, layer, seed)
         y = torch.empty_like(x)
-        for mine, mixed_own, own in zip(y.split(size), mixed.split(size), x.split(size), strict=True):
-            mine.copy_(After.apply(mixed_own, own, layer, seed))
+        for out, mixed_part, x_part in zip(y.split(size), mixed.split(size), x.split(size), strict=True):
+            out.copy_(AfterAttention.apply(mixed_part, x_part, layer, seed))
         return y
 
     @staticmethod
@@ -230,11 +237,11 @@ class Recomputed(Function):
         own = [None if t is None else t.detach().requires_grad_() for t in layer.qkv.tensors()]
         x = x.detach().requires_grad_(ctx.needs_input_grad[0])
         with torch.enable_grad():
-            q, k, v = Before.apply(x, cos, sin, layer, seed, *own)
+            q, k, v = BeforeAttention.apply(x, cos, sin, layer, seed, *own)
             mixed = ctx.attend(q, k, v).flatten(1)
         kept = mixed.detach()
         (middle,), low = multiply(kept, layer.o, seed + 1, onto=x.detach())
-        dx, grads = _mlp_again(layer, dy, middle, seed)
+        dx, grads = _mlp_backward_recomputed(layer, dy, middle, seed)
         dmixed, of_o = multiply_backward([dx], kept, low, layer.o, seed + 1)
         grads = [*of_o, *grads]
         wanted = [t for t in (x if x.requires_grad else None, *own) if t is not None]

@@ -29,14 +29,14 @@ def liger():
     )
 
 
-def fused(x: torch.Tensor):
+def fused_kernels(x: torch.Tensor):
     """Liger, where `x` is on a GPU and Liger is there."""
     return liger() if x.is_cuda else None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
     """x (N, d) -> (normed (N, d), 1 / root mean square (N,) in float32). Llama's order of casts."""
-    if kernels := fused(x):
+    if kernels := fused_kernels(x):
         normed, _, rstd, *_ = kernels.norm(x, weight, eps, 0.0, "llama", None)
         return normed, rstd
     wide = x.float()
@@ -46,7 +46,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.T
 
 def rms_norm_backward(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor) -> torch.Tensor:
     """The gradient to x; the weight is frozen. May overwrite `grad`."""
-    if kernels := fused(x):
+    if kernels := fused_kernels(x):
         block, warps = kernels.settings(x.shape[-1])
         return kernels.norm_backward(grad, x, weight, rstd, 0.0, 0, block, warps, True, None, needs_dw=False)[0]
     hat = x.float() * rstd[:, None]
@@ -59,20 +59,20 @@ def rotate(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tenso
 
     Its gradient is the rotation back: the same with -sin.
     """
-    if kernels := fused(q):
+    if kernels := fused_kernels(q):
         turned_q, turned_k, *_ = kernels.rotate(q[None].transpose(1, 2), k[None].transpose(1, 2), cos[None], sin[None])
         return turned_q.transpose(1, 2)[0], turned_k.transpose(1, 2)[0]
-    return _turned(q, cos, sin), _turned(k, cos, sin)
+    return _rotate_half(q, cos, sin), _rotate_half(k, cos, sin)
 
 
-def _turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotate_half(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, -1)
     return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
 
 
 def gated(gate_up: torch.Tensor) -> torch.Tensor:
     """(N, 2 f), gate and up side by side -> silu(gate) · up (N, f)."""
-    if kernels := fused(gate_up):
+    if kernels := fused_kernels(gate_up):
         return kernels.gate(gate_up)[1]
     gate, up = gate_up.chunk(2, -1)
     return F.silu(gate) * up
@@ -80,7 +80,7 @@ def gated(gate_up: torch.Tensor) -> torch.Tensor:
 
 def gated_backward(grad: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
     """grad (N, f) -> the gradient to gate and up (N, 2 f). May overwrite gate_up."""
-    if kernels := fused(grad):
+    if kernels := fused_kernels(grad):
         return kernels.gate_backward(gate_up, grad, in_place=True)
     gate, up = gate_up.chunk(2, -1)
     wide = gate.float()

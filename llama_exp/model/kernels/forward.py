@@ -19,14 +19,14 @@ def hidden_states(
     llama: nn.Module,
     input_ids: torch.Tensor,
     position_ids: torch.Tensor,
-    see: Callable,
-    places: torch.Tensor | None = None,
+    attend_layer: Callable,
+    indices: torch.Tensor | None = None,
     layers: Sequence[Layer] | None = None,
 ) -> torch.Tensor:
-    """input_ids, position_ids (N,) -> the last hidden states, normed, (N, d) or those of `places` (len(places), d).
+    """input_ids, position_ids (N,) -> the final hidden states after the last norm: (N, d), or (len(indices), d) of `indices`.
 
-    see(number of the layer, q, k, v) -> (N, heads, D): attention, which decides who sees whom.
-    layers: prepared once, where the same are run many times.
+    attend_layer(layer number, q, k, v) -> (N, heads, D): attention, which decides which token attends to which.
+    layers: those of `layers_of`, where the same ones run many times.
     """
     inner = llama.model
     x = inner.embed_tokens(input_ids[None])
@@ -37,31 +37,33 @@ def hidden_states(
     for number, layer in enumerate(layers or layers_of(llama)):
         # drawn on the CPU: a draw on the GPU would wait for it
         seed = int(torch.randint(2**40, ())) if layer.dropout else 0
-        x = layer.run(x, cos, sin, _numbered(see, number), places if number == last else None, seed, recompute)
+        x = layer.run(
+            x, cos, sin, _of_layer(attend_layer, number), indices if number == last else None, seed, recompute
+        )
     return inner.norm(x)
 
 
-def _numbered(see: Callable, number: int) -> Callable:
-    return lambda q, k, v: see(number, q, k, v)
+def _of_layer(attend_layer: Callable, number: int) -> Callable:
+    return lambda q, k, v: attend_layer(number, q, k, v)
 
 
 def response_nll(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log-likelihood of each labelled token, in nats, float32.
 
-    -> nll (N,) and where (N,): the place in the batch of each labelled token. Only hidden states that predict a label go
+    -> nll (N,) and where (N,): the index in the batch of each labelled token. Only hidden states that predict a label go
     through the last layer's second half and the output layer: a small part for SQuAD, where nearly all tokens are prompt.
     """
     llama = causal_lm(model)
     labels = batch.labels[0]
-    places = batch.predicting
-    if not len(places):  # an empty share of a step: run all the same, so that every rank has a gradient (of 0) to give
-        nothing, _ = response_nll(model, replace(batch, predicting=places.new_zeros(1)))
-        return nothing[:0], places
+    indices = batch.predicting
+    if not len(indices):  # an empty share of a step: run all the same, so that every rank has a gradient (of 0) to give
+        nothing, _ = response_nll(model, replace(batch, predicting=indices.new_zeros(1)))
+        return nothing[:0], indices
     segments = Segments.of(batch.lengths, labels.device)
     hidden = hidden_states(
-        llama, batch.input_ids[0], batch.position_ids[0], lambda _, q, k, v: attend(q, k, v, segments), places
+        llama, batch.input_ids[0], batch.position_ids[0], lambda _, q, k, v: attend(q, k, v, segments), indices
     )
-    return token_nll(hidden, llama.lm_head.weight, labels[places + 1].clamp(min=0)), places + 1
+    return token_nll(hidden, llama.lm_head.weight, labels[indices + 1].clamp(min=0)), indices + 1
 
 
 def token_nll(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,8 @@
 
 x · A is one product for all projections that share x (q, k, v; gate, up), and the low-rank part comes first, so that the
 large product adds to it where it writes anyway. gate and up are one Projection, their weights side by side. W is
-dequantised for each product and forgotten, so 4 bits stay the only copy, unless `held` keeps the dequantised values.
-All layers' A and B are scaled, cast and laid side by side at once (`adapters`), a dozen operations instead of a thousand.
+dequantised for each product and forgotten, so 4 bits stay the only copy, unless `keep_in_memory` keeps the dequantised values.
+All layers' A and B are scaled, cast and laid side by side at once (`prepare_adapters`), a dozen operations instead of a thousand.
 """
 
 from collections.abc import Sequence
@@ -43,13 +43,13 @@ class Projection:
 
     def weight(self, dtype: torch.dtype) -> torch.Tensor:
         """(out, in), dequantised where it is 4-bit."""
-        held = getattr(self.parts[0].layer, "held", None)
-        if held is not None and held.dtype is dtype:
-            return held
+        cached = getattr(self.parts[0].layer, "cached_weight", None)
+        if cached is not None and cached.dtype is dtype:
+            return cached
         layers = [part.layer for part in self.parts]
         if len(layers) == 1:
             return _weight(layers[0], dtype)
-        if (whole := _in_one_piece(layers)) is not None:
+        if (whole := _as_one_matrix(layers)) is not None:
             return whole.to(dtype)
         rows = list(accumulate((layer.out_features for layer in layers), initial=0))
         whole = torch.empty(rows[-1], layers[0].in_features, dtype=dtype, device=layers[0].weight.device)
@@ -81,7 +81,7 @@ def _weight(layer: nn.Module, dtype: torch.dtype, out: torch.Tensor | None = Non
     return whole if out is None else out.copy_(whole)
 
 
-def lay_side_by_side(decoder: nn.Module) -> None:
+def make_contiguous(decoder: nn.Module) -> None:
     """Put plain gate and up weights into one piece of memory, so that they are one matrix without a copy."""
     layers = [decoder.mlp.gate_proj, decoder.mlp.up_proj]
     if any(getattr(layer.weight, "quant_state", None) is not None for layer in layers):
@@ -91,16 +91,19 @@ def lay_side_by_side(decoder: nn.Module) -> None:
         layer.weight.data = part
 
 
-def _in_one_piece(layers: Sequence[nn.Module]) -> torch.Tensor | None:
+def _as_one_matrix(layers: Sequence[nn.Module]) -> torch.Tensor | None:
     """Plain weights that lie one behind the other in memory, as one matrix; None where they do not."""
     weights = [layer.weight for layer in layers]
     if any(getattr(weight, "quant_state", None) is not None for weight in weights):
         return None
-    place = weights[0].data_ptr()
+    expected = weights[0].data_ptr()
     for weight in weights:
-        if weight.data_ptr() != place or weight.untyped_storage().data_ptr() != weights[0].untyped_storage().data_ptr():
+        if (
+            weight.data_ptr() != expected
+            or weight.untyped_storage().data_ptr() != weights[0].untyped_storage().data_ptr()
+        ):
             return None
-        place += weight.numel() * weight.element_size()
+        expected += weight.numel() * weight.element_size()
     rows = sum(layer.out_features for layer in layers)
     return weights[0].data.as_strided((rows, layers[0].in_features), (layers[0].in_features, 1))
 
@@ -128,11 +131,11 @@ class Group:
         return tuple((part.a is None or part.a.shape, part.scale) for p in self.projections for part in p.parts)
 
 
-def adapt(groups: Sequence[Group], dtype: torch.dtype) -> None:
+def prepare_adapters(groups: Sequence[Group], dtype: torch.dtype) -> None:
     """Give the same Group of all layers its a and b, scaled and cast, in a few operations that autograd follows."""
     if len({group.shape() for group in groups}) > 1:  # an adapter from elsewhere, of different ranks
         for group in groups:
-            adapt([group], dtype)
+            prepare_adapters([group], dtype)
         return
     tuned = [[part for p in group.projections for part in p.parts if part.a is not None] for group in groups]
     if not tuned[0]:
@@ -142,23 +145,23 @@ def adapt(groups: Sequence[Group], dtype: torch.dtype) -> None:
     stacked = (stacked if scale == 1.0 else stacked * scale).to(dtype)
     for group, a in zip(groups, stacked.view(len(groups), -1, stacked.shape[-1]).unbind(0), strict=True):
         group.a = a
-    for place in range(len(groups[0].projections)):
-        parts = [group.projections[place].parts for group in groups]
+    for index in range(len(groups[0].projections)):
+        parts = [group.projections[index].parts for group in groups]
         if all(part.b is None for part in parts[0]):
             continue
-        for group, b in zip(groups, _side_by_side(parts).to(dtype).unbind(0), strict=True):
-            group.b[place] = b
+        for group, b in zip(groups, _block_diagonal(parts).to(dtype).unbind(0), strict=True):
+            group.b[index] = b
 
 
-def _side_by_side(parts: Sequence[Sequence[Part]]) -> torch.Tensor:
+def _block_diagonal(parts: Sequence[Sequence[Part]]) -> torch.Tensor:
     """Layers' parts of one projection -> (layers, out, ranks), block by block: each part's rows meet its own ranks alone."""
     ranks = [0 if part.b is None else part.b.shape[1] for part in parts[0]]
     blocks, before = [], 0
-    for place, rank in enumerate(ranks):
+    for index, rank in enumerate(ranks):
         if rank:
-            block = torch.stack([of_layer[place].b for of_layer in parts])
+            block = torch.stack([of_layer[index].b for of_layer in parts])
         else:
-            layer = parts[0][place].layer
+            layer = parts[0][index].layer
             block = torch.zeros(len(parts), layer.out_features, 0, device=layer.weight.device)
         blocks.append(F.pad(block, (before, sum(ranks) - before - rank)) if len(ranks) > 1 else block)
         before += rank
@@ -169,7 +172,7 @@ def multiply(
     x: torch.Tensor, group: Group, seed: int, onto: torch.Tensor | None = None
 ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
     """x (N, in) -> [y (N, out)] of each, and x A' (N, sum of ranks) for the backward pass. `onto` is added to the first."""
-    low = lowered(x, group, seed)
+    low = down_project(x, group, seed)
     results, start = [], 0
     for p, b in zip(group.projections, group.b, strict=True):
         weight = p.weight(x.dtype).t()
@@ -184,9 +187,9 @@ def multiply(
     return results, low
 
 
-def lowered(x: torch.Tensor, group: Group, seed: int) -> torch.Tensor | None:
+def down_project(x: torch.Tensor, group: Group, seed: int) -> torch.Tensor | None:
     """x A' (N, sum of ranks), with dropout on x where LoRA has it."""
-    return None if group.a is None else dropped(x, group.dropout, seed) @ group.a.t()
+    return None if group.a is None else dropout(x, group.dropout, seed) @ group.a.t()
 
 
 def multiply_backward(
@@ -209,9 +212,9 @@ def multiply_backward(
     dx = of_a = None
     if rises:
         rise = torch.cat(rises, 1) if len(rises) > 1 else rises[0]
-        of_a = rise.t() @ dropped(x, group.dropout, seed)
+        of_a = rise.t() @ dropout(x, group.dropout, seed)
         if needs_x:
-            dx = dropped(rise @ group.a, group.dropout, seed)
+            dx = dropout(rise @ group.a, group.dropout, seed)
     if needs_x:
         for p, grad in zip(group.projections, grads, strict=True):
             weight = p.weight(x.dtype)
@@ -219,7 +222,7 @@ def multiply_backward(
     return dx, [of_a, *of_b]
 
 
-def dropped(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+def dropout(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:
     """Dropout whose mask is a function of `seed`: the backward pass draws it again instead of keeping it.
 
     Projections that share x share the mask, where PEFT draws one for each.

@@ -17,16 +17,16 @@ from llama_exp.model.kernels.lora_linear import Group
 TOKENS = 513, 528  # kernels are compiled apart for counts that 16 divides
 
 
-def warmed(base: nn.Module, rank: int) -> None:
+def warm_up(base: nn.Module, rank: int) -> None:
     """Warm `base` up for adapters of `rank`, once. Nothing on a CPU."""
     if not base.model.embed_tokens.weight.is_cuda or getattr(base, "is_warm", False):
         return
     base.is_warm = True
     with contextlib.suppress(Exception):
-        warm(base, rank)
+        run_kernels(base, rank)
 
 
-def warm(base: nn.Module, rank: int) -> None:
+def run_kernels(base: nn.Module, rank: int) -> None:
     """One layer and the output layer, forward and backward. Leaves the base as it is."""
     weight = base.model.embed_tokens.weight
     layer = layers_of(base)[0]
