@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llama_exp.report import loss_page
-from llama_exp.training.progress import told
+from llama_exp.training.progress import format_metrics
 from tests.conftest import ROOT, python, small
 
 CURVES = ("loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")
@@ -39,7 +39,7 @@ def trained(outputs: Path, *words: str, env: dict[str, str] | None = None) -> tu
 
 def latest(run: Path) -> dict[str, str]:
     """The last number of each curve, as people are told it."""
-    return told({key: list(values.values())[-1] for key, values in written(run).items()})
+    return format_metrics({key: list(values.values())[-1] for key, values in written(run).items()})
 
 
 def test_tensorboard_has_every_curve_and_a_pipe_gets_a_line_at_each_validation(tmp_path):

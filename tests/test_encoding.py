@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from llama_exp.data.chat_format import user_text, wording
+from llama_exp.data.chat_format import prompt_texts, user_text
 from llama_exp.data.encoding import IGNORED, encode_all, encode_prompts
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Turn
@@ -50,7 +50,7 @@ def test_markup_written_by_people_is_text_and_never_an_end_of_turn(tokenizer):
 
 
 def test_the_wording_is_llama_2s():
-    assert wording(CHAT) == [
+    assert prompt_texts(CHAT) == [
         "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello. [/INST]",
         "Hi, ask.",
         "[INST] Who dug the lake? [/INST]",

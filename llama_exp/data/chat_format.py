@@ -21,24 +21,24 @@ def user_text(message: str, system: str = "") -> str:
     return f"[INST] {message.strip()} [/INST]"
 
 
-def wording(example: Example) -> list[str]:
+def prompt_texts(example: Example) -> list[str]:
     """All texts before the response, in order: user, reply, user, reply, …, user.
 
-    Even places are user turns (a BOS before each), odd places are earlier replies (an EOS after each).
+    Even indices are user turns (a BOS before each), odd indices are earlier replies (an EOS after each).
     The system prompt stands in the first user turn only.
     """
     texts = [turn.text.strip() for turn in example.history] + [example.prompt]
     return [
-        user_text(text, "" if place else example.system) if place % 2 == 0 else text for place, text in enumerate(texts)
+        user_text(text, "" if index else example.system) if index % 2 == 0 else text for index, text in enumerate(texts)
     ]
 
 
 def check_alternation(turns: Iterable[Turn]) -> None:
     """History must be user, assistant, user, assistant …: Llama 2's format has no other order."""
-    for place, turn in enumerate(turns):
-        wanted = ("user", "assistant")[place % 2]
+    for index, turn in enumerate(turns):
+        wanted = ("user", "assistant")[index % 2]
         if turn.role != wanted:
-            raise ValueError(f"turn {place} of the history is by {turn.role!r}, wanted {wanted!r}")
+            raise ValueError(f"turn {index} of the history is by {turn.role!r}, wanted {wanted!r}")
 
 
 def check_template(template: str, fields: tuple[str, ...]) -> None:

@@ -237,9 +237,9 @@ class ExampleDataModule(LightningDataModule):
         try:
             return self.read(row)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            said = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
             raise UserError(
-                f"{self.dataset.name}: {where} has not the shape wanted ({said}).\n{self.__doc__}"
+                f"{self.dataset.name}: {where} has not the shape wanted ({reason}).\n{self.__doc__}"
             ) from error
 
     def _finished(self, example: Example, time: int) -> Example:
@@ -257,9 +257,9 @@ class ExampleDataModule(LightningDataModule):
         """Whether the same words were there before (first come, held-out splits first). Counts it if so."""
         if not self.clean.duplicates:
             return False
-        words = (example.prompt, example.response, example.history)
-        if words not in seen:
-            seen.add(words)
+        content = (example.prompt, example.response, example.history)
+        if content not in seen:
+            seen.add(content)
             return False
         self.clean.repeated(len(example.prompt) + len(example.response))
         return True

@@ -1,6 +1,6 @@
 """Two who talk, and how their conversation looks from the side of one: the same in training and in simulation.
 
-    as it was said        client: Where is it?     agent: Which number?           client: 123
+    as it happened        client: Where is it?     agent: Which number?           client: 123
     the agent's side      user: Where is it?       assistant: Which number?       user: 123        -> the agent speaks
     the client's side     user: BEGIN              assistant: Where is it?        user: Which …?   -> the client speaks
 
@@ -22,19 +22,19 @@ SYSTEM = {
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SpokenTurn:
     """One turn; `speaker` is one of SIDES."""
 
     speaker: str
     text: str
 
 
-def seen_by(speaker: str, said: Sequence[Said]) -> tuple[Turn, ...]:
-    """What was said, from one side: its own turns are the assistant's. Begins and ends with a user's.
+def seen_by(speaker: str, utterances: Sequence[SpokenTurn]) -> tuple[Turn, ...]:
+    """A conversation from one side: its own turns are the assistant's. Begins and ends with a user's.
 
     Raises ValueError where it is not this side's turn to speak.
     """
-    turns = [Turn("assistant" if turn.speaker == speaker else "user", turn.text) for turn in said]
+    turns = [Turn("assistant" if turn.speaker == speaker else "user", turn.text) for turn in utterances]
     if not turns or turns[0].role == "assistant":
         turns.insert(0, Turn("user", BEGIN))
     if turns[-1].role == "assistant":
@@ -42,11 +42,17 @@ def seen_by(speaker: str, said: Sequence[Said]) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def next_turn(
-    name: str, said: Sequence[Said], speaker: str, system: str, response: str = "", written: str = "", group: str = ""
+def next_turn_example(
+    name: str,
+    utterances: Sequence[SpokenTurn],
+    speaker: str,
+    system: str,
+    response: str = "",
+    written: str = "",
+    group: str = "",
 ) -> Example:
-    """The Example in which `speaker` goes on after `said`; `written` is the response before any cleaning."""
-    *history, last = seen_by(speaker, said)
+    """The Example in which `speaker` goes on after `utterances`; `written` is the response before any cleaning."""
+    *history, last = seen_by(speaker, utterances)
     return Example(
         name,
         last.text,

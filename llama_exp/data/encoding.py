@@ -7,7 +7,7 @@ No response template is ever searched for in the ids: `[/INST]` tokenises differ
 import dataclasses
 from collections.abc import Sequence
 
-from llama_exp.data.chat_format import wording
+from llama_exp.data.chat_format import prompt_texts
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Tokens
 
@@ -31,7 +31,7 @@ def encode_all(
         "encoded": len(kept),
         "shortened": len(shortened),
         "answers_lost": sum(
-            answers_in_context and _answer_lost(examples[place], cut) for place, cut in shortened.items()
+            answers_in_context and _answer_lost(examples[index], cut) for index, cut in shortened.items()
         ),
         "dropped_response_too_long": len(examples) - len(kept) - empty,
         "dropped_no_response": empty,
@@ -57,26 +57,26 @@ def with_responses(
 def encode_prompts(examples: Sequence[Example], tokenizer, limit: int) -> tuple[list[list[int]], dict[int, Example]]:
     """Ids of each prompt, at most `limit` of them, from BOS to the last `[/INST]`.
 
-    Also returns {place: shortened Example} for those that had to be shortened.
+    Also returns {index: shortened Example} for those that had to be shortened.
     """
     ids = _prompt_ids(examples, tokenizer)
     shortened = {}
-    for place, prompt in enumerate(ids):
+    for index, prompt in enumerate(ids):
         if len(prompt) > limit:
-            shortened[place], ids[place] = _shorten(examples[place], tokenizer, limit)
+            shortened[index], ids[index] = _shorten(examples[index], tokenizer, limit)
     return ids, shortened
 
 
 def _prompt_ids(examples: Sequence[Example], tokenizer) -> list[list[int]]:
-    worded = [wording(example) for example in examples]
+    worded = [prompt_texts(example) for example in examples]
     encoded = iter(_ids(tokenizer, [text for texts in worded for text in texts]))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     prompts = []
     for texts in worded:
         prompt: list[int] = []
-        for place in range(len(texts)):  # even: a user turn after BOS; odd: an earlier reply before EOS
+        for index in range(len(texts)):  # even: a user turn after BOS; odd: an earlier reply before EOS
             ids = next(encoded)
-            prompt += [bos, *ids] if place % 2 == 0 else [*ids, eos]
+            prompt += [bos, *ids] if index % 2 == 0 else [*ids, eos]
         prompts.append(prompt)
     return prompts
 

@@ -86,7 +86,7 @@ class Plan:
         return max(1.0, sum(self.labels) / self.steps_per_epoch)
 
     def step(self, number: int) -> tuple[int, ...]:
-        """The places of the Examples that step `number` (from 0) learns."""
+        """The indices of the Examples that step `number` (from 0) learns."""
         epoch, within = divmod(number, self.steps_per_epoch)
         return order(len(self.lengths), self.seed, epoch)[within * self.batch : (within + 1) * self.batch]
 
@@ -95,19 +95,19 @@ class Plan:
         epochs, rest = divmod(steps, self.steps_per_epoch)
         first = epochs * self.steps_per_epoch
         return epochs * sum(sizes) + sum(
-            sizes[place] for number in range(first, first + rest) for place in self.step(number)
+            sizes[index] for number in range(first, first + rest) for index in self.step(number)
         )
 
     def heaviest(self, micro_batch: int, world_size: int = 1) -> tuple[int, ...]:
-        """The places of the micro-batch of the run that has the most tokens."""
+        """The indices of the micro-batch of the run that has the most tokens."""
         shares = (
             self.step(number)[rank::world_size] for number in range(self.total_steps) for rank in range(world_size)
         )
         parts = (share[start : start + micro_batch] for share in shares for start in range(0, len(share), micro_batch))
         return max(parts, key=self.tokens_of)
 
-    def tokens_of(self, places: Sequence[int]) -> int:
-        return sum(self.lengths[place] for place in places)
+    def tokens_of(self, indices: Sequence[int]) -> int:
+        return sum(self.lengths[index] for index in indices)
 
     def accumulation(self, micro_batch: int, world_size: int) -> int:
         """Micro-batches a step, on each rank."""
@@ -119,7 +119,7 @@ class Plan:
         epoch = sum(self.lengths)
         steps, left = budget // epoch * self.steps_per_epoch, budget % epoch
         while left > 0:
-            left -= sum(self.lengths[place] for place in self.step(steps))
+            left -= sum(self.lengths[index] for index in self.step(steps))
             steps += 1
         return steps
 
@@ -145,7 +145,7 @@ class EpochSampler(Sampler[int]):
 
 
 class StepSampler(Sampler[list[int]]):
-    """Yields the micro-batches of a whole run: lists of places in the training set.
+    """Yields the micro-batches of a whole run: lists of indices in the training set.
 
     A step is cut into `world_size` shares (DistributedDataParallel), each into micro-batches. Every rank yields equally
     many micro-batches a step, empty ones included, so that no rank waits for another and gradient accumulation never
@@ -180,10 +180,10 @@ def whole_loader(tokens: Sequence[Tokens], size: int, rank: int = 0, world_size:
 
 
 class _Picked(torch.utils.data.Dataset):
-    """A training set indexed by lists of places, which is what a StepSampler hands out."""
+    """A training set indexed by lists of indices, which is what a StepSampler hands out."""
 
     def __init__(self, tokens: Sequence[Tokens]):
         self.tokens = tokens
 
-    def __getitem__(self, places: list[int]) -> list[Tokens]:
-        return [self.tokens[place] for place in places]
+    def __getitem__(self, indices: list[int]) -> list[Tokens]:
+        return [self.tokens[index] for index in indices]

@@ -20,45 +20,45 @@ def from_path(path: str, subset: str | None, columns: tuple[str, ...]) -> Rows:
 
     The path is checked first: `load_dataset` would take a mistyped folder for a repository on the hub.
     """
-    place = existing(path)
+    location = find_path(path)
     import datasets
 
     wanted = "Wanted parquet, JSON lines or CSV files, named by their split (train.parquet …)."
-    with quiet(), reading(f"dataset.path={path}", wanted, place):
-        if place.is_file():
-            kind = READERS[place.suffix]
-            separator = {"sep": "\t"} if place.suffix == ".tsv" else {}
-            found = datasets.load_dataset(kind, data_files={"train": str(place)}, **separator)
-        elif (place / "dataset_dict.json").exists() or (place / "state.json").exists():
-            found = datasets.load_from_disk(str(place))
+    with no_progress_bars(), readable_errors(f"dataset.path={path}", wanted, location):
+        if location.is_file():
+            kind = READERS[location.suffix]
+            separator = {"sep": "\t"} if location.suffix == ".tsv" else {}
+            found = datasets.load_dataset(kind, data_files={"train": str(location)}, **separator)
+        elif (location / "dataset_dict.json").exists() or (location / "state.json").exists():
+            found = datasets.load_from_disk(str(location))
         else:
-            found = datasets.load_dataset(str(place), name=subset if subset in named_subsets(place) else None)
+            found = datasets.load_dataset(str(location), name=subset if subset in named_subsets(location) else None)
     if isinstance(found, datasets.Dataset):
         found = {"train": found}
     return as_rows(found, columns, f"dataset.path={path}")
 
 
-def existing(path: str) -> Path:
+def find_path(path: str) -> Path:
     """The folder or file meant by `dataset.path`, or a UserError that says what is not there."""
-    place = Path(path).expanduser().resolve()
-    if not place.exists():
-        raise UserError(f"dataset.path={path}: there is no such folder or file (looked at {place}).")
-    if place.is_file() and place.suffix not in READERS:
+    location = Path(path).expanduser().resolve()
+    if not location.exists():
+        raise UserError(f"dataset.path={path}: there is no such folder or file (looked at {location}).")
+    if location.is_file() and location.suffix not in READERS:
         raise UserError(f"dataset.path={path}: wanted a folder, or a file ending in {', '.join(READERS)}.")
-    return place
+    return location
 
 
 def check(dataset: DatasetConfig) -> None:
-    """A UserError where `dataset.path` is not there: said before anything heavy is imported."""
+    """A UserError where `dataset.path` is not there, before anything heavy is imported."""
     if dataset.path:
-        existing(dataset.path)
+        find_path(dataset.path)
 
 
-def named_subsets(place: Path) -> list[str]:
+def named_subsets(location: Path) -> list[str]:
     """Subsets that a cloned hub repository declares in its README; most local folders have none."""
     import datasets
 
-    return datasets.get_dataset_config_names(str(place)) if (place / "README.md").exists() else []
+    return datasets.get_dataset_config_names(str(location)) if (location / "README.md").exists() else []
 
 
 def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[str, ...]) -> Rows:
@@ -74,7 +74,7 @@ def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[
     advice = f"Give a local copy: dataset.path=FOLDER, or try without data: dataset.source=synthetic.{offline}"
     # The hub's own conversion to parquet has no list of subsets: there, a subset is a folder.
     part = {"data_dir": subset} if revision == CONVERTED else {"name": subset}
-    with reading(f"{hub} from the hub", advice):
+    with readable_errors(f"{hub} from the hub", advice):
         found = datasets.load_dataset(hub, revision=revision, **part)
     return as_rows(found, columns, hub)
 
@@ -89,7 +89,7 @@ def synthetic(dataset: DatasetConfig) -> Rows:
 
 
 @contextmanager
-def quiet():
+def no_progress_bars():
     """No progress bars: a local folder takes a second."""
     import datasets
 
@@ -103,25 +103,25 @@ def quiet():
 
 
 @contextmanager
-def reading(what: str, advice: str, place: Path | None = None):
-    """Turn whatever the readers raise (gated, offline, broken file: a dozen types) into one readable line. `place`: of the files."""
+def readable_errors(what: str, advice: str, location: Path | None = None):
+    """Turn whatever the readers raise (gated, offline, broken file: a dozen types) into one readable line. `location`: of the files."""
     try:
         yield
     except Exception as error:
         # "An error occurred while generating the dataset" says nothing; what it came from does
         first = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-        said = next((line.strip() for line in str(first).splitlines() if line.strip()), "")
-        found = (place and broken(place)) or f"{type(first).__name__}: {said[:300]}"
+        message = next((line.strip() for line in str(first).splitlines() if line.strip()), "")
+        found = (location and find_broken_file(location)) or f"{type(first).__name__}: {message[:300]}"
         raise UserError(f"Could not load {what}: {found}\n{advice}") from error
 
 
-def broken(place: Path) -> str | None:
+def find_broken_file(location: Path) -> str | None:
     """Which file keeps the rows from being read, and why, where that can be seen in it: the readers do not say."""
-    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.suffix in READERS)
+    files = [location] if location.is_file() else sorted(path for path in location.rglob("*") if path.suffix in READERS)
     for file in files:
         with contextlib.suppress(OSError, UnicodeDecodeError):
             if why := _wrong_with(file):
-                return f"{file.relative_to(place) if place.is_dir() else file.name}: {why}."
+                return f"{file.relative_to(location) if location.is_dir() else file.name}: {why}."
     return None
 
 

@@ -4,6 +4,10 @@ import random
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 from llama_exp.records import Example
 
 
@@ -42,17 +46,13 @@ def components(keys: Sequence[Iterable[Hashable]]) -> list[int]:
 
     components([{"a"}, {"a", "b"}, {"b"}, {"c"}]) == [0, 0, 0, 3]      the number is the component's first item
     """
-    parent = list(range(len(keys)))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]  # halve the path: near-constant time
-            item = parent[item]
-        return item
-
-    first: dict[Hashable, int] = {}
-    for item, own in enumerate(keys):
-        for key in own:
-            a, b = root(first.setdefault(key, item)), root(item)
-            parent[max(a, b)] = min(a, b)
-    return [root(item) for item in range(len(keys))]
+    if not keys:
+        return []
+    numbers: dict[Hashable, int] = {}
+    pairs = [(item, numbers.setdefault(key, len(numbers))) for item, own in enumerate(keys) for key in own]
+    size = len(keys) + len(numbers)  # a graph of items and, after them, keys: each item is joined to its own keys
+    rows, columns = [item for item, _ in pairs], [len(keys) + key for _, key in pairs]
+    graph = coo_array((np.ones(len(pairs), dtype=np.int8), (rows, columns)), shape=(size, size))
+    _, labels = connected_components(graph, directed=False)
+    first: dict[int, int] = {}
+    return [first.setdefault(label, item) for item, label in enumerate(labels[: len(keys)].tolist())]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from llama_exp.config.schema import Config
-from llama_exp.data.dialogue import CLIENT, SIDES, Said, next_turn
+from llama_exp.data.dialogue import CLIENT, SIDES, SpokenTurn, next_turn_example
 from llama_exp.data.encoding import encode_all, encode_prompts
 from llama_exp.evaluation.generation import generate, likelihood
 from llama_exp.evaluation.sampling import check_sampling
@@ -67,8 +67,11 @@ class Simulator:
                     one.ending = SCRIPT
             return
         examples = [
-            next_turn(
-                one.opening.id, [Said(turn.speaker, turn.text) for turn in one.turns], speaker.side, speaker.system
+            next_turn_example(
+                one.opening.id,
+                [SpokenTurn(turn.speaker, turn.text) for turn in one.turns],
+                speaker.side,
+                speaker.system,
             )
             for one in conversations
         ]

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from llama_exp.runs.files import atomic_write
-from llama_exp.training.progress import told
+from llama_exp.training.progress import format_metrics
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
 
@@ -157,7 +157,7 @@ class Curves(L.Callback):
             if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
                 pace = (time.perf_counter() - self.began) / max(trainer.global_step - self.began_at, 1)
                 left = pace * (self.plan.total_steps - trainer.global_step)
-                numbers = "  ".join(f"{name} {number}" for name, number in told(self.last).items())
+                numbers = "  ".join(f"{name} {number}" for name, number in format_metrics(self.last).items())
                 step = f"step {trainer.global_step}/{self.plan.total_steps}"
                 print(f"  {step}  {numbers}  about {left:.0f} s left", flush=True)
 

@@ -36,7 +36,7 @@ def gpus_of(trainer: L.Trainer) -> list[str]:
     if trainer.strategy.root_device.type != "cuda" or trainer.num_nodes > 1:
         return []
     used = range(trainer.world_size) if trainer.world_size > 1 else [trainer.strategy.root_device.index or 0]
-    known = [getattr(torch.cuda.get_device_properties(place), "uuid", None) for place in used]
+    known = [getattr(torch.cuda.get_device_properties(index), "uuid", None) for index in used]
     return [f"GPU-{uuid}" for uuid in known] if all(known) else []
 
 

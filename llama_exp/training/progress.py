@@ -15,7 +15,7 @@ FORMATS = {
 }
 
 
-def told(last: dict[str, float]) -> dict[str, str]:
+def format_metrics(last: dict[str, float]) -> dict[str, str]:
     """{name: number} for people, of the latest value of each column of metrics.csv."""
     return {name: format(last[key], form) for key, (name, form) in FORMATS.items() if key in last}
 
@@ -28,7 +28,7 @@ class Progress(RichProgressBar):
         self.last, self.steps = last, steps
 
     def get_metrics(self, trainer, pl_module) -> dict[str, str]:
-        return {"step": f"{trainer.global_step}/{self.steps}", **told(self.last)}
+        return {"step": f"{trainer.global_step}/{self.steps}", **format_metrics(self.last)}
 
     def configure_columns(self, trainer) -> list:
         return [BarColumn(bar_width=16), TimeRemainingColumn(compact=True)]

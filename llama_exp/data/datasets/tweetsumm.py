@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_exp.data import sources
 from llama_exp.data.datamodule import ExampleDataModule, text
-from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, Said, next_turn
+from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, SpokenTurn, next_turn_example
 from llama_exp.records import Example
 
 SPEAKERS = (("user utterance", CLIENT), ("system response", AGENT))
@@ -55,64 +55,64 @@ class TweetSummDataModule(ExampleDataModule):
         return [Example(name, self.fill(dialogue=dialogue), references[0], references, group, context=dialogue)]
 
     def turns(self, row: dict) -> list[Example]:
-        said = joined(self.spoken(row["log"]))
-        if said and said[0][0].speaker == AGENT:
+        turns = joined(self.spoken(row["log"]))
+        if turns and turns[0][0].speaker == AGENT:
             self.drop("an agent's words before the client's")
-            said = said[1:]
-        if not said:
+            turns = turns[1:]
+        if not turns:
             return self.drop("no conversation")
         name, group = text(row["new dialog id"]), text(row["original dialog id"])
         return [
-            self.turn(f"{name}-{place}", [before for before, _ in said[:place]], *said[place], group)
-            for place in range(len(said))
-            if said[place][0].speaker in TURNS[self.dataset.task]
+            self.turn(f"{name}-{index}", [before for before, _ in turns[:index]], *turns[index], group)
+            for index in range(len(turns))
+            if turns[index][0].speaker in TURNS[self.dataset.task]
         ]
 
-    def turn(self, name: str, before: list[Said], said: Said, written: str, group: str) -> Example:
-        system = self.dataset.system or SYSTEM[said.speaker]
-        return next_turn(name, before, said.speaker, system, said.text, written, group)
+    def turn(self, name: str, before: list[SpokenTurn], utterance: SpokenTurn, written: str, group: str) -> Example:
+        system = self.dataset.system or SYSTEM[utterance.speaker]
+        return next_turn_example(name, before, utterance.speaker, system, utterance.text, written, group)
 
     def lines(self, log: Any) -> list[str]:
         """["Customer: where is my parcel??", "Agent: Sorry!"]: a line a turn, cleaned."""
-        return [f"{NAMES[said.speaker]}: {said.text}" for said, _ in self.spoken(log)]
+        return [f"{NAMES[utterance.speaker]}: {utterance.text}" for utterance, _ in self.spoken(log)]
 
-    def spoken(self, log: Any) -> Iterator[tuple[Said, str]]:
+    def spoken(self, log: Any) -> Iterator[tuple[SpokenTurn, str]]:
         """Who said what, cleaned and on one line, and as it was written; what cleaning leaves empty is left out."""
         for turn in unpacked(log) or ():
             for key, speaker in SPEAKERS:
                 written = text(turn.get(key))
                 words = self.clean(written, agent=speaker == AGENT).strip()
                 if words:
-                    yield Said(speaker, BREAK.sub(" ", words)), written
+                    yield SpokenTurn(speaker, BREAK.sub(" ", words)), written
 
     def rows_on_disk(self) -> sources.Rows:
         """Rows from DialogStudio's own files (train.json, val.json, test.json); else what `load_dataset` reads."""
-        place = sources.existing(self.dataset.path)
-        if place.is_file():
-            files = {"train": place}
+        location = sources.find_path(self.dataset.path)
+        if location.is_file():
+            files = {"train": location}
         else:
             files = {
-                split: place / f"{name}.json"
+                split: location / f"{name}.json"
                 for split, name in (
                     ("train", "train"),
                     ("validation", "val"),
                     ("validation", "validation"),
                     ("test", "test"),
                 )
-                if (place / f"{name}.json").exists()
+                if (location / f"{name}.json").exists()
             }
         rows = {split: keyed_rows(path) for split, path in files.items() if path.suffix == ".json"}
         return rows if rows and all(rows.values()) else super().rows_on_disk()
 
 
-def joined(spoken: Iterator[tuple[Said, str]]) -> list[tuple[Said, str]]:
+def joined(spoken: Iterator[tuple[SpokenTurn, str]]) -> list[tuple[SpokenTurn, str]]:
     """Turns that alternate: what one side says in a row is one turn, a line each."""
-    turns: list[tuple[Said, str]] = []
-    for said, written in spoken:
-        if turns and turns[-1][0].speaker == said.speaker:
+    turns: list[tuple[SpokenTurn, str]] = []
+    for utterance, written in spoken:
+        if turns and turns[-1][0].speaker == utterance.speaker:
             before, raw = turns.pop()
-            said, written = Said(said.speaker, f"{before.text}\n{said.text}"), f"{raw}\n{written}"
-        turns.append((said, written))
+            utterance, written = SpokenTurn(utterance.speaker, f"{before.text}\n{utterance.text}"), f"{raw}\n{written}"
+        turns.append((utterance, written))
     return turns
 
 
