@@ -329,10 +329,10 @@ def test_overlap_by_construction_is_said_to_be_that():
     """Every opening of a conversation answers the same prompt, and rows made by rule repeat their few patterns."""
     from llama_exp.config.compose import default_config
     from llama_exp.config.schema import Source
-    from llama_exp.data.dialogue import CLIENT, Utterance, next_turn_example
+    from llama_exp.data.dialogue import CLIENT, SpokenTurn, next_turn_example
 
     opening = next_turn_example("a-0", [], CLIENT, "", "Where is my parcel?")
-    later = next_turn_example("a-1", [Utterance("agent", "Hello")], CLIENT, "", "Thanks!")
+    later = next_turn_example("a-1", [SpokenTurn("agent", "Hello")], CLIENT, "", "Thanks!")
     config = default_config({"dataset": "tweetsumm", "model": "tiny"})
     found = {"test": {"overlapping": ["a-0", "a-1"], "clean": []}}
     said = ["Openings of a conversation among them: 1; all have the same prompt (“Begin the conversation.”)."]
