@@ -6,6 +6,7 @@ A command creates one and passes it on; a test that wants nothing shared creates
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from llama_exp.config.schema import ModelConfig
@@ -15,13 +16,22 @@ from llama_exp.overlap.audit import AuditCache
 if TYPE_CHECKING:
     from torch import nn
 
+    from llama_exp.model.base import BaseLoader
+
 
 @dataclass
 class Session:
-    """audits: overlaps found between training and held-out items; data: rows that were read and tokenised."""
+    """audits: overlaps found between training and held-out items; data: rows that were read and tokenised; bases: the frozen
+    base in memory."""
 
     audits: AuditCache = field(default_factory=AuditCache)
     data: DataCache = field(default_factory=DataCache)
+
+    @cached_property
+    def bases(self) -> "BaseLoader":
+        from llama_exp.model.base import BaseLoader  # torch: not before a command needs it
+
+        return BaseLoader()
 
     @contextlib.contextmanager
     def loading_base(
@@ -36,11 +46,11 @@ class Session:
 
         An exception in the block is raised immediately, without waiting.
         """
-        from llama_exp.model import base as bases
+        from llama_exp.model.base import base_dtype, import_all, target_device
 
-        bases.import_all()
-        device = bases.target_device(trainer)
-        with bases.loading(model, device, bases.base_dtype(trainer, device), waiting, warm_up) as base:
+        import_all()
+        device = target_device(trainer)
+        with self.bases.prefetch(model, device, base_dtype(trainer, device), waiting, warm_up) as base:
             yield base
 
     def tokenizer(self, model: ModelConfig):
