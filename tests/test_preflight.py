@@ -285,11 +285,11 @@ def test_data_cannot_steer_the_terminal():
         ([], "measured less than twice"),
         (
             [(1, 3.0), (2, 2.0), (3, 2.5)],
-            "turns up: overfitting from step 2 on. It was best there (2.000) and is 2.500 at the end",
+            "Overfitting from step 2 on: validation loss was 2.000 there and is 2.500 at the end",
         ),
-        ([(1, 3.0), (2, 2.5), (3, 2.0)], "has not flattened yet: from step 2 to 3 it still fell from 2.500 to 2.000"),
-        ([(10, 3.0), (20, 2.01), (30, 2.0)], "has flattened at 2.000: since step 20"),
-        ([(10, 3.0), (20, 2.0), (30, 2.01)], "has flattened at 2.010"),
+        ([(1, 3.0), (2, 2.5), (3, 2.0)], "still falling: from 2.500 at step 2 to 2.000 at step 3"),
+        ([(10, 3.0), (20, 2.01), (30, 2.0)], "is flat at 2.000: since step 20"),
+        ([(10, 3.0), (20, 2.0), (30, 2.01)], "is flat at 2.010"),
     ],
 )
 def test_the_note_says_whether_more_steps_would_help(validation, said):
@@ -299,8 +299,8 @@ def test_the_note_says_whether_more_steps_would_help(validation, said):
 @pytest.mark.parametrize(
     ("training", "said"),
     [
-        ([(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.2)], "overfitting from step 2 on"),
-        ([(1, 3.0), (2, 2.0), (3, 2.5), (4, 3.5)], "the training loss with it: that is no overfitting"),
+        ([(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.2)], "Overfitting from step 2 on"),
+        ([(1, 3.0), (2, 2.0), (3, 2.5), (4, 3.5)], "training loss with it, so this is not overfitting"),
     ],
 )
 def test_validation_that_rises_with_the_training_loss_is_not_called_overfitting(training, said):

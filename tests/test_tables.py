@@ -72,7 +72,7 @@ def test_the_command_reads_an_evaluations_folder_and_needs_no_torch(tmp_path):
 def test_a_score_without_an_interval_keeps_its_columns_digits_and_a_loss_says_of_how_many_items_it_is():
     made = predictions()
     made[0] = dataclasses.replace(made[0], nll=None, tokens=0)  # a response that does not fit
-    [head, *lines] = breakdown.written(
+    [head, *lines] = breakdown.format_tables(
         breakdown.by_tag(made, {"squad/f1": [100.0, 0.0, 50.0, 100.0, 30.0, 22.0]})
     ).splitlines()
     symptoms, treatment, causes = (line[head.index("squad/f1") :] for line in lines)
@@ -94,10 +94,10 @@ def test_scores_that_are_not_those_of_the_predictions_are_refused(tmp_path, text
 
 def test_a_folder_that_is_no_evaluation_is_said_to_be_none(tmp_path):
     with pytest.raises(UserError, match="Wanted an evaluation's folder"):
-        breakdown.of_folder(tmp_path)
+        breakdown.load_breakdown(tmp_path)
     write_jsonl(tmp_path / "predictions.jsonl", predictions())
     with pytest.raises(UserError, match="Evaluate again with the same words"):
-        breakdown.of_folder(tmp_path)
+        breakdown.load_breakdown(tmp_path)
 
 
 def test_control_characters_of_the_data_do_not_reach_the_terminal():
@@ -105,4 +105,4 @@ def test_control_characters_of_the_data_do_not_reach_the_terminal():
     rows = breakdown.by_tag(
         [Prediction(str(n), "", ("a",), "a", "g", tags={"qtype": k}) for n, k in enumerate(kinds)], {}
     )
-    assert "\x1b" not in breakdown.written(rows)
+    assert "\x1b" not in breakdown.format_tables(rows)

@@ -1,14 +1,15 @@
-"""What the runs on disk say: llama-exp report writes a table, a page and pictures. Nothing here imports torch.
+"""The answer from the runs on disk, in four steps. Nothing here imports torch.
 
-command         the command, from a folder of runs to files
-results         runs, evaluations and curves, read back from disk
-cells        what is compared (a size at a rank, over its seeds); grouping: which scores may stand on one line
-items, worth    scores item by item; intervals over all seeds, ties, learning curves
-exact           best against the runner-up, by right or wrong alone
-costs           seconds, tokens, memory, energy, money
-families        runs that belong in one picture of how training went
-words           numbers and names in words; captions, findings: sentences made of them
-score_tables    tables as strings; spreadsheet: runs.csv
-drawing         how a figure looks; plots, training_plots: the figures
-page            the report's HTML; loss_page: one run's own curves, written when it ends
+load      load.py        runs, evaluations and training curves, read from disk; items.py: scores item by item
+compare   compare.py     which scores may stand side by side; cells.py: Cell, Panel, Comparison
+analyse   analyse.py     intervals over seeds, ranking, learning curves; costs.py: time, memory, energy, money
+write     write.py       all four steps: write_report(folder)
+          findings.py    the sentences of the answer; captions.py: those under figures and tables
+          labels.py      short names of cells, panels and comparisons; next_command.py: commands to type
+          tables.py      tables as strings; terminal.py prints them, page.py puts them into HTML
+          figures/       the figures; runs_csv.py: runs.csv
+          templates/     every sentence and page (Jinja); templating.py loads them
+
+loss_page.py             one run's own curves, written when its training ends
+breakdown.py             scores by kind of question; command.py: its command, and the options of the report
 """

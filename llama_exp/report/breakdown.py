@@ -26,7 +26,7 @@ from llama_exp.statistics.intervals import mean_interval, ratio_interval
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TagRow:
     """One value of a tag: how many items and groups carry it, and {score: its interval}."""
 
     value: str
@@ -35,38 +35,38 @@ class Row:
     scores: dict[str, Interval]
 
 
-def by_tag(predictions: Sequence[Prediction], items: ItemScores) -> dict[str, list[Row]]:
-    """{tag: its rows, the commonest value first}. Tags with one value only, or one for nearly every item, are left out."""
+def by_tag(predictions: Sequence[Prediction], items: ItemScores) -> dict[str, list[TagRow]]:
+    """{tag: its rows, the commonest value first}, without tags of one value or of a value for nearly every item."""
     found = {}
     for tag in sorted({tag for prediction in predictions for tag in prediction.tags}):
-        places: dict[str, list[int]] = {}
-        for place, prediction in enumerate(predictions):
+        indices: dict[str, list[int]] = {}
+        for index, prediction in enumerate(predictions):
             if tag in prediction.tags:
-                places.setdefault(prediction.tags[tag], []).append(place)
-        if 1 < len(places) <= max(2, sum(map(len, places.values())) / 2):
+                indices.setdefault(prediction.tags[tag], []).append(index)
+        if 1 < len(indices) <= max(2, sum(map(len, indices.values())) / 2):
             rows = [
-                _row(value, [predictions[at] for at in of_value], _chosen(items, of_value))
-                for value, of_value in places.items()
+                _row(value, [predictions[i] for i in of_value], _select(items, of_value))
+                for value, of_value in indices.items()
             ]
             found[tag] = sorted(rows, key=lambda row: (-row.items, row.value))
     return found
 
 
-def _chosen(items: ItemScores, places: Sequence[int]) -> ItemScores:
-    return {name: [values[at] for at in places] for name, values in items.items()}
+def _select(items: ItemScores, indices: Sequence[int]) -> ItemScores:
+    return {name: [values[i] for i in indices] for name, values in items.items()}
 
 
-def _row(value: str, predictions: Sequence[Prediction], items: ItemScores) -> Row:
+def _row(value: str, predictions: Sequence[Prediction], items: ItemScores) -> TagRow:
     groups = [p.group for p in predictions]
     scores = {name: mean_interval(values, groups, bounds=bounds(name)) for name, values in items.items()}
     measured = [p for p in predictions if p.nll is not None and p.tokens]
     if measured:
         nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]
         scores["loss"] = ratio_interval(nll, tokens, [p.group for p in measured])
-    return Row(value, len(predictions), len(set(groups)), scores)
+    return TagRow(value, len(predictions), len(set(groups)), scores)
 
 
-def of_folder(folder: Path) -> dict[str, list[Row]]:
+def load_breakdown(folder: Path) -> dict[str, list[TagRow]]:
     """The tables of one evaluation's folder."""
     path = Path(folder) / "predictions.jsonl"
     if not path.is_file():
@@ -77,7 +77,7 @@ def of_folder(folder: Path) -> dict[str, list[Row]]:
     return by_tag(predictions, read_scores(folder, predictions))
 
 
-def written(tables: Mapping[str, Sequence[Row]]) -> str:
+def format_tables(tables: Mapping[str, Sequence[TagRow]]) -> str:
     """The tables as text in columns."""
     texts = []
     for tag, rows in tables.items():
@@ -88,22 +88,22 @@ def written(tables: Mapping[str, Sequence[Row]]) -> str:
             for row in rows
         ]
         widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-        texts.append("\n".join("  ".join(_set(line, widths)).rstrip() for line in cells))
+        texts.append("\n".join("  ".join(_align(line, widths)).rstrip() for line in cells))
     return "\n\n".join(texts)
 
 
-def _cell(name: str, row: Row) -> str:
+def _cell(name: str, row: TagRow) -> str:
     """A score with its interval; of how many items it is, where some have none (a response without a loss)."""
     of = row.scores.get(name)
     if of is None:
         return ""
-    said = str(of) if of.low is not None else f"{format_score(name, of.estimate)} (no interval)"
-    return said if of.items == row.items else f"{said}, {plural(of.items, 'item')}"
+    text = str(of) if of.low is not None else f"{format_score(name, of.estimate)} (no interval)"
+    return text if of.items == row.items else f"{text}, {plural(of.items, 'item')}"
 
 
-def _set(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+def _align(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     """Names and scores to the left, counts to the right."""
     return [
-        text.rjust(width) if place in (1, 2) else text.ljust(width)
-        for place, (text, width) in enumerate(zip(cells, widths, strict=True))
+        text.rjust(width) if column in (1, 2) else text.ljust(width)
+        for column, (text, width) in enumerate(zip(cells, widths, strict=True))
     ]

@@ -1,4 +1,7 @@
-"""A sentence or two under each figure and table: what it shows, and how to read it. The wording: templates/captions.jinja."""
+"""A sentence or two under each figure and table: what it shows, and how to read it.
+
+The wording is in templates/captions.jinja.
+"""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

@@ -89,7 +89,7 @@ class Cell:
     def clean(self, metric: str) -> tuple[float, StoredInterval | None, list[int]] | None:
         """(mean, interval, items) on the test items that training does not overlap with, where all runs stored it.
 
-        No interval for several runs: what each stored knows nothing of the others. `items`: the counts there are, rising.
+        No interval for several runs, as each stored one knows nothing of the others. `items`: the counts, rising.
         """
         found = [s.evaluation.clean for s in self.runs if metric in s.evaluation.scores]
         if not found or any(one is None or metric not in one.scores for one in found):

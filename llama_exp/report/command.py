@@ -1,4 +1,4 @@
-"""The breakdown command, and the options of the report: cli/commands.py runs that, to add the findings of human studies."""
+"""The breakdown command, and the options of the report, which cli/commands.py runs to add human studies."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -41,9 +41,9 @@ def breakdown(options: BreakdownOptions) -> None:
 
     Every score has its 95 % interval. Many rows are many comparisons: the best of twenty kinds looks good by luck.
     """
-    from llama_exp.report.breakdown import of_folder, written  # scipy: a second
+    from llama_exp.report.breakdown import format_tables, load_breakdown  # scipy: a second
 
     for folder in options.folders:
-        tables = of_folder(Path(folder))
+        tables = load_breakdown(Path(folder))
         name = folder if len(options.folders) > 1 else ""
-        print(name, written(tables) or "No tag with several values.", sep="\n", flush=True)
+        print(name, format_tables(tables) or "No tag with several values.", sep="\n", flush=True)

@@ -85,8 +85,7 @@ def _test(one: ScoredRun) -> tuple:
 
 
 def _asked(one: ScoredRun) -> dict[str, str]:
-    """How the items were chosen and asked, as stored with the evaluation, else what the run and the folder tell; and with
-    which encoder and the like the metrics were computed."""
+    """How the items were chosen, asked and scored, as stored with the evaluation; else what the run and folder show."""
     e = one.evaluation
     stored = as_dict(e.details, "evaluation")
     facts = {key: str(value) for key, value in comparable_facts(e).items()}

@@ -83,7 +83,7 @@ class RunRecord:
 
     sample    what was asked for (None = all of it)
     examples  what that came to
-    encoded   how many of them reached training: a response that is empty or does not fit is dropped (None: not recorded)
+    encoded   how many of them reached training: empty responses, and too long ones, are dropped (None: not recorded)
     status    "finished", "stopped early", "interrupted", "failed", "untuned", or "unfinished" (no summary was written)
     """
 

@@ -1,58 +1,44 @@
-"""One run's curves in its own folder, as a picture and a page: written whenever a run ends, well or not.
+"""One run's curves in its own folder, as a picture and a page, written whenever a training ends or breaks.
 
-losses.png, losses.html    training and validation loss, learning rate, gradient norm, tokens/s; and what they say
+losses.png, losses.html    training and validation loss, learning rate, gradient norm, tokens/s; and what they show
 """
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from llama_exp.report.figures.style import CSS, INK, MUTED, RANKS, png, styled, svg
 from llama_exp.report.figures.training import Points, loss_limits
+from llama_exp.report.templating import Sentences, load_template
 from llama_exp.runs.files import atomic_write
 from llama_exp.runs.run import read_metrics
 
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
 RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark"><title>{name}</title><style>
-:root {{ {colours}; --font: system-ui, "DejaVu Sans", sans-serif; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8eaed; --muted: #a2a9b1; --grid: #33383e; --paper: #15181b;
-                                               --rank0: #62b5ea; }} }}
-body {{ margin: 0 auto; padding: 1.5rem 1rem; max-width: 50rem; background: var(--paper); color: var(--ink);
-       font: 1rem/1.5 var(--font); }}
-h1 {{ font-size: 1rem; color: var(--muted); overflow-wrap: anywhere; }} .scroll {{ overflow-x: auto; }}
-svg {{ display: block; width: 100%; min-width: 30rem; height: auto; }}
-.note {{ font-size: 1.2rem; font-weight: 600; line-height: 1.35; }} .small {{ color: var(--muted); font-size: .875rem; }}
-</style></head><body><h1>{name}</h1><p class="note">{note}</p><p>{ended}</p>
-<div class="scroll" tabindex="0" role="region" aria-label="Curves">{figure}</div>
-<p class="small">The pale line is the loss of each training step, the strong one with dots the loss on validation Examples,
-which are not trained on; nats a label token, lower is better. All numbers: metrics.csv.</p></body></html>
-"""
+SAY = Sentences("loss_note")
 
 
 def write(folder: Path, ended: str = "") -> str | None:
-    """Draw metrics.csv; returns the note in plain words, None where no step was finished. `ended`: how the run ended."""
+    """Draw metrics.csv; returns the note on the losses, None where no step was finished. `ended`: how the run ended."""
     rows = read_metrics(folder)
     curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE)}
     if not curves["loss"]:
         return None
-    words = note(curves["validation_loss"], curves["loss"])
+    text = note(curves["validation_loss"], curves["loss"])
     figure = draw(curves)
     with atomic_write(folder / "losses.png", "wb") as file:
         file.write(png(figure))
-    colours = "; ".join(f"{variable}: {colour}" for colour, variable in CSS.items())
-    name = f"{folder.parent.name}/{folder.name}"
-    page = PAGE.format(
-        name=escape(name), note=escape(words), ended=escape(ended), colours=colours, figure=svg(figure, 1, words)
+    page = load_template("loss_page.html.jinja").render(
+        name=f"{folder.parent.name}/{folder.name}",
+        note=text,
+        ended=ended,
+        colours="; ".join(f"{variable}: {colour}" for colour, variable in CSS.items()),
+        figure=svg(figure, 1, text),
     )
     with atomic_write(folder / "losses.html") as file:
         file.write(page)
-    return words
+    return text
 
 
 def points(rows: Sequence[dict[str, str]], key: str) -> list[tuple[float, float]]:
@@ -67,35 +53,26 @@ def points(rows: Sequence[dict[str, str]], key: str) -> list[tuple[float, float]
 
 
 def note(validation: Points, training: Points = ()) -> str:
-    """Whether more steps would help, as far as the validation loss tells, and whether the training loss went its way."""
+    """Whether more steps would help, by the validation loss, and whether the training loss went the same way."""
     if len(validation) < 2:
-        return "Validation loss was measured less than twice: whether more steps would help is not known."
+        return SAY.too_few()
     best_step, best = min(validation, key=lambda point: point[1])
     last_step, last = validation[-1]
     if last > (1 + RISE) * best:
-        if rose(training, best_step):
-            return (
-                f"Validation turns up from step {best_step:,.0f} on ({best:.3f}; {last:.3f} at the end), and the training "
-                "loss with it: that is no overfitting. A lower optimizer.lr or a longer warmup may do better."
-            )
-        return (
-            f"Validation turns up: overfitting from step {best_step:,.0f} on. It was best there ({best:.3f}) and is "
-            f"{last:.3f} at the end; fewer steps or more data would do better."
-        )
+        sentence = SAY.both_rise if rose(training, best_step) else SAY.overfitting
+        return sentence(step=f"{best_step:,.0f}", best=f"{best:.3f}", last=f"{last:.3f}")
     earlier = [point for point in validation if point[0] <= last_step * 2 / 3] or validation[:1]
     step, before = earlier[-1]
     if before > (1 + FALL) * last:
-        return (
-            f"Validation has not flattened yet: from step {step:,.0f} to {last_step:,.0f} it still fell from {before:.3f} to "
-            f"{last:.3f}. More steps or more data may do better."
-        )
-    return f"Validation has flattened at {last:.3f}: since step {step:,.0f} it fell by less than {FALL:.0%}."
+        steps = {"first_step": f"{step:,.0f}", "last_step": f"{last_step:,.0f}"}
+        return SAY.still_falling(**steps, before=f"{before:.3f}", last=f"{last:.3f}")
+    return SAY.flat(last=f"{last:.3f}", step=f"{step:,.0f}", least=f"{100 * FALL:.0f} %")
 
 
 def rose(training: Points, step: float) -> bool:
     """Whether the mean training loss after a step is above that of the stretch of equal length before it."""
-    after = [loss for at, loss in training if at > step]
-    before = [loss for at, loss in training if at <= step][-len(after) :]
+    after = [loss for when, loss in training if when > step]
+    before = [loss for when, loss in training if when <= step][-len(after) :]
     return bool(after and before) and sum(after) / len(after) > (1 + RISE) * sum(before) / len(before)
 
 
@@ -109,7 +86,7 @@ def draw(curves: dict[str, Points]):
     axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.7, linewidth=1, label="training")
     if curves["validation_loss"]:
         x, y = zip(*curves["validation_loss"], strict=True)
-        best = min(range(len(y)), key=lambda place: y[place])
+        best = min(range(len(y)), key=y.__getitem__)
         axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
         axes.plot(
             x[best],
@@ -129,8 +106,8 @@ def draw(curves: dict[str, Points]):
     axes.set_xlabel("optimizer step")
     axes.set_xlim(left=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    for place, (key, name) in enumerate(BESIDE.items()):
-        small = figure.add_subplot(grid[1, place])
+    for column, (key, name) in enumerate(BESIDE.items()):
+        small = figure.add_subplot(grid[1, column])
         if curves[key]:
             small.plot(*zip(*curves[key], strict=True), color=MUTED, linewidth=1.2)
         small.set_title(name, fontsize=9)

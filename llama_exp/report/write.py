@@ -27,8 +27,12 @@ from llama_exp.sanitize import clean
 
 @dataclass(frozen=True, slots=True)
 class ExtraSection:
-    """What another program found about these runs (what raters preferred): its sentences, one line for the terminal, and the
-    page that has more."""
+    """What another program found about these runs, such as what raters preferred.
+
+    sentences  for the page
+    summary    one line for the terminal
+    page       the file that has more
+    """
 
     name: str
     sentences: Sequence[str]

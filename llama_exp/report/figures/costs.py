@@ -85,7 +85,7 @@ def _cost_points(axes, trained: Sequence[tuple[Cell, float]], front: set, c: Com
 
 
 def _cost_ticks(axes, values: Sequence[float]) -> None:
-    """1, 2, 5, 10 ... as far as the costs go; finer where they lie so close together that two ticks would not remain."""
+    """1, 2, 5, 10 … as far as the costs go; finer where fewer than three of these would be shown."""
     low, high = min(values) / 1.35, max(values) * 1.35
     ticks = [lead * 10.0**power for power in range(-6, 9) for lead in (1, 2, 5)]
     shown = [t for t in ticks if low <= t <= high]

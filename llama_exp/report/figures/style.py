@@ -61,7 +61,7 @@ STYLE = {
 
 
 def rank_index(rank: int) -> int:
-    """The index of a rank in RANKS and MARKERS, by itself alone: it looks the same in every report, whatever else was run.
+    """The index of a rank in RANKS and MARKERS, by itself alone: it looks the same in every report.
 
     Powers of two follow each other; another rank takes the look of one that is far from it.
     """
