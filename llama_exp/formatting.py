@@ -33,7 +33,7 @@ def format_with_interval(value: float | None, interval: HasEnds | None, metric: 
 
 
 def format_decimal(value: float | None, places: int) -> str:
-    return "–" if value is None else f"{value:.{places}f}"
+    return "–" if value is None else f"{value:z.{places}f}"
 
 
 def format_p_value(p: float) -> str:

@@ -30,7 +30,7 @@ LIGHT = """records errors sanitize formatting quiet config.schema config.compose
     metrics.decision metrics.bertscore metrics.rouge statistics data data.synthetic tiny chat hub.command
     hub.upload hub.model_card human.study human.design human.conditions human.create human.command human.server
     human.rating_page human.metrics human.report report.command report.write report.breakdown report.captions
-    report.costs report.exact report.findings report.compare report.items report.page report.figures.draw report.load
+    report.costs report.findings report.compare report.items report.page report.figures.draw report.load
     report.tables report.cells report.runs_csv report.labels report.analyse report.terminal
     report.loss_page""".split()
 

@@ -16,8 +16,8 @@ from llama_exp.metrics import squad
 from llama_exp.report import costs, findings, items, tables
 from llama_exp.report.analyse import analyse
 from llama_exp.report.captions import cost_caption, cost_notes, curve_sentences, target_score
+from llama_exp.report.cells import ExactTest
 from llama_exp.report.compare import comparisons
-from llama_exp.report.exact import Exact
 from llama_exp.report.load import load_runs
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.scores import write_scores
@@ -365,7 +365,7 @@ def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
     assert signs.pvalue < 0.05
     assert "rank 16 on 100 examples 50.0 %; significantly better (p " in said
     write_run(tmp_path, sample=300, f1=55.0)
-    assert weighed(tmp_path).exact.pairs == 3
+    assert weighed(tmp_path).exact.comparisons == 3
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_an_exact_test_says_which_is_ahead(mine, theirs, p, verdict, tmp_path):
     write_run(tmp_path, r=0, f1=5.0)
     c = weighed(tmp_path)
     untuned = next(s for _, s in c.cells() if s.rank == 0)
-    assert verdict in findings._exact(replace(c, exact=Exact("squad/exact_match", untuned.key, mine, theirs, p, 3)))
+    assert verdict in findings._exact(replace(c, exact=ExactTest("squad/exact_match", untuned.key, mine, theirs, p, 3)))
 
 
 def test_settings_of_several_runs_have_no_exact_test_in_which_a_seeds_luck_would_be_skill(grid):

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llama_exp.metrics import likelihood
-from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
-from llama_exp.report.exact import against_runner_up
+from llama_exp.report.cells import Cell, Comparison, ExactTest, Panel, ScoredRun
 from llama_exp.report.items import EvaluationItems
 from llama_exp.report.labels import cell_name
 from llama_exp.report.load import EvaluationRecord, StoredInterval
 from llama_exp.statistics.clusters import cluster_index
 from llama_exp.statistics.comparisons import shared_ids
+from llama_exp.statistics.exact import first_against_second
 from llama_exp.statistics.learning_curve import LearningCurve, fit_curve
 from llama_exp.statistics.ranking import Contender, rank_cells
 from llama_exp.statistics.variance import RunSums, variance_components
@@ -194,5 +194,27 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
         c,
         ranking=replace(rank_cells(contenders), refused=tuple((k, w) for _, k, w in refused)),
         unpaired=unpaired,
-        exact=against_runner_up([answered[one.key] for one in contenders], c.metrics),
+        exact=_exact_test([answered[one.key] for one in contenders], c),
     )
+
+
+def _exact_test(ranked: list[CellItems], c: Comparison) -> ExactTest | None:
+    """The first of `ranked` against the second, on the first metric that is right or wrong on every item.
+
+    None where there is no such metric, or where one of the two has several runs: to this test a lucky seed is skill.
+    """
+    if len(ranked) < 2 or any(len(one.items) > 1 for one in ranked[:2]):
+        return None
+    single = [one for one in ranked if len(one.items) == 1]
+    for metric in (name for name in c.metrics if c.describe(name).binary):
+        if any(metric not in one.items[0].scores for one in single):
+            continue
+        right = [one.values(0, metric) for one in single]
+        if not all(np.isin(row, (0, 100)).all() for row in right):
+            continue
+        ids = single[0].ids()
+        rows = [dict(zip(ids, row.tolist(), strict=True)) for row in right]
+        test = first_against_second(rows, dict(zip(ids, single[0].groups(), strict=True)))
+        shares = float(right[0].mean()), float(right[1].mean())
+        return ExactTest(metric, single[1].cell.key, *shares, test.p_value, test.comparisons, test.note)
+    return None

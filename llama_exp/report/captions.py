@@ -6,7 +6,7 @@ The wording is in templates/captions.jinja.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from llama_exp.formatting import format_count, format_duration, format_money, format_score
+from llama_exp.formatting import format_count, format_duration, format_money, format_score, percent
 from llama_exp.report import costs
 from llama_exp.report.cells import Cell, Comparison, Panel, overlap
 from llama_exp.report.costs import Prices
@@ -179,19 +179,15 @@ def time_caption(bars: list[tuple[str, dict[str, float]]], shown: int) -> str:
             totals[stage] = totals.get(stage, 0) + seconds
     whole = sum(totals.values())
     first, *others = sorted((stage for stage in totals if totals[stage] > 0), key=totals.get, reverse=True)
-    shares = [f"{STAGE_NAMES.get(s, s)} {_percent(totals[s] / whole)}" for s in others if totals[s] >= 0.01 * whole]
+    shares = [f"{STAGE_NAMES.get(s, s)} {percent(totals[s] / whole)}" for s in others if totals[s] >= 0.01 * whole]
     return SAY.time_spent(
         first=STAGE_NAMES.get(first, first).capitalize(),
-        share=_percent(totals[first] / whole),
+        share=percent(totals[first] / whole),
         whole=format_duration(whole),
         others=shares + ["all else under 1 % each"] * (len(shares) < len(others)),
         shown=shown,
         bars=len(bars),
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
 
 
 def losses_caption(curves: dict[str, TrainingCurve]) -> str:

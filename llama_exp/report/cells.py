@@ -15,7 +15,6 @@ from llama_exp.metrics import Score, describe
 from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval
 
 if TYPE_CHECKING:
-    from llama_exp.report.exact import Exact
     from llama_exp.statistics.learning_curve import LearningCurve
     from llama_exp.statistics.ranking import Ranking
 
@@ -113,6 +112,24 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
+class ExactTest:
+    """The best cell against the second, by right or wrong alone, which assumes nothing about the shape of the scores.
+
+    mine, theirs  shares of right answers in percent
+    p             corrected for `comparisons`, all pairs of cells (Holm)
+    note          why p cannot become small, else ""
+    """
+
+    metric: str
+    other: Path
+    mine: float
+    theirs: float
+    p: float
+    comparisons: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     dataset: str
     trained_on: str
@@ -126,7 +143,7 @@ class Comparison:
     declared: dict[str, Any] = field(default_factory=dict)  # of scores that are not of this package
     ranking: "Ranking | None" = None  # compared item by item (analyse.py)
     unpaired: str = ""  # why there is none, or for which cells
-    exact: "Exact | None" = None  # best against the runner-up, by right or wrong alone
+    exact: "ExactTest | None" = None
 
     def describe(self, metric: str = "") -> Score:
         """What is known about a score; default: the one that is ranked by."""

@@ -6,7 +6,7 @@ compared, which is careful: a comparison item by item can find differences that 
 The wording is in templates/findings.jinja.
 """
 
-from llama_exp.formatting import format_range, format_score, format_with_interval
+from llama_exp.formatting import format_p_value, format_range, format_score, format_with_interval, percent
 from llama_exp.metrics import METRICS, load
 from llama_exp.report import costs
 from llama_exp.report.cells import Cell, Comparison, Panel, overlap
@@ -17,7 +17,6 @@ from llama_exp.report.labels import (
     in_training,
     measured_items,
     metric_settings,
-    p_value,
     scored_runs,
     with_confidence,
     with_interval,
@@ -98,14 +97,14 @@ def _ranking(c: Comparison) -> list[str]:
             SAY.tied_cell(
                 cell=cell_name(p, s, c, beside=c.best()[0]),
                 score=with_interval(c.metric, s),
-                p=p_value(ranking.against[s.key][1]),
+                p=format_p_value(ranking.against[s.key][1]),
             )
             for p, s in rivals
         ]
         lines = [SAY.tied(items=items, cells=cells, worse=len(worse))]
     else:
         only = cell_name(*worse[0], c) if len(worse) == 1 else ""
-        p = p_value(max(p for _, p in ranking.against.values()))
+        p = format_p_value(max(p for _, p in ranking.against.values()))
         lines = [SAY.better_than_all(items=items, cell=only, p=p, others=len(worse))]
     if ranking.runs == 1 and len(c.cells()) > 2:
         lines.append(SAY.single_runs())
@@ -127,8 +126,8 @@ def _exact(c: Comparison) -> str:
         other=cell_name(*other, c),
         theirs=f"{test.theirs:.1f}",
         verdict="tied" if test.p >= 0.05 else "better" if test.mine > test.theirs else "worse",
-        p=p_value(test.p),
-        comparisons=test.pairs,
+        p=format_p_value(test.p),
+        comparisons=test.comparisons,
         note=test.note,
     )
 
@@ -193,7 +192,7 @@ def _uncertainty(c: Comparison, cell: Cell) -> list[str]:
     if runs == 1:
         return [SAY.one_run()]
     low, high = (format_score(c.metric, end(cell.scores(c.metric))) for end in (min, max))
-    shares = [f"{SOURCES.get(name, name)} {100 * share:.0f} %" for name, share in interval.shares]
+    shares = [f"{SOURCES.get(name, name)} {percent(share)}" for name, share in interval.shares]
     lines = [SAY.run_spread(runs=runs, low=low, high=high, shares=shares)]
     return [*lines, describe_unseen(interval.unseen, runs)] if interval.shares and interval.unseen else lines
 

@@ -4,7 +4,15 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from llama_exp.formatting import format_range, format_with_interval, join_list, plural
+from llama_exp.formatting import (
+    decimal_places,
+    format_decimal,
+    format_range,
+    format_with_interval,
+    join_list,
+    low_to_high,
+    plural,
+)
 from llama_exp.metrics import METRICS, load
 from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.load import RunRecord
@@ -38,16 +46,8 @@ def with_confidence(metric: str, cell: Cell) -> str:
     interval = cell.interval(metric)
     if not interval or interval.high - interval.low < 1e-9:
         return with_interval(metric, cell)
-    from llama_exp.formatting import decimal_places
-
-    places = decimal_places((interval.high - interval.low) / 2)
-    return f"{cell.mean(metric):z.{places}f} (95 % CI {interval.low:z.{places}f} to {interval.high:z.{places}f})"
-
-
-def p_value(p: float) -> str:
-    from llama_exp.formatting import format_p_value  # numpy
-
-    return format_p_value(p)
+    score = format_decimal(cell.mean(metric), decimal_places((interval.high - interval.low) / 2))
+    return f"{score} (95 % CI {low_to_high(interval.low, interval.high)})"
 
 
 def size_of(cell: Cell) -> str:

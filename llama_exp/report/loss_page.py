@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from llama_exp.formatting import percent
 from llama_exp.report.figures.style import CSS, INK, MUTED, RANKS, png, styled, svg
 from llama_exp.report.figures.training import Points, loss_limits
 from llama_exp.report.templating import Sentences, load_template
@@ -66,7 +67,7 @@ def note(validation: Points, training: Points = ()) -> str:
     if before > (1 + FALL) * last:
         steps = {"first_step": f"{step:,.0f}", "last_step": f"{last_step:,.0f}"}
         return SAY.still_falling(**steps, before=f"{before:.3f}", last=f"{last:.3f}")
-    return SAY.flat(last=f"{last:.3f}", step=f"{step:,.0f}", least=f"{100 * FALL:.0f} %")
+    return SAY.flat(last=f"{last:.3f}", step=f"{step:,.0f}", least=percent(FALL))
 
 
 def rose(training: Points, step: float) -> bool:
