@@ -283,6 +283,6 @@ def kendall_tau(points: Sequence[tuple[float, float]], groups: Sequence[str]) ->
 
 def clip_interval(interval: Interval, low: float, high: float) -> Interval:
     """The interval cut to what the statistic can be."""
-    if mean_interval.low is None:
-        return mean_interval
-    return replace(mean_interval, low=max(mean_interval.low, low), high=min(mean_interval.high, high))
+    if interval.low is None:
+        return interval
+    return replace(interval, low=max(interval.low, low), high=min(interval.high, high))

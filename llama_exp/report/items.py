@@ -9,7 +9,7 @@ has no scores.jsonl gets those that are computed in a moment. Nothing here impor
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llama_exp.errors import UserError
@@ -43,15 +43,15 @@ def load_items(evaluation: EvaluationRecord, cache: Path | None = None) -> Evalu
         stamp = [FORM, *_version(path), *(_version(stored) if stored.is_file() else ()), *sorted(evaluation.scores)]
     except OSError:
         return "predictions.jsonl is not there"
-    kept = cache / f"{hashlib.sha256(str(evaluation.folder).encode()).hexdigest()[:20]}.json" if cache else None
-    found = _kept(kept, stamp)
+    cached = cache / f"{hashlib.sha256(str(evaluation.folder).encode()).hexdigest()[:20]}.json" if cache else None
+    found = _read_cache(cached, stamp)
     if found is None:
         try:
             found = score(read_predictions(path), evaluation)
         except (UserError, OSError, ValueError, TypeError, AttributeError) as error:
             return f"its answers cannot be read ({str(error).splitlines()[0][:200]})"
-        _keep(kept, stamp, found)
-    return _doubt(found, evaluation) or found
+        _write_cache(cached, stamp, found)
+    return _mismatch(found, evaluation) or found
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def score(predictions: list[Prediction], evaluation: EvaluationRecord) -> Evalua
     )
 
 
-def _doubt(items: EvaluationItems, evaluation: EvaluationRecord) -> str:
+def _mismatch(items: EvaluationItems, evaluation: EvaluationRecord) -> str:
     """Why these are not the answers that results.json was made from; "" if they are."""
     if not items.ids:
         return "predictions.jsonl is empty"
@@ -93,31 +93,25 @@ def _doubt(items: EvaluationItems, evaluation: EvaluationRecord) -> str:
     return ""
 
 
-def _kept(path: Path | None, stamp: list) -> EvaluationItems | None:
+def _read_cache(path: Path | None, stamp: list) -> EvaluationItems | None:
     try:
-        held = json.loads(path.read_text(encoding="utf-8")) if path else None
-        if not held or held["stamp"] != stamp:
+        stored_items = json.loads(path.read_text(encoding="utf-8")) if path else None
+        if not stored_items or stored_items["stamp"] != stamp:
             return None
-        scores = {name: tuple(values) for name, values in held["scores"].items()}
-        loss, tokens = (tuple(held[key]) if held[key] is not None else None for key in ("loss", "tokens"))
-        return EvaluationItems(tuple(held["ids"]), tuple(held["groups"]), scores, loss, tokens)
+        scores = {name: tuple(values) for name, values in stored_items["scores"].items()}
+        loss, tokens = (
+            tuple(stored_items[key]) if stored_items[key] is not None else None for key in ("loss", "tokens")
+        )
+        return EvaluationItems(tuple(stored_items["ids"]), tuple(stored_items["groups"]), scores, loss, tokens)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _keep(path: Path | None, stamp: list, items: EvaluationItems) -> None:
+def _write_cache(path: Path | None, stamp: list, items: EvaluationItems) -> None:
     if path is None:
         return
-    held = {
-        "stamp": stamp,
-        "ids": items.ids,
-        "groups": items.groups,
-        "scores": items.scores,
-        "loss": items.loss,
-        "tokens": items.tokens,
-    }
     try:
         with atomic_write(path) as file:
-            json.dump(held, file)
+            json.dump({"stamp": stamp, **asdict(items)}, file)
     except (OSError, ValueError):
-        pass  # a report that cannot keep its notes computes them again
+        pass  # the next report reads the predictions again

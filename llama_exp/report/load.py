@@ -1,7 +1,7 @@
 """What earlier runs left on disk, read back: summaries, evaluations and curves, as frozen records.
 
-    outputs/<dataset>/<name>/config.yaml  summary.json  metrics.csv           -> Run, Curve
-    outputs/<dataset>/<name>/eval/<eval>/results.json  predictions.jsonl      -> Evaluation
+    outputs/<dataset>/<name>/config.yaml  summary.json  metrics.csv           -> RunRecord, TrainingCurve
+    outputs/<dataset>/<name>/eval/<eval>/results.json  predictions.jsonl      -> EvaluationRecord
 
 A reader of results meets half-written files, files of other tools and strings that a model made up. Nothing here raises
 on them: what cannot be read is named with its reason, and every string is cleaned once, on the way in.
