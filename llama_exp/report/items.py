@@ -95,14 +95,12 @@ def _mismatch(items: EvaluationItems, evaluation: EvaluationRecord) -> str:
 
 def _read_cache(path: Path | None, stamp: list) -> EvaluationItems | None:
     try:
-        stored_items = json.loads(path.read_text(encoding="utf-8")) if path else None
-        if not stored_items or stored_items["stamp"] != stamp:
+        cached = json.loads(path.read_text(encoding="utf-8")) if path else None
+        if not cached or cached["stamp"] != stamp:
             return None
-        scores = {name: tuple(values) for name, values in stored_items["scores"].items()}
-        loss, tokens = (
-            tuple(stored_items[key]) if stored_items[key] is not None else None for key in ("loss", "tokens")
-        )
-        return EvaluationItems(tuple(stored_items["ids"]), tuple(stored_items["groups"]), scores, loss, tokens)
+        scores = {name: tuple(values) for name, values in cached["scores"].items()}
+        loss, tokens = (tuple(cached[key]) if cached[key] is not None else None for key in ("loss", "tokens"))
+        return EvaluationItems(tuple(cached["ids"]), tuple(cached["groups"]), scores, loss, tokens)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
