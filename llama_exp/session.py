@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_exp.config.schema import ModelConfig
 from llama_exp.data.cache import DataCache
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 @dataclass
 class Session:
     """audits: overlaps found between training and held-out items; data: rows that were read and tokenised; bases: the frozen
-    base in memory."""
+    base in memory; preflight: measurements (preflight.forecast.Preflight).
+    """
 
     audits: AuditCache = field(default_factory=AuditCache)
     data: DataCache = field(default_factory=DataCache)
+    preflight: Any = None
 
     @cached_property
     def bases(self) -> "BaseLoader":

@@ -9,9 +9,10 @@ import pytest
 
 from llama_exp.errors import UserError
 from llama_exp.overlap import audit as leaks
-from llama_exp.preflight.inspection import decoded, visible, whole_turns
+from llama_exp.preflight.inspection import decode_mask, has_whole_turns
 from llama_exp.records import Tokens
 from llama_exp.report import loss_page
+from llama_exp.sanitize import visible
 from tests.conftest import ROOT, python, small
 
 BOS, EOS = 1, 2
@@ -61,7 +62,7 @@ def planted() -> dict[str, list[dict]]:
 
 def test_one_cell_is_shown_and_nothing_is_written(command, tmp_path):
     done = command("train.py", *small(sample="8"), "preflight=true", f"outputs={tmp_path}/o")
-    assert "8 asked for, 8 sampled, 8 reach training; 0 dropped" in done.stdout
+    assert "8 requested, 8 sampled; all of them reach training; 0 prompts shortened (0 lost the answer)" in done.stdout
     assert "one BOS and one EOS in each of 8 turns" in done.stdout
     assert "Question:" in done.stdout and "</s>]]" in done.stdout and "[/INST][[" in done.stdout
     assert "Overlap with training: 0 of 4 validation, 0 of 6 test items." in done.stdout
@@ -264,19 +265,19 @@ def test_a_containers_own_limit_counts(files, free, tmp_path):
 )
 def test_one_bos_and_one_eos_a_turn(ids, learnt, good):
     item = Tokens("x", ids, [-100] * (len(ids) - learnt) + ids[len(ids) - learnt :])
-    assert whole_turns(item, BOS, EOS) is good
+    assert has_whole_turns(item, BOS, EOS) is good
 
 
 def test_the_mask_can_be_read_with_colour_and_without(tokenizer):
     prompt, reply = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("[INST] Who? [/INST]", "Me"))
     item = Tokens("x", [BOS, *prompt, *reply, EOS], [-100] * (len(prompt) + 1) + [*reply, EOS])
-    text = decoded(item, tokenizer)
+    text = decode_mask(item, tokenizer)
     assert text.plain.startswith("<s>") and text.plain.endswith("[[Me</s>]]")
     assert [str(span.style) for span in text.spans] == ["dim", "bold green"]
 
 
 def test_data_cannot_steer_the_terminal():
-    assert visible("a\x1b[2Jb\u202ec\n") == "a\ufffd[2Jb\ufffdc\n"
+    assert visible("a\x1b[2Jb\u202ec\n") == "a[U+001B][2Jb[U+202E]c\n"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def train(config: Config, session: Session) -> Outcome:
     if config.preflight:
         from llama_exp.preflight.forecast import preflight
 
-        return preflight(config)
+        return preflight(config, session)
     from llama_exp.training.train import train
 
     return train(config, session)

@@ -19,10 +19,12 @@ class Summary(Callback):
 
     def __init__(self) -> None:
         self.cells: list[tuple[list[str], str]] = []  # (overrides, message)
+        self.outcomes: list[Any] = []
         self.typed: set[str] = set()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.cells.clear()
+        self.outcomes.clear()
         self.typed = {
             override.lower() for override in config.hydra.overrides.task
         }  # Hydra hands a cell `evaluate=True`
@@ -36,6 +38,7 @@ class Summary(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         outcome = job_return._return_value  # not .return_value, which raises and prints
         message = outcome.message if isinstance(outcome, Outcome) else str(outcome)
+        self.outcomes.append(outcome)
         self.cells.append((list(job_return.overrides or []), message))
 
     def rows(self) -> list[tuple[str, str]]:
@@ -52,15 +55,25 @@ class Summary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("preflight"):
-            from llama_exp.preflight.forecast import sum_up
-
-            return sum_up()
+            return self.print_forecasts()
         self.print_table()
         if config.get("evaluate"):
             from llama_exp.cli.commands import report
             from llama_exp.report.command import ReportOptions
 
             report(ReportOptions(outputs=config.outputs))
+
+    def print_forecasts(self) -> None:
+        """The table of preflight=true. A cell without a forecast was refused."""
+        from llama_exp.preflight.forecast import CellForecast
+        from llama_exp.preflight.table import print_forecasts
+
+        forecasts = []
+        for (overrides, message), outcome in zip(self.cells, self.outcomes, strict=True):
+            reason = message.removeprefix(FAILED).split("\n")[0]
+            refused = CellForecast(" ".join(overrides), None, f"refused: {reason}")
+            forecasts.append(getattr(outcome, "forecast", refused))
+        print_forecasts(forecasts)
 
     def print_table(self) -> None:
         from rich.console import Console

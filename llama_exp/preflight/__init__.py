@@ -1,6 +1,7 @@
 """preflight=true: what a cell would learn, how long it would take and whether it fits, before anything is trained.
 
-forecast    memory, time and cost of every cell
-inspection  what the training set is made of, and one Example with its mask
-measuring   three real steps on the longest rows
+forecast     steps, memory, time and cost of a cell; what the cells of a sweep share
+measurement  three real steps on the longest rows
+inspection   what the training set consists of, and one Example with its mask
+table        the forecasts of a sweep and their sum
 """

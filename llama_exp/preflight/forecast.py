@@ -1,166 +1,176 @@
-"""What a cell would learn, how long it would take and whether it fits, before anything is trained.
+"""Steps, memory, time and cost of a cell, before anything is trained.
 
     python train.py dataset=squad sample=1000 preflight=true
-    python train.py -m dataset=squad sample=100,1000 lora.r=8,64 preflight=true      a row a cell, and their sum
+    python train.py -m dataset=squad sample=100,1000 lora.r=8,64 preflight=true      a row per cell, and their sum
 
-Nothing is written. A cell that does not fit ends the command (in a sweep: is a failed cell) and says what would fit.
+Nothing is written. A cell that does not fit ends the command (in a sweep: fails) with advice on what would fit.
 """
 
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
-from llama_exp.data.cache import DataCache
+from llama_exp.data import DATASETS
 from llama_exp.errors import UserError
-from llama_exp.formatting import format_count, format_duration, format_large, format_memory, format_money, plural
-from llama_exp.overlap.audit import AuditCache, find_overlap, report_overlap
+from llama_exp.formatting import format_duration, format_large, format_memory, format_money, plural
+from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.preflight.inspection import say, show_data
 from llama_exp.records import Tokens
 from llama_exp.report import costs
 from llama_exp.runs.run import Outcome, Run
+from llama_exp.session import Session
 from llama_exp.training.train import check
 
-NEAR = 1.25  # cells whose longest micro-batches differ by less than this share their measurement
-
-cells: list["Cell"] = []  # of this process: a sweep's, in order
-_measured: dict[tuple, Any] = {}  # what a token costs, by all that decides it
-_audits = AuditCache()
-_prepared: dict[str, Any] = {}  # the last data modules
-_data_cache = DataCache()  # what they share
+TOLERANCE = 1.25  # cells whose longest micro-batches differ by less than this factor share a measurement
+NOT_DATA = ("lora.", "optimizer.", "trainer.", "logger.", "out", "preflight", "seed")  # keys that leave the data alone
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """The forecast of one cell. `how`: "measured", "derived", "already trained", "untuned" or why it is refused.
+class CellForecast:
+    """status: "measured", "derived", "already trained", "untuned" or why the cell was refused; only the first two have numbers.
 
-    `folder` is the one that training would write: that of all Examples where the sample asks for more than there are.
+    folder   where training would write: that of sample=null where the sample asks for more Examples than there are
+    memory   bytes that a step needs; `memory_limit` is what this process may use
     """
 
     name: str
-    folder: Path
-    how: str
+    folder: Path | None
+    status: str
     examples: int | None = None
     steps: int | None = None
     tokens: int | None = None
     memory: float | None = None
-    room: float | None = None
+    memory_limit: float | None = None
     seconds: float | None = None
-    money: float | None = None
+    cost: float | None = None
 
     def __str__(self) -> str:
         if self.seconds is None:
-            return self.how
+            return self.status
         parts = [
             plural(self.examples, "Example"),
             plural(self.steps, "step"),
             f"{format_large(self.tokens)} tokens",
-            f"{format_memory(self.memory)} of {format_memory(self.room)}",
+            f"{format_memory(self.memory)} of {format_memory(self.memory_limit)}",
             f"about {format_duration(self.seconds)}",
         ]
-        priced = [] if self.money is None else [format_money(self.money, costs.load().currency)]
-        return ", ".join(parts + priced) + f" ({self.how})"
+        if self.cost is not None:
+            parts.append(format_money(self.cost, costs.load().currency))
+        return f"{', '.join(parts)} ({self.status})"
 
 
-def preflight(config: Config) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class PreflightOutcome(Outcome):
+    """The outcome of a cell, with its numbers for the table of the sweep."""
+
+    forecast: CellForecast
+
+
+@dataclass
+class Preflight:
+    """What the cells of a sweep share: data modules, and measured steps by all that decides their cost."""
+
+    data_modules: dict[str, Any] = field(default_factory=dict)
+    measurements: dict[tuple, Any] = field(default_factory=dict)
+    cells: int = 0
+
+
+def preflight(config: Config, session: Session) -> PreflightOutcome:
     """Forecast one cell and print it. Raises UserError for a cell that could not be trained."""
     check(config)
-    folder = Run.of(config).folder
-    try:
-        cell = forecast(config, folder)
-    except UserError as problem:
-        cells.append(Cell(name(folder), folder, f"refused: {problem}".split("\n")[0]))
-        raise
-    cells.append(cell)
+    session.preflight = session.preflight or Preflight()
+    session.preflight.cells += 1
+    cell = forecast(config, session)
     say(f"{cell.folder}: {cell}", "bold")
-    if config.evaluate and config.lora.r and len(cells) == 1:
-        say("  Evaluation comes on top: it is not counted here.")
-    return Outcome(str(cell), cell.folder)
+    if config.evaluate and config.lora.r and session.preflight.cells == 1:
+        say("  The time of the evaluation is not included.")
+    return PreflightOutcome(str(cell), cell.folder, cell)
 
 
-def forecast(config: Config, folder: Path) -> Cell:
-    if config.lora.r == 0:
-        return Cell(name(folder), folder, "untuned: nothing to train")
-    run = Run(config, folder)
+def forecast(config: Config, session: Session) -> CellForecast:
+    run = Run.of(config)
+    if run.is_untuned:
+        return CellForecast(cell_name(run), run.folder, "untuned: nothing to train")
     run.check_owner()
     if run.is_finished:
-        return Cell(name(folder), folder, "already trained")
-    data = prepared(config)
+        return CellForecast(cell_name(run), run.folder, "already trained")
+    data = prepare_data(config, session)
     if config.sample and config.sample >= len(data.available):
         say(f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.")
-        whole = dataclasses.replace(config, sample=None)
-        return forecast(whole, Run.of(whole).folder)
+        return forecast(dataclasses.replace(config, sample=None), session)
     data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
-    return estimate(config, folder, data)
+    return estimate(run, data, session.preflight)
 
 
-def prepared(config: Config):
+def prepare_data(config: Config, session: Session):
     """The cell's data, read, encoded and shown once for all cells that differ in rank or training keys alone."""
-    from llama_exp.data import DATASETS
-    from llama_exp.model.tokenizer import load_tokenizer
-
-    apart = ("lora.", "optimizer.", "trainer.", "logger.", "out", "preflight", "seed")
-    key = repr([(k, v) for k, v in flat(config).items() if not k.startswith(apart)])
-    if key not in _prepared:
-        while len(_prepared) > 1:  # a sample beyond what there is takes two
-            _prepared.pop(next(iter(_prepared)))
-        tokenizer = load_tokenizer(config.model)
-        data = DATASETS.of(config, tokenizer, _data_cache)
+    modules = session.preflight.data_modules
+    key = repr([(name, value) for name, value in flat(config).items() if not name.startswith(NOT_DATA)])
+    if key not in modules:
+        while len(modules) > 1:  # a sample beyond what there is needs two
+            modules.pop(next(iter(modules)))
+        tokenizer = session.tokenizer(config.model)
+        data = DATASETS.of(config, tokenizer, session.data)
         data.setup()
         if not config.sample or config.sample < len(data.available):
-            show_data(data, tokenizer, with_example=not _prepared)
-            report_overlap(config, data, find_overlap(config, data, _audits))
-        _prepared[key] = data
-    _prepared[key].seed = config.seed
-    return _prepared[key]
+            show_data(data, tokenizer, with_example=not modules)
+            report_overlap(config, data, find_overlap(config, data, session.audits))
+        modules[key] = data
+    modules[key].seed = config.seed
+    return modules[key]
 
 
-# -- what it would take ------------------------------------------------------------------------------------------------
-
-
-def estimate(config: Config, folder: Path, data) -> Cell:
-    """Measure, or derive from a cell that differs in nothing that a token costs; then add up the plan."""
+def estimate(run: Run, data, shared: Preflight) -> CellForecast:
+    """Measure the longest micro-batch, or take a similar cell's measurement; then add up the planned steps."""
     from llama_exp.model import memory
     from llama_exp.model.base import target_device
-    from llama_exp.preflight.measurement import key_of
+    from llama_exp.preflight.measurement import measurement_key
 
-    plan, tokens = data.plan, data.encoded("train")
+    config, plan, tokens = run.config, data.plan, data.encoded("train")
     device, world = target_device(config.trainer), memory.world_size(config)
-    base = loaded(config, device)
+    base = load_base_or_refuse(config, device)
     choice = memory.choose(base, config, plan)
-    share = choice.micro_batch
-    heaviest = plan.heaviest(share, world)
-    most = plan.tokens_of(heaviest)
-    key = key_of(config, device, choice)
-    found, how = _measured.get(key), "derived"
-    if not found or not found.tokens / NEAR <= most <= found.tokens * NEAR:
-        found = _measured[key] = measured(config, base, [tokens[place] for place in heaviest], choice)
-        how = "measured"
-    needed = found.memory(most)
-    if needed > found.room:
+    longest = plan.heaviest(choice.micro_batch, world)
+    most = plan.tokens_of(longest)
+    key = measurement_key(config, device, choice)
+    step, status = shared.measurements.get(key), "derived"
+    if not step or not step.tokens / TOLERANCE <= most <= step.tokens * TOLERANCE:
+        step = shared.measurements[key] = measure_cell(config, base, [tokens[index] for index in longest], choice)
+        status = "measured"
+    needed = step.memory(most)
+    if needed > step.memory_limit:
         raise UserError(
-            f"Does not fit: a step would take about {format_memory(needed)}; there are "
-            f"{format_memory(found.room)}. Type a smaller micro_batch."
+            f"Does not fit: a step needs about {format_memory(needed)}; there are {format_memory(step.memory_limit)}. "
+            "Type a smaller micro_batch."
         )
-    micro_batches = plan.total_steps * plan.accumulation(share, world)
-    seen = plan.seen(plan.total_steps, plan.lengths)
-    seconds = (
-        found.fixed * micro_batches + (found.each * seen + found.forward * validation_tokens(config, data)) / world
-    )
+    micro_batches = plan.total_steps * plan.accumulation(choice.micro_batch, world)
+    trained = plan.seen(plan.total_steps, plan.lengths)
+    in_tokens = step.per_token_seconds * trained + step.forward_seconds * validation_tokens(config, data)
+    seconds = step.fixed_seconds * micro_batches + in_tokens / world
     price = costs.load().price_per_gpu_hour
-    cost = None if price is None or device.type != "cuda" else price * world * seconds / 3600
-    return Cell(name(folder), folder, how, len(data.train), plan.total_steps, seen, needed, found.room, seconds, cost)
+    return CellForecast(
+        cell_name(run),
+        run.folder,
+        status,
+        examples=len(data.train),
+        steps=plan.total_steps,
+        tokens=trained,
+        memory=needed,
+        memory_limit=step.memory_limit,
+        seconds=seconds,
+        cost=None if price is None or device.type != "cuda" else price * world * seconds / 3600,
+    )
 
 
-def loaded(config: Config, device):
+def load_base_or_refuse(config: Config, device):
     import torch
 
     from llama_exp.model.base import base_dtype, check_length, load_base
@@ -175,24 +185,25 @@ def loaded(config: Config, device):
         ) from error
 
 
-def measured(config: Config, base, tokens: Sequence[Tokens], choice):
+def measure_cell(config: Config, base, tokens: Sequence[Tokens], choice):
+    """Measure with a fresh adapter on the base, and take it off again."""
     from llama_exp.model.kernels.decoder_layer import keep_in_memory
     from llama_exp.model.lora import attach_lora, detach_lora
     from llama_exp.preflight.measurement import measure
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
         with keep_in_memory(base, choice.cache_weights, choice.save_activations):
-            found = measure(model, config, tokens, choice.micro_batch)
+            step = measure(model, config, tokens, choice.micro_batch)
     finally:
         detach_lora(model)
-    speed = found.tokens / (found.fixed + found.each * found.tokens)
+    speed = step.tokens / (step.fixed_seconds + step.per_token_seconds * step.tokens)
     say(
-        f"  measured in {format_duration(time.perf_counter() - began)}: {speed:,.0f} tokens/s on the "
-        f"longest rows ({found.tokens:,} tokens at once)"
+        f"  measured in {format_duration(time.perf_counter() - start)}: {speed:,.0f} tokens/s on the "
+        f"longest rows ({step.tokens:,} tokens at once)"
     )
-    return found
+    return step
 
 
 def validation_tokens(config: Config, data) -> int:
@@ -205,48 +216,8 @@ def validation_tokens(config: Config, data) -> int:
     return data.plan.total_steps // interval * sum(len(item.input_ids) for item in data.encoded("validation"))
 
 
-# -- how it is said ----------------------------------------------------------------------------------------------------
-
-
-def sum_up() -> None:
-    """A row a cell, and what all of them take, one after another."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and console.width < 150:
-        console.width = 150
-    prices = costs.load()
-    common = set.intersection(*(set(cell.name.split()) for cell in cells)) if len(cells) > 1 else set()
-    table = Table("cell", title=f"{plural(len(cells), 'cell')} before training", title_justify="left")
-    for head in ("Examples", "steps", "tokens", "memory", "training", "cost"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("how")
-    for cell in cells:
-        counts = (format_count(cell.examples), format_count(cell.steps), format_large(cell.tokens))
-        cost = "–" if cell.seconds is None else format_money(cell.money, prices.currency)
-        title = " ".join(word for word in cell.name.split() if word not in common) or cell.name
-        table.add_row(
-            Text(title), *counts, format_memory(cell.memory), format_duration(cell.seconds), cost, Text(cell.how)
-        )
-    console.print(table)
-    planned = [cell for cell in cells if cell.seconds is not None]
-    if not cells:
-        return say("No cell could be planned: the reason stands above.", "bold")
-    said = "Nothing to train"
-    if planned:
-        said = f"{plural(len(planned), 'cell')} to train: about {format_duration(sum(c.seconds for c in planned))}"
-        most = max(planned, key=lambda cell: cell.memory)
-        said += f"; at most {format_memory(most.memory)} of {format_memory(most.room)}"
-    if planned and all(cell.money is not None for cell in planned):
-        said += f"; {format_money(sum(cell.money for cell in planned), prices.currency)}"
-    refused = sum(cell.how.startswith("refused") for cell in cells)
-    say(said + (f". {plural(refused, 'cell')} refused." if refused else "."), "bold")
-    if any(cell.money is None for cell in planned):
-        say("Cost is unknown: it takes a GPU, and its price per hour in conf/report.yaml (price_per_gpu_hour).")
-
-
-def name(folder: Path) -> str:
-    """The cell by the words that make it, as they were typed; else by its folder."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if HydraConfig.initialized() and HydraConfig.get().mode and HydraConfig.get().mode.name == "MULTIRUN":
+def cell_name(run: Run) -> str:
+    """In a sweep the overrides that make the cell, as typed; else the run's name."""
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         return " ".join(HydraConfig.get().overrides.task)
-    return f"{folder.parent.name}/{folder.name}"
+    return run.name

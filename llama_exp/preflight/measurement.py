@@ -14,7 +14,7 @@ from llama_exp.batch import Batch
 from llama_exp.config.schema import Config
 from llama_exp.data.packing import collate
 from llama_exp.errors import UserError
-from llama_exp.formatting import format_memory as in_words
+from llama_exp.formatting import format_memory
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import causal_lm
 from llama_exp.model.memory import Choice, available, memory_in_use, needs, peak_memory, reset_peak_memory
@@ -26,70 +26,67 @@ SHORTER = "model.gradient_checkpointing=true (slower), or a smaller max_length"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What a micro-batch of so many tokens takes on one device.
+class StepMeasurement:
+    """What a micro-batch of `tokens` takes on one device: bytes and seconds as straight lines in its tokens.
 
-    memory    at_rest + per_token · tokens, in bytes: base, adapter and optimizer; then what a step adds
-    seconds   fixed + each · tokens: forward, backward and update
-    forward   seconds a token of validation
-    room      bytes this process may take in all
+    memory    at_rest + per_token_memory · tokens: base, adapter and optimizer; then what a step adds
+    seconds   fixed_seconds + per_token_seconds · tokens: forward, backward and update
+    forward_seconds   a token of validation
+    memory_limit      what this process may use in all
     """
 
     tokens: int
     at_rest: float
-    per_token: float
-    fixed: float
-    each: float
-    forward: float
-    room: float
+    per_token_memory: float
+    fixed_seconds: float
+    per_token_seconds: float
+    forward_seconds: float
+    memory_limit: float
 
     def memory(self, tokens: int) -> float:
-        return self.at_rest + self.per_token * tokens
+        return self.at_rest + self.per_token_memory * tokens
 
 
-def longest(tokens: Sequence[Tokens], share: int) -> Batch:
-    """The `share` longest Examples, as one micro-batch."""
-    return collate(sorted(tokens, key=lambda item: -len(item.input_ids))[:share])
+def longest_batch(tokens: Sequence[Tokens], size: int) -> Batch:
+    return collate(sorted(tokens, key=lambda item: -len(item.input_ids))[:size])
 
 
-def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], share: int) -> Measured:
-    """Time the longest micro-batch of `share` Examples. Raises UserError where it does not fit, and says what would.
+def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], size: int) -> StepMeasurement:
+    """Time the longest micro-batch of `size` Examples. Raises UserError where it does not fit, with what would.
 
-    One row goes first: what it takes foretells the whole, so that a CPU's kernel need not kill this process to say no.
+    One row goes first and predicts the rest: on a CPU the kernel would kill a process that takes too much.
     """
     device = next(model.parameters()).device
     optimizer = FineTuningModule(model, config.optimizer, STEPS, config.seed).configure_optimizers()["optimizer"]
-    room = available(device)
-    one, whole = longest(tokens, 1).to(device), longest(tokens, share).to(device)
+    limit = available(device)
+    one, whole = longest_batch(tokens, 1).to(device), longest_batch(tokens, size).to(device)
     few, many = one.input_ids.numel(), whole.input_ids.numel()
     try:
-        step(model, one, optimizer, config)  # makes the optimizer's state, and the GPU's choice of kernels
-        rest, peak, short = _peak(device, lambda: step(model, one, optimizer, config))
+        time_step(model, one, optimizer, config)  # creates the optimizer's state; the GPU chooses its kernels
+        rest, peak, short = _peak(device, lambda: time_step(model, one, optimizer, config))
     except torch.OutOfMemoryError:
-        raise UserError(_too_much("the longest Example alone needs more", room, SHORTER)) from None
-    # what the model's shape says counts too: a process that has had memory before shows no growth when it uses it again
-    row = max(peak - rest, memory_of_a_token(model, config) * few)
+        raise UserError(_does_not_fit("the longest Example alone needs more", limit, SHORTER)) from None
+    # The model's shape counts too: a process that had memory before shows no growth when it uses it again.
+    row = max(peak - rest, token_memory(model, config) * few)
     expected = rest + row * many / few
-    refusal = UserError(
-        _too_much(
-            f"{share} of the longest Examples at once need about {in_words(expected)}",
-            room,
-            smaller(config, share, room, rest, row),
-        )
-    )
-    if expected > room and device.type == "cpu":
+    problem = f"{size} of the longest Examples at once need about {format_memory(expected)}"
+    refusal = UserError(_does_not_fit(problem, limit, smaller_batch(config, size, limit, rest, row)))
+    if expected > limit and device.type == "cpu":
         raise refusal
     try:
-        rest, peak, seconds = _peak(device, lambda: median(step(model, whole, optimizer, config) for _ in range(STEPS)))
-        forward = _forward(model, whole) / many
+        rest, peak, seconds = _peak(
+            device, lambda: median(time_step(model, whole, optimizer, config) for _ in range(STEPS))
+        )
+        forward = _time_forward(model, whole) / many
     except torch.OutOfMemoryError:
         raise refusal from None
     each = (seconds - short) / (many - few) if many > few and seconds > short else seconds / many
-    return Measured(many, rest, max(peak - rest, 0) / many, max(seconds - each * many, 0), each, forward, room)
+    fixed = max(seconds - each * many, 0)
+    return StepMeasurement(many, rest, max(peak - rest, 0) / many, fixed, each, forward, limit)
 
 
-def memory_of_a_token(model: torch.nn.Module, config: Config) -> float:
-    """Bytes that a training step keeps of a token."""
+def token_memory(model: torch.nn.Module, config: Config) -> float:
+    """Bytes that a training step keeps per token."""
     llama = causal_lm(model)
     need = needs(llama.config, config, llama.lm_head.weight.element_size())
     if llama.is_gradient_checkpointing:
@@ -97,32 +94,32 @@ def memory_of_a_token(model: torch.nn.Module, config: Config) -> float:
     return (need.whole if getattr(llama.model.layers[0], "saves_activations", False) else need.kept) + need.passing
 
 
-def smaller(config: Config, share: int, room: float, rest: float, row: float) -> str:
+def smaller_batch(config: Config, size: int, limit: float, rest: float, row: float) -> str:
     """What to type instead: the largest micro_batch that would fit, if there is one."""
-    fitting = [n for n in range(1, share) if config.batch % n == 0 and rest + row * n < 0.9 * room]
+    fitting = [n for n in range(1, size) if config.batch % n == 0 and rest + row * n < 0.9 * limit]
     return f"micro_batch={max(fitting)} (the same steps, in smaller parts)" if fitting else SHORTER
 
 
-def _too_much(what: str, room: float, advice: str) -> str:
-    return f"Does not fit: {what}; there are {in_words(room)}. Type {advice}."
+def _does_not_fit(problem: str, limit: float, advice: str) -> str:
+    return f"Does not fit: {problem}; there are {format_memory(limit)}. Type {advice}."
 
 
-def step(model: torch.nn.Module, batch: Batch, optimizer, config: Config) -> float:
+def time_step(model: torch.nn.Module, batch: Batch, optimizer, config: Config) -> float:
     """Seconds of forward, backward and update, as in training."""
-    began = _now(batch)
+    start = _now(batch)
     with neftune(model, batch, config.optimizer.neftune):
         nll, _ = response_nll(model, batch)
     nll.sum().backward()
     optimizer.step()
     optimizer.zero_grad()
-    return _now(batch) - began
+    return _now(batch) - start
 
 
 @torch.no_grad()
-def _forward(model: torch.nn.Module, batch: Batch) -> float:
-    began = _now(batch)
+def _time_forward(model: torch.nn.Module, batch: Batch) -> float:
+    start = _now(batch)
     response_nll(model, batch)
-    return _now(batch) - began
+    return _now(batch) - start
 
 
 def _now(batch: Batch) -> float:
@@ -139,8 +136,8 @@ def _peak(device: torch.device, work) -> tuple[float, float, float]:
     return before, max(peak_memory(device), before), result
 
 
-def key_of(config: Config, device: torch.device, choice: Choice) -> tuple:
-    """Cells with the same key differ in nothing that a token costs."""
+def measurement_key(config: Config, device: torch.device, choice: Choice) -> tuple:
+    """Cells with the same key take the same memory and time per token."""
     model, lora = config.model, config.lora
     return (
         model.path,
