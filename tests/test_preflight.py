@@ -104,7 +104,7 @@ def test_a_sweep_ends_in_a_table_with_a_row_a_cell_and_their_sum(trained, comman
 def test_overlap_is_said_before_training_stored_and_the_clean_items_are_scored_apart(trained):
     outputs, _, said = trained
     [run] = [path.parent for path in outputs.glob("squad/*/summary.json")]
-    assert "2 of 6 test items (the same but for case and punctuation 2" in said and said.index(
+    assert "2 of 6 test items (identical but for case and punctuation 2" in said and said.index(
         "Overlap with training"
     ) < said.index("validation loss")
     audit = json.loads((run / "audit.json").read_text())
