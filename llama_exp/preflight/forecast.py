@@ -107,7 +107,7 @@ def forecast(config: Config, session: Session) -> CellForecast:
         say(f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.")
         return forecast(dataclasses.replace(config, sample=None), session)
     data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
-    return estimate(run, data, session.preflight)
+    return estimate(run, data, session)
 
 
 def prepare_data(config: Config, session: Session):
@@ -128,7 +128,7 @@ def prepare_data(config: Config, session: Session):
     return modules[key]
 
 
-def estimate(run: Run, data, shared: Preflight) -> CellForecast:
+def estimate(run: Run, data, session: Session) -> CellForecast:
     """Measure the longest micro-batch, or take a similar cell's measurement; then add up the planned steps."""
     from llama_exp.model import memory
     from llama_exp.model.base import target_device
@@ -136,14 +136,15 @@ def estimate(run: Run, data, shared: Preflight) -> CellForecast:
 
     config, plan, tokens = run.config, data.plan, data.encoded("train")
     device, world = target_device(config.trainer), memory.world_size(config)
-    base = load_base_or_refuse(config, device)
+    base = load_base_or_refuse(config, device, session)
     choice = memory.choose(base, config, plan)
     longest = plan.heaviest(choice.micro_batch, world)
     most = plan.tokens_of(longest)
     key = measurement_key(config, device, choice)
-    step, status = shared.measurements.get(key), "derived"
+    measurements = session.preflight.measurements
+    step, status = measurements.get(key), "derived"
     if not step or not step.tokens / TOLERANCE <= most <= step.tokens * TOLERANCE:
-        step = shared.measurements[key] = measure_cell(config, base, [tokens[index] for index in longest], choice)
+        step = measurements[key] = measure_cell(config, base, [tokens[index] for index in longest], choice)
         status = "measured"
     needed = step.memory(most)
     if needed > step.memory_limit:
@@ -170,13 +171,13 @@ def estimate(run: Run, data, shared: Preflight) -> CellForecast:
     )
 
 
-def load_base_or_refuse(config: Config, device):
+def load_base_or_refuse(config: Config, device, session: Session):
     import torch
 
-    from llama_exp.model.base import base_dtype, check_length, load_base
+    from llama_exp.model.base import base_dtype, check_length
 
     try:
-        base = load_base(config.model, device, base_dtype(config.trainer, device))
+        base = session.bases.load(config.model, device, base_dtype(config.trainer, device))
         check_length(base, config.max_length)
         return base
     except torch.OutOfMemoryError as error:
