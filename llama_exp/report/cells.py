@@ -172,7 +172,7 @@ class Comparison:
         return next(iter(self.ranked()), None)
 
     def rivals(self) -> list[tuple[Panel, Cell]] | None:
-        """What the best cannot be told from: item by item where that could be compared, else by overlapping intervals.
+        """Cells without a significant difference from the best, item by item; else those whose intervals overlap its own.
 
         None where there is neither.
         """

@@ -1,7 +1,7 @@
 """Which scores may stand on one line: runs are sorted into comparisons, panels and cells (cells.py).
 
 Runs that differ in size, rank and seeds alone share a panel. Whatever differs beyond that is a panel of its own; a key
-that merely follows the rank (alpha = 2r) may stay in one panel, where it is said in words. Panels that answered the
+that merely follows the rank (alpha = 2r) may stay in one panel, with a note. Panels that answered the
 same held-out items share a comparison.
 """
 

@@ -14,6 +14,7 @@ from llama_exp.report.compare import USABLE
 from llama_exp.report.costs import Prices
 from llama_exp.report.labels import (
     cell_name,
+    dataset_name,
     in_training,
     measured_items,
     metric_settings,
@@ -42,7 +43,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     panel, cell = best
     label = c.describe().label
     if not any(s.rank for _, s in c.cells()):
-        return [SAY.only_untuned(metric=label, score=with_confidence(c.metric, cell), dataset=c.dataset)]
+        return [SAY.only_untuned(metric=label, score=with_confidence(c.metric, cell), dataset=dataset_name(c.dataset))]
     lines = [
         _best(c, panel, cell, label),
         samples_shrunk([s for _, s in c.cells()]),
@@ -254,7 +255,7 @@ def description(c: Comparison) -> str:
     shown = [i for _, cell in c.cells() if (i := cell.interval(c.metric))]  # of several runs: not those stored
     facts = c.describe()
     text = SAY.description(
-        dataset=c.dataset,
+        dataset=dataset_name(c.dataset),
         split=c.split,
         items=f"{c.items:,}" if c.items else "",
         groups=c.groups if c.groups != c.items else None,

@@ -82,7 +82,7 @@ class RunRecord:
     """One run folder: a fine-tuned cell, or an untuned model (rank 0) that has evaluations only.
 
     sample    what was asked for (None = all of it)
-    examples  what that came to
+    examples  how many examples that was
     encoded   how many of them reached training: empty responses, and too long ones, are dropped (None: not recorded)
     status    "finished", "stopped early", "interrupted", "failed", "untuned", or "unfinished" (no summary was written)
     """

@@ -145,7 +145,7 @@ def _uncertainty(axes, x: float, cell: Cell, metric: str, ink: str) -> None:
 def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0, dropped: float = 0) -> None:
     """A log axis whose ticks are the sizes that were tried, as far as they can be read side by side; and `reach`.
 
-    `dropped`: the share of a sample that did not reach training, where that must be said.
+    `dropped`: the share of a sample that did not reach training, where it is to be shown.
     """
     axes.set_xscale("log")
     if not sizes:
