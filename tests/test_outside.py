@@ -102,7 +102,6 @@ def test_all_three_work_in_one_command_and_the_run_is_found_again(folder):
     [run] = [path.parent for path in folder.glob("outputs/sums/*/summary.json")]
     assert (folder / "count.txt").read_text() == "2"
     assert len((run / "lines.txt").read_text().splitlines()) >= 2 and (run / "csv/metrics.csv").is_file()
-    assert "already finished" in typed(folder, "train.py", *words).stdout
     typed(folder, "evaluate.py", "sample=8", "lora.r=2", "eval_sample=3")
     assert json.loads(next(run.glob("eval/*/results.json")).read_text())["items"] == 3
     # the run's folder names the class, and loading the run imports nothing of that name
