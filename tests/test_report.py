@@ -719,7 +719,7 @@ ODD = [
     ("model=tiny", "trainer.max_epochs=2", "dataset.path=data/squad", "eval_sample=50", "sample=60", "seed=3"),
     ("model=tiny", "lora=attention", "lora.r=2", "optimizer.lr=5e-5", "optimizer.betas=[0.8,0.9]", "max_tokens=4000"),
     ("model=tiny", "dataset=guanaco", "max_length=200", "+dataset.cleaning.urls=true", "trainer=cpu", "evaluate=true"),
-    ("experiment=quickstart", "sample=30", "data_seed=1", "+trainer.accumulate_grad_batches=1"),
+    ("experiment=quickstart", "sample=30", "data_seed=1", "+trainer.gradient_clip_algorithm=value"),
     ("model=llama2_7b", "dataset=medical", "model.revision='1e5'", "early_stopping=2", "lora.scaling=constant"),
 ]
 
