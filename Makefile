@@ -12,9 +12,10 @@ quickstart: $(VENV)/.installed   ## a small sweep on this machine: trained, eval
 test: $(VENV)/.tested            ## the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-lint: $(VENV)/.tested            ## ruff
+lint: $(VENV)/.tested            ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 docs: $(VENV)/.documented        ## the documentation site, in site/
 	$(BIN)/mkdocs build -q

@@ -1,6 +1,6 @@
 """What a DataLoader hands to the model; the data side makes it and the model side reads it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,5 +26,6 @@ class Batch:
     lengths: tuple[int, ...]
 
     def to(self, device, non_blocking: bool = False) -> "Batch":  # Lightning moves batches through this
-        tensors = (self.input_ids, self.labels, self.position_ids, self.predicting)
-        return Batch(*(tensor.to(device=device, non_blocking=non_blocking) for tensor in tensors), self.lengths)
+        names = ("input_ids", "labels", "position_ids", "predicting")
+        moved = {name: getattr(self, name).to(device=device, non_blocking=non_blocking) for name in names}
+        return replace(self, **moved)

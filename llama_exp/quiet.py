@@ -20,7 +20,7 @@ EXPECTED_WARNINGS = (
 
 
 def silence_libraries() -> None:
-    """Silence the libraries' advertisements and the REMARKS."""
+    """Silence the libraries' advertisements and EXPECTED_WARNINGS."""
     for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     for name in (
@@ -38,4 +38,4 @@ def silence_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault(
         "HF_HUB_VERBOSITY", "error"
-    )  # ten lines of retries; what came of them is said by data/loading.py
+    )  # ten lines of retries; what came of them is said by data/sources.py

@@ -47,9 +47,10 @@ def cleaned(value: Any) -> Any:
 
 def as_dict(values: dict, *keys: str) -> dict[str, Any]:
     """The object at `keys`, or an empty one where it is missing or something else."""
+    found: Any = values
     for key in keys:
-        values = values.get(key) if isinstance(values, dict) else None
-    return values if isinstance(values, dict) else {}
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def as_text(values: dict, key: str) -> str:

@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_anew(damage, whole
     checkpoint = run_of(tmp_path / "o") / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     said = command("train.py", *words).stdout
-    assert f"{checkpoint} is damaged and cannot be continued from: put aside as last.ckpt.broken." in said
+    assert f"{checkpoint} is damaged and cannot be continued from: renamed to last.ckpt.broken." in said
     assert "Continuing from" not in said
     assert curve(tmp_path / "o") == curve(whole) and adapter(tmp_path / "o") == adapter(whole)
 

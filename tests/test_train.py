@@ -167,7 +167,7 @@ def test_ctrl_c_in_a_sweep_is_one_clear_message_and_the_same_command_goes_on(che
     assert process.returncode == 130, said
     last = said.strip().splitlines()[-1]
     assert last.startswith("Interrupted after step ") and " of 24. " in last
-    assert ("continues from the last checkpoint" if checkpoint_every == 2 else "starts it anew") in last
+    assert ("continues from the last checkpoint" if checkpoint_every == 2 else "restarts from step 0") in last
     for noise in ("Traceback", "FakeTensor", "KeyboardInterrupt", "Error", "cells,"):
         assert noise not in said, noise
     again = command(*words)

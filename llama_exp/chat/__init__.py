@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def pipeline(folder: str | Path, **options: Any) -> "TextGenerationPipeline":
     """A transformers text-generation pipeline from a run's folder, prompted as in training, greedy by default.
 
-        pipe = llama_exp.chat.pipeline("outputs/guanaco/llama2_7b-all-r8-seed0")
+        pipe = llama_exp.chat.pipeline("outputs/guanaco/llama2_7b_chat-all-r8-seed0")
         pipe("Why is the sky blue?")[0]["generated_text"]
         pipe([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
         pipe(["One?", "Two?"], batch_size=2, do_sample=True, temperature=0.7, max_new_tokens=50)

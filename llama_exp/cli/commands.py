@@ -32,7 +32,7 @@ def evaluate(config: Config, session: Session) -> Outcome:
 
 
 def report(options: ReportOptions) -> None:
-    """Report all runs in a folder: which setting is best, how sure that is, and what it cost:
+    """Report all runs in a folder: which cell is best, how sure that is, and what it cost:
 
         llama-exp report
         llama-exp report outputs=elsewhere metric=squad/exact_match price_per_gpu_hour=2.50

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from hydra import compose
 from hydra.core.config_store import ConfigStore
@@ -50,7 +51,7 @@ def resolve(cfg: DictConfig) -> Config:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
-    config = limit_answer_length(OmegaConf.to_object(cfg))
+    config = limit_answer_length(cast(Config, OmegaConf.to_object(cfg)))
     config = dataclasses.replace(config, logger=named_loggers(config.logger))
     errors = list(config_errors(config))
     if errors:
@@ -116,7 +117,7 @@ def dataset_target(name: str) -> str | None:
 
 @functools.lru_cache
 def _defaults(words: tuple[str, ...], folders: tuple[str, ...]) -> Config:
-    return limit_answer_length(OmegaConf.to_object(_composed(words, folders)))
+    return limit_answer_length(cast(Config, OmegaConf.to_object(_composed(words, folders))))
 
 
 def _composed(words: Sequence[str], folders: Sequence[str]) -> DictConfig:

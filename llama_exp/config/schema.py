@@ -14,7 +14,7 @@ from typing import Any
 
 class Source(Enum):
     hub = "hub"  # the Hugging Face hub, or `dataset.path` where that is given
-    synthetic = "synthetic"  # rows made by rule in the same raw schema
+    synthetic = "synthetic"  # generated rows in the same raw schema
 
 
 class Quantisation(Enum):

@@ -113,7 +113,7 @@ def evaluate_file(config: Config) -> Outcome:
         raise UserError(
             f"predictions=FILE is SQuAD's format; dataset={config.dataset.name} has none. Type dataset=squad."
         )
-    path = Path(config.predictions)
+    path = Path(config.predictions or "")
     if not path.is_file():
         raise UserError(f"predictions={path}: no such file.")
     data = DATASETS.of(config)

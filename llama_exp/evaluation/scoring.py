@@ -71,7 +71,7 @@ def score(predictions: Sequence[Prediction], config: Config) -> Scored:
             scored.facts[name] = found.facts
     measured = [prediction for prediction in predictions if prediction.nll is not None]
     if measured:
-        nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]
+        nll, tokens = [p.nll or 0.0 for p in measured], [p.tokens for p in measured]
         scored.values["loss"] = sum(nll) / sum(tokens)
         scored.values["perplexity"] = math.exp(min(scored.values["loss"], 700))
         groups = [prediction.group for prediction in measured]
@@ -94,7 +94,7 @@ def score_clean_items(
 
 
 def intervals_as_dicts(scored: Scored) -> dict[str, dict[str, Any]]:
-    return {name: dataclasses.asdict(mean_interval) for name, mean_interval in scored.intervals.items()}
+    return {name: dataclasses.asdict(interval) for name, interval in scored.intervals.items()}
 
 
 def scoring_settings(config: Config) -> dict[str, Any]:
@@ -112,13 +112,13 @@ def format_scores(results: Results) -> str:
     for name, value in results.scores.items():
         if name == "perplexity":  # says what the loss says
             continue
-        mean_interval = results.intervals.get(name) or {}
-        if mean_interval.get("low") is None:
+        stored = results.intervals.get(name) or {}
+        if stored.get("low") is None:
             text = format_score(name, value)
-            reasons += [mean_interval["note"]] if mean_interval.get("note") else []
+            reasons += [stored["note"]] if stored.get("note") else []
         else:
-            text = plus_minus(value, mean_interval["low"], mean_interval["high"])
-        if name == "loss" and results.unmeasured:
+            text = plus_minus(value, stored["low"], stored["high"])
+        if name == "loss" and results.unmeasured and results.items:
             text += f" on {results.items - results.unmeasured:,} of {results.items:,} items"
         scores.append(f"{name} {text}")
     line = ", ".join(scores)

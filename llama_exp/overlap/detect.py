@@ -160,9 +160,13 @@ def _overlaps(
     learnt, questions = tuple(known.distinct), tuple(texts)
     ngram = _ngram(*_without_template(runs(learnt, NGRAM), runs(questions, NGRAM)), ngram_share)
     near = _near(*_without_template(runs(learnt, SHINGLE), runs(questions, SHINGLE)), jaccard, permutations)
-    number = {text: place for place, text in enumerate(texts)}
-    places = [number[text] for text in asked.whole]
-    return tuple({i: origin[hit[place]] for i, place in enumerate(places) if place in hit} for hit in (ngram, near))
+    number = {text: index for index, text in enumerate(texts)}
+    indices = [number[text] for text in asked.whole]
+
+    def by_item(hits: dict[int, int]) -> dict[int, int]:
+        return {item: origin[hits[index]] for item, index in enumerate(indices) if index in hits}
+
+    return by_item(ngram), by_item(near)
 
 
 def _without_template(train: Runs, held_out: Runs) -> tuple[Runs, Runs]:
@@ -170,7 +174,7 @@ def _without_template(train: Runs, held_out: Runs) -> tuple[Runs, Runs]:
     common = np.intersect1d(train.frequent, held_out.frequent, assume_unique=True)
     if not len(common):
         return train, held_out
-    return tuple(side.only(~np.isin(side.values, common)) for side in (train, held_out))
+    return train.only(~np.isin(train.values, common)), held_out.only(~np.isin(held_out.values, common))
 
 
 def _ngram(train: Runs, held_out: Runs, share: float) -> dict[int, int]:

@@ -1,6 +1,6 @@
 """What a comparison's numbers are worth, computed from the items: intervals over all seeds, who is tied, curves.
 
-    Comparison from grouping.py  +  Items of its evaluations  ->  the same Comparison, weighed
+    Comparison from compare.py  +  Items of its evaluations  ->  the same Comparison, weighed
 
 Scipy is imported here, and this module only once there is something to compare.
 """

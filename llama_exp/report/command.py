@@ -12,8 +12,10 @@ from llama_exp.report import costs
 class ReportOptions:
     outputs: str = option("outputs", "folder with the runs", positional=True)
     metric: str | None = option(None, "the score to draw; null: the dataset's own")
-    price_per_gpu_hour: float | None = option(None, "what one GPU costs for an hour, such as 2.50; null: of settings")
-    currency: str | None = option(None, "how money is named; null: of settings")
+    price_per_gpu_hour: float | None = option(
+        None, "what one GPU costs for an hour, such as 2.50; null: the value in settings"
+    )
+    currency: str | None = option(None, "currency code; null: the value in settings")
     targets: dict[str, float] = option(
         {}, "scores whose sample size is estimated, such as '{squad/f1: 70}'", shown="{}"
     )

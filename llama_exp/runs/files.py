@@ -15,7 +15,7 @@ from llama_exp.records import Prediction, Turn
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
-    """Open a file that appears at `path` only when the block ends well: written aside, then renamed.
+    """Open a file that appears at `path` only when the block ends well: written under another name, then renamed.
 
     A full disk or a kill leaves the old file, or none, never half of one.
     """
@@ -24,7 +24,8 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        with open(aside, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        text = "b" not in mode
+        with open(aside, mode, encoding="utf-8" if text else None, newline="" if text else None) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

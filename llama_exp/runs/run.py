@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -209,7 +209,7 @@ def _parse_config(path: Path) -> Config:
     if newer := [key for key in schema if key not in stored]:
         defaults = OmegaConf.structured(default_config({"dataset": stored.dataset.name, "model": stored.model.name}))
         stored = OmegaConf.merge({key: defaults[key] for key in newer}, stored)
-    config = OmegaConf.to_object(OmegaConf.merge(schema, stored))
+    config = cast(Config, OmegaConf.to_object(OmegaConf.merge(schema, stored)))
     # Which code reads the data is said by the user's own configuration, never by a folder that somebody may have made.
     config.dataset._target_ = dataset_target(config.dataset.name)
     return config

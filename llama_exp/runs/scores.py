@@ -33,13 +33,13 @@ def read_scores(folder: Path, predictions: Sequence[Prediction]) -> dict[str, li
         items = {name: [float(by_id[p.id][name]) for p in predictions] for name in names}
     except OSError as error:
         raise UserError(
-            f"No scores of items at {path} ({error.strerror}). Evaluate again with the same words."
+            f"No scores of items at {path} ({error.strerror}). Run the same evaluate command again."
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} does not hold the scores of predictions.jsonl beside it ({type(error).__name__}: {error}). "
-            "Delete it and evaluate again with the same words."
+            "Delete it and run the same evaluate command again."
         ) from None
     if not all(math.isfinite(value) for values in items.values() for value in values):
-        raise UserError(f"{path} holds a score that is no number. Delete it and evaluate again with the same words.")
+        raise UserError(f"{path} holds a score that is no number. Delete it and run the same evaluate command again.")
     return items

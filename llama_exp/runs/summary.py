@@ -80,7 +80,7 @@ def read_summary(folder: Path) -> Summary | None:
     check_schema(path, values.get("schema", 0), SCHEMA)
     known = {field.name: field for field in dataclasses.fields(Summary)}
     required = {name: None for name, field in known.items() if _is_required(field)}
-    dictionaries = {name: {} for name in ("identity", "counts", "versions")}
+    dictionaries: dict[str, dict] = {name: {} for name in ("identity", "counts", "versions")}
     given = {name: value for name, value in values.items() if name in known and value is not None}
     return Summary(**{**required, **dictionaries, **given})
 

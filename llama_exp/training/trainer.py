@@ -195,7 +195,8 @@ def whole_checkpoint(path: Path) -> Path | None:
     with contextlib.suppress(FileNotFoundError):  # another rank of this run was first
         os.replace(path, aside)
     print(
-        f"{path} is damaged and cannot be continued from: put aside as {aside.name}. The run starts anew.", flush=True
+        f"{path} is damaged and cannot be continued from: renamed to {aside.name}. Training restarts from step 0.",
+        flush=True,
     )
     return None
 
@@ -206,5 +207,5 @@ def describe_interruption(run: Run, step: int, steps: int) -> str:
     if not run.checkpoint.is_file():
         every = run.config.checkpoint_every
         when = f"every {every} steps" if every else "one a minute"
-        again = f"There was no checkpoint yet ({when}: checkpoint_every): the same command starts it anew."
+        again = f"There was no checkpoint yet ({when}: checkpoint_every): the same command restarts from step 0."
     return f"Interrupted after step {step:,} of {steps:,}. {again}"
