@@ -34,7 +34,8 @@ def python(*words: str, env: dict[str, str] | None = None) -> list[str]:
     wanted = {key: value for key, value in {**os.environ, **(env or {})}.items() if key.startswith(READ_AT_IMPORT)}
     if not _server:
         folder = tempfile.mkdtemp(prefix="forks-")
-        _server.update(wanted, socket=f"{folder}/socket")
+        started_with = {key: value for key, value in os.environ.items() if key.startswith(READ_AT_IMPORT)}
+        _server.update(started_with, socket=f"{folder}/socket")
         process = subprocess.Popen([sys.executable, "tests/forkserver.py", _server["socket"]], cwd=ROOT)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         atexit.register(process.kill)

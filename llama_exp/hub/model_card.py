@@ -130,12 +130,12 @@ def untuned_evaluations(run: Path, outputs: Path) -> dict[Path, EvaluationRecord
     """{folder of an evaluation of the run: the untuned model's evaluation on the same items}, where there is one."""
     found = load_runs(run)[0] + [one for one in load_runs(outputs)[0] if one.rank == 0]
     return {
-        one.evaluation.folder: panel.baseline.scored[0].evaluation
+        one.evaluation.folder: panel.baseline.runs[0].evaluation
         for comparison in comparisons(found)
         for panel in comparison.panels
         if panel.baseline
-        for setting in panel.cells
-        for one in setting.scored
+        for cell in panel.cells
+        for one in cell.runs
     }
 
 
