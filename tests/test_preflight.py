@@ -341,6 +341,6 @@ def test_overlap_by_construction_is_said_to_be_that():
     config.dataset.source = Source.synthetic
     assert [line.split()[0] for line in leaks.expected_overlap(config, {"test": [opening, later]}, found)] == [
         "Openings",
-        "Rows",
+        "Synthetic",
     ]
     assert leaks.expected_overlap(config, {"test": [later]}, {"test": {"overlapping": [], "clean": ["a-1"]}}) == []
