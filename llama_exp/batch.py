@@ -15,8 +15,8 @@ class Batch:
     3        2          lengths: what attention keeps Examples apart by
     1  3                predicting (N,): the places whose next token is a label
 
-    There is no attention mask on purpose: transformers, too, keeps packed Examples apart by restarted positions only where
-    no mask is given.
+    There is no attention mask on purpose: transformers, too, keeps packed Examples apart by restarted positions only
+    where no mask is given.
     """
 
     input_ids: torch.Tensor

@@ -2,4 +2,5 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text says what was wanted, what came and what to type; shown without traceback."""
+    """Something the user can mend. Its text says what was wanted, what came and what to type; shown without
+    traceback."""

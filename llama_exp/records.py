@@ -84,7 +84,8 @@ class Prediction:
 
     @property
     def has_context(self) -> bool:
-        """Whether it records the response and what the model read before the prompt: files of earlier versions do not."""
+        """Whether it records the response and what the model read before the prompt: files of earlier versions do
+        not."""
         return bool(self.response or self.system or self.history)
 
 

@@ -85,7 +85,8 @@ def reason(error: Exception) -> str:
 
 
 def spreadsheet_cell(value: Any, limit: int = 400) -> Any:
-    """A value that no spreadsheet computes: text that would start a formula gets an apostrophe; numbers stay numbers."""
+    """A value that no spreadsheet computes: text that would start a formula gets an apostrophe; numbers stay
+    numbers."""
     if value is None or isinstance(value, (int, float)):
         return value
     text = clean(value, limit)

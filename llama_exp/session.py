@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """audits: overlaps found between training and held-out items; data: rows that were read and tokenised; bases: the frozen
-    base in memory; preflight: measurements (preflight.forecast.Preflight).
+    """audits: overlaps found between training and held-out items; data: rows that were read and tokenised; bases: the
+    frozen base in memory; preflight: measurements (preflight.forecast.Preflight).
     """
 
     audits: AuditCache = field(default_factory=AuditCache)
@@ -43,8 +43,8 @@ class Session:
         waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         warm_up: Callable[["nn.Module"], None] = lambda base: None,
     ) -> Iterator[Callable[[], "nn.Module"]]:
-        """Load the frozen base in a thread while the block runs: `base()` waits for it. Leaving the block waits, too, timed by
-        `waiting()`.
+        """Load the frozen base in a thread while the block runs: `base()` waits for it. Leaving the block waits, too,
+        timed by `waiting()`.
 
         An exception in the block is raised immediately, without waiting.
         """

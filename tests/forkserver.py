@@ -1,12 +1,13 @@
 """Commands without their imports: a process that has imported the heavy libraries forks for each command.
 
     python tests/forkserver.py SOCKET              the server: imports, listens, forks
-    python -S -E tests/forkserver.py SOCKET run WORDS…   the client: what `python WORDS…` would do, same streams, same exit code
+    python -S -E tests/forkserver.py SOCKET run WORDS…   the client: what `python WORDS…` would do, same streams, same
+    exit code
 
-A command of this project spends 5 to 8 seconds of CPU on importing torch, Lightning, transformers and peft. The child runs
-the program as a fresh process would: its own argv, folder, environment and streams, `__main__`, and nothing of llama_exp
-imported before. What reads the environment when it is imported (HF_HOME, OMP_NUM_THREADS) has the server's: tests that set
-such a variable start a real process.
+A command of this project spends 5 to 8 seconds of CPU on importing torch, Lightning, transformers and peft. The child
+runs the program as a fresh process would: its own argv, folder, environment and streams, `__main__`, and nothing of
+llama_exp imported before. What reads the environment when it is imported (HF_HOME, OMP_NUM_THREADS) has the server's:
+tests that set such a variable start a real process.
 """
 
 import array

@@ -1,4 +1,5 @@
-"""A logger that ends its process in a way no one can catch, at a row of metrics.csv: kills that come at a known place."""
+"""A logger that ends its process in a way no one can catch, at a row of metrics.csv: kills that come at a known
+place."""
 
 import os
 import signal
@@ -8,7 +9,8 @@ from lightning.pytorch.loggers.logger import Logger
 
 
 class Killer(Logger):
-    """`column` in {"loss", "validation_loss"}: SIGKILL once the row of `step` that holds it is written. `pause`: seconds a row."""
+    """`column` in {"loss", "validation_loss"}: SIGKILL once the row of `step` that holds it is written. `pause`:
+    seconds a row."""
 
     name = version = "killer"
 

@@ -1,4 +1,5 @@
-"""Replies from one pass over what prompts share: the very replies of transformers' own `generate`, and the likelihoods too."""
+"""Replies from one pass over what prompts share: the very replies of transformers' own `generate`, and the likelihoods
+too."""
 
 import random
 from collections import Counter

@@ -33,7 +33,8 @@ def predictions(pairs) -> list[Prediction]:
 
 
 def direct(pairs, **changes):
-    """What `bert_score.score` says of each reply and reference alone, the best counting: precision, recall and F1, from 0 to 1."""
+    """What `bert_score.score` says of each reply and reference alone, the best counting: precision, recall and F1, from
+    0 to 1."""
     import bert_score
     import torch
 

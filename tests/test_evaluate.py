@@ -170,7 +170,8 @@ def test_the_validation_split_can_be_scored_for_choosing(tmp_path, command):
 
 @pytest.fixture(scope="module")
 def carved(tmp_path_factory):
-    """A cell whose test split was carved out of train by another seed than the default; its words, outputs, training set."""
+    """A cell whose test split was carved out of train by another seed than the default; its words, outputs, training
+    set."""
     folder = tmp_path_factory.mktemp("carved")
     (folder / "data").mkdir()
     with open(folder / "data" / "train.jsonl", "w") as file:

@@ -421,7 +421,8 @@ def test_the_learning_rate_warms_up_and_ends_where_it_should(schedule):
 def rows_of(
     llama, folder, late: int, broken_at: int | None = None, every: int | None = 100, wait=lambda seconds: None
 ) -> list[dict[str, str]]:
-    """metrics.csv of a real Lightning run of 6 steps with a validation after each second one, a checkpoint `every` steps.
+    """metrics.csv of a real Lightning run of 6 steps with a validation after each second one, a checkpoint `every`
+    steps.
 
     broken_at: the step whose gradient becomes infinite; wait: takes one second of a step, and two of a validation.
     """

@@ -1,4 +1,5 @@
-"""Publishing, through the real command and the real huggingface_hub client, to a hub that is a few lines of this file."""
+"""Publishing, through the real command and the real huggingface_hub client, to a hub that is a few lines of this
+file."""
 
 import base64
 import dataclasses

@@ -36,7 +36,8 @@ LIGHT = """records errors sanitize formatting quiet config.schema config.compose
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:
-    """Modules that a file imports; with everywhere=False only those at its top. What `python -m` alone runs is left out."""
+    """Modules that a file imports; with everywhere=False only those at its top. What `python -m` alone runs is left
+    out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))]
     found = set()

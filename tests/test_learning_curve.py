@@ -1,8 +1,9 @@
 """The package's own model learns more from more data: the quickstart's sweep, through the command, on this machine.
 
-Measured 2026-11-24 (docs/tiny.md), rank 16, three seeds with a sample each, 400 questions: after 100 examples F1 27.1, 19.2
-and 34.4, after 300 56.1, 53.9 and 53.7, untuned 1.8. The bounds are what those numbers leave room for: a step from 100 to
-300 of 27.7 with a spread of 7.8 between seeds; and 54.6 with 1.3 between seeds and about 4 between samples of 200 questions.
+Measured 2026-11-24 (docs/tiny.md), rank 16, three seeds with a sample each, 400 questions: after 100 examples F1 27.1,
+19.2 and 34.4, after 300 56.1, 53.9 and 53.7, untuned 1.8. The bounds are what those numbers leave room for: a step from
+100 to 300 of 27.7 with a spread of 7.8 between seeds; and 54.6 with 1.3 between seeds and about 4 between samples of
+200 questions.
 """
 
 import json

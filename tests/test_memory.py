@@ -1,4 +1,5 @@
-"""What a step keeps is chosen from the model's shape and the room there is; the choice never changes which Examples step."""
+"""What a step keeps is chosen from the model's shape and the room there is; the choice never changes which Examples
+step."""
 
 from types import SimpleNamespace
 

@@ -15,9 +15,9 @@ from tests.conftest import ROOT
 MESSAGE = 'Where is my "parcel"?'
 
 
-# The merged weights are rounded to 16 bits and computed in them; the run computed in 32. That moved logits of up to 23 by at most
-# 0.33, on a CPU with AVX2, which is enough to change a reply where two tokens are 0.04 apart. Without the adapter they move by
-# 4.8 and more, with a prompt that lacks its BOS by 1.6 and more.
+# The merged weights are rounded to 16 bits and computed in them; the run computed in 32. That moved logits of up to 23
+# by at most 0.33, on a CPU with AVX2, which is enough to change a reply where two tokens are 0.04 apart. Without the
+# adapter they move by 4.8 and more, with a prompt that lacks its BOS by 1.6 and more.
 ROUNDING = 0.04  # of the largest logit
 
 
@@ -50,7 +50,8 @@ def test_the_lines_that_load_an_adapter_give_the_runs_own_answer(speaker, comman
 
 
 def test_the_lines_that_load_a_merged_model_give_the_runs_logits_within_rounding(speaker, command, tmp_path):
-    """Along the run's own answer, not the merged model's: after one token that differs the texts are no longer comparable."""
+    """Along the run's own answer, not the merged model's: after one token that differs the texts are no longer
+    comparable."""
     words, outputs = speaker
     card, program = card_lines(speaker, command, "merged")
     [adapter] = outputs.glob("tweetsumm/tiny-16-r2*/adapter")

@@ -1,4 +1,5 @@
-"""How Examples lie end to end, and which make a step: a pure function, whatever the packing, the micro-batch or the ranks."""
+"""How Examples lie end to end, and which make a step: a pure function, whatever the packing, the micro-batch or the
+ranks."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Before training: what a cell would learn, what it would take, whether it fits; and what its test set has in common."""
+"""Before training: what a cell would learn, what it would take, whether it fits; and what its test set has in
+common."""
 
 import json
 import subprocess
@@ -190,7 +191,8 @@ def test_what_does_not_fit_is_refused_before_it_runs_and_says_what_would(llama, 
 
 
 def test_a_process_that_had_memory_before_is_not_fooled(llama, monkeypatch):
-    """Its second step grows by nothing, since the first one's memory is used again: the model's shape tells all the same."""
+    """Its second step grows by nothing, since the first one's memory is used again: the model's shape tells all the
+    same."""
     import psutil
     import torch
 

@@ -217,7 +217,8 @@ def write_evaluation(home, i, examples, f1, half, more, outputs):
 
 
 def answers(f1, rng):
-    """Right or wrong, so that `f1` percent are right: hard items are hard for every run, and a group is hard together."""
+    """Right or wrong, so that `f1` percent are right: hard items are hard for every run, and a group is hard
+    together."""
     hard = random.Random("items")
     groups = [hard.gauss(0, 0.5) for _ in range(ITEMS // 4)]
     odds = [groups[n // 4] + hard.gauss(0, 1) + rng.gauss(0, 0.4) for n in range(ITEMS)]

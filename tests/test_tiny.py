@@ -168,7 +168,8 @@ def test_it_finds_a_fact_of_unseen_names_in_its_context(model, tokenizer):
 
 @torch.no_grad()
 def test_untuned_it_cannot_answer_a_prompt(model, tokenizer):
-    """Rank 0 is an honest baseline: greedy replies to 40 prompts; no more than 6 of them (15 %) begin with the answer."""
+    """Rank 0 is an honest baseline: greedy replies to 40 prompts; no more than 6 of them (15 %) begin with the
+    answer."""
     right = 0
     for row in rows("squad", "test", 40, seed=0):
         message = f"Answer the question with words from the context.\n\nContext: {row['context']}\n\nQuestion: {row['question']}"

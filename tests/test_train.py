@@ -354,7 +354,8 @@ def test_a_command_whose_reader_is_gone_does_not_say_that_it_succeeded(tmp_path)
 
 
 def test_loading_a_base_imports_nothing_that_was_not_there_before():
-    """It runs in a thread while the main one imports Lightning: of two that import the same, one may see half a module."""
+    """It runs in a thread while the main one imports Lightning: of two that import the same, one may see half a
+    module."""
     code = (
         "import sys\nfrom llama_exp.model import base as model\nfrom llama_exp.config.compose import default_config\nimport torch\n"
         "config = default_config({'dataset': 'squad', 'model': 'tiny'}).model\nmodel.import_all()\nbefore = set(sys.modules)\n"

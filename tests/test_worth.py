@@ -235,7 +235,8 @@ def test_on_a_busy_machine_the_cost_says_that_the_clock_ran_for_all(tmp_path):
 
 
 def test_equal_recipes_are_seldom_told_apart_and_a_worse_one_is():
-    """8 equal recipes x 3 runs whose scatter differs fourfold; at full size 1 to 7 of 100 such grids name a worse one."""
+    """8 equal recipes x 3 runs whose scatter differs fourfold; at full size 1 to 7 of 100 such grids name a worse
+    one."""
     rng, weights, alarms, found = np.random.default_rng(0), np.full(40, 5.0), 0, 0
     for _ in range(100):
         hard, runs = rng.normal(50, 8, 40), tuple((seed, 0) for seed in range(3))
@@ -251,7 +252,8 @@ def test_equal_recipes_are_seldom_told_apart_and_a_worse_one_is():
 
 
 def test_equal_recipes_whose_runs_share_no_seed_are_seldom_told_apart():
-    """What runs scatter by (a standard deviation of 4) counts there too: left out, 29 of 100 equal pairs were told apart."""
+    """What runs scatter by (a standard deviation of 4) counts there too: left out, 29 of 100 equal pairs were told
+    apart."""
     rng, weights, alarms = np.random.default_rng(0), np.full(40, 5.0), 0
     for _ in range(200):
         hard, pair = rng.normal(50, 8, 40), []

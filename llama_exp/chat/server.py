@@ -4,8 +4,8 @@
     POST /ask         {"message", "system", "history": {"tuned": […], "untuned": […]}}
                       -> JSON lines: {"side": "tuned", "piece": "Hel"} … {"side": "tuned", "finished": true, …}
 
-The browser keeps the conversation and sends it with every message. The server keeps nothing: a restart loses nothing, and
-two people never meet in one conversation. The models answer one after the other.
+The browser keeps the conversation and sends it with every message. The server keeps nothing: a restart loses nothing,
+and two people never meet in one conversation. The models answer one after the other.
 """
 
 import base64

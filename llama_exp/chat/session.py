@@ -45,7 +45,8 @@ class PromptFormat:
     ) -> Example:
         """The Example that asks `prompt` after `history`.
 
-        A text fills a template of one field. A template of several fields takes a dict, or a text that is sent unchanged.
+        A text fills a template of one field. A template of several fields takes a dict, or a text that is sent
+        unchanged.
         """
         if isinstance(prompt, dict):
             if missing := [name for name in self.fields if name not in prompt]:
@@ -64,7 +65,8 @@ class PromptFormat:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """A whole reply. finished: it ended by EOS; shortened: part of the prompt or history was left out to make it fit."""
+    """A whole reply. finished: it ended by EOS; shortened: part of the prompt or history was left out to make it
+    fit."""
 
     text: str
     finished: bool
@@ -74,7 +76,8 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class ReplySettings:
-    """`sampling` are the arguments of generate(); {} is greedy, as in evaluation. `max_new_tokens`: None as in training."""
+    """`sampling` are the arguments of generate(); {} is greedy, as in evaluation. `max_new_tokens`: None as in
+    training."""
 
     sampling: dict[str, Any]
     seed: int = 0

@@ -135,7 +135,8 @@ class TerminalChat:
 
 
 def read_conversation(path: Path) -> tuple[str, dict[str, tuple[Turn, ...]]]:
-    """(system prompt, {side: turns}) of a saved conversation: /save writes the tuned side, the page one or two sides."""
+    """(system prompt, {side: turns}) of a saved conversation: /save writes the tuned side, the page one or two
+    sides."""
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         sides = saved["conversations"] if "conversations" in saved else {"tuned": saved["turns"]}

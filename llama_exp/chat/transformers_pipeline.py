@@ -22,8 +22,9 @@ from llama_exp.runs.run import Run
 class RunPipeline(TextGenerationPipeline):
     """transformers' own pipeline, except that a prompt becomes ids as in training, not by a chat template.
 
-    A chat template writes "<s>" and "</s>" as text, and Llama's tokenizer makes other ids of "<s>[INST]" than of BOS and
-    "[INST]". A text is a user's message; a chat is a list of {"role", "content"}, "system" first where there is one.
+    A chat template writes "<s>" and "</s>" as text, and Llama's tokenizer makes other ids of "<s>[INST]" than of BOS
+    and "[INST]". A text is a user's message; a chat is a list of {"role", "content"}, "system" first where there is
+    one.
     """
 
     config: Config

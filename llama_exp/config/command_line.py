@@ -1,8 +1,10 @@
 """What to type to mean a cell again: its own words, and every other value that a plain command would not give.
 
-    {"dataset.name": "squad", "lora.r": 8, "trainer.max_epochs": 2, …}  ->  python train.py dataset=squad … trainer.max_epochs=2
+    {"dataset.name": "squad", "lora.r": 8, "trainer.max_epochs": 2, …}  ->  python train.py dataset=squad …
+    trainer.max_epochs=2
 
-What stands in a command comes from files, so it is quoted for the shell and for Hydra, and nothing in it acts on a terminal.
+What stands in a command comes from files, so it is quoted for the shell and for Hydra, and nothing in it acts on a
+terminal.
 """
 
 import re
@@ -21,7 +23,8 @@ HYDRA_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "nan",
 
 
 def command(program: str, leaves: Mapping[str, Any], *more: str) -> str:
-    """`python train.py …` for a cell's leaves ({dotted key: value}); `more` words such as `outputs=elsewhere` come last."""
+    """`python train.py …` for a cell's leaves ({dotted key: value}); `more` words such as `outputs=elsewhere` come
+    last."""
     said = {word: leaves.get(key) for word, key in FIRST_KEYS.items()}
     if said["lora.r"] == 0:
         del said["sample"]  # the untuned model saw none
@@ -37,7 +40,8 @@ def command(program: str, leaves: Mapping[str, Any], *more: str) -> str:
 
 
 def folder_options(run: Path, dataset: str, root: Path, named: Any = None) -> list[str]:
-    """`outputs=FOLDER` where results are not in outputs/; `out=FOLDER` for a run that was given (`named`) or has no usual place."""
+    """`outputs=FOLDER` where results are not in outputs/; `out=FOLDER` for a run that was given (`named`) or has no
+    usual place."""
     if named or run.parent != root / dataset:
         return [f"out={hydra_value(str(run))}"]
     return [] if root == Path("outputs") else [f"outputs={hydra_value(str(root))}"]

@@ -60,7 +60,8 @@ def resolve(cfg: DictConfig) -> Config:
 
 
 def limit_answer_length(config: Config) -> Config:
-    """An answer may take at most half of `max_length`: a set of long answers then also runs on a model of short rows."""
+    """An answer may take at most half of `max_length`: a set of long answers then also runs on a model of short
+    rows."""
     room = min(config.dataset.max_new_tokens, config.max_length // 2)
     return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, max_new_tokens=room))
 

@@ -7,8 +7,8 @@
 
     def report(options: ReportOptions) -> None: ...
 
-A command takes `options` alone, or `config` (composed by Hydra from conf/) as well. cli/options.py turns what a user typed
-into the dataclass, and the dataclass into --help.
+A command takes `options` alone, or `config` (composed by Hydra from conf/) as well. cli/options.py turns what a user
+typed into the dataclass, and the dataclass into --help.
 """
 
 import dataclasses

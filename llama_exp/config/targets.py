@@ -1,7 +1,7 @@
 """Classes that a configuration names by import path: `_target_: my_package.MyCallback`.
 
-Only what the user's own configuration says is imported, never what a run's folder says: a folder that somebody else made
-must not decide which code runs here.
+Only what the user's own configuration says is imported, never what a run's folder says: a folder that somebody else
+made must not decide which code runs here.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Which arguments of lightning.Trainer a run passes on, and which it refuses, with what to type instead.
 
-A run is one pass over a plan of steps, so that it can be resumed exactly; what cuts epochs, batches or steps in another way
-has a key of this package. The names are a table, because importing Lightning for a typo would take eight seconds; a test
-holds it against Trainer's own signature.
+A run is one pass over a plan of steps, so that it can be resumed exactly; what cuts epochs, batches or steps in another
+way has a key of this package. The names are a table, because importing Lightning for a typo would take eight seconds; a
+test holds it against Trainer's own signature.
 """
 
 import difflib

@@ -3,8 +3,9 @@
     DATASETS.of(config, tokenizer)      the data module of a run
     DATASETS["squad"]                   the class
 
-A new dataset is a subclass of ExampleDataModule and a YAML file. Inside this package: one file here, one in conf/dataset/
-and one row of this table. Outside: a YAML file in a folder given by --config-dir, with `_target_: my_package.MyDataModule`.
+A new dataset is a subclass of ExampleDataModule and a YAML file. Inside this package: one file here, one in
+conf/dataset/ and one row of this table. Outside: a YAML file in a folder given by --config-dir, with `_target_:
+my_package.MyDataModule`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -60,7 +61,8 @@ class Datasets(Mapping):
         return len(CLASSES)
 
     def class_of(self, dataset: DatasetConfig) -> "type[ExampleDataModule]":
-        """The class that a dataset's `_target_` names, or the one of this table. Raises UserError where there is neither."""
+        """The class that a dataset's `_target_` names, or the one of this table. Raises UserError where there is
+        neither."""
         if not dataset._target_ and dataset.name not in CLASSES:
             raise UserError(
                 f"Unknown dataset {dataset.name!r}; known: {', '.join(sorted(CLASSES))}. A dataset of your own needs "

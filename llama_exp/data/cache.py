@@ -12,8 +12,8 @@ Counts = dict[str, Any]
 class DataCache:
     """Keeps the source that was read last, and the tokens of each split that were made last.
 
-    The runs of a sweep differ in rank and seed far more often than in their data; more than the last of each is not kept,
-    because a large dataset twice in memory would cost more than reading it again.
+    The runs of a sweep differ in rank and seed far more often than in their data; more than the last of each is not
+    kept, because a large dataset twice in memory would cost more than reading it again.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,8 @@ class DataCache:
         examples: list[Example],
         encode: Callable[[], tuple[list[Tokens], dict[str, int]]],
     ) -> tuple[list[Tokens], dict[str, int]]:
-        """The tokens of a split and their counts; encoded only where the settings or the Examples are not the last ones."""
+        """The tokens of a split and their counts; encoded only where the settings or the Examples are not the last
+        ones."""
         kept = self._tokens.get(split)
         if kept is None or kept[:2] != (settings, examples):
             kept = self._tokens[split] = (settings, examples, *encode())

@@ -392,7 +392,8 @@ class ExampleDataModule(LightningDataModule):
 
     @functools.cached_property
     def content(self) -> str:
-        """A hash of what is learnt and what validation is measured on: shows that a source was changed behind its name."""
+        """A hash of what is learnt and what validation is measured on: shows that a source was changed behind its
+        name."""
         digest = hashlib.sha256()
         for example in [*self.train, *self.held_out("validation", self.validation_sample)]:
             digest.update(repr(example).encode("utf-8", "surrogatepass"))

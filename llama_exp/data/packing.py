@@ -1,7 +1,8 @@
 """Tokens -> Batch: which Examples make a step, and in which order they come.
 
 A step is always `batch` Examples of one permutation; micro-batches only decide how many lie end to end at a
-time. The order is a pure function of (seed, epoch), so a run that was killed continues with the very batch it would have seen.
+time. The order is a pure function of (seed, epoch), so a run that was killed continues with the very batch it would
+have seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence

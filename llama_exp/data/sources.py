@@ -104,7 +104,8 @@ def no_progress_bars():
 
 @contextmanager
 def readable_errors(what: str, advice: str, location: Path | None = None):
-    """Turn whatever the readers raise (gated, offline, broken file: a dozen types) into one readable line. `location`: of the files."""
+    """Turn whatever the readers raise (gated, offline, broken file: a dozen types) into one readable line. `location`:
+    of the files."""
     try:
         yield
     except Exception as error:

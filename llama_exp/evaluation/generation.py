@@ -47,10 +47,11 @@ def answers(
     max_new_tokens: int,
     batch: int | None = None,
 ) -> Iterator[list[Reply]]:
-    """Reply greedily to each prompt (ids from BOS to `[/INST]`); yields a batch of replies at a time, longest prompts first.
+    """Reply greedily to each prompt (ids from BOS to `[/INST]`); yields a batch of replies at a time, longest prompts
+    first.
 
-    The same replies as `generate`'s, and as `likelihood`'s the likelihood of each prompt's response in `measured` (None:
-    there is none, or it does not fit). batch: prompts at once; None = as many as the memory holds.
+    The same replies as `generate`'s, and as `likelihood`'s the likelihood of each prompt's response in `measured`
+    (None: there is none, or it does not fit). batch: prompts at once; None = as many as the memory holds.
     """
     llama = causal_lm(model)
     llama.eval()
@@ -196,7 +197,8 @@ def _reply(tokenizer, place: int, ids: list[int]) -> Reply:
 
 @torch.inference_mode()
 def likelihood(model: nn.Module, tokens: Sequence[Tokens], size: int = 4096) -> dict[str, tuple[float, int]]:
-    """{id: (summed negative log-likelihood of the response and its EOS in nats, its tokens)}, `size` tokens at a time."""
+    """{id: (summed negative log-likelihood of the response and its EOS in nats, its tokens)}, `size` tokens at a
+    time."""
     model.eval()
     device = next(model.parameters()).device
     found: dict[str, tuple[float, int]] = {}

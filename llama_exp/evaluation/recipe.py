@@ -86,7 +86,8 @@ def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcom
 
 
 def reuse(request: EvaluationRequest, results: Results) -> Outcome:
-    """An evaluation that is there already; its replies are scored again where other metrics or settings are requested."""
+    """An evaluation that is there already; its replies are scored again where other metrics or settings are
+    requested."""
     request.check_same(results)
     if is_up_to_date(request, results):
         return _announce(request, f"already evaluated: {format_scores(results)}")

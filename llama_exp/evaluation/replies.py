@@ -24,8 +24,8 @@ def reply_to_all(
 ) -> tuple[list[Prediction], dict[str, Any]]:
     """Reply to every Example that `predictions.jsonl` does not hold yet, and measure how likely its response is.
 
-    Returns all Predictions in the Examples' order, and their cost {"seconds", "tokens", "peak_memory_bytes"}, all None where
-    the cost of those that an earlier process made is not known.
+    Returns all Predictions in the Examples' order, and their cost {"seconds", "tokens", "peak_memory_bytes"}, all None
+    where the cost of those that an earlier process made is not known.
     """
     from llama_exp.evaluation.generation import answers
     from llama_exp.model.memory import peak_memory, reset_peak_memory

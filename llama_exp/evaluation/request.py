@@ -1,7 +1,7 @@
 """What an evaluation asks: whose replies, to which Examples, and the folder that is named by it.
 
-A command names little (`evaluate.py dataset=squad sample=1000`), and the run knows the rest: here the two are merged, so
-that no run is tested on what it was trained on and no two evaluations share a folder.
+A command names little (`evaluate.py dataset=squad sample=1000`), and the run knows the rest: here the two are merged,
+so that no run is tested on what it was trained on and no two evaluations share a folder.
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ SPLITTING = ("subset", "revision", "rows", "validation", "test", "split_seed", "
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """run: whose replies; config: the run's own, with the data and the size of the evaluation that the command names."""
+    """run: whose replies; config: the run's own, with the data and the size of the evaluation that the command
+    names."""
 
     run: Run
     config: Config
@@ -97,8 +98,8 @@ class EvaluationRequest:
 def dataset_for(command: Config, trained: Config) -> DatasetConfig:
     """The dataset as the run was trained on it, with the keys that the command names.
 
-    A command finds a run without repeating how its data were split, and another split would test it on what it was trained
-    on: such keys come from the run, and giving another value is a UserError. Other data (another dataset, or by
+    A command finds a run without repeating how its data were split, and another split would test it on what it was
+    trained on: such keys come from the run, and giving another value is a UserError. Other data (another dataset, or by
     trained_on= or out= another source of the same one) are taken as the command has them.
     """
     mine, theirs = command.dataset, trained.dataset

@@ -38,7 +38,8 @@ def count_answers_lost(
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """{score: value}, {score: its 95 % interval, clustered by group}, {score: [value per item]}, {metric: its facts}."""
+    """{score: value}, {score: its 95 % interval, clustered by group}, {score: [value per item]}, {metric: its
+    facts}."""
 
     values: dict[str, float]
     intervals: dict[str, Interval]
@@ -83,7 +84,8 @@ def score(predictions: Sequence[Prediction], config: Config) -> Scored:
 def score_clean_items(
     predictions: Sequence[Prediction], clean: Sequence[Prediction] | None, config: Config
 ) -> dict[str, Any] | None:
-    """The scores on the items that nothing in training overlaps with; without scores where these are all items, or none.
+    """The scores on the items that nothing in training overlaps with; without scores where these are all items, or
+    none.
 
     None where it is not known which they are.
     """
@@ -98,7 +100,8 @@ def intervals_as_dicts(scored: Scored) -> dict[str, dict[str, Any]]:
 
 
 def scoring_settings(config: Config) -> dict[str, Any]:
-    """What decides the scores of given predictions, with the encoder that bertscore.model=auto chooses on this machine."""
+    """What decides the scores of given predictions, with the encoder that bertscore.model=auto chooses on this
+    machine."""
     settings = metrics.scoring_settings(metric_settings(config))
     return {"metrics": list(config.dataset.metrics), "metric_settings": settings}
 
@@ -106,7 +109,8 @@ def scoring_settings(config: Config) -> dict[str, Any]:
 def format_scores(results: Results) -> str:
     """The scores in one line, each with its 95 % interval, then the loss.
 
-    Also, once: why there is no interval, of how many items the loss is where not of all, and how many replies are empty.
+    Also, once: why there is no interval, of how many items the loss is where not of all, and how many replies are
+    empty.
     """
     scores, reasons = [], []
     for name, value in results.scores.items():
@@ -135,8 +139,8 @@ def read_official_predictions(
     """A predictions file in the official format, {id: text}, as Predictions. `all_ids`: the ids of the split
     that `examples` were drawn from.
 
-    Counted are ids that are unknown, known but not drawn, and missing. As in the official script a missing answer scores 0.
-    Raises UserError for a file of another shape.
+    Counted are ids that are unknown, known but not drawn, and missing. As in the official script a missing answer
+    scores 0. Raises UserError for a file of another shape.
     """
     try:
         answers = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -63,8 +63,8 @@ def merge(run: Run, config: Config, folder: Path) -> None:
 def compare_with_adapter(run: Run, config: Config, folder: Path, count: int) -> dict[str, Any]:
     """Adapter and merged model on `count` held-out Examples: {"items", "loss_adapter", "loss_merged", "equal_answers"}.
 
-    Losses in nats per token over the held-out responses; equal_answers is the share of greedy answers that are equal over
-    their first ANSWER_TOKENS tokens.
+    Losses in nats per token over the held-out responses; equal_answers is the share of greedy answers that are equal
+    over their first ANSWER_TOKENS tokens.
     """
     from llama_exp.data import DATASETS
     from llama_exp.model.base import forget_base, load_base, target_device

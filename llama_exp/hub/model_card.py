@@ -56,7 +56,8 @@ def base_name(config: Config) -> str:
 
 
 def write_notice(config: Config, folder: Path) -> None:
-    """NOTICE, required by section 1.b.iii of the Llama 2 agreement, and the agreement itself where the base came with it."""
+    """NOTICE, required by section 1.b.iii of the Llama 2 agreement, and the agreement itself where the base came with
+    it."""
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
     for name in LICENCE_FILES:
         with suppress(Exception):  # not there, not cached, not readable: NOTICE has the address
@@ -72,7 +73,8 @@ def write_notice(config: Config, folder: Path) -> None:
 def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | None, outputs: Path) -> None:
     """README.md of the repository `name`: metadata for the hub, then the page.
 
-    `comparison` is that of a merged model, None for an adapter; `outputs` is searched for the untuned model's evaluations.
+    `comparison` is that of a merged model, None for an adapter; `outputs` is searched for the untuned model's
+    evaluations.
     """
     from huggingface_hub import ModelCard
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
@@ -140,7 +142,8 @@ def untuned_evaluations(run: Path, outputs: Path) -> dict[Path, EvaluationRecord
 
 
 def score_table(evaluation: dict[str, Any], untuned: EvaluationRecord | None = None) -> dict[str, Any]:
-    """results.json with the rows of its table, beside the untuned model's scores on the same items where they are known."""
+    """results.json with the rows of its table, beside the untuned model's scores on the same items where they are
+    known."""
     intervals = evaluation.get("intervals", {})
     rows = []
     for name, value in evaluation["scores"].items():

@@ -78,7 +78,8 @@ def prepare_adapter(run: Run, folder: Path) -> None:
 
 
 def prepare_merged(run: Run, config: Config, folder: Path, options: "PublishOptions") -> dict[str, Any]:
-    """Write the merged model and compare it with the adapter; UserError where they differ by more than the options allow.
+    """Write the merged model and compare it with the adapter; UserError where they differ by more than the options
+    allow.
 
     The comparison is stored beside the folder: after a broken upload neither is done again.
     """

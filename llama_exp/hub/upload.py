@@ -1,7 +1,7 @@
 """A repository on the Hugging Face hub: checked before the work, uploaded to with retries.
 
-By the real `huggingface_hub` client. No token and no upload address appears in a message: such addresses are signed, and
-as good as a password.
+By the real `huggingface_hub` client. No token and no upload address appears in a message: such addresses are signed,
+and as good as a password.
 """
 
 import logging
@@ -82,8 +82,8 @@ class HubRepository:
         return cls(api, token, name, private, empty, REPLACED if TAG in (found.tags or ()) else ())
 
     def upload(self, folder: Path, message: str) -> str:
-        """Create the repository if needed and commit the folder; returns the commit's address. Files already there are not
-        sent again.
+        """Create the repository if needed and commit the folder; returns the commit's address. Files already there are
+        not sent again.
 
         A new repository is private until all files are there: a broken upload leaves nothing for everyone to see.
         """

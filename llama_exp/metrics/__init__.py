@@ -1,7 +1,7 @@
 """Metrics: predictions in, named scores out; per item, so that intervals can be computed from them.
 
-A metric is a function with the decorator `metric`, which declares its scores (declaration.py). Those of this package have
-short names; any other is named by its import path, `dataset.metrics=[squad,my_package.my_module.my_metric]`.
+A metric is a function with the decorator `metric`, which declares its scores (declaration.py). Those of this package
+have short names; any other is named by its import path, `dataset.metrics=[squad,my_package.my_module.my_metric]`.
 
     load("squad")            the Metric
     describe("squad/f1")     its Score: meaning, direction, bounds …; also of "loss" and "perplexity"
@@ -49,8 +49,8 @@ METRICS = {
 def load(name: str) -> Metric:
     """The metric of this name or import path (a function, or a module with one metric in it).
 
-    Raises UserError where there is none. Imports what is named: call it with names that the user typed, and use `describe`
-    for names that come from a file.
+    Raises UserError where there is none. Imports what is named: call it with names that the user typed, and use
+    `describe` for names that come from a file.
     """
     if name not in METRICS and "." not in name:
         raise UserError(

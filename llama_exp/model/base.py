@@ -98,7 +98,8 @@ class BaseLoader:
                 ...  # read and tokenise data
                 base()  # waits for the base, or raises what its loading raised
 
-        Leaving the block waits for the thread, timed by `waiting()`; an exception in the block is raised without waiting.
+        Leaving the block waits for the thread, timed by `waiting()`; an exception in the block is raised without
+        waiting.
         """
         outcome: Future = Future()
 
@@ -185,9 +186,9 @@ def check_length(base: nn.Module, max_length: int) -> None:
 def disable_bf16_repacking(base: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for bfloat16 on CPUs that have AVX512-BF16.
 
-    It does so at the first forward pass in evaluation mode. The repacked product has no gradient, so a training step after
-    a validation would silently stop the gradient at the last layer; and replies would be computed in another precision
-    than the loss (bitsandbytes 0.50, `Linear4bit.forward`).
+    It does so at the first forward pass in evaluation mode. The repacked product has no gradient, so a training step
+    after a validation would silently stop the gradient at the last layer; and replies would be computed in another
+    precision than the loss (bitsandbytes 0.50, `Linear4bit.forward`).
     """
     for layer in base.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):

@@ -1,7 +1,8 @@
 """What a step keeps in memory: everything, or only each layer's input; and how many Examples go through at once.
 
 The losses and gradients are the same either way. What is kept of a token is known from the model's shape
-(llama_exp/model/kernels/decoder_layer.py), so the choice is made before the first step instead of after an out-of-memory error.
+(llama_exp/model/kernels/decoder_layer.py), so the choice is made before the first step instead of after an
+out-of-memory error.
 """
 
 import contextlib
@@ -27,8 +28,8 @@ MIN_TOKENS_PER_PASS = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; cache_weights: keep the dequantised weights;
-    save_activations: keep those of norms and gates, too."""
+    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; cache_weights: keep the dequantised
+    weights; save_activations: keep those of norms and gates, too."""
 
     recompute: bool
     micro_batch: int
@@ -41,10 +42,11 @@ class Choice:
 class Needs:
     """Bytes that a step needs.
 
-    Kept of a token until its gradient: everything, everything but norms and gates, only layers' inputs. Of a token in one
-    layer's backward pass: where its activations are there, where they are made again, and then of those whose gate and up
-    are made at once; beside the logits: of the last norm, and of a last layer that is kept for few labels. Once: adapters,
-    gradients and moments; the logits of a chunk; weights being dequantised; all of W in 16 bits, where it is held.
+    Kept of a token until its gradient: everything, everything but norms and gates, only layers' inputs. Of a token in
+    one layer's backward pass: where its activations are there, where they are made again, and then of those whose gate
+    and up are made at once; beside the logits: of the last norm, and of a last layer that is kept for few labels. Once:
+    adapters, gradients and moments; the logits of a chunk; weights being dequantised; all of W in 16 bits, where it is
+    held.
     """
 
     whole: float

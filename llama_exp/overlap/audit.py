@@ -86,7 +86,8 @@ def held_out_splits(config: Config, data) -> dict[str, list[Example]]:
 
 
 def rows(examples: Iterable[Example]) -> list["Row"]:
-    """The texts that are compared. A turn is compared with its history: "Thanks!" alone would be in every training set."""
+    """The texts that are compared. A turn is compared with its history: "Thanks!" alone would be in every training
+    set."""
     return [(e.id, e.group, " ".join([*(turn.text for turn in e.history), e.prompt]), e.response) for e in examples]
 
 

@@ -218,7 +218,8 @@ def _near(train: Runs, held_out: Runs, jaccard: float, permutations: int) -> dic
 
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct values and where each stands first: by sorting, several times as fast as numpy's table of hashes."""
+    """Sorted distinct values and where each stands first: by sorting, several times as fast as numpy's table of
+    hashes."""
     return np.unique(values, return_index=True)
 
 

@@ -35,7 +35,8 @@ NOT_DATA = ("lora.", "optimizer.", "trainer.", "logger.", "out", "preflight", "s
 
 @dataclass(frozen=True, slots=True)
 class CellForecast:
-    """status: "measured", "derived", "already trained", "untuned" or why the cell was refused; only the first two have numbers.
+    """status: "measured", "derived", "already trained", "untuned" or why the cell was refused; only the first two have
+    numbers.
 
     folder   where training would write: that of sample=null where the sample asks for more Examples than there are
     memory   bytes that a step needs; `memory_limit` is what this process may use

@@ -12,7 +12,8 @@ SHOWN = 1200  # characters of a prompt that are printed; the middle of a longer 
 
 
 def show_data(data, tokenizer, with_example: bool) -> None:
-    """Print what reaches training, check BOS and EOS of every turn, and print the first Example as the model sees it."""
+    """Print what reaches training, check BOS and EOS of every turn, and print the first Example as the model sees
+    it."""
     tokens, counts, sample = data.encoded("train"), data.counts["encoded"]["train"], data.counts["sample"]
     requested = "all" if sample["asked"] is None else f"{sample['asked']:,}"
     print(data.describe())

@@ -172,7 +172,8 @@ class Comparison:
         return next(iter(self.ranked()), None)
 
     def rivals(self) -> list[tuple[Panel, Cell]] | None:
-        """Cells without a significant difference from the best, item by item; else those whose intervals overlap its own.
+        """Cells without a significant difference from the best, item by item; else those whose intervals overlap its
+        own.
 
         None where there is neither.
         """

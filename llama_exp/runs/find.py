@@ -1,7 +1,7 @@
 """The run that a command means, and the command that would train it.
 
-Commands that read a run (evaluate, chat, simulate, publish) name its dataset, model, LoRA, sample and seeds, as the training
-command did; they take the other training keys from the run itself.
+Commands that read a run (evaluate, chat, simulate, publish) name its dataset, model, LoRA, sample and seeds, as the
+training command did; they take the other training keys from the run itself.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ SHOWN = 10  # runs listed in a message
 def find_run(config: Config) -> Run:
     """The finished run that this config means: same dataset, model, LoRA, sample and seeds.
 
-    The run named by exactly this config comes first; else the one run that agrees in all of these, whatever its training
-    keys were. With `trained_on` only runs of that dataset count, wherever their rows came from.
+    The run named by exactly this config comes first; else the one run that agrees in all of these, whatever its
+    training keys were. With `trained_on` only runs of that dataset count, wherever their rows came from.
     Raises UserError where no run or several match, with the commands that tell them apart.
     """
     dataset = config.trained_on or config.dataset.name

@@ -26,7 +26,8 @@ UNWRITABLE = {
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process while the block runs. UserError where another process holds it or it is not writable.
+    """Hold `folder` for this process while the block runs. UserError where another process holds it or it is not
+    writable.
 
     The system releases the lock when the process ends, however it ends. Of the processes of one run
     (DistributedDataParallel) the first holds it for all.

@@ -14,8 +14,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Scores with their intervals, what was evaluated and how it was scored. Loss is in nats a token, other scores in percent
-    (BERTScore as its encoder gives it).
+    """Scores with their intervals, what was evaluated and how it was scored. Loss is in nats a token, other scores in
+    percent (BERTScore as its encoder gives it).
     """
 
     scores: dict[str, float]

@@ -78,7 +78,8 @@ class Run:
 
     @classmethod
     def untuned(cls, config: Config) -> "Run":
-        """Rank 0, which trains nothing: a place for the base model's evaluations, never inside a trained run's folder."""
+        """Rank 0, which trains nothing: a place for the base model's evaluations, never inside a trained run's
+        folder."""
         run = cls.of(config)
         if run.exists:
             raise UserError(

@@ -15,7 +15,8 @@ FINISHED = ("finished", "stopped early")
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a training did, whether it finished or broke. Sizes are in bytes, times in seconds, losses in nats a label token.
+    """What a training did, whether it finished or broke. Sizes are in bytes, times in seconds, losses in nats a label
+    token.
 
     The second half is known only of a training that ended well.
     """
@@ -67,8 +68,8 @@ def write_summary(folder: Path, summary: Summary) -> None:
 def read_summary(folder: Path) -> Summary | None:
     """The summary in a folder; None where there is none, or none that can be read: then the run has not finished.
 
-    Summaries written before there were schema versions lack some keys, which get their defaults. UserError for one that a
-    newer version wrote, whose numbers might mean something else.
+    Summaries written before there were schema versions lack some keys, which get their defaults. UserError for one that
+    a newer version wrote, whose numbers might mean something else.
     """
     path = folder / "summary.json"
     try:

@@ -2,8 +2,8 @@
 
 An undefined score is left out: distinct_1 without a word, distinct_2 without a word pair, self_repetition unless a
 speaker has word pairs in two turns. As a 0 it would make a silent model the least repetitive of all.
-Distinct shares fall and repetition rises with length alone: compare conversations over the same openings, and read these
-scores beside `turns`.
+Distinct shares fall and repetition rises with length alone: compare conversations over the same openings, and read
+these scores beside `turns`.
 """
 
 import dataclasses

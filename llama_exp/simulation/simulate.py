@@ -1,4 +1,5 @@
-"""The whole simulation: openings, conversations (resumed where an earlier command stopped), results, pages, comparison."""
+"""The whole simulation: openings, conversations (resumed where an earlier command stopped), results, pages,
+comparison."""
 
 import hashlib
 import json

@@ -82,7 +82,8 @@ def _speaker(side: str, name: str, config: Config, run: Run, system: str | None)
 
 
 def default_system(config: Config, side: str) -> str:
-    """The system prompt of a side in training on turns; with other tasks none for the agent, and a role for the client."""
+    """The system prompt of a side in training on turns; with other tasks none for the agent, and a role for the
+    client."""
     if config.dataset.task.endswith("turns"):
         return SYSTEM[side]
     return CLIENT_SYSTEM if side == CLIENT else ""

@@ -1,4 +1,5 @@
-"""The embedded base model: a Llama of 3.8 M parameters and its tokenizer, pretrained by `pretrain.py`; see README.md."""
+"""The embedded base model: a Llama of 3.8 M parameters and its tokenizer, pretrained by `pretrain.py`; see
+README.md."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +10,8 @@ PATH = Path(__file__).resolve().parent
 
 
 def verify(folder: Path = PATH) -> None:
-    """Hold every file that is loaded against SHA256SUMS; raise a UserError that lists all that is missing or damaged."""
+    """Hold every file that is loaded against SHA256SUMS; raise a UserError that lists all that is missing or
+    damaged."""
     try:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
     except OSError:

@@ -36,8 +36,8 @@ class Checkpoints(Checkpoint):
 
     every: None = one a minute. On a GPU a step is over long before a checkpoint of it is written (2 s at 7B).
 
-    Only at the end of a step, and after the validation that is due there (every `interval` steps; None: never): Lightning
-    does not repeat it, so a checkpoint written before it would forget what came of it.
+    Only at the end of a step, and after the validation that is due there (every `interval` steps; None: never):
+    Lightning does not repeat it, so a checkpoint written before it would forget what came of it.
     """
 
     def __init__(self, folder: Path, every: int | None, interval: int | None):
@@ -90,7 +90,8 @@ class Checkpoints(Checkpoint):
 
 
 class Curves(L.Callback):
-    """metrics.csv, a row a step; the same numbers to any logger. The file is the truth: a logger's failure is only said.
+    """metrics.csv, a row a step; the same numbers to any logger. The file is the truth: a logger's failure is only
+    said.
 
     late: how many steps may be pending while the next one runs; None = what suits the device.
     """

@@ -1,6 +1,8 @@
-"""The energy that a run's GPUs took, from the counter in the card (NVML); None, never 0, where there is no such counter.
+"""The energy that a run's GPUs took, from the counter in the card (NVML); None, never 0, where there is no such
+counter.
 
-The counter is the card's: it includes its idle watts and whatever else ran on it, and nothing of the rest of the machine.
+The counter is the card's: it includes its idle watts and whatever else ran on it, and nothing of the rest of the
+machine.
 """
 
 from collections.abc import Sequence

@@ -18,8 +18,8 @@ from llama_exp.model.kernels.forward import response_nll
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A finished optimizer step: its number from 1, loss in nats a label token over all ranks, gradient norm before clipping,
-    seconds since the step before (or since the validation or checkpoint between them)."""
+    """A finished optimizer step: its number from 1, loss in nats a label token over all ranks, gradient norm before
+    clipping, seconds since the step before (or since the validation or checkpoint between them)."""
 
     number: int
     loss: float
@@ -47,7 +47,8 @@ def seconds_between(first: Moment, second: Moment) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PendingStep:
-    """A step that the GPU may still be at. values: summed nll, label tokens and gradient norm, on their way to the CPU."""
+    """A step that the GPU may still be at. values: summed nll, label tokens and gradient norm, on their way to the
+    CPU."""
 
     number: int
     lr: float
@@ -61,12 +62,13 @@ class FineTuningModule(L.LightningModule):
         model = attach_lora(load_base(config.model, device), config.lora, seed=0)
         L.Trainer(max_epochs=3, logger=CSVLogger("logs")).fit(FineTuningModule(model), SquadDataModule(…))
 
-    It logs train_loss (of each step, and of the epoch's tokens), validation_loss and test_loss, in nats a label token, and
-    raises a UserError where a loss or a gradient is not finite. total_steps: None = as many as the Trainer will make.
+    It logs train_loss (of each step, and of the epoch's tokens), validation_loss and test_loss, in nats a label token,
+    and raises a UserError where a loss or a gradient is not finite. total_steps: None = as many as the Trainer will
+    make.
 
-    The loss of a step is  sum(nll) / sum(label tokens)  over the whole accumulated step and all ranks. Lightning averages
-    the means of micro-batches, which would weigh short answers wrongly (Lightning-AI/pytorch-lightning#20350); so each
-    micro-batch contributes its *sum*, and the gradients are divided once, before clipping.
+    The loss of a step is  sum(nll) / sum(label tokens)  over the whole accumulated step and all ranks. Lightning
+    averages the means of micro-batches, which would weigh short answers wrongly (Lightning-AI/pytorch-lightning#20350);
+    so each micro-batch contributes its *sum*, and the gradients are divided once, before clipping.
     """
 
     strict_loading = False  # a checkpoint holds the adapter, not the base
@@ -82,8 +84,8 @@ class FineTuningModule(L.LightningModule):
         super().__init__()
         self.model, self.optimizer_config = model, optimizer or OptimizerConfig()
         self.total_steps, self.seed = total_steps, seed
-        # A sum over hundreds of tokens would overflow in float16, and each overflow is a step that learns nothing: so sums are
-        # divided by what a step usually has, a constant that the exact division takes out again.
+        # A sum over hundreds of tokens would overflow in float16, and each overflow is a step that learns nothing: so
+        # sums are divided by what a step usually has, a constant that the exact division takes out again.
         self.usual_labels = usual_labels
         self.nll: torch.Tensor | float = 0.0  # of the step so far: summed, and of how many label tokens
         self.labels = 0
@@ -96,7 +98,8 @@ class FineTuningModule(L.LightningModule):
         self.began: Moment  # the step that is read next
         # Who is told of each step, in order. Without a listener the module logs to the Trainer's loggers itself.
         self.listener: Callable[[Step], None] | None = None
-        # How many steps may be pending while the next one runs: reading one at once would leave a GPU without work meanwhile.
+        # How many steps may be pending while the next one runs: reading one at once would leave a GPU without work
+        # meanwhile.
         self.late: int | None = None  # None: 1 on a GPU, 0 on a CPU
 
     def on_train_start(self) -> None:
@@ -165,8 +168,8 @@ class FineTuningModule(L.LightningModule):
     def read(self, late: int = 0) -> None:
         """Look at the finished steps, but for the last `late`: looking waits until the GPU is done with a step.
 
-        Raises UserError where a loss or a gradient is not finite. Whatever must not outlive such a step (a checkpoint) reads
-        first.
+        Raises UserError where a loss or a gradient is not finite. Whatever must not outlive such a step (a checkpoint)
+        reads first.
         """
         while len(self.pending) > late:
             step = self.pending.popleft()
@@ -221,7 +224,8 @@ class FineTuningModule(L.LightningModule):
             self.total_steps = self._steps_of_the_trainer()
         settings = self.optimizer_config
         options = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
-        # One kernel for all parameters; Lightning does not clip gradients that float16's scaler leaves to a fused optimizer.
+        # One kernel for all parameters; Lightning does not clip gradients that float16's scaler leaves to a fused
+        # optimizer.
         if settings.name is OptimizerName.adamw and self.trainable[0].is_cuda and self.trainer.precision != "16-mixed":
             options["fused"] = True
         optimizer = _optimizer_class(settings.name)(self.trainable, **options)

@@ -1,4 +1,5 @@
-"""How far training is, live: a bar where a person looks on, a line at each validation elsewhere. The same numbers in both.
+"""How far training is, live: a bar where a person looks on, a line at each validation elsewhere. The same numbers in
+both.
 
 step 7/8  loss 3.116  validation loss 2.649  learning rate 0.00075  gradient norm 2.49  2,924 tokens/s
 """

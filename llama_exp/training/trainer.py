@@ -111,9 +111,9 @@ def check_targets(config: Config) -> None:
 def validation_interval(config: Config, data) -> int | None:
     """Optimizer steps from one validation loss to the next; None where there are none.
 
-    Left open (`validations=null`), there are MANY, fewer (but two) where they would add more than VALIDATING to a training's
-    time: with a frozen base a validated token costs half of one that is learnt. They are not fewer where they decide when
-    to stop.
+    Left open (`validations=null`), there are MANY, fewer (but two) where they would add more than VALIDATING to a
+    training's time: with a frozen base a validated token costs half of one that is learnt. They are not fewer where
+    they decide when to stop.
     """
     if not data.validation or config.validations == 0:
         return None
@@ -173,7 +173,8 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted
 
 
 def stopped_by_callback(trainer: L.Trainer) -> bool:
-    """Whether a callback of the user's ended the run, such as EarlyStopping; time that is up (max_time) is no such end."""
+    """Whether a callback of the user's ended the run, such as EarlyStopping; time that is up (max_time) is no such
+    end."""
     timed_out = any(isinstance(c, Timer) and (c.time_remaining() or 0) <= 0 for c in trainer.callbacks)
     return trainer.should_stop and not timed_out and not trainer.received_sigterm
 
@@ -181,7 +182,8 @@ def stopped_by_callback(trainer: L.Trainer) -> bool:
 def whole_checkpoint(path: Path) -> Path | None:
     """The checkpoint to continue from; None where there is none, or only one that a disk or a copy has damaged.
 
-    A kill leaves no half of one (WholeCheckpoints). torch writes a zip archive, whose sums tell whether it is what was written.
+    A kill leaves no half of one (WholeCheckpoints). torch writes a zip archive, whose sums tell whether it is what was
+    written.
     """
     if not path.is_file():
         return None

@@ -30,9 +30,9 @@ class TweetSummDataModule(ExampleDataModule):
     agent's; there are one to five summaries. All are references, and the first is the response to learn.
 
     task=summary (the default): the dialogue, in the template's words -> its summary.
-    task=turns, agent_turns, client_turns: what was said before -> what the agent or the client says next. Each side sees
-    the conversation from its own side (dialogue.py) and is told who it is; the template is not used. Several tweets of
-    one side in a row are one turn; what an agent says before the client is dropped.
+    task=turns, agent_turns, client_turns: what was said before -> what the agent or the client says next. Each side
+    sees the conversation from its own side (dialogue.py) and is told who it is; the template is not used. Several
+    tweets of one side in a row are one turn; what an agent says before the client is dropped.
     """
 
     conf = "tweetsumm"

@@ -1,12 +1,13 @@
 """Greedy replies to many prompts at once, and how likely given responses are, with shared prefixes computed once.
 
-SQuAD asks several questions of a context. Prompts that begin alike are laid out as one shared prefix and their own suffixes:
+SQuAD asks several questions of a context. Prompts that begin alike are laid out as one shared prefix and their own
+suffixes:
 
     prefix   [INST] … Context: a long text            computed once
     suffixes Question: who? [/INST]  Eve </s>          one for each prompt; the response, where there is one, behind it
 
-The last position of the prompt gives the first new token, the positions of the response its likelihood. Then keys and values of
-each whole prompt are right-aligned in one cache (prefill), and all replies grow by one token a step (decode).
+The last position of the prompt gives the first new token, the positions of the response its likelihood. Then keys and
+values of each whole prompt are right-aligned in one cache (prefill), and all replies grow by one token a step (decode).
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,8 +53,8 @@ class PrefixGroup:
 def group_by_prefix(requests: Sequence[DecodeRequest]) -> list[PrefixGroup]:
     """Group prompts that share a prefix.
 
-    Sharing less than half of a prompt (the words that every prompt of a dataset begins with) is not worth a group, nor is
-    a member that makes the others share less than it gains.
+    Sharing less than half of a prompt (the words that every prompt of a dataset begins with) is not worth a group, nor
+    is a member that makes the others share less than it gains.
     """
     found: list[PrefixGroup] = []
     longest = shortest = 0  # prompts of the last group
@@ -85,7 +86,8 @@ def _common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def make_batches(requests: Sequence[DecodeRequest], new: int, count: int, tokens: float) -> Iterator[list[PrefixGroup]]:
-    """Batch groups of similar length, longest first: at most `count` prompts and about `tokens` cache positions a batch."""
+    """Batch groups of similar length, longest first: at most `count` prompts and about `tokens` cache positions a
+    batch."""
     batch: list[PrefixGroup] = []
     widest = count_now = 0
     for group in sorted(
@@ -121,7 +123,8 @@ def decode_batch(llama: nn.Module, batch: Sequence[PrefixGroup], *, new: int, eo
 
 
 class KVCache:
-    """Keys and values of each layer, (B, width, kv heads, D): prompts right-aligned to column `filled`, new tokens behind it."""
+    """Keys and values of each layer, (B, width, kv heads, D): prompts right-aligned to column `filled`, new tokens
+    behind it."""
 
     def __init__(self, filled: int, width: int, layers: int):
         self.filled, self.width = filled, width
@@ -145,7 +148,8 @@ class KVCache:
 def prefill(llama, layers, batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], new: int):
     """Run prompts and responses in one pass.
 
-    Returns the filled cache, the first new token of each prompt (B,), and each response's summed nll (None without one).
+    Returns the filled cache, the first new token of each prompt (B,), and each response's summed nll (None without
+    one).
     """
     device = llama.model.embed_tokens.weight.device
     shared = _prefill_prefixes(llama, layers, batch, device)
@@ -237,8 +241,8 @@ def _layout(batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], suf
 def decode(llama, layers, cache: KVCache, first, lengths: Sequence[int], new: int, eos: int) -> list[list[int]]:
     """Grow all replies by one token a step, greedily.
 
-    A finished reply stays in the batch, ignored, until half of the batch is finished: copying the cache costs more than a
-    few idle rows.
+    A finished reply stays in the batch, ignored, until half of the batch is finished: copying the cache costs more than
+    a few idle rows.
     """
     device = first.device
     token = first

@@ -3,11 +3,11 @@
     x -> norm -> q, k, v -> rotate     | attention |     o + x -> norm -> gate, up -> silu · -> down +
          BeforeAttention                                 AfterAttention
 
-Saved for the backward pass, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's output 8 K, the
-middle (o + x) 8 K, gate and up 44 K: 92 K, where autograd would save 130 K. Norms and the gate's product are recomputed,
-unless there is memory to save them too (`keep_in_memory`).
-`Recomputed` saves x alone (8 K) and recomputes the rest, except the last product (down), whose result the backward pass does
-not need; the second half of the layer is recomputed for MLP_TOKENS at a time, as it takes the most memory.
+Saved for the backward pass, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's output 8
+K, the middle (o + x) 8 K, gate and up 44 K: 92 K, where autograd would save 130 K. Norms and the gate's product are
+recomputed, unless there is memory to save them too (`keep_in_memory`).
+`Recomputed` saves x alone (8 K) and recomputes the rest, except the last product (down), whose result the backward pass
+does not need; the second half of the layer is recomputed for MLP_TOKENS at a time, as it takes the most memory.
 """
 
 import contextlib
@@ -103,8 +103,8 @@ class Layer:
         self, x, cos, sin, attend: Callable, indices: torch.Tensor | None, seed: int, recompute: bool
     ) -> torch.Tensor:
         """x (N, d) -> (N, d), or (len(indices), d): after attention only those tokens are computed."""
-        # What is kept of few tokens takes no more than computing it again. Dropout's masks are drawn for the tokens at hand, which
-        # must be the same ones whether or not a layer is computed again.
+        # What is kept of few tokens takes no more than computing it again. Dropout's masks are drawn for the tokens at
+        # hand, which must be the same ones whether or not a layer is computed again.
         few = indices is not None and (self.dropout > 0 or 2 * len(indices) <= len(x))
         if recompute and not few and torch.is_grad_enabled():
             y = Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after_tensors())
@@ -195,7 +195,8 @@ def _mlp_backward(layer: Layer, dy, middle, rstd, gate_up, low_gate, low_down, n
 
 
 def _mlp_backward_recomputed(layer: Layer, dy, middle, seed: int):
-    """`_mlp_backward` from the second norm's input alone, which its gradient overwrites. Each weight is dequantised once."""
+    """`_mlp_backward` from the second norm's input alone, which its gradient overwrites. Each weight is dequantised
+    once."""
     size = len(middle) if layer.dropout else MLP_TOKENS  # a dropout mask is drawn for all tokens together
     totals = None
     with cached_weights([layer.gate_up, layer.down]):

@@ -1,7 +1,7 @@
 """Norm, rotation and gate, forward and backward: one pass over memory each with Liger's kernels on a GPU.
 
-Without Liger (pip install -e '.[gpu]') or on a CPU the same formulas run in plain PyTorch. tests/test_llama.py holds the
-formulas against autograd and transformers.
+Without Liger (pip install -e '.[gpu]') or on a CPU the same formulas run in plain PyTorch. tests/test_llama.py holds
+the formulas against autograd and transformers.
 """
 
 from functools import lru_cache

@@ -23,7 +23,8 @@ def hidden_states(
     indices: torch.Tensor | None = None,
     layers: Sequence[Layer] | None = None,
 ) -> torch.Tensor:
-    """input_ids, position_ids (N,) -> the final hidden states after the last norm: (N, d), or (len(indices), d) of `indices`.
+    """input_ids, position_ids (N,) -> the final hidden states after the last norm: (N, d), or (len(indices), d) of
+    `indices`.
 
     attend_layer(layer number, q, k, v) -> (N, heads, D): attention, which decides which token attends to which.
     layers: those of `layers_of`, where the same ones run many times.
@@ -50,8 +51,9 @@ def _of_layer(attend_layer: Callable, number: int) -> Callable:
 def response_nll(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log-likelihood of each labelled token, in nats, float32.
 
-    -> nll (N,) and where (N,): the index in the batch of each labelled token. Only hidden states that predict a label go
-    through the last layer's second half and the output layer: a small part for SQuAD, where nearly all tokens are prompt.
+    -> nll (N,) and where (N,): the index in the batch of each labelled token. Only hidden states that predict a label
+    go through the last layer's second half and the output layer: a small part for SQuAD, where nearly all tokens are
+    prompt.
     """
     llama = causal_lm(model)
     labels = batch.labels[0]

@@ -5,10 +5,11 @@
     dA = (dy B)' x                  (r, in)
     dx = dy W + (dy B) A            (N, in)
 
-x · A is one product for all projections that share x (q, k, v; gate, up), and the low-rank part comes first, so that the
-large product adds to it where it writes anyway. gate and up are one Projection, their weights side by side. W is
-dequantised for each product and forgotten, so 4 bits stay the only copy, unless `keep_in_memory` keeps the dequantised values.
-All layers' A and B are scaled, cast and laid side by side at once (`prepare_adapters`), a dozen operations instead of a thousand.
+x · A is one product for all projections that share x (q, k, v; gate, up), and the low-rank part comes first, so that
+the large product adds to it where it writes anyway. gate and up are one Projection, their weights side by side. W is
+dequantised for each product and forgotten, so 4 bits stay the only copy, unless `keep_in_memory` keeps the dequantised
+values. All layers' A and B are scaled, cast and laid side by side at once (`prepare_adapters`), a dozen operations
+instead of a thousand.
 """
 
 from collections.abc import Sequence
@@ -109,7 +110,8 @@ def _as_one_matrix(layers: Sequence[nn.Module]) -> torch.Tensor | None:
 
 
 class Group:
-    """Projections that share their x, and what of LoRA they share: a (sum of ranks, in), one b (out, own ranks) for each.
+    """Projections that share their x, and what of LoRA they share: a (sum of ranks, in), one b (out, own ranks) for
+    each.
 
     a and b are None where there is no adapter.
     """
@@ -154,7 +156,8 @@ def prepare_adapters(groups: Sequence[Group], dtype: torch.dtype) -> None:
 
 
 def _block_diagonal(parts: Sequence[Sequence[Part]]) -> torch.Tensor:
-    """Layers' parts of one projection -> (layers, out, ranks), block by block: each part's rows meet its own ranks alone."""
+    """Layers' parts of one projection -> (layers, out, ranks), block by block: each part's rows meet its own ranks
+    alone."""
     ranks = [0 if part.b is None else part.b.shape[1] for part in parts[0]]
     blocks, before = [], 0
     for index, rank in enumerate(ranks):
@@ -171,7 +174,8 @@ def _block_diagonal(parts: Sequence[Sequence[Part]]) -> torch.Tensor:
 def multiply(
     x: torch.Tensor, group: Group, seed: int, onto: torch.Tensor | None = None
 ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-    """x (N, in) -> [y (N, out)] of each, and x A' (N, sum of ranks) for the backward pass. `onto` is added to the first."""
+    """x (N, in) -> [y (N, out)] of each, and x A' (N, sum of ranks) for the backward pass. `onto` is added to the
+    first."""
     low = down_project(x, group, seed)
     results, start = [], 0
     for p, b in zip(group.projections, group.b, strict=True):

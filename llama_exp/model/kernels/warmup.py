@@ -1,7 +1,8 @@
 """A GPU's first use of each kernel, out of the way while the CPU still reads data.
 
-Kernels are compiled or loaded when they are first called, 2 to 5 s in all; done here, by the thread that loads the base, on
-random numbers at the model's own widths. What goes wrong here would go wrong in the first step too, which can say it better.
+Kernels are compiled or loaded when they are first called, 2 to 5 s in all; done here, by the thread that loads the
+base, on random numbers at the model's own widths. What goes wrong here would go wrong in the first step too, which can
+say it better.
 """
 
 import contextlib
