@@ -80,7 +80,7 @@ def test_words_that_fit_no_run_are_answered_with_those_of_the_runs_that_are_ther
         words[-1],
         check=None,
     )
-    assert f"No run below {words[-1].partition('=')[2]}/tweetsumm answers to these words." in done.stderr
+    assert f"No run below {words[-1].partition('=')[2]}/tweetsumm matches." in done.stderr
     assert done.stderr.splitlines()[-1].startswith("  lora.r=2 sample=16  (tiny-16-r2-"), done.stderr
 
 

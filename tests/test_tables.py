@@ -96,7 +96,7 @@ def test_a_folder_that_is_no_evaluation_is_said_to_be_none(tmp_path):
     with pytest.raises(UserError, match="Wanted an evaluation's folder"):
         breakdown.load_breakdown(tmp_path)
     write_jsonl(tmp_path / "predictions.jsonl", predictions())
-    with pytest.raises(UserError, match="Evaluate the same evaluate command again"):
+    with pytest.raises(UserError, match="Run the same evaluate command again"):
         breakdown.load_breakdown(tmp_path)
 
 

@@ -30,7 +30,7 @@ def find_run(config: Config) -> Run:
         raise UserError(f"trained_on={dataset}: no such dataset; known: {', '.join(known)}.")
     exact = Run.of(config)
     if not config.trained_on and exact.is_finished:
-        return exact
+        return Run.load(exact.folder)  # with the config it was trained by: `out=` names a folder and little else
     if config.out and not config.trained_on:  # that folder and no other
         raise UserError(_why_unfinished(exact))
     parent = Path(config.outputs) / dataset
