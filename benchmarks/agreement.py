@@ -3,8 +3,8 @@
     squad=FILE.parquet   real SQuAD rows, answers as labels (else random tokens, all of them labels)
     examples=16 steps=20 lr=2e-4 device=cuda   (device=cpu with llama_exp/tiny shows how it works)
 
-The same start and rows three times: transformers' and PEFT's own modules in float32 (the reference), the same in bfloat16,
-and ours in bfloat16. How far PEFT in bfloat16 strays from the reference is the noise of that precision.
+The same start and rows three times: transformers' and PEFT's own modules in float32 (the reference), the same in
+bfloat16, and ours in bfloat16. How far PEFT in bfloat16 strays from the reference is the noise of that precision.
 
 gradients  of the first step, with an adapter that does something: ‖g - reference‖ / ‖reference‖, all A and all B. Nothing is
            amplified here, so ours may stray half as far again as PEFT, and no further: exit code 1.

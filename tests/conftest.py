@@ -31,18 +31,20 @@ def python(*words: str, env: dict[str, str] | None = None) -> list[str]:
 
     A real process where `env`, or what a test has set, holds a variable that the libraries read when they are imported.
     """
-    wanted = {key: value for key, value in {**os.environ, **(env or {})}.items() if key.startswith(READ_AT_IMPORT)}
+
+    def read_at_import(environment: dict[str, str]) -> dict[str, str]:
+        return {key: value for key, value in environment.items() if key.startswith(READ_AT_IMPORT)}
+
     if not _server:
         folder = tempfile.mkdtemp(prefix="forks-")
-        started_with = {key: value for key, value in os.environ.items() if key.startswith(READ_AT_IMPORT)}
-        _server.update(started_with, socket=f"{folder}/socket")
+        _server.update(read_at_import({**os.environ}), socket=f"{folder}/socket")
         process = subprocess.Popen([sys.executable, "tests/forkserver.py", _server["socket"]], cwd=ROOT)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         atexit.register(process.kill)
         while not Path(_server["socket"]).exists():
             assert process.poll() is None, "the fork server could not start"
             time.sleep(0.1)
-    if {**wanted, "socket": _server["socket"]} != _server:
+    if {**read_at_import({**os.environ, **(env or {})}), "socket": _server["socket"]} != _server:
         return [sys.executable, *words]
     return [sys.executable, "-S", "-E", str(ROOT / "tests/forkserver.py"), _server["socket"], "run", *words]
 

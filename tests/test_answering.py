@@ -1,5 +1,4 @@
-"""Replies from one pass over what prompts share: the very replies of transformers' own `generate`, and the likelihoods
-too."""
+"""Replies with shared prefixes computed once equal those of transformers' `generate`; so do the likelihoods."""
 
 import random
 from collections import Counter

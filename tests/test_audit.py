@@ -6,7 +6,7 @@ import time
 import pytest
 
 from llama_exp.overlap.detect import audit
-from llama_exp.overlap.shingles import normalise, runs
+from llama_exp.overlap.shingles import normalise, shingles
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
 
@@ -101,11 +101,11 @@ def test_normalising_drops_case_accents_punctuation_and_spacing():
 
 
 def test_runs_are_the_same_on_every_machine_and_short_texts_are_one_run():
-    found = runs(("a b c d e f", "a b", "", "a b c d e", "x x x x x x x"), 5)
+    found = shingles(("a b c d e f", "a b", "", "a b c d e", "x x x x x x x"), 5)
     assert found.sizes().tolist() == [2, 1, 0, 1, 1]
-    assert found.of(3).tolist() == found.of(0).tolist()[:1] == [7183468534558640025]
-    assert runs(("a b c d e",), 5).values.tolist() == [7183468534558640025]
-    assert runs(("a b",), 5).values.tolist() == found.of(1).tolist() and not len(runs(("",), 5).values)
+    assert found.of_text(3).tolist() == found.of_text(0).tolist()[:1] == [7183468534558640025]
+    assert shingles(("a b c d e",), 5).values.tolist() == [7183468534558640025]
+    assert shingles(("a b",), 5).values.tolist() == found.of_text(1).tolist() and not len(shingles(("",), 5).values)
 
 
 def test_it_is_the_same_twice_and_fast():

@@ -33,8 +33,7 @@ def predictions(pairs) -> list[Prediction]:
 
 
 def direct(pairs, **changes):
-    """What `bert_score.score` says of each reply and reference alone, the best counting: precision, recall and F1, from
-    0 to 1."""
+    """Precision, recall and F1 (0 to 1) of `bert_score.score` for each reply with its best reference."""
     import bert_score
     import torch
 

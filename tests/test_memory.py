@@ -1,5 +1,4 @@
-"""What a step keeps is chosen from the model's shape and the room there is; the choice never changes which Examples
-step."""
+"""What a step keeps in memory follows from the model's shape and the free memory, and never changes the result."""
 
 from types import SimpleNamespace
 

@@ -231,7 +231,9 @@ def test_a_metric_from_outside_appears_in_the_results_and_in_the_report(tmp_path
     assert results["scores"]["length/words"] > 0 and "length/words" in results["intervals"]
     assert describe("length/words", results["declared"]).lower_is_better
     # The report imports nothing that a file names: it reads what was declared.
-    command("llama-exp", "report", f"outputs={command.outputs}")
+    command("llama-exp", "report", str(command.outputs), "metric=length/words")
+    page = (command.outputs / "report" / "index.html").read_text()
+    assert "words in the reply" in page and "lower is better" in page
     with open(command.outputs / "report" / "runs.csv", newline="") as file:
         [row] = csv.DictReader(file)
     assert float(row["length/words"]) == pytest.approx(results["scores"]["length/words"])

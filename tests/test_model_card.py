@@ -50,8 +50,7 @@ def test_the_lines_that_load_an_adapter_give_the_runs_own_answer(speaker, comman
 
 
 def test_the_lines_that_load_a_merged_model_give_the_runs_logits_within_rounding(speaker, command, tmp_path):
-    """Along the run's own answer, not the merged model's: after one token that differs the texts are no longer
-    comparable."""
+    """Along the run's own answer: after one token that differs, greedy texts can no longer be compared."""
     words, outputs = speaker
     card, program = card_lines(speaker, command, "merged")
     [adapter] = outputs.glob("tweetsumm/tiny-16-r2*/adapter")

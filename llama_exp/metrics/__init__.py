@@ -24,7 +24,6 @@ __all__ = [
     "Measured",
     "Metric",
     "Score",
-    "bounds",
     "by_importance",
     "check",
     "cheap_metrics",
@@ -79,11 +78,6 @@ def describe(score: str, declared: Mapping[str, Mapping[str, Any]] | None = None
         return Score.from_dict({**(declared or {}).get(score, {}), "name": score})
     except (UserError, TypeError, ValueError):  # written by somebody else, or by hand
         return Score(score)
-
-
-def bounds(score: str) -> tuple[float, float] | None:
-    """The ends of a score's scale; None where it has none."""
-    return describe(score).bounds
 
 
 def by_importance(scores: Iterable[str], declared: Mapping[str, Mapping[str, Any]] | None = None) -> list[str]:
@@ -154,7 +148,8 @@ def _imported(name: str, path: str) -> Metric:
         return getattr(found, inside[0])
     which = f"it holds several: {', '.join(f'{path}.{key}' for key in inside)}" if inside else "it declares none"
     raise UserError(
-        f"metric {name!r} is no metric: {which}. Wanted a function with the decorator @llama_exp.metrics.metric(Score(…))."
+        f"metric {name!r} is no metric: {which}. "
+        "Wanted a function with the decorator @llama_exp.metrics.metric(Score(…))."
     )
 
 

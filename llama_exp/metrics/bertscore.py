@@ -55,8 +55,7 @@ class Settings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A `bert_score.BERTScorer`, and what is recorded of it. `reads`: the tokens that it reads, special ones
-    included."""
+    """A `bert_score.BERTScorer` and what is recorded of it. reads: its limit in tokens, special ones included."""
 
     scorer: Any
     model: str
@@ -67,8 +66,10 @@ class Encoder:
     def scores(
         self, replies: Sequence[str], references: Sequence[Sequence[str]], batch: int
     ) -> list[tuple[float, ...]]:
-        """Per reply its precision, recall and F1, from 0 to 1, against the best of its references; `batch` texts are
-        encoded at a time, and a pair is matched alone."""
+        """Precision, recall and F1 of each reply, from 0 to 1, against the best of its references.
+
+        `batch` texts are encoded at a time; each pair is matched alone.
+        """
         import torch
         from bert_score.utils import greedy_cos_idf
 
@@ -93,8 +94,10 @@ class Encoder:
         return found
 
     def _embedded(self, texts: set[str], batch: int) -> dict[str, tuple[Any, Any]]:
-        """{text: (its tokens' embeddings, their weights)}; texts of like length share a batch. The weights are 1, and 0
-        for the encoder's own tokens."""
+        """{text: (its tokens' embeddings, their weights)}; texts of similar length share a batch.
+
+        The weights are 1, and 0 for the encoder's own tokens.
+        """
         from bert_score.utils import get_bert_embedding
 
         tokenizer, model = self.scorer._tokenizer, self.scorer._model
@@ -144,8 +147,8 @@ def facts(predictions: Sequence[Prediction], settings: Settings) -> dict[str, An
     }
     if found["replies_cut"] or found["references_cut"]:
         print(
-            f"  BERTScore: {found['replies_cut']} of {len(replies)} replies and {found['references_cut']} of {len(references)} "
-            f"references are longer than the {encoder.reads} tokens that {encoder.model} reads; what follows is not "
+            f"  BERTScore: {found['replies_cut']} of {len(replies)} replies and {found['references_cut']} of "
+            f"{len(references)} references are longer than the {encoder.reads} tokens that {encoder.model} reads; what follows is not "
             f"scored ({found['tokens_unread']:,} tokens).",
             flush=True,
         )
@@ -167,8 +170,7 @@ def ready(settings: Settings) -> None:
 
 
 def scoring_settings(settings: Any) -> dict[str, Any]:
-    """The settings that decide the numbers; of model=auto, which encoder that is here. The batch size decides
-    nothing."""
+    """The settings that decide the numbers (not the batch size), with the encoder that model=auto chooses here."""
     deciding = dataclasses.asdict(settings)
     del deciding["batch"]
     deciding["model"], _ = choose(settings.model)

@@ -1,5 +1,4 @@
-"""Loss and perplexity: made from each prediction's negative log-likelihood, whatever the dataset, by
-evaluation/scoring.py."""
+"""Loss and perplexity of any dataset: evaluation/scoring.py computes them from each prediction's log-likelihood."""
 
 from llama_exp.metrics.declaration import Score
 

@@ -98,8 +98,7 @@ class BaseLoader:
                 ...  # read and tokenise data
                 base()  # waits for the base, or raises what its loading raised
 
-        Leaving the block waits for the thread, timed by `waiting()`; an exception in the block is raised without
-        waiting.
+        Leaving the block waits for the thread, timed by `waiting()`; an exception in the block is raised immediately.
         """
         outcome: Future = Future()
 

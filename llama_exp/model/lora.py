@@ -61,8 +61,10 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = 
 
 
 def _initialise(model: nn.Module, seed: int) -> None:
-    """A and B of every adapter layer as PEFT begins them: A uniform within ±1/√in, B zero. Drawn on the CPU, so that a
-    seed means the same start on every machine."""
+    """Initialise every adapter layer as PEFT does: A uniform within ±1/√in, B zero.
+
+    Drawn on the CPU, so that a seed means the same start on every machine.
+    """
     from peft.tuners.lora import LoraLayer
 
     generator = torch.Generator().manual_seed(seed)

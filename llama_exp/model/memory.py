@@ -28,8 +28,13 @@ MIN_TOKENS_PER_PASS = (
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """recompute: gradient checkpointing; micro_batch: Examples a forward pass; cache_weights: keep the dequantised
-    weights; save_activations: keep those of norms and gates, too."""
+    """How a step runs.
+
+    recompute          gradient checkpointing
+    micro_batch        Examples a forward pass
+    cache_weights      keep the dequantised weights in memory
+    save_activations   save those of norms and gates, too
+    """
 
     recompute: bool
     micro_batch: int
@@ -40,13 +45,25 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes that a step needs.
+    """Bytes that a training step needs.
 
-    Kept of a token until its gradient: everything, everything but norms and gates, only layers' inputs. Of a token in
-    one layer's backward pass: where its activations are there, where they are made again, and then of those whose gate
-    and up are made at once; beside the logits: of the last norm, and of a last layer that is kept for few labels. Once:
-    adapters, gradients and moments; the logits of a chunk; weights being dequantised; all of W in 16 bits, where it is
-    held.
+    A token, saved from the forward to the backward pass:
+    whole         all activations
+    kept          all but those of norms and gates
+    inputs        layers' inputs alone (gradient checkpointing)
+
+    A token, while one layer's backward pass runs:
+    passing       where its activations were saved
+    again         where they are recomputed
+    gates         of the tokens whose gate and up are recomputed at once
+    output        beside the logits: the last norm
+    last          beside the logits: a last layer that is not recomputed, because few tokens have labels
+
+    Once:
+    learning      adapters, their gradients and the optimizer's moments
+    logits        of one chunk
+    weights       being dequantised
+    dequantised   all of W in 16 bits, where it is kept
     """
 
     whole: float

@@ -8,8 +8,7 @@ from llama_exp.errors import UserError
 
 
 def warn_of_slow_merges(tokenizer, folder: str) -> str | None:
-    """A Llama folder with only tokenizer.model is converted without piece scores: some texts get other ids than
-    Meta's."""
+    """The warning for a folder with tokenizer.model alone, which is converted without piece scores; None otherwise."""
     path = Path(folder)
     if path.is_dir() and (path / "tokenizer.model").exists() and not (path / "tokenizer.json").exists():
         return (
@@ -20,8 +19,7 @@ def warn_of_slow_merges(tokenizer, folder: str) -> str | None:
 
 
 def resolve_path(path: str) -> str:
-    """A local folder as an absolute path, a hub id as it stands. A path that is not there is a UserError, not a hub
-    id."""
+    """A local folder as an absolute path, a hub id unchanged. Raises UserError for a path that does not exist."""
     if path == "llama_exp/tiny":  # inside the package, wherever that is installed
         from llama_exp import tiny
 

@@ -1,9 +1,9 @@
 """Does the training set hold the test's answers? Overlap of train with held-out items, four ways and by group.
 
     same group    the item's article, dialogue ... is on both sides
-    exact         its prompt stands in train, letter for letter
+    exact         its prompt occurs in train, letter for letter
     normalised    the same after case, accents, punctuation and spacing are gone; or a long response does
-    ngram         at least half of its runs of 13 words stand in train
+    ngram         at least half of its runs of 13 words occur in train
     near          80 % of its runs of 5 words are those of one training text (Jaccard; MinHash finds, sets verify)
 
 Wording that many items of both sides share (the prompt's template) is left out of the last two. 13 words follow GPT-3
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama_exp.overlap.shingles import Runs, normalise, runs
+from llama_exp.overlap.shingles import Shingles, normalise, shingles
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -158,82 +158,77 @@ def _overlaps(
     """(ngram, near): held-out position -> training position."""
     origin, texts = known.first_row(), asked.distinct
     learnt, questions = tuple(known.distinct), tuple(texts)
-    ngram = _ngram(*_without_template(runs(learnt, NGRAM), runs(questions, NGRAM)), ngram_share)
-    near = _near(*_without_template(runs(learnt, SHINGLE), runs(questions, SHINGLE)), jaccard, permutations)
+    ngram = _ngram(*_without_template(shingles(learnt, NGRAM), shingles(questions, NGRAM)), ngram_share)
+    near = _near(*_without_template(shingles(learnt, SHINGLE), shingles(questions, SHINGLE)), jaccard, permutations)
     number = {text: index for index, text in enumerate(texts)}
     indices = [number[text] for text in asked.whole]
-
-    def by_item(hits: dict[int, int]) -> dict[int, int]:
-        return {item: origin[hits[index]] for item, index in enumerate(indices) if index in hits}
-
-    return by_item(ngram), by_item(near)
+    return tuple({i: origin[hit[index]] for i, index in enumerate(indices) if index in hit} for hit in (ngram, near))
 
 
-def _without_template(train: Runs, held_out: Runs) -> tuple[Runs, Runs]:
+def _without_template(train: Shingles, held_out: Shingles) -> tuple[Shingles, Shingles]:
     """Drop runs common on both sides: they are the prompt's wording, not the item."""
     common = np.intersect1d(train.frequent, held_out.frequent, assume_unique=True)
     if not len(common):
         return train, held_out
-    return train.only(~np.isin(train.values, common)), held_out.only(~np.isin(held_out.values, common))
+    return tuple(side.select(~np.isin(side.values, common)) for side in (train, held_out))
 
 
-def _ngram(train: Runs, held_out: Runs, share: float) -> dict[int, int]:
-    """Held-out texts of whose runs at least `share` stand in train, with the training text of the first of them."""
+def _ngram(train: Shingles, held_out: Shingles, share: float) -> dict[int, int]:
+    """Held-out texts of whose runs at least `share` occur in train, with the training text of the first of them."""
     pool, first = _distinct(train.values)
     found = {}
-    for place in _mostly_in(pool, held_out, share):
-        own = held_out.of(place)
+    for index in _mostly_in(pool, held_out, share):
+        own = held_out.of_text(index)
         at = np.minimum(np.searchsorted(pool, own), len(pool) - 1)
         shared = at[pool[at] == own]
-        found[place] = int(train.owner[first[shared[0]]])
+        found[index] = int(train.owner[first[shared[0]]])
     return found
 
 
-def _near(train: Runs, held_out: Runs, jaccard: float, permutations: int) -> dict[int, int]:
-    """MinHash proposes, the sets themselves decide, so that no estimate is reported as a duplicate.
+def _near(train: Shingles, held_out: Shingles, jaccard: float, permutations: int) -> dict[int, int]:
+    """MinHash proposes candidates and the sets themselves decide: no estimate is reported as a duplicate.
 
-    The index is asked for a little less than `jaccard`, because it misses pairs just at its threshold. It is asked only
-    about texts that could be: at least `jaccard` of a near duplicate's runs stand somewhere in train.
+    The LSH index is asked for a little less than `jaccard`, as it misses pairs just at its threshold. It is asked only
+    about texts that could be: at least `jaccard` of a near duplicate's runs occur somewhere in train.
     """
     wanted = _mostly_in(_distinct(train.values)[0], held_out, jaccard)
     if not wanted:
         return {}
     from datasketch import MinHash, MinHashLSH
 
-    index = MinHashLSH(threshold=max(jaccard - 0.1, 0.1), num_perm=permutations)
-    blank = MinHash(num_perm=permutations, seed=1, hashfunc=_low)
+    lsh = MinHashLSH(threshold=max(jaccard - 0.1, 0.1), num_perm=permutations)
+    blank = MinHash(num_perm=permutations, seed=1, hashfunc=_low_32_bits)
     known = np.split(train.values, np.cumsum(train.sizes())[:-1])
-    with index.insertion_session() as session:
-        for place, text in enumerate(known):
+    with lsh.insertion_session() as session:
+        for index, text in enumerate(known):
             if len(text):
-                session.insert(place, _signature(text, blank))
+                session.insert(index, _signature(text, blank))
     found = {}
-    for place in wanted:
-        text = held_out.of(place)
-        candidates = index.query(_signature(text, blank))
+    for index in wanted:
+        text = held_out.of_text(index)
+        candidates = lsh.query(_signature(text, blank))
         best = max(((_jaccard(text, known[other]), -other) for other in candidates), default=None)
         if best is not None and best[0] >= jaccard:
-            found[place] = -best[1]
+            found[index] = -best[1]
     return found
 
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct values and where each stands first: by sorting, several times as fast as numpy's table of
-    hashes."""
+    """Sorted distinct values and the first index of each."""
     return np.unique(values, return_index=True)
 
 
-def _mostly_in(pool: np.ndarray, texts: Runs, share: float) -> list[int]:
-    """Places of the texts of whose runs at least `share` stand in the pool of runs."""
+def _mostly_in(pool: np.ndarray, texts: Shingles, share: float) -> list[int]:
+    """Indices of the texts of whose runs at least `share` stand in the pool of runs."""
     sizes = texts.sizes()
     if not len(pool):
         return []
     at = np.minimum(np.searchsorted(pool, texts.values), len(pool) - 1)
     known = np.bincount(texts.owner[pool[at] == texts.values], minlength=texts.texts)
-    return [int(place) for place in ((sizes > 0) & (known >= share * sizes)).nonzero()[0]]
+    return [int(index) for index in ((sizes > 0) & (known >= share * sizes)).nonzero()[0]]
 
 
-def _low(run: int) -> int:
+def _low_32_bits(run: int) -> int:
     """The runs are hashes already: MinHash wants 32 bits of them."""
     return int(run) & 0xFFFFFFFF
 

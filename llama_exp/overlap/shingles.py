@@ -1,4 +1,4 @@
-"""Runs of words (shingles) of many texts at once, as hashes that are the same on every machine. Pure numpy."""
+"""Shingles of words (shingles) of many texts at once, as hashes that are the same on every machine. Pure numpy."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
-TEMPLATE = 0.05  # runs of words in more than this share of the distinct texts on both sides are the template's
+TEMPLATE_SHARE = 0.05  # runs of words in more than this share of the distinct texts on both sides are the template's
 
 
 @lru_cache(maxsize=2**17)  # the cells of a sweep are measured on the same items
@@ -23,42 +23,48 @@ def normalise(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
-    """Hashes of all texts' runs of words, one text after the other, distinct within each: one operation on all
-    instead of one on each. values (R,) uint64; owner (R,): which text each is of; texts: how many there are; frequent:
-    values in more than 5 % of the texts and in at least 20, because a handful of texts has no template to find."""
+class Shingles:
+    """Hashed runs of words of all texts, in the order of the texts, distinct within each.
+
+    One array for all texts, so that numpy compares all of them in one operation.
+
+    values      (R,) uint64
+    owner       (R,) the text that each belongs to
+    texts       how many texts there are
+    frequent    values in more than 5 % of the texts and in at least 20: a handful of texts has no template to find
+    """
 
     values: np.ndarray
     owner: np.ndarray
     texts: int
     frequent: np.ndarray
 
-    def only(self, kept: np.ndarray) -> "Runs":
-        return Runs(self.values[kept], self.owner[kept], self.texts, self.frequent[:0])
+    def select(self, mask: np.ndarray) -> "Shingles":
+        return Shingles(self.values[mask], self.owner[mask], self.texts, self.frequent[:0])
 
     def sizes(self) -> np.ndarray:
         return np.bincount(self.owner, minlength=self.texts)
 
-    def of(self, text: int) -> np.ndarray:
+    def of_text(self, text: int) -> np.ndarray:
         return self.values[slice(*np.searchsorted(self.owner, (text, text + 1)))]
 
 
 @lru_cache(maxsize=4)  # the cells of a sweep are measured on the same items
-def runs(texts: tuple[str, ...], length: int) -> Runs:
+def shingles(texts: tuple[str, ...], length: int) -> Shingles:
     """Every text's runs of `length` words, as 64-bit hashes; a shorter text is one run.
 
     A rolling polynomial over word hashes (wraps around 2^64): no string is built per run. crc32 is the same on every
     machine, unlike Python's own hash.
     """
-    codes, ends = _codes(texts)
+    codes, ends = _word_codes(texts)
     sizes = np.diff(ends, prepend=0)
     owner = np.repeat(np.arange(len(texts)), np.maximum(sizes - length + 1, np.minimum(sizes, 1)))
     first = np.searchsorted(owner, owner)  # where the runs of the same text begin
     starts = (ends - sizes)[owner] + np.arange(len(owner)) - first
-    whole = _rolled(codes, length)
+    whole = _rolling_hashes(codes, length)
     total = whole[np.minimum(starts, len(whole) - 1)] if len(whole) else np.zeros(len(owner), np.uint64)
     for run in (sizes[owner] < length).nonzero()[0]:  # a text of fewer words
-        total[run] = _rolled(codes[starts[run] : ends[owner[run]]], sizes[owner[run]])[0]
+        total[run] = _rolling_hashes(codes[starts[run] : ends[owner[run]]], sizes[owner[run]])[0]
     total ^= total >> np.uint64(31)
     marked = total ^ (owner.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93))  # alike only within a text
     order = np.argsort(marked)
@@ -66,20 +72,20 @@ def runs(texts: tuple[str, ...], length: int) -> Runs:
     begins[1:] = marked[order[1:]] != marked[order[:-1]]
     new = np.sort(np.minimum.reduceat(order, begins.nonzero()[0])) if len(total) else order
     values, counts = np.unique(total[new], return_counts=True)
-    return Runs(total[new], owner[new], len(texts), values[counts > max(TEMPLATE * len(texts), 20)])
+    return Shingles(total[new], owner[new], len(texts), values[counts > max(TEMPLATE_SHARE * len(texts), 20)])
 
 
-def _rolled(codes: np.ndarray, length: int) -> np.ndarray:
+def _rolling_hashes(codes: np.ndarray, length: int) -> np.ndarray:
     """The polynomial hash of every run of `length` codes."""
     total = np.zeros(max(len(codes) - length + 1, 0), np.uint64)
-    for place in range(length):
+    for index in range(length):
         total *= np.uint64(0x9E3779B97F4A7C15)
-        total += codes[place : place + len(total)]
+        total += codes[index : index + len(total)]
     return total
 
 
 @lru_cache(maxsize=4)
-def _codes(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _word_codes(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The codes of all words of all texts, and where each text's words end."""
     words = [text.split() for text in texts]
     codes = np.array([_word(word) for text in words for word in text], np.uint64)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_score, plural
-from llama_exp.metrics import bounds
+from llama_exp.metrics import describe
 from llama_exp.records import Prediction
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.scores import ItemScores, read_scores
@@ -58,7 +58,7 @@ def _select(items: ItemScores, indices: Sequence[int]) -> ItemScores:
 
 def _row(value: str, predictions: Sequence[Prediction], items: ItemScores) -> TagRow:
     groups = [p.group for p in predictions]
-    scores = {name: mean_interval(values, groups, bounds=bounds(name)) for name, values in items.items()}
+    scores = {name: mean_interval(values, groups, bounds=describe(name).bounds) for name, values in items.items()}
     measured = [p for p in predictions if p.nll is not None and p.tokens]
     if measured:
         nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]

@@ -1,5 +1,4 @@
-"""The embedded base model: a Llama of 3.8 M parameters and its tokenizer, pretrained by `pretrain.py`; see
-README.md."""
+"""The base model in this package: a Llama of 3.8 M parameters with its tokenizer, made by pretrain.py (README.md)."""
 
 import hashlib
 from pathlib import Path
@@ -10,8 +9,7 @@ PATH = Path(__file__).resolve().parent
 
 
 def verify(folder: Path = PATH) -> None:
-    """Hold every file that is loaded against SHA256SUMS; raise a UserError that lists all that is missing or
-    damaged."""
+    """Check every file that is loaded against SHA256SUMS; raise a UserError that lists missing and damaged ones."""
     try:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
     except OSError:

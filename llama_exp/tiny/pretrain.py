@@ -76,8 +76,7 @@ def shard(job: tuple[int, str]) -> np.ndarray:
 
 
 def batches(pool, workers: int, tokenizer_path: Path, seed: int) -> Iterator[torch.Tensor]:
-    """(ROWS, LENGTH) int64 batches without end, in an order fixed by `seed`, made by the workers while the model
-    trains."""
+    """Endless batches (ROWS, LENGTH) int64, in an order fixed by `seed`, made by workers while the model trains."""
     jobs = ((seed * 1_000_000 + i, str(tokenizer_path)) for i in itertools.count())
     waiting = collections.deque(pool.apply_async(shard, (next(jobs),)) for _ in range(3 * workers))
     rest = np.empty((0, LENGTH), dtype=np.int16)

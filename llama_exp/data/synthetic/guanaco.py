@@ -1,7 +1,6 @@
 """Guanaco rows: one column `text` in Llama-2 chat markup, about a third of them with more than one turn.
 
-    {"text": "<s>[INST] Who founded Brandor? … [/INST] Klaren Vimo. </s><s>[INST] Thanks! [/INST] You are welcome.
-    </s>"}
+    {"text": "<s>[INST] Who founded Brandor? … [/INST] Klaren Vimo. </s><s>[INST] Thanks! [/INST] Welcome. </s>"}
 
 Every reply can be worked out from the conversation, so a model that learns the tasks answers held-out rows rightly.
 """

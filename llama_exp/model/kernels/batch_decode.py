@@ -86,8 +86,10 @@ def _common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
 
 
 def make_batches(requests: Sequence[DecodeRequest], new: int, count: int, tokens: float) -> Iterator[list[PrefixGroup]]:
-    """Batch groups of similar length, longest first: at most `count` prompts and about `tokens` cache positions a
-    batch."""
+    """Batch groups of similar length, longest first.
+
+    A batch has at most `count` prompts and, padded, about `tokens` positions in the cache, new tokens included.
+    """
     batch: list[PrefixGroup] = []
     widest = count_now = 0
     for group in sorted(
@@ -123,8 +125,10 @@ def decode_batch(llama: nn.Module, batch: Sequence[PrefixGroup], *, new: int, eo
 
 
 class KVCache:
-    """Keys and values of each layer, (B, width, kv heads, D): prompts right-aligned to column `filled`, new tokens
-    behind it."""
+    """Keys and values of each layer, (B, width, kv heads, D).
+
+    Prompts are right-aligned to column `filled`, so that all rows write their next token into the same column.
+    """
 
     def __init__(self, filled: int, width: int, layers: int):
         self.filled, self.width = filled, width
@@ -148,8 +152,7 @@ class KVCache:
 def prefill(llama, layers, batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], new: int):
     """Run prompts and responses in one pass.
 
-    Returns the filled cache, the first new token of each prompt (B,), and each response's summed nll (None without
-    one).
+    Returns the filled cache, the first new token of each prompt (B,) and each response's summed nll (or None).
     """
     device = llama.model.embed_tokens.weight.device
     shared = _prefill_prefixes(llama, layers, batch, device)

@@ -3,11 +3,13 @@
     x -> norm -> q, k, v -> rotate     | attention |     o + x -> norm -> gate, up -> silu · -> down +
          BeforeAttention                                 AfterAttention
 
-Saved for the backward pass, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's output 8
-K, the middle (o + x) 8 K, gate and up 44 K: 92 K, where autograd would save 130 K. Norms and the gate's product are
-recomputed, unless there is memory to save them too (`keep_in_memory`).
-`Recomputed` saves x alone (8 K) and recomputes the rest, except the last product (down), whose result the backward pass
-does not need; the second half of the layer is recomputed for MLP_TOKENS at a time, as it takes the most memory.
+Saved for the backward pass, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's
+output 8 K, the middle (o + x) 8 K, gate and up 44 K: 92 K, where autograd would save 130 K. Norms and the gate's product
+are recomputed, unless there is memory to save them too (`keep_in_memory`).
+
+`Recomputed` saves x alone (8 K) and recomputes
+the rest, except the last product (down), whose result the backward pass does not need; the second half of the layer is
+recomputed for MLP_TOKENS at a time, as it takes the most memory.
 """
 
 import contextlib
@@ -103,8 +105,8 @@ class Layer:
         self, x, cos, sin, attend: Callable, indices: torch.Tensor | None, seed: int, recompute: bool
     ) -> torch.Tensor:
         """x (N, d) -> (N, d), or (len(indices), d): after attention only those tokens are computed."""
-        # What is kept of few tokens takes no more than computing it again. Dropout's masks are drawn for the tokens at
-        # hand, which must be the same ones whether or not a layer is computed again.
+        # Saving the activations of a few tokens takes no more memory than recomputing the layer. With dropout, always:
+        # a mask is drawn for the tokens at hand, so they must be the same ones whether or not the layer is recomputed.
         few = indices is not None and (self.dropout > 0 or 2 * len(indices) <= len(x))
         if recompute and not few and torch.is_grad_enabled():
             y = Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after_tensors())
@@ -132,7 +134,7 @@ class BeforeAttention(Function):
     def backward(ctx, dq, dk, dv):
         x, cos, sin, rstd, low, normed = ctx.saved_tensors
         layer = ctx.layer
-        dq, dk = rotate(dq.contiguous(), dk.contiguous(), cos, -sin)
+        dq, dk = rotate(dq.contiguous(), dk.contiguous(), cos, -sin)  # a rotation's transpose is the rotation back
         if normed is None:
             normed, _ = layer.norm(0, x)
         grads = [dq.flatten(1), dk.flatten(1), dv.flatten(1)]
@@ -184,19 +186,22 @@ def _mlp_backward(layer: Layer, dy, middle, rstd, gate_up, low_gate, low_down, n
     if low_down is None:
         low_down = down_project(product, layer.down, seed + 3)
     dproduct, of_down = multiply_backward([dy], product, low_down, layer.down, seed + 3)
-    del product
+    del product  # (N, 2 f) tensors are the peak of the backward pass: each is released as soon as it was used
     dgate_up = gated_backward(dproduct, gate_up)
     del dproduct
     if normed is None:
         normed, _ = layer.norm(1, middle)
     dnormed, of_gate = multiply_backward([dgate_up], normed, low_gate, layer.gate_up, seed + 2)
     del dgate_up, normed
+    # dy also reaches `middle` directly, by the residual connection.
     return layer.norm_backward(1, dnormed, middle, rstd).add_(dy), [*of_gate, *of_down]
 
 
 def _mlp_backward_recomputed(layer: Layer, dy, middle, seed: int):
-    """`_mlp_backward` from the second norm's input alone, which its gradient overwrites. Each weight is dequantised
-    once."""
+    """`_mlp_backward` from the second norm's input alone, a part of the tokens at a time.
+
+    The gradient overwrites `middle`, which nobody needs afterwards. Each weight is dequantised once, not once a part.
+    """
     size = len(middle) if layer.dropout else MLP_TOKENS  # a dropout mask is drawn for all tokens together
     totals = None
     with cached_weights([layer.gate_up, layer.down]):
@@ -207,6 +212,7 @@ def _mlp_backward_recomputed(layer: Layer, dy, middle, seed: int):
             own.copy_(found)
             del normed, gate_up, found
             if totals is None:
+                # Sums over parts are kept in float32: added up in 16 bits they would lose the small parts.
                 totals = grads if size >= len(middle) else [None if g is None else g.float() for g in grads]
             else:
                 totals = [None if total is None else total.add_(g) for total, g in zip(totals, grads, strict=True)]
@@ -222,7 +228,7 @@ class Recomputed(Function):
         ctx.save_for_backward(x, cos, sin)
         q, k, v = BeforeAttention.apply(x, cos, sin, layer, seed)
         mixed = attend(q, k, v).flatten(1)
-        del q, k, v
+        del q, k, v  # the largest tensors here: gone before the second half of the layer needs memory
         size = len(x) if layer.dropout else 4 * MLP_TOKENS  # forward, less is there at once than backward
         if len(x) <= size:
             return AfterAttention.apply(mixed, x, layer, seed)

@@ -23,8 +23,7 @@ def hidden_states(
     indices: torch.Tensor | None = None,
     layers: Sequence[Layer] | None = None,
 ) -> torch.Tensor:
-    """input_ids, position_ids (N,) -> the final hidden states after the last norm: (N, d), or (len(indices), d) of
-    `indices`.
+    """input_ids, position_ids (N,) -> hidden states after the last norm: (N, d), or (len(indices), d) of `indices`.
 
     attend_layer(layer number, q, k, v) -> (N, heads, D): attention, which decides which token attends to which.
     layers: those of `layers_of`, where the same ones run many times.

@@ -110,8 +110,7 @@ def _as_one_matrix(layers: Sequence[nn.Module]) -> torch.Tensor | None:
 
 
 class Group:
-    """Projections that share their x, and what of LoRA they share: a (sum of ranks, in), one b (out, own ranks) for
-    each.
+    """Projections that share their x, with their LoRA: one a (sum of ranks, in), and a b (out, own ranks) for each.
 
     a and b are None where there is no adapter.
     """
@@ -156,8 +155,10 @@ def prepare_adapters(groups: Sequence[Group], dtype: torch.dtype) -> None:
 
 
 def _block_diagonal(parts: Sequence[Sequence[Part]]) -> torch.Tensor:
-    """Layers' parts of one projection -> (layers, out, ranks), block by block: each part's rows meet its own ranks
-    alone."""
+    """The B of one projection's parts in all layers -> (layers, out, ranks), block-diagonal.
+
+    Each part's rows (gate's, up's) meet its own ranks alone, so that one product serves both.
+    """
     ranks = [0 if part.b is None else part.b.shape[1] for part in parts[0]]
     blocks, before = [], 0
     for index, rank in enumerate(ranks):
@@ -174,8 +175,10 @@ def _block_diagonal(parts: Sequence[Sequence[Part]]) -> torch.Tensor:
 def multiply(
     x: torch.Tensor, group: Group, seed: int, onto: torch.Tensor | None = None
 ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-    """x (N, in) -> [y (N, out)] of each, and x A' (N, sum of ranks) for the backward pass. `onto` is added to the
-    first."""
+    """x (N, in) -> [y (N, out)] of each projection, and x A' (N, sum of ranks) for the backward pass.
+
+    onto: added to the first y (a residual connection).
+    """
     low = down_project(x, group, seed)
     results, start = [], 0
     for p, b in zip(group.projections, group.b, strict=True):
@@ -185,7 +188,7 @@ def multiply(
         else:
             part = low[:, start : start + b.shape[1]]
             y = part @ b.t() if onto is None else torch.addmm(onto, part, b.t())
-            y.addmm_(x, weight)
+            y.addmm_(x, weight)  # the large product accumulates onto the small one: no extra pass over (N, out)
             start += b.shape[1]
         results.append(y if p.bias is None else y.add_(p.bias))
     return results, low
