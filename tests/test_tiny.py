@@ -168,11 +168,13 @@ def test_it_finds_a_fact_of_unseen_names_in_its_context(model, tokenizer):
 
 @torch.no_grad()
 def test_untuned_it_cannot_answer_a_prompt(model, tokenizer):
-    """Rank 0 is an honest baseline: greedy replies to 40 prompts; no more than 6 of them (15 %) begin with the
-    answer."""
+    """Rank 0 is an honest baseline: of 40 greedy replies no more than 6 (15 %) begin with the answer."""
     right = 0
     for row in rows("squad", "test", 40, seed=0):
-        message = f"Answer the question with words from the context.\n\nContext: {row['context']}\n\nQuestion: {row['question']}"
+        message = (
+            f"Answer the question with words from the context.\n\nContext: {row['context']}\n\n"
+            f"Question: {row['question']}"
+        )
         ids = torch.tensor([[1, *plain(tokenizer, f"[INST] {message} [/INST]")]])
         reply = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, pad_token_id=0

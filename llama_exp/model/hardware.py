@@ -23,8 +23,8 @@ def check(config: Config) -> None:
     if config.model.needs_gpu and (config.trainer.get("accelerator") == "cpu" or not gpu_present()):
         raise UserError(
             f"model={config.model.name} needs a GPU, and there is none here (or trainer=cpu was asked for).\n"
-            "Type model=tiny to run the same experiment with the small model in this package, or use a machine with a GPU; "
-            "model.needs_gpu=false tries on the CPU all the same."
+            "Type model=tiny to run the same experiment with the small model in this package, or use a machine with a "
+            "GPU; model.needs_gpu=false tries on the CPU all the same."
         )
 
 

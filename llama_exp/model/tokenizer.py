@@ -12,8 +12,9 @@ def warn_of_slow_merges(tokenizer, folder: str) -> str | None:
     path = Path(folder)
     if path.is_dir() and (path / "tokenizer.model").exists() and not (path / "tokenizer.json").exists():
         return (
-            f"{folder} has tokenizer.model but no tokenizer.json: converted merges lack the piece scores, and about one "
-            "text in eight gets other ids than SentencePiece gives. Use a folder with tokenizer.json where there is one."
+            f"{folder} has tokenizer.model but no tokenizer.json: converted merges lack the piece scores, and about "
+            "one text in eight gets other ids than SentencePiece gives. "
+            "Use a folder with tokenizer.json where there is one."
         )
     return None
 
@@ -60,6 +61,6 @@ def from_pretrained(loader, path: str, asked: str, revision: str | None, options
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"Could not load model.path={asked}: {reason}\n"
-            "Wanted a hub repository that this machine may read (log in with `hf auth login` if it is gated) or a folder "
-            "with config.json, *.safetensors and a tokenizer: model.path=FOLDER."
+            "Wanted a hub repository that this machine may read (log in with `hf auth login` if it is gated) or a "
+            "folder with config.json, *.safetensors and a tokenizer: model.path=FOLDER."
         ) from error

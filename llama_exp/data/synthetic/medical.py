@@ -84,7 +84,8 @@ def pubmedqa(split: str, rng: random.Random) -> Iterator[dict]:
                 "contexts": [
                     f"{remedy} is used against {complaint} in {world.name()}, but no trial has been reported.",
                     f"In {world.name()} {patients} patients took {remedy} or water for {rng.randint(2, 20)} weeks.",
-                    f"{complaint.capitalize()} went away in {treated}% of those who took {remedy} and {control}% of those who took water.",
+                    f"{complaint.capitalize()} went away in {treated}% of those who took {remedy} "
+                    f"and {control}% of those who took water.",
                 ],
                 "labels": ["BACKGROUND", "METHODS", "RESULTS"],
                 "meshes": ["Humans", complaint.title()],

@@ -3,9 +3,9 @@
     x -> norm -> q, k, v -> rotate     | attention |     o + x -> norm -> gate, up -> silu · -> down +
          BeforeAttention                                 AfterAttention
 
-Saved for the backward pass, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's
-output 8 K, the middle (o + x) 8 K, gate and up 44 K: 92 K, where autograd would save 130 K. Norms and the gate's product
-are recomputed, unless there is memory to save them too (`keep_in_memory`).
+Saved for the backward pass, in bytes a token and layer of Llama-2-7B in bf16: x 8 K, q k v 24 K, attention's output
+8 K, the middle (o + x) 8 K, gate and up 44 K: 92 K, where autograd would save 130 K. Norms and the gate's product are
+recomputed, unless there is memory to save them too (`keep_in_memory`).
 
 `Recomputed` saves x alone (8 K) and recomputes
 the rest, except the last product (down), whose result the backward pass does not need; the second half of the layer is
