@@ -408,7 +408,7 @@ def test_scored_anew_it_has_the_same_intervals_and_lost_answers_are_refused(tmp_
     replies.write_text("".join(replies.read_text().splitlines(keepends=True)[:30]))
     results.with_name("scores.jsonl").unlink()
     refused = command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"), check=None)
-    assert refused.returncode == 2 and "holds 30 of the 40 answers" in refused.stderr
+    assert refused.returncode == 2 and "holds 30 of the 40 replies" in refused.stderr
     assert json.loads(results.read_text())["items"] == 40
     results.unlink()
     command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"))

@@ -240,7 +240,7 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
     results = json.loads(next(run.glob("eval/*/results.json")).read_text())
     assert (results["train_examples"], results["examples_in_training"]) == (40, train["encoded"])
     printed = command("llama-exp", "report", str(tmp_path / "o")).stdout
-    assert f"with 40 examples at rank 2 ({train['encoded']} of them in training);" in printed
+    assert f"rank 2 on 40 examples ({train['encoded']} of them reached training)" in printed
     [row] = read_csv(tmp_path / "o/report/runs.csv")
     assert (row["sample"], row["examples"], row["examples_in_training"]) == ("40", "40", str(train["encoded"]))
     whole = command("train.py", *small(), f"outputs={tmp_path}/whole").stdout

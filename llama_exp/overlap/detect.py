@@ -162,7 +162,11 @@ def _overlaps(
     near = _near(*_without_template(shingles(learnt, SHINGLE), shingles(questions, SHINGLE)), jaccard, permutations)
     number = {text: index for index, text in enumerate(texts)}
     indices = [number[text] for text in asked.whole]
-    return tuple({i: origin[hit[index]] for i, index in enumerate(indices) if index in hit} for hit in (ngram, near))
+
+    def rows(hit: dict[int, int]) -> dict[int, int]:
+        return {i: origin[hit[index]] for i, index in enumerate(indices) if index in hit}
+
+    return rows(ngram), rows(near)
 
 
 def _without_template(train: Shingles, held_out: Shingles) -> tuple[Shingles, Shingles]:
@@ -170,7 +174,7 @@ def _without_template(train: Shingles, held_out: Shingles) -> tuple[Shingles, Sh
     common = np.intersect1d(train.frequent, held_out.frequent, assume_unique=True)
     if not len(common):
         return train, held_out
-    return tuple(side.select(~np.isin(side.values, common)) for side in (train, held_out))
+    return train.select(~np.isin(train.values, common)), held_out.select(~np.isin(held_out.values, common))
 
 
 def _ngram(train: Shingles, held_out: Shingles, share: float) -> dict[int, int]:
