@@ -77,15 +77,17 @@ class DatasetConfig:
     options: dict[str, Any] = field(default_factory=dict)  # whatever else a data module of your own wants to know
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ModelConfig:
+    """One file of conf/model; a file names what differs from these defaults."""
+
     name: str
     path: str  # a local folder or a hub repository
-    revision: str | None
-    quantisation: Quantisation
-    licence: str
-    gradient_checkpointing: bool | None  # null = where the memory asks for it
-    needs_gpu: bool  # stop early, with advice, where there is none
+    revision: str | None = None
+    quantisation: Quantisation = Quantisation.nf4
+    licence: str = ""
+    gradient_checkpointing: bool | None = None  # null = where the memory asks for it
+    needs_gpu: bool = True  # stop early, with advice, where there is none
 
 
 @dataclass
