@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from llama_exp.cli.completion import completions
-from llama_exp.cli.main import COMMANDS, CommandLine, overview
+from llama_exp.cli.errors import mistyped
+from llama_exp.cli.main import COMMANDS, CommandLine, overrides_first, overview
 from llama_exp.cli.options import known_keys, options_help, parse_options
 from llama_exp.config.options import REQUIRED, option
 from llama_exp.errors import UserError
@@ -126,6 +127,26 @@ def test_help_version_and_completion_import_nothing_heavy(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["dataset=squad", "-m", "sample=1,2", "--config-dir", "a=b", "seed=1"],
+        ["-m", "--config-dir", "a=b", "dataset=squad", "sample=1,2", "seed=1"],
+    ],
+)
+def test_flags_may_stand_between_overrides(typed):
+    ordered = overrides_first(typed)
+    assert ordered == ["dataset=squad", "sample=1,2", "seed=1", "-m", "--config-dir", "a=b"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["--lr=3"], "optimizer.lr=3"), (["--rank", "4"], "lora.r=4"), (["--dataset"], "dataset=VALUE")],
+)
+def test_a_key_with_dashes_is_answered_without(typed, meant):
+    assert mistyped(typed) == f"{typed[0].split('=')[0]}: keys are typed without dashes: {meant}"
 
 
 def test_every_option_has_a_meaning():

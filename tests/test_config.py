@@ -12,8 +12,11 @@ from omegaconf import OmegaConf
 
 from llama_exp.config.compose import CONF, default_config, register, resolve
 from llama_exp.config.identity import RUN_KEYS, flat, identity, run_folder
+from llama_exp.config.key_names import OTHER_NAMES, similar_keys
 from llama_exp.config.schema import Config, Scaling
+from llama_exp.config.seeds import fold_seed
 from llama_exp.data import DATASETS
+from llama_exp.data.packing import order
 from llama_exp.errors import UserError
 from llama_exp.metrics import METRICS
 from llama_exp.runs.find import training_command
@@ -92,12 +95,52 @@ def test_several_problems_come_in_one_message():
         ("optimizer.warmup=3", "optimizer.warmup=3.0: wanted a share of all steps"),
         ("optimizer.weight_decay=-0.1", "optimizer.weight_decay=-0.1: wanted 0 or more"),
         ("optimizer.neftune=-5", "optimizer.neftune=-5.0: wanted 0 or more"),
+        ("seed=-1", "seed=-1: wanted a whole number from 0 to 2^63 - 1"),
+        (f"data_seed={2**63}", "data_seed=9223372036854775808: wanted a whole number from 0 to 2^63 - 1"),
+        ("dataset.split_seed=-3", "dataset.split_seed=-3: wanted a whole number"),
+        ("+lora.use_dora=true", "+lora.use_dora: nothing reads this key. Did you mean lora.r"),
+        ("++optimizer.learning_rate=1", "+optimizer.learning_rate: nothing reads this key. Did you mean optimizer.lr?"),
+        ("+nobody=1", "+nobody: nothing reads this key"),
+        ("+model.dtype=bf16", "+model.dtype: nothing reads this key"),
+        ("+dataset.options.x=1", "dataset.options.x: squad reads no options"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_before_anything_starts(override, said):
     with pytest.raises(UserError) as caught:
         composed("model=tiny", override)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("lr", "optimizer.lr"),
+        ("learning_rate", "optimizer.lr"),
+        ("rank", "lora.r"),
+        ("r", "lora.r"),
+        ("epochs", "trainer.max_epochs"),
+        ("batch_size", "batch"),
+        ("alpha", "lora.alpha"),
+        ("max_new_tokens", "dataset.max_new_tokens"),
+        ("num_train_epochs", "trainer.max_epochs"),
+        ("smaple", "sample"),
+    ],
+)
+def test_a_key_by_another_name_is_answered_with_ours(typed, meant):
+    assert similar_keys(typed, flat(composed("model=tiny")))[0] == meant
+
+
+def test_every_other_name_stands_for_a_key_or_group_there_is():
+    known = {*flat(composed("model=tiny", "logger=wandb")), "model", "trainer.max_steps"}
+    assert set(OTHER_NAMES.values()) <= known
+    assert not set(OTHER_NAMES) & set(flat(composed("model=tiny")))
+
+
+def test_seeds_of_64_bits_differ_where_a_generator_reads_32():
+    assert composed("model=tiny", f"seed={2**63 - 1}").seed == 2**63 - 1
+    seeds = (0, 1, 2**32, 2**32 + 1, 2**62, 2**63 - 1)
+    assert len({order(50, seed, epoch) for seed in seeds for epoch in (0, 1)}) == 2 * len(seeds)
+    assert fold_seed(2**32 - 1) == 2**32 - 1 and 0 <= fold_seed(2**63 - 1) < 2**32
 
 
 def test_early_stopping_without_a_validation_is_refused():

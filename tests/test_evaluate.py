@@ -12,9 +12,11 @@ from dataclasses import replace
 
 import pytest
 
+from llama_exp.config.identity import flat
 from llama_exp.data.synthetic import rows
 from llama_exp.metrics import squad
 from llama_exp.runs.files import read_predictions
+from llama_exp.runs.run import Run
 from tests.conftest import ROOT, python, small
 
 
@@ -192,7 +194,6 @@ def carved(tmp_path_factory):
     done = subprocess.run(python("train.py", *words, f"outputs={folder}/o"), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     from llama_exp.data import DATASETS
-    from llama_exp.runs.run import Run
 
     [run] = (folder / "o" / "pubmedqa").iterdir()
     data = DATASETS.of(Run.load(run).config)
@@ -245,6 +246,29 @@ def test_a_run_named_by_its_folder_brings_its_data_unless_other_data_are_named(c
     assert "Other data than the run's (dataset.source, dataset.path): it may have been trained on these items." in said
     [results] = (run / "eval").glob("pubmedqa-test-3-*/results.json")
     assert json.loads(results.read_text())["evaluation"]["dataset.source"] == "synthetic"
+
+
+@pytest.mark.parametrize(
+    ("key", "other"), [("optimizer.lr=0.003", "0.001"), ("batch=8", "4"), ("trainer.max_steps=2", "1")]
+)
+def test_a_typed_training_key_selects_the_run_or_is_refused(key, other, tmp_path, command):
+    """Never the run with another learning rate, silently: also where the value typed is the default."""
+    words = [word for word in small(audit="false") if not word.startswith(("batch=", "trainer.max_"))]
+    words += ["eval_sample=4", "trainer.max_epochs=1", f"outputs={tmp_path}/o"]
+    reader = [*found_by(words), f"outputs={tmp_path}/o", "eval_sample=4"]
+    name, value = key.split("=")
+    command("train.py", *words, "trainer.max_steps=1", f"{name}={other}")
+    refused = command("evaluate.py", *reader, key, check=None)
+    assert refused.returncode == 2 and f"{name}={other}" in refused.stderr, "the runs there are, by the key to type"
+    assert not list((tmp_path / "o").rglob("results.json"))
+    command("train.py", *words, "trainer.max_steps=1", key)
+    command("evaluate.py", *reader, key)
+    [results] = (tmp_path / "o").rglob("results.json")
+    stored = flat(Run.load(results.parents[2]).config)
+    assert str(stored[name]) == value
+    several = command("evaluate.py", *reader, check=None)
+    assert several.returncode == 2 and "2 runs match; add what tells them apart" in several.stderr
+    assert key in several.stderr and f"{name}={other}" in several.stderr
 
 
 def test_a_run_of_short_rows_is_evaluated_by_the_words_that_find_it(tmp_path, command):

@@ -8,6 +8,7 @@ from string import Formatter
 from typing import Any
 
 from llama_exp.config.schema import Config
+from llama_exp.config.seeds import fold_seed
 from llama_exp.data.chat_format import check_alternation
 from llama_exp.data.dialogue import AGENT, SYSTEM
 from llama_exp.errors import UserError
@@ -122,7 +123,7 @@ class ChatSession:
         prompts, shortened = encode_prompts([example], tokenizer, limit)
         sampling = {"max_new_tokens": self.max_new_tokens, **self.settings.sampling}
         with self.base.use(self.run.adapter if tuned and not self.run.is_untuned else None) as model:
-            torch.manual_seed(self.settings.seed + len(history))
+            torch.manual_seed(fold_seed(self.settings.seed + len(history)))
             for piece in stream(model, tokenizer, prompts[0], **sampling):
                 if isinstance(piece, str):
                     yield piece

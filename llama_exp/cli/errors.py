@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, get_args, get_type_hints
 
 from llama_exp.config import command_line
+from llama_exp.config.key_names import OTHER_NAMES, similar_keys
 
 # Lines of Hydra's messages that are about Hydra.
 INTERNALS = (
@@ -26,14 +27,14 @@ TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", s
 
 def mistyped(arguments: Sequence[str]) -> str | None:
     """The message for arguments that Hydra's own parser would answer in its own terms; None where there are none."""
-    flags = [argument for argument in arguments if argument.startswith("--") and "=" not in argument]
     if "--cfg" in arguments and {"-m", "--multirun"} & set(arguments):
         return "--cfg shows one cell: leave out -m."
-    for flag in flags:
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
         key = flag.removeprefix("--")
-        if key.split(".")[0] in ("sample", "seed", "dataset", "model", "lora"):
-            value = [*arguments[arguments.index(flag) + 1 :], "VALUE"][0]
-            return f"{flag}: keys are typed without dashes: {key}={value}"
+        if flag.startswith("--") and (key.split(".")[0] in (*GROUPS, "sample", "seed") or key in OTHER_NAMES):
+            value = value if equals else [*arguments[index + 1 :], "VALUE"][0]
+            return f"{flag}: keys are typed without dashes: {OTHER_NAMES.get(key, key)}={value}"
     if "=" in arguments:
         return "Write key=value, with no spaces around =."
     return None
@@ -90,6 +91,8 @@ def _wrong_type(error: BaseException) -> str | None:
     if not found:
         return None
     key, _, value = found[1].partition("=")
+    if key.startswith("~"):
+        return f"{key}: a key cannot be taken away. Give it a value: {key.removeprefix('~')}=VALUE."
     wanted = _type_name(key.lstrip("+~"))
     return f"{key}={value}: wanted {wanted}." if wanted else None
 
@@ -140,7 +143,5 @@ def _unknown_key(argument: str, known: list[str]) -> str | None:
         return f"No key {key!r}. Did you mean {', '.join(near)}?" if near and not argument.startswith("+") else None
     if "." in key and any(other.startswith(f"{key}.") for other in known):
         return None
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.8) or difflib.get_close_matches(
-        key, known, n=3, cutoff=0.5
-    )
+    near = similar_keys(key, known)
     return f"No key {key!r}." + (f" Did you mean {', '.join(near)}?" if near else " --cfg job lists all.")

@@ -223,7 +223,7 @@ class CommandLine:
             )
             return self._run_cell(cfg, given)
 
-        sys.argv[1:] = arguments
+        sys.argv[1:] = overrides_first(arguments)
         try:
             job()
         finally:
@@ -266,6 +266,28 @@ class CommandLine:
         print("FAILED as above." if known else f"FAILED: {reason}\nThe sweep continues with the next cell.", flush=True)
         self.failures.append(reason)
         return Outcome(f"{FAILED}{reason}", Path())
+
+
+def overrides_first(arguments: list[str]) -> list[str]:
+    """key=value before --flags: `dataset=squad -m sample=1,2` and any other order mean the same.
+
+    Hydra's parser reads only the first unbroken run of overrides.
+    """
+    with_value = (
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+    )
+    values = {index + 1 for index, argument in enumerate(arguments) if argument in with_value}
+    flags = [i for i, argument in enumerate(arguments) if i in values or argument.startswith("-")]
+    return [a for i, a in enumerate(arguments) if i not in flags] + [arguments[i] for i in flags]
 
 
 def prepare_process() -> None:

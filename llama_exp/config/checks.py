@@ -3,6 +3,7 @@
 import math
 
 from llama_exp.config.schema import Config, Source
+from llama_exp.config.seeds import MAX_SEED
 from llama_exp.config.trainer_keys import logger_errors, trainer_errors
 
 
@@ -27,14 +28,21 @@ def config_errors(c: Config):
     for key, value in positive.items():
         if value is not None and value < 1:
             yield f"{key}={value}: wanted a whole number of at least 1."
-    for key, value in {
-        "seed": c.seed,
-        "data_seed": c.data_seed,
-        "lora.r": c.lora.r,
-        "validations": c.validations or 0,
-    }.items():
+    for key, value in {"lora.r": c.lora.r, "validations": c.validations or 0}.items():
         if value < 0:
             yield f"{key}={value}: wanted 0 or more."
+    seeds = {
+        "seed": c.seed,
+        "data_seed": c.data_seed,
+        "eval_seed": c.eval_seed,
+        "dataset.split_seed": c.dataset.split_seed,
+    }
+    for key, value in seeds.items():
+        if not 0 <= value < MAX_SEED:
+            yield f"{key}={value}: wanted a whole number from 0 to 2^63 - 1."
+    if c.dataset.options and not c.dataset._target_:
+        options = ", ".join(f"dataset.options.{name}" for name in c.dataset.options)
+        yield f"{options}: {c.dataset.name} reads no options; they are for a data module of your own (dataset._target_)."
     if c.dataset.path and c.dataset.source is Source.synthetic:
         yield f"dataset.path={c.dataset.path} is not read where dataset.source=synthetic makes the rows. Leave one of them out."
     if c.micro_batch and c.batch % c.micro_batch:

@@ -8,9 +8,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast, get_type_hints
 
 from hydra import compose
 from hydra.core.config_store import ConfigStore
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from llama_exp.config.checks import config_errors
 from llama_exp.config.command_line import hydra_value
 from llama_exp.config.identity import flat
+from llama_exp.config.key_names import similar_keys
 from llama_exp.config.schema import Config
 from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.errors import UserError
@@ -51,12 +52,32 @@ def resolve(cfg: DictConfig) -> Config:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
+    if unread := list(_unread_keys(cfg, Config)):
+        raise UserError("\n".join(_unread_key_message(key) for key in unread))
     config = limit_answer_length(cast(Config, OmegaConf.to_object(cfg)))
     config = dataclasses.replace(config, logger=named_loggers(config.logger))
     errors = list(config_errors(config))
     if errors:
         raise UserError("\n".join(errors))
     return config
+
+
+def _unread_keys(cfg: DictConfig, kind: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that +key=value added and that no type has. trainer.*, logger.* and other open mappings are checked by their
+    readers."""
+    kinds = get_type_hints(kind)
+    for name in map(str, cfg):
+        if name not in kinds:
+            yield f"{prefix}{name}"
+        elif dataclasses.is_dataclass(kinds[name]):
+            yield from _unread_keys(cfg[name], kinds[name], f"{prefix}{name}.")
+
+
+def _unread_key_message(key: str) -> str:
+    near = similar_keys(key, flat(default_config({})))
+    return f"+{key}: nothing reads this key." + (
+        f" Did you mean {', '.join(near)}?" if near else " --cfg job lists all."
+    )
 
 
 def limit_answer_length(config: Config) -> Config:

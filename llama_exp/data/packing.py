@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from llama_exp.batch import Batch
+from llama_exp.config.seeds import fold_seed
 from llama_exp.data.encoding import IGNORED
 from llama_exp.errors import UserError
 from llama_exp.records import Tokens
@@ -50,7 +51,7 @@ def in_parts(tokens: Sequence[Tokens], size: int) -> Iterator[list[Tokens]]:
 @lru_cache(maxsize=4)
 def order(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     """The permutation of one epoch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed(fold_seed(seed) * 1_000_003 + epoch)
     return tuple(torch.randperm(count, generator=generator).tolist())
 
 

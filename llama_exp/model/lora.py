@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from llama_exp.config.schema import LoraConfig, Scaling, Targets
+from llama_exp.config.seeds import fold_seed
 from llama_exp.errors import UserError
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -67,7 +68,7 @@ def _initialise(model: nn.Module, seed: int) -> None:
     """
     from peft.tuners.lora import LoraLayer
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(fold_seed(seed))
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             device, [name] = layer.get_base_layer().weight.device, layer.active_adapters

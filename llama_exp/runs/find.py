@@ -1,15 +1,17 @@
 """The run that a command means, and the command that would train it.
 
 Commands that read a run (evaluate, chat, simulate, publish) name its dataset, model, LoRA, sample and seeds, as the
-training command did; they take the other training keys from the run itself.
+training command did. Other training keys (optimizer.lr, batch …) select a run where they are typed; the rest comes from
+the run itself.
 """
 
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from llama_exp.config.command_line import FIRST_KEYS, command, folder_options, hydra_value, shell_quoted
-from llama_exp.config.compose import choices, default_config
+from llama_exp.config.compose import choices, default_config, explicit_keys
 from llama_exp.config.identity import RUN_KEYS, flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
@@ -19,10 +21,10 @@ SHOWN = 10  # runs listed in a message
 
 
 def find_run(config: Config) -> Run:
-    """The finished run that this config means: same dataset, model, LoRA, sample and seeds.
+    """The finished run that this config means: same dataset, model, LoRA, sample, seeds and typed training keys.
 
     The run named by exactly this config comes first; else the one run that agrees in all of these, whatever its
-    training keys were. With `trained_on` only runs of that dataset count, wherever their rows came from.
+    other training keys were. With `trained_on` only runs of that dataset count, wherever their rows came from.
     Raises UserError where no run or several match, with the commands that tell them apart.
     """
     dataset = config.trained_on or config.dataset.name
@@ -34,14 +36,14 @@ def find_run(config: Config) -> Run:
     if config.out and not config.trained_on:  # that folder and no other
         raise UserError(_why_unfinished(exact))
     parent = Path(config.outputs) / dataset
-    matches = [run for run in finished_runs(parent) if _matches(config, dataset, run)]
+    keys = _selecting_keys(config)
+    matches = [run for run in finished_runs(parent) if _matches(config, keys, dataset, run)]
     if len(matches) == 1:
         return matches[0]
     if matches:
-        folders = "\n".join(f"  out={run.folder}" for run in matches)
-        raise UserError(f"{len(matches)} runs match; add the keys they differ in, or choose one:\n{folders}")
+        raise UserError(f"{len(matches)} runs match; add what tells them apart, or out=FOLDER:\n{_apart(matches)}")
     advice = f"Train it first: {training_command(config)}"
-    if others := _other_runs(config, parent):
+    if others := _other_runs(config, keys, parent):
         advice += f"\nFinished runs on {dataset}, and the keys to type instead of yours:\n{others}"
     if config.trained_on:
         raise UserError(f"No run below {parent.absolute()} matches. {advice}")
@@ -67,24 +69,35 @@ def _why_unfinished(run: Run) -> str:
     )
 
 
-def _other_runs(config: Config, parent: Path) -> str:
+def _apart(runs: list[Run]) -> str:
+    """A line for each run: the keys in which they differ, and its folder."""
+    keys = dict.fromkeys(key for run in runs for key in run.identity)
+    differ = [key for key in keys if len({str(run.values.get(key)) for run in runs}) > 1]
+    return "\n".join(f"  {_options({key: run.values.get(key) for key in differ})}  out={run.folder}" for run in runs)
+
+
+def _options(values: dict[str, Any]) -> str:
+    """Values as the keys of a command."""
+    short_names = {key: name for name, key in FIRST_KEYS.items()}
+    return " ".join(shell_quoted(f"{short_names.get(key, key)}={hydra_value(value)}") for key, value in values.items())
+
+
+def _other_runs(config: Config, keys: Iterable[str], parent: Path) -> str:
     """The finished runs of a dataset, a line each: the keys in which they differ from the config."""
     mine, lines = flat(config), []
-    short_names = {key: name for name, key in FIRST_KEYS.items()}
     for run in finished_runs(parent):
-        differ = {key: run.values.get(key) for key in _run_keys(config, mine) if run.values.get(key) != mine[key]}
+        differ = {key: run.values.get(key) for key in keys if run.values.get(key) != mine[key]}
         if "model.name" in differ:
             differ.pop("model.path", None)  # comes with the name
-        options = [shell_quoted(f"{short_names.get(key, key)}={hydra_value(value)}") for key, value in differ.items()]
-        lines.append(f"  {' '.join(options)}  ({run.folder.name})")
+        lines.append(f"  {_options(differ)}  ({run.folder.name})")
     more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n".join(lines[:SHOWN] + more)
 
 
-def _matches(config: Config, dataset: str, run: Run) -> bool:
+def _matches(config: Config, keys: Iterable[str], dataset: str, run: Run) -> bool:
     """Whether a config means this run. A sample beyond what there is means all there is."""
     mine, theirs = flat(config), run.values
-    for key in _run_keys(config, mine):
+    for key in keys:
         if mine[key] != theirs.get(key):
             available = run.training_examples.get("available", 0)
             if key == "sample" and theirs[key] is None and mine[key] and mine[key] >= available:
@@ -93,10 +106,15 @@ def _matches(config: Config, dataset: str, run: Run) -> bool:
     return theirs["dataset.name"] == dataset
 
 
-def _run_keys(config: Config, keys: Iterable[str]) -> list[str]:
-    """The keys that say which run is meant; with `trained_on`, those of the dataset describe the evaluation instead."""
-    named = [key for key in keys if key in RUN_KEYS or key.split(".")[0] in RUN_KEYS]
-    return [key for key in named if not (config.trained_on and key.startswith("dataset."))]
+def _selecting_keys(config: Config) -> list[str]:
+    """The keys that say which run is meant: RUN_KEYS, and every other training key that somebody gave a value.
+
+    With `trained_on`, the dataset's keys describe the evaluation instead.
+    """
+    trained = identity(config, everything=True)
+    typed = {key for key in explicit_keys(config) if key in trained and not key.startswith("dataset.")}
+    keys = [key for key in flat(config) if key in RUN_KEYS or key.split(".")[0] in RUN_KEYS or key in typed]
+    return [key for key in keys if not (config.trained_on and key.startswith("dataset."))]
 
 
 def training_command(config: Config) -> str:

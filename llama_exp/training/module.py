@@ -12,6 +12,7 @@ from torch import nn
 
 from llama_exp.batch import Batch
 from llama_exp.config.schema import OptimizerConfig, OptimizerName, Schedule
+from llama_exp.config.seeds import fold_seed
 from llama_exp.errors import UserError
 from llama_exp.model.kernels.forward import response_nll
 
@@ -83,7 +84,7 @@ class FineTuningModule(L.LightningModule):
     ):
         super().__init__()
         self.model, self.optimizer_config = model, optimizer or OptimizerConfig()
-        self.total_steps, self.seed = total_steps, seed
+        self.total_steps, self.seed = total_steps, fold_seed(seed)
         # A sum over hundreds of tokens would overflow in float16, and each overflow is a step that learns nothing: so
         # sums are divided by what a step usually has, a constant that the exact division takes out again.
         self.usual_labels = usual_labels
