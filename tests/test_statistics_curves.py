@@ -1,11 +1,12 @@
-"""Learning curves: known laws are found again, and what the points do not show is refused with a reason."""
+"""Learning curves: known laws are found again, and intervals are as wide as what the points leave open."""
 
 import math
 
 import numpy as np
 import pytest
 
-from llama_exp.statistics import fit_curve, messages
+from llama_exp.statistics import Series, fit_curve, fit_curves, messages
+from llama_exp.statistics.learning_curve.laws import WEIGHTS, laws_between
 
 FIVE = [100, 300, 1000, 3000, 10000]
 
@@ -22,14 +23,12 @@ def sweep(truth=law, sizes=FIVE, draws=3, noise=0.5, seed=2, **options):
     return fit_curve([s for s, _ in runs], scores, data_seeds=[d for _, d in runs] if draws > 1 else None, **options)
 
 
-def test_a_noiseless_law_is_found_again():
-    curve = sweep(noise=1e-4)
-    assert (curve.a, curve.b, curve.c) == pytest.approx((80, 150, 0.4), rel=2e-2)
-    assert curve.predict(40_000).estimate == pytest.approx(law(40_000), abs=0.02)
-    assert curve.gain(10).estimate == pytest.approx(law(100_000) - law(10_000), abs=0.02)
-    assert curve.size_for(77.0).estimate == pytest.approx((3 / 150) ** -2.5, rel=0.02)
-    assert curve.plateau().estimate == pytest.approx(80, abs=0.2)
-    assert curve.trusted and curve.check.agrees and curve.check.size == 10_000
+def test_a_law_without_noise_is_found_again():
+    curve = sweep(noise=1e-4, bounds=(0, 100))
+    assert curve.laws["power"] > 0.9
+    assert curve.predict(40_000).estimate == pytest.approx(law(40_000), abs=0.05)
+    assert curve.gain(10).estimate == pytest.approx(law(100_000) - law(10_000), abs=0.1)
+    assert curve.size_for(77.0).estimate == pytest.approx((3 / 150) ** -2.5, rel=0.1)
 
 
 def test_intervals_hold_the_truth_and_widen_away_from_the_points():
@@ -59,69 +58,88 @@ def test_items_and_groups_bring_in_the_test_sets_noise_but_not_into_the_gain():
     assert full.predict(1000).low <= law(1000) <= full.predict(1000).high
 
 
-@pytest.mark.parametrize(
-    "sizes, why",
-    [
-        (
-            [1000],
-            "at least 4 sizes are needed, three to draw the curve and one to see whether it holds; there is 1 (1,000)",
-        ),
-        ([100, 1000, 10_000], "there are 3 (100, 1,000, 10,000). Add a size between, such as 320"),
-    ],
-)
-def test_too_few_sizes_are_refused_with_a_size_to_add(sizes, why):
-    curve = sweep(sizes=sizes)
-    assert why in curve.refusal and curve.a is None and not curve.trusted
+def test_one_size_is_refused_with_a_size_to_add():
+    curve = sweep(sizes=[1000])
+    assert curve.refusal == "there is one size, 1,000. Add another, such as 2,000"
     assert messages.describe_curve(curve) == [f"No learning curve: {curve.refusal}."]
     with pytest.raises(ValueError, match="this curve was refused"):
         curve.predict(10)
 
 
-def test_a_flat_curve_is_refused():
-    assert "which could be no change at all" in sweep(lambda n: 60.0).refusal
+@pytest.mark.parametrize("sizes", [[100, 1000], [30, 100, 300], [100, 300, 1000, 3000]])
+def test_few_sizes_and_one_seed_give_a_wide_interval_not_a_refusal(sizes):
+    truth = lambda n: 60 - 300 / n**0.8  # noqa: E731
+    curve = sweep(truth, sizes, draws=1, noise=1.0, bounds=(0, 100), rises=True)
+    gain = curve.gain(10)
+    assert gain.low <= truth(10 * sizes[-1]) - truth(sizes[-1]) <= gain.high
+    assert 1 < gain.high - gain.low < 60
+    assert messages.describe_curve(curve)[-1] == messages.NOT_REPEATED
 
 
-def test_a_law_that_does_not_hold_comes_first():
-    curve = sweep(lambda n: 60.0 + 12.0 * (n > 3000), noise=0.3)
-    lines = messages.describe_curve(curve)
-    assert not curve.trusted and curve.misfit_p < 0.05 and not curve.check.agrees
-    assert lines[0].startswith(
-        "The points do not follow a - b n^(-c) (p < 0.001): the gain from more data cannot be estimated"
-    )
-    assert "do not trust this curve beyond its points" in lines[1] and len(lines) == 2
+def test_no_effect_of_data_is_no_gain():
+    gain = sweep(lambda n: 60.0, bounds=(0, 100), rises=True).gain(10)
+    assert gain.low <= 0 <= gain.high and gain.high - gain.low < 3
 
 
-def test_a_logarithm_has_no_plateau_to_name():
-    curve = sweep(lambda n: 20 + 5 * math.log(n), bounds=(0, 100))
-    assert curve.plateau().low is None and "do not bend enough" in curve.plateau().note
-    assert curve.predict(40_000).low <= 20 + 5 * math.log(40_000) <= curve.predict(40_000).high
+@pytest.mark.parametrize(
+    "truth",
+    [
+        lambda n: 70 - 40 * math.exp(-n / 900),
+        lambda n: 40 + 35 / (1 + math.exp(-3 * (math.log10(n) - 3))),
+        lambda n: 20 + 8 * math.log(min(n, 1200)),
+        lambda n: 20 + 5 * math.log(n),
+    ],
+    ids=["exponential", "logistic", "plateau", "logarithm"],
+)
+def test_curves_that_are_no_power_laws_are_held_too(truth):
+    """No interval promises what the points do not show: today's best fit of one law did, and was wrong each time."""
+    curve = sweep(truth, noise=1.0, bounds=(0, 100), rises=True)
+    for factor in (2, 10):
+        gain = curve.gain(factor)
+        assert gain.low <= truth(factor * FIVE[-1]) - truth(FIVE[-1]) <= gain.high
 
 
-def test_one_run_per_size_estimates_its_noise_from_the_fit_and_reports_that_it_is_untested():
-    curve = sweep(sizes=[100, 200, 500, 1000, 3000, 10_000], draws=1)
-    assert curve.misfit_p is None
-    assert any("there is one run per size" in line for line in messages.describe_curve(curve))
-    assert curve.check.agrees and sweep(sizes=[100, 500, 2000, 10_000], draws=1, noise=0.01).check is None
-    jump = sweep(lambda n: 60 + 0.001 * n**0.1 + 12.0 * (n > 5000), [100, 200, 500, 1000, 2000, 5000, 10_000], 1, 0.1)
-    assert jump.refusal or not jump.trusted
+def test_laws_that_agree_on_the_points_disagree_beyond_them():
+    """60, 62, 64 at 100, 300, 1,000 may be a logarithm or the middle of a logistic: the interval holds both."""
+    curve = fit_curve([100, 300, 1000], [60.0, 62.0, 64.0], bounds=(0, 100), rises=True)
+    assert sum(share > 0.05 for share in curve.laws.values()) >= 3
+    inside, beyond = curve.difference(1000, 300), curve.gain(10)
+    assert beyond.high - beyond.low > 2 * (inside.high - inside.low)
+
+
+def test_ranks_that_agree_share_their_shape_and_narrow_each_other():
+    rng = np.random.default_rng(5)
+    sizes = [100, 300, 1000, 3000]
+    curves = {r: [law(n, a) + rng.normal(0, 0.7) for n in sizes] for r, a in ((1, 70), (4, 75), (16, 78), (64, 78))}
+    together = fit_curves({r: Series(sizes, scores) for r, scores in curves.items()}, (0, 100), rises=True)
+    alone = {r: fit_curve(sizes, scores, bounds=(0, 100), rises=True) for r, scores in curves.items()}
+    width = lambda found: np.mean([found[r].gain(10).high - found[r].gain(10).low for r in curves])  # noqa: E731
+    assert width(together) < 0.85 * width(alone)
+    assert all(together[r].gain(10).low <= law(30_000) - law(3000) <= together[r].gain(10).high for r in curves)
+
+
+def test_every_law_runs_between_the_scores_at_both_ends_and_beyond_them_as_its_shape_says():
+    laws = laws_between(100.0, 3000.0)
+    at = laws.coefficients([100.0, 3000.0])
+    assert np.allclose(at[:, 0], [1, 0, 0], atol=1e-9)
+    flat = laws.kinds == list(WEIGHTS).index("flat")
+    assert np.allclose(at[~flat, 1], [0, 1, 0], atol=1e-9)
+    beyond = laws.coefficients([30_000.0])[~flat, 0, 1]
+    assert (beyond >= 1 - 1e-9).all(), "none turns round"
+    assert np.exp(laws.log_prior).sum() == pytest.approx(1)
 
 
 def test_perplexity_falls():
-    curve = sweep(lambda n: float(law(n, 3, -40, 0.5)), noise=0.02)
-    assert curve.b < 0 and curve.gain(10).high < 0
+    curve = sweep(lambda n: float(law(n, 3, -40, 0.5)), noise=0.02, rises=False)
+    assert curve.gain(10).high < 0
     assert curve.size_for(3.2).estimate == pytest.approx(200**2, rel=0.3)
-    assert curve.size_for(2.0).low is None
+    assert curve.size_for(2.0).estimate is None
 
 
-def test_a_curve_that_would_leave_its_scale_promises_no_gain():
-    curve = sweep(lambda n: 10 + 22 * math.log(n / 40), sizes=[40, 100, 300, 1000], bounds=(0, 100))
-    assert curve.trusted and curve.leaves_scale([1000, 10_000]) == [False, True]
-    sentence = messages.describe_gain(curve, 10.0)
-    assert (
-        sentence.startswith("The curve would leave the scale (0 to 100) before ten times the data, n = 10,000")
-        and "+" not in sentence
-    )
-    assert messages.describe_gain(curve, 2.0).startswith("Twice the data buys +")
+def test_a_curve_stays_on_its_scale():
+    curve = sweep(lambda n: 10 + 22 * math.log(n / 40), sizes=[40, 100, 300, 1000], bounds=(0, 100), rises=True)
+    ahead = curve.predict(10_000)
+    assert ahead.high <= 100 and curve.gain(10).estimate <= 100 - curve.predict(1000).estimate + 1
 
 
 def test_bounds_are_kept():
@@ -130,20 +148,22 @@ def test_bounds_are_kept():
 
 
 def test_the_size_for_a_target_comes_with_its_interval_and_its_limits():
-    curve = sweep()
+    curve = sweep(bounds=(0, 100))
     need = curve.size_for(70.0)
     assert need.low < (10 / 150) ** -2.5 < need.high
     assert curve.size_for(20.0).estimate == 100  # the smallest size does
-    unreachable = curve.size_for(95.0)
-    assert unreachable.low is None and "ends short" in unreachable.note
-    assert messages.describe_size(curve, 95).startswith("n for 95: not within 10,000,000 examples by this curve")
+    unreachable = curve.size_for(99.0)
+    assert unreachable.estimate is None and unreachable.chance < 0.1
+    assert messages.describe_size(curve, 99).startswith("Examples for 99: ")
 
 
 def test_the_sentences_name_what_more_data_buys():
-    lines = messages.describe_curve(sweep(), target=78.0)
-    assert lines[0].startswith("Ten times the data buys +2.") and "largest size tried, n = 10,000" in lines[0]
-    assert lines[1].startswith("n for 78: ") and lines[1].endswith("beyond the largest n tried.")
-    assert lines[-1].startswith("Fitted without n = 10,000, the curve predicts ") and "as predicted" in lines[-1]
+    lines = messages.describe_curve(sweep(bounds=(0, 100)), target=78.0)
+    assert lines[0].startswith("Twice the data, 20,000 examples: +") and lines[0].endswith(
+        "largest size tried, 10,000."
+    )
+    assert lines[1].startswith("Ten times the data, 100,000 examples: +2.")
+    assert lines[2].startswith("Examples for 78: ") and lines[2].endswith("beyond the largest size tried.")
 
 
 @pytest.mark.parametrize(

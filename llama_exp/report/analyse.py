@@ -19,7 +19,7 @@ from llama_exp.report.load import EvaluationRecord, StoredInterval
 from llama_exp.statistics.clusters import cluster_index
 from llama_exp.statistics.comparisons import shared_ids
 from llama_exp.statistics.exact import first_against_second
-from llama_exp.statistics.learning_curve import LearningCurve, fit_curve
+from llama_exp.statistics.learning_curve import LearningCurve, Series, fit_curves
 from llama_exp.statistics.ranking import Contender, rank_cells
 from llama_exp.statistics.variance import RunSums, variance_components
 
@@ -139,32 +139,34 @@ def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float] |
 
 def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[int, LearningCurve]:
     """What more data bought, rank by rank, from the items where all runs have them; else from the runs' scores."""
-    metric, found = c.metric, {}
-    for rank in panel.ranks():
-        line = [s for s in panel.cells if s.rank == rank and s.examples and s.mean(metric) is not None]
-        if not line:
-            continue
-        items = [answered.get(s.key) for s in line]
-        if metric not in likelihood.SCORES and all(
-            isinstance(i, CellItems) and i.ids() == items[0].ids() for i in items
-        ):
-            runs = [
-                (i.cell.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
-                for i in items
-                for r, (data_seed, _) in enumerate(i.seeds())
-            ]
-            groups = dict(zip(items[0].ids(), items[0].groups(), strict=True))
-        else:
-            runs = [
-                (s.examples, one.run.data_seed, one.evaluation.scores[metric])
-                for s in line
-                for one in s.runs
-                if metric in one.evaluation.scores
-            ]
-            groups = None
-        sizes, draws, scores = zip(*runs, strict=True)
-        found[rank] = fit_curve(sizes, scores, groups, data_seeds=draws, bounds=c.describe().bounds)
-    return found
+    series = {rank: found for rank in panel.ranks() if (found := _series(panel, rank, c, answered))}
+    return fit_curves(series, c.describe().bounds, rises=not c.lower_is_better) if series else {}
+
+
+def _series(panel: Panel, rank: int, c: Comparison, answered: dict) -> Series | None:
+    """The runs of one rank, with their scores item by item where these are comparable."""
+    metric = c.metric
+    line = [s for s in panel.cells if s.rank == rank and s.examples and s.mean(metric) is not None]
+    if not line:
+        return None
+    items = [answered.get(s.key) for s in line]
+    if metric not in likelihood.SCORES and all(isinstance(i, CellItems) and i.ids() == items[0].ids() for i in items):
+        runs = [
+            (i.cell.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
+            for i in items
+            for r, (data_seed, _) in enumerate(i.seeds())
+        ]
+        groups = dict(zip(items[0].ids(), items[0].groups(), strict=True))
+    else:
+        runs = [
+            (s.examples, one.run.data_seed, one.evaluation.scores[metric])
+            for s in line
+            for one in s.runs
+            if metric in one.evaluation.scores
+        ]
+        groups = None
+    sizes, draws, scores = zip(*runs, strict=True)
+    return Series(sizes, scores, groups, draws)
 
 
 def _with_ranking(c: Comparison, answered: dict) -> Comparison:

@@ -92,7 +92,7 @@ def scores_notes(panel: Panel, c: Comparison, runs: list[RunRecord]) -> list[str
     notes = [
         _bars(panel, cells, c),
         SAY.filled_marks() if c.ranking and c.ranking.worse else "",
-        SAY.fitted_curves() if any(curve.trusted for curve in panel.curves.values()) else "",
+        SAY.fitted_curves() if any(not curve.refusal for curve in panel.curves.values()) else "",
         *(
             SAY.follows_rank(key=key, values=[f"{value} at rank {rank}" for rank, value in sorted(by_rank.items())])
             for key, by_rank in panel.follows_rank.items()
@@ -158,7 +158,7 @@ def curve_sentences(curve: "LearningCurve", target: float | None) -> list[str]:
     """What a fitted curve says about more data, or why it says nothing."""
     from llama_exp.statistics.messages import describe_curve  # numpy
 
-    return describe_curve(curve, 10.0, target)
+    return describe_curve(curve, target)
 
 
 def target_score(c: Comparison, prices: Prices) -> float | None:

@@ -178,9 +178,9 @@ def _more_data(panel: Panel, cell: Cell) -> str:
     curve = panel.curves.get(cell.rank)
     if not curve:
         return ""
-    if curve.trusted:
-        return SAY.more_data(rank=cell.rank, gain=describe_gain(curve, 10.0))
-    return SAY.more_data_unknown(refusal=curve.refusal, misfit=curve.misfit)
+    if curve.refusal:
+        return SAY.more_data_unknown(refusal=curve.refusal)
+    return SAY.more_data(rank=cell.rank, gain=describe_gain(curve, 2.0))
 
 
 def _uncertainty(c: Comparison, cell: Cell) -> list[str]:

@@ -23,7 +23,7 @@ from llama_exp.statistics.intervals import (
     statistic_interval,
     t_interval,
 )
-from llama_exp.statistics.learning_curve import Band, HoldoutCheck, LearningCurve, RequiredSize, fit_curve
+from llama_exp.statistics.learning_curve import Band, LearningCurve, RequiredSize, Series, fit_curve, fit_curves
 from llama_exp.statistics.ranking import Contender, Ranking, rank_cells
 from llama_exp.statistics.variance import RunSums, VarianceComponents, variance_components
 
@@ -32,11 +32,11 @@ __all__ = [
     "Clusters",
     "Contender",
     "Difference",
-    "HoldoutCheck",
     "Interval",
     "LearningCurve",
     "Ranking",
     "RequiredSize",
+    "Series",
     "RunSums",
     "SignFlipTest",
     "VarianceComponents",
@@ -45,6 +45,7 @@ __all__ = [
     "cluster_sums",
     "first_against_second",
     "fit_curve",
+    "fit_curves",
     "holm",
     "mean_interval",
     "messages",

@@ -27,7 +27,7 @@ def draw_scores(panel: Panel, comparison: Comparison):
         line = sorted((s for s in cells if s.rank == rank), key=lambda s: s.examples)
         shift = step ** (i - (len(ranks) - 1) / 2)  # side by side, so that whiskers show
         curve = panel.curves.get(rank)
-        fitted = bool(curve and curve.trusted)
+        fitted = bool(curve and not curve.refusal)
         end = _points(axes, line, comparison, rank, shift, joined=not fitted)
         if fitted:
             end, reach = _learning_curve(axes, curve, colour(rank), shift), max(reach, curve.sizes[-1] * AHEAD)
@@ -80,7 +80,6 @@ def _learning_curve(axes, curve, ink: str, shift: float) -> float:
     first, last = curve.sizes[0], curve.sizes[-1]
     sizes = [first * (last * AHEAD / first) ** (i / 60) for i in range(61)]
     sizes = sorted({*sizes, float(last)})
-    sizes = [size for size, out in zip(sizes, curve.leaves_scale(sizes), strict=True) if not out or size <= last]
     bands = curve.predict_many(sizes)
     x = [size * shift for size in sizes]
     axes.fill_between(x, [b.low for b in bands], [b.high for b in bands], color=ink, alpha=0.13, linewidth=0, zorder=1)
@@ -117,7 +116,7 @@ def score_limits(comparison: Comparison) -> tuple[float, float]:
         ends += cell.scores(metric) + ([interval.low, interval.high] if interval else [])
     for panel in comparison.panels:  # a curve may go on past the points, but must not press them flat
         for curve in panel.curves.values():
-            ends += [curve.predict(curve.sizes[-1] * AHEAD).estimate] if curve.trusted else []
+            ends += [curve.predict(curve.sizes[-1] * AHEAD).estimate] if not curve.refusal else []
     low, high = min(ends), max(ends)
     near = comparison.lower_is_better or (low > 0.45 * high and len(comparison.cells()) > 1)
     room = 0.06 * ((high - low if near else high) or 1)

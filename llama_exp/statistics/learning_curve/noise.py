@@ -7,9 +7,10 @@ gain from more data); runs are independent, and scatter more where data are few.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import special
 
 from llama_exp.statistics.clusters import finite_array, satterthwaite_df
 from llama_exp.statistics.variance import RunSums, interaction, run_sums
@@ -21,21 +22,28 @@ PRIOR = 4.0  # weight, in degrees of freedom, of the pooled variance in each siz
 class Points:
     """The points of the curve: K distinct sizes, rising.
 
-    variances   (K,) the noise of each mean alone: the inverse of the fit's weights
-    covariance  (K, K) all of the noise
-    df          degrees of freedom of these estimates; 0: the runs do not show their own noise
+    draws         (K,) draws that each mean is of
+    fixed         (K, K) covariance of the means that does not depend on run_variance: test set, and draws shared by all
+                  sizes
+    common        the part of `fixed` that lifts or lowers all points together: the test set
+    run_variance  variance of one draw, averaged over sizes; 0 where no size has two
+    profile       (K,) each size's own variance of a draw, relative to run_variance
+    df            degrees of freedom of run_variance
     """
 
     sizes: np.ndarray
     means: np.ndarray
-    variances: np.ndarray
-    covariance: np.ndarray
+    draws: np.ndarray
+    fixed: np.ndarray
+    common: float
+    run_variance: float
+    profile: np.ndarray
     df: float
 
-    def first(self, count: int) -> "Points":
-        """The points at the `count` smallest sizes."""
-        part = slice(0, count)
-        return Points(self.sizes[part], self.means[part], self.variances[part], self.covariance[part, part], self.df)
+    def on_these_items(self) -> "Points":
+        """Without what the test set adds to all points alike: for comparing sizes and ranks on the same items."""
+        rest = _positive(self.fixed - self.common)
+        return replace(self, fixed=rest, common=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,33 +100,39 @@ def estimate_points(scores: SweepScores) -> Points:
     count = len(scores.sizes)
     draws = np.bincount(scores.size_index, minlength=count)
     means = np.bincount(scores.size_index, weights=scores.means, minlength=count) / draws
-    test, own_test, in_scatter, test_df = _test_noise(scores, draws)
+    test, in_scatter, test_df = _test_noise(scores, draws)
     run, shared, df = _run_noise(scores, means, draws)
-    floor = (1e-6 * max(float(np.ptp(means)), 1e-12)) ** 2
-    variances = np.maximum(run / draws + own_test, floor)
-    covariance = test - np.diag(in_scatter) + shared + np.diag(np.maximum(run / draws, floor))
-    if df > 0 and test_df > 0:
-        of_test, of_run = float(np.trace(test)), float((run / draws).sum() + np.trace(shared))
-        df = (of_test + of_run) ** 2 / (of_test**2 / test_df + of_run**2 / df) if of_test + of_run else df
-    return Points(scores.sizes, means, variances, covariance, df)
+    fixed = _with_few_groups(_positive(test - np.diag(in_scatter)), test_df)
+    common = max(float(fixed.sum() - np.trace(fixed)) / (count * (count - 1)), 0.0) if count > 1 else 0.0
+    pooled = float(run.mean())
+    profile = run / pooled if pooled > 0 else np.ones(count)
+    return Points(scores.sizes, means, draws, fixed + shared, common, pooled, profile, df if pooled > 0 else 0.0)
 
 
-def _test_noise(scores: SweepScores, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def _positive(covariance: np.ndarray) -> np.ndarray:
+    """The nearest covariance: what a subtraction left below 0 is 0."""
+    values, vectors = np.linalg.eigh(covariance)
+    return (vectors * np.maximum(values, 0.0)) @ vectors.T
+
+
+def _with_few_groups(test: np.ndarray, df: float) -> np.ndarray:
+    """The covariance of the test set, larger where few groups show it: as t's 95 % interval is wider than the normal's."""
+    return test * float(special.stdtrit(df, 0.975) / special.ndtri(0.975)) ** 2 if df > 0 else test
+
+
+def _test_noise(scores: SweepScores, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """The noise of the finite test set.
 
-    Returns its (K, K) covariance; (K,) the part that each size has alone; (K,) the part that the scatter of the draws
-    already contains; and its degrees of freedom, 0 where it is unknown.
+    Returns its (K, K) covariance; (K,) the part that the scatter of the draws already contains; and its degrees of
+    freedom, 0 where it is unknown.
     """
     count = len(draws)
     if scores.sums is None or len(scores.sums.weights) < 2:
-        return np.zeros((count, count)), np.zeros(count), np.zeros(count), 0.0
+        return np.zeros((count, count)), np.zeros(count), 0.0
     by_size = [scores.sums.select(scores.size_index == size) for size in range(count)]
     residuals = np.stack([group.scaled_residuals().mean(axis=0) for group in by_size])
-    test = residuals @ residuals.T
     in_scatter = np.array([interaction(group) if len(group.sums) > 1 else 0.0 for group in by_size])
-    common = (test.sum() - np.trace(test)) / (count * (count - 1)) if count > 1 else 0.0
-    own = np.maximum(np.diag(test) - in_scatter - max(common, 0.0), 0.0)
-    return test, own, in_scatter, satterthwaite_df(scores.sums.weights)
+    return residuals @ residuals.T, in_scatter, satterthwaite_df(scores.sums.weights)
 
 
 def _run_noise(scores: SweepScores, means: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
