@@ -11,7 +11,6 @@ share it. With 2,000 replications a true 95.0 % shows as 94.0 to 96.0 in 19 of 2
 import argparse
 import math
 import time
-from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -34,9 +33,6 @@ from llama_exp.statistics import (
     variance_components,
 )
 from llama_exp.statistics.comparisons import difference_p_value
-from llama_exp.statistics.learning_curve.fit import fit_points
-from llama_exp.statistics.learning_curve.noise import SweepScores, estimate_points
-from llama_exp.statistics.learning_curve.profile import EXPONENTS, fit_exponents, transformed
 
 # Questions per article in SQuAD v1.1's development set: 10,570 questions, 48 articles.
 SQUAD = [810, 511, 479, 407, 319, 297, 295, 295, 291, 268, 264, 247, 247, 245, 243, 242, 238, 231, 228, 217, 215, 206,
@@ -297,125 +293,6 @@ def recipes(replications: int) -> None:
 
 
 # name: (law, sizes, data seeds, spread of one run as a function of n, articles, spread of the articles' slopes)
-FIVE = [100, 300, 1000, 3000, 10000]
-EVEN, FALLING = lambda n: 0.8 + 0 * n, lambda n: 0.4 + 3 * np.sqrt(100 / n)
-CURVES = {
-    "80 - 150 n^-0.4, 5 sizes x 3 data seeds": ((80, 150, 0.4), FIVE, 3, EVEN, 48, 1),
-    "same, runs noisier at small n": ((80, 150, 0.4), FIVE, 3, FALLING, 48, 1),
-    "same, articles with slopes of their own": ((80, 150, 0.4), FIVE, 3, EVEN, 48, 3),
-    "same, 8 articles": ((80, 150, 0.4), FIVE, 3, EVEN, 8, 2),
-    "slow: 95 - 70 n^-0.12": ((95, 70, 0.12), FIVE, 3, EVEN, 48, 1),
-    "fast: 75 - 800 n^-0.8": ((75, 800, 0.8), FIVE, 3, EVEN, 48, 1),
-    "4 sizes x 3 data seeds": ((80, 150, 0.4), [100, 1000, 3000, 10000], 3, EVEN, 48, 1),
-    "7 sizes, one run each": ((80, 150, 0.4), [100, 200, 500, 1000, 2000, 5000, 10000], 1, EVEN, 48, 1),
-}
-
-
-def power_law(n, a: float, b: float, c: float):
-    return a - b * np.asarray(n, dtype=float) ** -c
-
-
-def sweep(truth: np.ndarray, sizes, draws: int, spread: Callable, articles: int, slopes: float, rng) -> SweepScores:
-    """Runs of a sweep as cluster sums: shared article effects, articles' own slopes, run noise, item noise."""
-    count, weights = len(sizes), rng.integers(20, 60, articles)
-    logs = np.log10(sizes) - np.log10(sizes).mean()
-    article = rng.normal(0, 8, articles) + rng.normal(0, slopes, articles) * logs[:, None]  # (K, G)
-    level = truth[:, None] + rng.normal(0, 1, (count, draws)) * spread(np.asarray(sizes, float))[:, None]
-    scores = level[..., None] + article[:, None] + rng.normal(0, 17, (count, draws, articles)) / np.sqrt(weights)
-    sums = RunSums((scores * weights).reshape(count * draws, -1), weights.astype(float), int(weights.sum()))
-    owners = np.tile(np.arange(draws) if draws > 1 else [-1], count)
-    return SweepScores(np.asarray(sizes, float), np.repeat(np.arange(count), draws), owners, sums.means, sums)
-
-
-def curve(replications: int) -> None:
-    """The law holds: coverage at four times the largest size, of ten times' gain, of the size for a target."""
-    head(
-        "Learning curves, the law holds",
-        "truth and design",
-        "score at 4x the largest (at least 90 %)",
-        "its width",
-        "gain of 10x",
-        "n for a target",
-        "percentile bootstrap at 4x",
-        "refused",
-        "largest size as predicted",
-        "called a misfit",
-    )
-    for number, (name, (law, sizes, draws, spread, articles, slopes)) in enumerate(CURVES.items()):
-        rng, largest = np.random.default_rng([7, number]), sizes[-1]
-        far, gained = power_law(4 * largest, *law), power_law(10 * largest, *law) - power_law(largest, *law)
-        target = float(power_law(2 * largest, *law))
-        hits = {key: [] for key in ("far", "width", "gain", "need", "boot", "refused", "check", "misfit")}
-        for turn in range(replications):
-            table = sweep(power_law(sizes, *law), sizes, draws, spread, articles, slopes, rng)
-            found = fit_points(estimate_points(table), bounds=(0, 100))
-            hits["refused"].append(bool(found.refusal))
-            if found.refusal:
-                continue
-            ahead, more = found.predict(4 * largest), found.gain(10)
-            hits["far"].append(ahead.low <= far <= ahead.high)
-            hits["width"].append(ahead.high - ahead.low)
-            hits["gain"].append(more.low <= gained <= more.high)
-            hits["check"] += [found.check.agrees] if found.check else []
-            hits["misfit"] += [found.misfit_p < 0.05] if found.misfit_p is not None else []
-            if turn < replications // 5:
-                need = found.size_for(target)
-                hits["need"].append(need.low is not None and need.low <= 2 * largest <= (need.high or math.inf))
-                low, high = _bootstrap_curve(table, 4 * largest, rng)
-                hits["boot"].append(low <= far <= high)
-        order = ("far", "width", "gain", "need", "boot", "refused", "check", "misfit")
-        shown = {key: rate(hits[key]) if hits[key] else "untested" for key in order}
-        row(name, *(shown | {"width": f"{np.median(hits['width']):.1f}"}).values())
-
-
-def _bootstrap_curve(table: SweepScores, size: float, rng: np.random.Generator, draws: int = 199) -> np.ndarray:
-    """The alternative: resample articles, and runs within each size, refit, take percentiles."""
-    sums, weights, predictions = table.sums.sums, table.sums.weights, []
-    per_size = [np.flatnonzero(table.size_index == k) for k in range(len(table.sizes))]
-    even = np.ones(len(table.sizes))
-    for _ in range(draws):
-        times = rng.multinomial(len(weights), np.full(len(weights), 1 / len(weights)))
-        means = sums @ times / (weights @ times)
-        drawn = np.array([rng.choice(means[k], len(k)).mean() for k in per_size])
-        refit = fit_exponents(EXPONENTS, table.sizes, drawn, even, np.diag(even))
-        level, slope = refit.lines[refit.best]
-        predictions.append(level + slope * transformed(np.log(size / refit.centre), refit.exponents)[refit.best])
-    return np.quantile(predictions, [0.025, 0.975])
-
-
-def wrong_law(replications: int) -> None:
-    """The law does not hold: is it noticed?"""
-    columns = (
-        "called a misfit",
-        "largest size not as predicted",
-        "refused",
-        "any of these",
-        "interval at 4x still holds the truth",
-    )
-    head("Learning curves, the law does not hold: how often it is noticed", "truth", *columns)
-    logistic = lambda n: 40 + 35 / (1 + np.exp(-3 * (np.log10(n) - 3.2)))  # noqa: E731
-    truths = {
-        "flat until 3,000, then a jump of 10": lambda n: 60 + 10.0 * (np.asarray(n) > 3000),
-        "S-shaped in log n": logistic,
-        "rises, then falls (overfitting)": lambda n: 70 - 6 * (np.log10(n) - 3) ** 2,
-        "no effect of n at all": lambda n: 60 + 0.0 * np.asarray(n),
-    }
-    for number, (name, truth) in enumerate(truths.items()):
-        rng, hits = np.random.default_rng([8, number]), [[], [], [], [], []]
-        for _ in range(replications // 2):
-            table = sweep(truth(np.array(FIVE, float)), FIVE, 3, EVEN, 48, 1, rng)
-            found = fit_points(estimate_points(table), bounds=(0, 100))
-            misfit = found.misfit
-            astray = found.check is not None and not found.check.agrees
-            noticed = (misfit, astray, bool(found.refusal), misfit or astray or bool(found.refusal))
-            for hit, answer in zip(hits[:4], noticed, strict=True):
-                hit.append(answer)
-            if not found.refusal:
-                ahead = found.predict(40_000)
-                hits[4].append(ahead.low <= truth(40_000) <= ahead.high)
-        row(name, *map(rate, hits[:4]), rate(hits[4]) if len(hits[4]) > 20 else "refused")
-
-
 def raters(replications: int) -> None:
     """Human studies: 22 groups of 3 items, each judged by all raters, who lean to one side or the other."""
     head(
@@ -439,9 +316,7 @@ def raters(replications: int) -> None:
         row(count, *map(rate, hits))
 
 
-PARTS = {
-    part.__name__: part for part in (mean, ratio, statistic, paired, family, seeds, recipes, curve, wrong_law, raters)
-}
+PARTS = {part.__name__: part for part in (mean, ratio, statistic, paired, family, seeds, recipes, raters)}
 
 
 def main() -> None:

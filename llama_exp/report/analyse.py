@@ -19,7 +19,8 @@ from llama_exp.report.load import EvaluationRecord, StoredInterval
 from llama_exp.statistics.clusters import cluster_index
 from llama_exp.statistics.comparisons import shared_ids
 from llama_exp.statistics.exact import first_against_second
-from llama_exp.statistics.learning_curve import LearningCurve, Series, fit_curves
+from llama_exp.statistics.learning_curve import LearningCurve, Series
+from llama_exp.statistics.learning_curve.fit import fit_points
 from llama_exp.statistics.ranking import Contender, rank_cells
 from llama_exp.statistics.variance import RunSums, variance_components
 
@@ -71,7 +72,7 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
         return replace(cell, known=known[cell.key]) if cell and cell.key in known else cell
 
     panels = tuple(
-        replace(p, cells=tuple(map(informed, p.cells)), baseline=informed(p.baseline), curves=_curves(p, c, answered))
+        replace(p, cells=tuple(map(informed, p.cells)), baseline=informed(p.baseline), **_curves(p, c, answered))
         for p in c.panels
     )
     return _with_ranking(replace(c, panels=panels), answered)
@@ -137,10 +138,16 @@ def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float] |
     return StoredInterval(*ends, total.method, total.note, parts.shares, parts.unseen)
 
 
-def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[int, LearningCurve]:
-    """What more data bought, rank by rank, from the items where all runs have them; else from the runs' scores."""
+def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[str, dict[int, LearningCurve]]:
+    """What more data bought, rank by rank, from the items where all runs have them; else from the runs' scores.
+
+    Two fits: with all noise, and on these test items.
+    """
     series = {rank: found for rank in panel.ranks() if (found := _series(panel, rank, c, answered))}
-    return fit_curves(series, c.describe().bounds, rises=not c.lower_is_better) if series else {}
+    points = {rank: one.points for rank, one in series.items()}
+    here = {rank: one.on_these_items() for rank, one in points.items()}
+    bounds, rises = c.describe().bounds, not c.lower_is_better
+    return {"curves": fit_points(points, bounds, rises=rises), "relative": fit_points(here, bounds, rises=rises)}
 
 
 def _series(panel: Panel, rank: int, c: Comparison, answered: dict) -> Series | None:

@@ -106,6 +106,7 @@ class Panel:
     cells: tuple[Cell, ...]
     baseline: Cell | None
     curves: "dict[int, LearningCurve]" = field(default_factory=dict)  # rank -> what more data bought (analyse.py)
+    relative: "dict[int, LearningCurve]" = field(default_factory=dict)  # the same without the test set's common luck
 
     def ranks(self) -> list[int]:
         return sorted({s.rank for s in self.cells})

@@ -49,7 +49,6 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         samples_shrunk([s for _, s in c.cells()]),
         *(_ranking(c) if c.ranking else _by_intervals(c)),
         _cheapest(c, prices),
-        _more_data(panel, cell),
         *_uncertainty(c, cell),
         _clean_items(c, cell),
         _loss_improved(c, cell),
@@ -170,17 +169,6 @@ def _cheapest(c: Comparison, prices: Prices) -> str:
         worst=worst,
         lower_is_better=lower,
     )
-
-
-def _more_data(panel: Panel, cell: Cell) -> str:
-    from llama_exp.statistics.messages import describe_gain  # numpy
-
-    curve = panel.curves.get(cell.rank)
-    if not curve:
-        return ""
-    if curve.refusal:
-        return SAY.more_data_unknown(refusal=curve.refusal)
-    return SAY.more_data(rank=cell.rank, gain=describe_gain(curve, 2.0))
 
 
 def _uncertainty(c: Comparison, cell: Cell) -> list[str]:

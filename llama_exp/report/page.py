@@ -9,6 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from llama_exp.report import captions, findings, tables
+from llama_exp.report.answer import Answer
 from llama_exp.report.cells import Comparison
 from llama_exp.report.costs import Prices
 from llama_exp.report.figures.style import CSS
@@ -42,6 +43,7 @@ class Pictures:
 def render(
     folder: str,
     compared: list[Comparison],
+    answers: list[Answer | None],
     runs: list[RunRecord],
     unread: list[UnreadFile],
     pictures: Pictures,
@@ -54,7 +56,7 @@ def render(
     differing, same = tables.identity_tables(runs)
     return load_template("page.html.jinja").render(
         folder=folder,
-        sections=[_section(i, c, pictures, prices) for i, c in enumerate(compared)],
+        sections=[_section(i, c, a, pictures, prices) for i, (c, a) in enumerate(zip(compared, answers, strict=True))],
         runs=len(runs),
         pending=pending,
         pending_table=tables.pending_table(pending, commands),
@@ -73,12 +75,12 @@ def render(
     )
 
 
-def _section(index: int, c: Comparison, pictures: Pictures, prices: Prices) -> dict:
+def _section(index: int, c: Comparison, answer: Answer | None, pictures: Pictures, prices: Prices) -> dict:
     """What the page shows of one comparison."""
     return {
         "title": title(c),
         "split": split_of(c),
-        "answer": findings.answer(c, prices),
+        "answer": [*(answer.sentences if answer else ()), *findings.answer(c, prices)],
         "description": findings.description(c),
         "figures": pictures.scores.get(index, []),
         "table": tables.scores_table(c),

@@ -1,6 +1,8 @@
 """The report in the terminal: a table and the findings of each comparison, then the runs that have no score."""
 
 import dataclasses
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +11,7 @@ from rich.text import Text
 
 from llama_exp.formatting import plural
 from llama_exp.report import findings
+from llama_exp.report.answer import Answer
 from llama_exp.report.cells import Comparison
 from llama_exp.report.costs import Prices
 from llama_exp.report.labels import split_of, title
@@ -30,9 +33,16 @@ def say(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=True)
 
 
-def print_tables(console: Console, compared: list[Comparison], prices: Prices = Prices()) -> None:  # noqa: B008  frozen
-    """The finding, then a row per cell; as `report` prints it."""
-    for c in compared:
+def print_tables(
+    console: Console,
+    compared: list[Comparison],
+    answers: Sequence[Answer | None] = (),
+    prices: Prices = Prices(),  # noqa: B008  frozen
+) -> None:
+    """The answer, a row per cell, and the findings; as `report` prints them."""
+    for c, answer in zip_longest(compared, answers):
+        for index, line in enumerate(answer.sentences if answer else ()):
+            say(console, line, "bold" if index == 0 else "")
         numbers, left_out = drop_columns(scores_table(c, wide=False), c.metric, console.width)
         name = Text(f"{title(c)}, {split_of(c)}")
         table = RichTable(

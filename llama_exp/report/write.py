@@ -1,6 +1,6 @@
 """The report of a folder of runs, in four steps: load, compare, analyse, write.
 
-write_report(Path("outputs"))    prints the tables; writes outputs/report/{index.html, *.png, runs.csv}
+write_report(Path("outputs"))    prints the tables; writes outputs/report/{index.html, answer.json, *.png, runs.csv}
 """
 
 import os
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from llama_exp.errors import UserError
 from llama_exp.report import costs, findings
+from llama_exp.report.answer import SCHEMA, answer_of
 from llama_exp.report.cells import Comparison
 from llama_exp.report.compare import comparisons
 from llama_exp.report.costs import Prices
@@ -21,7 +22,7 @@ from llama_exp.report.load import EvaluationRecord, UnreadFile, load_runs
 from llama_exp.report.next_command import next_command
 from llama_exp.report.runs_csv import write_csv
 from llama_exp.report.terminal import make_console, print_pending, print_tables, say
-from llama_exp.runs.files import atomic_write
+from llama_exp.runs.files import atomic_write, write_json
 from llama_exp.sanitize import clean
 
 
@@ -69,11 +70,13 @@ def write_report(
         raise UserError(f"No evaluation has the metric {clean(metric)}. Known: {', '.join(known) or 'none yet'}.")
     compared = analyse_all(compared, home / "items")
     pending = findings.pending(runs)
-    print_tables(console, compared, prices)
+    answers = [answer_of(c, prices, folder) for c in compared]
+    print_tables(console, compared, answers, prices)
     commands = {run.folder: next_command(run, folder, compared) for run, _ in pending}
     print_pending(console, pending, commands)
     try:
         write_csv(home / "runs.csv", runs)
+        write_json(home / "answer.json", {"schema": SCHEMA, "answers": [a.as_json() for a in answers if a]})
         from llama_exp.report.figures.draw import draw_figures  # matplotlib: the tables are printed before it is loaded
         from llama_exp.report.page import render
 
@@ -81,7 +84,9 @@ def write_report(
         unread = [*unread_runs, *unread_curves, *unread]
         sections = [(s.name, s.sentences, quote(os.path.relpath(s.page, home))) for s in extra_sections]
         with atomic_write(home / "index.html") as file:
-            file.write(render(clean(folder), compared, runs, unread, pictures, pending, commands, prices, sections))
+            file.write(
+                render(clean(folder), compared, answers, runs, unread, pictures, pending, commands, prices, sections)
+            )
     except OSError as error:
         raise UserError(f"Cannot write the report to {home}: {error.strerror or error}.") from None
     for section in extra_sections:

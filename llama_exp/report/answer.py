@@ -1,0 +1,329 @@
+"""The answer of a comparison: how much data and how much rank are enough, how sure that is, and what to run next.
+
+answer_of(c, prices, root)   -> Answer       written to report/answer.json; its sentences head the page and the terminal
+
+Sizes and ranks are weighed by the curves of the best cell's panel (statistics/learning_curve/advice.py). With a single
+size there is no curve: then the ranks are weighed by their differences item by item.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llama_exp.config import command_line
+from llama_exp.formatting import format_duration, format_money, format_score, percent, round_count, with_range
+from llama_exp.report import costs
+from llama_exp.report.cells import Cell, Comparison, Panel
+from llama_exp.report.costs import Prices
+from llama_exp.report.labels import dataset_name, title
+from llama_exp.report.load import RunRecord, identity_among, load_evaluation_keys, stored_leaves
+from llama_exp.report.next_command import EVALUATED
+from llama_exp.report.templating import Sentences
+from llama_exp.sanitize import as_dict, as_int
+
+SCHEMA = 1  # of answer.json; docs/answer.md
+SAY = Sentences("answer")
+FACTORS = (2.0, 10.0)  # times the largest size tried
+LITTLE = 0.02  # a next run that narrows less than this is not worth its price
+CENTS = 0.01  # tolerance: this share of the scale, or of the best score where the scale has no ends
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recommended:
+    """The cheapest cell that suffices.
+
+    score      expected at this cell
+    tolerance  how far below the best of the grid it may lie
+    sure       probability that it lies no further below
+    """
+
+    rank: int
+    examples: int | None
+    score: Estimate | None
+    tolerance: float
+    sure: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What `examples` bring over the largest size tried; `rank` None: at the recommended rank."""
+
+    examples: int
+    factor: float
+    gain: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class RankCost:
+    """What another rank changes at the recommended number of examples."""
+
+    rank: int
+    difference: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The run that tells most for its price. narrowing: of the interval of what twice the data buys; seconds: training."""
+
+    command: str
+    rank: int
+    examples: int
+    narrowing: float
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the answer cost: training and evaluation of every run in it."""
+
+    runs: int
+    seconds: float
+    money: float | None
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One object of report/answer.json. Fields without a value are null; unknown: why, in sentences."""
+
+    dataset: str
+    title: str
+    split: str
+    items: int | None
+    metric: str
+    lower_is_better: bool
+    untuned: float | None
+    recommended: Recommended | None
+    more_data: tuple[Gain, ...] = ()
+    other_ranks: tuple[RankCost, ...] = ()
+    next: Next | None = None
+    spent: Spent | None = None
+    unknown: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
+    """The answer of a comparison; None where fewer than two cells were scored."""
+    best = c.best()
+    if not best or len(c.cells()) < 2:
+        return None
+    panel = best[0]
+    curves = {rank: curve for rank, curve in panel.relative.items() if not curve.refusal}
+    tolerance = _tolerance(c, best[1])
+    untuned = panel.baseline.mean(c.metric) if panel.baseline else None
+    if best[1].rank == 0:
+        found = Recommended(0, None, None, tolerance, 1.0)
+    elif curves:
+        found = _by_curves(panel, curves, tolerance, c)
+    else:
+        found = _by_rank(panel, best[1], tolerance, c)
+    answer = Answer(
+        dataset=c.dataset,
+        title=title(c),
+        split=c.split,
+        items=c.items,
+        metric=c.metric,
+        lower_is_better=c.lower_is_better,
+        untuned=untuned,
+        recommended=found,
+        more_data=_more_data(panel, found),
+        other_ranks=_other_ranks(curves, found),
+        next=_next(panel, curves, found, root),
+        spent=_spent(c, prices),
+        unknown=_unknown(panel, c),
+    )
+    return dataclasses.replace(answer, sentences=tuple(_sentences(answer, c, prices)))
+
+
+def _tolerance(c: Comparison, best: Cell) -> float:
+    bounds = c.describe().bounds
+    if bounds and all(abs(end) < float("inf") for end in bounds):
+        return CENTS * (bounds[1] - bounds[0])
+    return CENTS * abs(best.mean(c.metric) or 0.0)
+
+
+def _by_curves(panel: Panel, curves: dict, tolerance: float, c: Comparison) -> Recommended:
+    from llama_exp.statistics.learning_curve.advice import recommend  # numpy
+
+    choice = recommend(curves, tolerance, c.lower_is_better)
+    band = panel.curves[choice.rank].predict(choice.examples)
+    score = Estimate(band.estimate, band.low, band.high)
+    return Recommended(choice.rank, choice.examples, score, tolerance, choice.sure)
+
+
+def _by_rank(panel: Panel, best: Cell, tolerance: float, c: Comparison) -> Recommended:
+    """With one size: the lowest rank that is, as surely as wanted, within the tolerance of the best."""
+    from llama_exp.statistics.learning_curve.advice import SURE  # numpy
+
+    cells = sorted((s for s in panel.cells if s.examples == best.examples), key=lambda s: s.rank)
+    sure = {s.key: _within(s, best, tolerance, c) for s in cells}
+    chosen = next((s for s in cells if sure[s.key] >= SURE), best)
+    interval, mean = chosen.interval(c.metric), chosen.mean(c.metric)
+    score = Estimate(mean, interval.low, interval.high) if interval and mean is not None else None
+    return Recommended(chosen.rank, chosen.examples, score, tolerance, sure.get(chosen.key, 1.0))
+
+
+def _within(cell: Cell, best: Cell, tolerance: float, c: Comparison) -> float:
+    """The probability that a cell lies no further than the tolerance from the best, by the normal distribution."""
+    from scipy.special import ndtr
+
+    if cell.key == best.key:
+        return 1.0
+    difference = c.ranking.against[cell.key][0] if c.ranking and cell.key in c.ranking.against else None
+    if not difference or not difference.standard_error:
+        return 0.0
+    return float(ndtr((tolerance - abs(difference.difference)) / difference.standard_error))
+
+
+def _more_data(panel: Panel, found: Recommended) -> tuple[Gain, ...]:
+    curve = panel.relative.get(found.rank)
+    if not curve or curve.refusal:
+        return ()
+    largest, gains = curve.sizes[-1], []
+    for factor in FACTORS:
+        band = curve.gain(factor)
+        gains.append(Gain(int(largest * factor), factor, Estimate(band.estimate, band.low, band.high)))
+    return tuple(gains)
+
+
+def _other_ranks(curves: dict, found: Recommended) -> tuple[RankCost, ...]:
+    if found.rank not in curves or found.examples is None:
+        return ()
+    from llama_exp.statistics.learning_curve.advice import rank_difference  # numpy
+
+    bands = {r: rank_difference(curves, r, found.rank, found.examples) for r in sorted(curves) if r != found.rank}
+    return tuple(RankCost(rank, Estimate(b.estimate, b.low, b.high)) for rank, b in bands.items())
+
+
+def _next(panel: Panel, curves: dict, found: Recommended, root: Path) -> Next | None:
+    """The run that narrows most for its price; with one size, twice that size."""
+    cells = [s for s in panel.cells if s.examples and s.rank]
+    if not cells:
+        return None
+    rank = found.rank or max(s.rank for s in cells)
+    mine = [s for s in cells if s.rank == rank] or cells
+    available = max((_available(one.run) or 0 for s in mine for one in s.runs), default=0) or None
+    if rank not in curves:
+        largest = max(s.examples or 0 for s in mine)
+        size = min(2 * largest, available or 2 * largest)
+        return None if size == largest else _next_run(mine, rank, size, 1.0, root)
+    from llama_exp.statistics.learning_curve.advice import next_runs  # numpy
+
+    runs = [one for one in next_runs(curves[rank], rank, available) if one.narrowing > LITTLE]
+    if not runs:
+        return None
+    times = {one.examples: _seconds(cells, one.examples) or 1.0 for one in runs}
+    worth = [one for one in runs if one.narrowing >= runs[0].narrowing / 2]
+    best = max(worth, key=lambda one: one.narrowing / times[one.examples])
+    return _next_run(mine, rank, best.examples, best.narrowing, root)
+
+
+def _next_run(cells: list[Cell], rank: int, size: int, narrowing: float, root: Path) -> Next:
+    like = max((one for s in cells for one in s.runs), key=lambda one: one.run.examples or 0)
+    same = [one.run for s in cells if s.examples == size for one in s.runs]
+    asked = load_evaluation_keys(like.evaluation)
+    leaves = _identity(like.run) | {key: asked[key] for key in EVALUATED if key in asked}
+    leaves |= {"sample": size, "lora.r": rank, "evaluate": True}
+    if same:  # the largest size once more
+        leaves |= {key: max(getattr(run, key) for run in same) + 1 for key in ("seed", "data_seed")}
+    where = [] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"]
+    seconds = _seconds(cells, size)
+    return Next(command_line.command("train.py", leaves, *where), rank, size, narrowing, seconds)
+
+
+def _identity(run: RunRecord) -> dict[str, Any]:
+    """As it stands in the file: to be typed again, not to be shown."""
+    try:
+        return identity_among(stored_leaves(run.folder / "config.yaml")) or run.identity
+    except (OSError, ValueError, RecursionError):
+        return run.identity
+
+
+def _available(run: RunRecord) -> int | None:
+    return as_int(as_dict(run.summary, "counts", "train").get("available"))
+
+
+def _seconds(cells: Iterable[Cell], size: int) -> float | None:
+    """Training time of a run of so many examples: a straight line through the runs there are, never below 0."""
+    import numpy as np
+
+    runs = [one.run for s in cells for one in s.runs if one.run.examples and costs.seconds(one.run)]
+    if not runs:
+        return None
+    n, t = (np.array(values, float) for values in zip(*((r.examples, costs.seconds(r)) for r in runs), strict=True))
+    slope = float(np.polyfit(n, t, 1)[0]) if len(set(n)) > 1 else float((t / n).mean())
+    return float(max(t.mean() + max(slope, 0.0) * (size - n.mean()), t.min() / 2))
+
+
+def _spent(c: Comparison, prices: Prices) -> Spent:
+    runs = {one.run.folder: one for _, s in c.cells() for one in s.runs}
+    trained = sum(costs.seconds(one.run) or 0.0 for one in runs.values())
+    scored = sum(costs.as_float(one.evaluation.details.get("seconds")) or 0.0 for one in runs.values())
+    money = [costs.money(one.run, prices) for one in runs.values() if one.run.rank]
+    known = sum(one for one in money if one is not None) if money and None not in money else None
+    return Spent(len(runs), round(trained + scored, 1), known, prices.currency)
+
+
+def _unknown(panel: Panel, c: Comparison) -> tuple[str, ...]:
+    found = []
+    if all(s.seeds(c.metric) == 1 for s in panel.cells):
+        found.append(SAY.one_seed())
+    if any(curve.refusal for curve in panel.curves.values()) and all(c.refusal for c in panel.curves.values()):
+        found.append(SAY.one_size())
+    return tuple(found)
+
+
+def _sentences(a: Answer, c: Comparison, prices: Prices) -> list[str]:
+    """The first is the answer, the others what it rests on."""
+    found, label = a.recommended, c.describe().label
+    assert found is not None
+    if found.rank == 0:
+        return [SAY.untuned(metric=label, score=format_score(c.metric, a.untuned), dataset=dataset_name(a.dataset))]
+    score = "" if found.score is None else with_range(found.score.value, found.score.low, found.score.high)
+    lines = [
+        SAY.recommended(
+            rank=found.rank,
+            examples=None if found.examples is None else f"{found.examples:,}",
+            metric=label,
+            score=score,
+            tolerance=f"{found.tolerance:.2g}",
+            points=bool(c.describe().bounds),
+            sure=percent(found.sure),
+        )
+    ]
+    if a.more_data:
+        gains = [(f"{g.factor:g}", round_count(g.examples), _signed(g.gain)) for g in a.more_data]
+        lines.append(SAY.more_data(rank=found.rank, gains=gains))
+    if a.other_ranks:
+        lines.append(SAY.other_ranks(ranks=[(one.rank, _signed(one.difference)) for one in a.other_ranks]))
+    lines += a.unknown
+    if a.next:
+        lines.append(
+            SAY.next_run(
+                command=a.next.command,
+                narrowing="" if a.next.narrowing == 1.0 else percent(a.next.narrowing),
+                seconds="" if a.next.seconds is None else format_duration(a.next.seconds),
+            )
+        )
+    if a.spent:
+        money = "" if a.spent.money is None else format_money(a.spent.money, a.spent.currency)
+        lines.append(SAY.spent(runs=a.spent.runs, time=format_duration(a.spent.seconds), money=money))
+    return lines
+
+
+def _signed(one: Estimate) -> str:
+    return with_range(one.value, one.low, one.high, sign=True)

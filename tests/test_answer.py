@@ -1,0 +1,126 @@
+"""The answer: rank and examples that suffice, what more data buys, and the run that tells most. In memory."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+
+from llama_exp.config.compose import load_config
+from llama_exp.report import costs, items
+from llama_exp.report.analyse import analyse
+from llama_exp.report.answer import answer_of
+from llama_exp.report.compare import comparisons
+from llama_exp.report.load import load_runs
+from llama_exp.report.write import write_report
+from llama_exp.statistics import Series
+from llama_exp.statistics.learning_curve.advice import next_runs, rank_difference, recommend
+from llama_exp.statistics.learning_curve.fit import fit_points
+from tests.test_report import write_grid, write_run
+
+SIZES = [100, 300, 1000, 3000]
+
+
+def answered(outputs):
+    (comparison,) = comparisons(load_runs(outputs)[0])
+    comparison = analyse(comparison, lambda evaluation: items.load_items(evaluation, None))
+    return answer_of(comparison, costs.Prices(), outputs)
+
+
+def curves(truths, sizes=SIZES, seeds=3, noise=0.3):
+    """Relative curves of ranks, from a function of n for each."""
+    rng = np.random.default_rng(0)
+    runs = [(n, seed) for n in sizes for seed in range(seeds)]
+    series = {
+        rank: Series(
+            [n for n, _ in runs], [truth(n) + rng.normal(0, noise) for n, _ in runs], None, [s for _, s in runs]
+        )
+        for rank, truth in truths.items()
+    }
+    return fit_points({rank: one.points.on_these_items() for rank, one in series.items()}, (0, 100), rises=True)
+
+
+def test_the_cheapest_cell_within_a_point_of_the_best_is_recommended():
+    """Flat from 1,000 examples on, and rank 16 as good as rank 64: neither more examples nor more rank is bought."""
+    truth = lambda top: lambda n: top - 30 * np.exp(-n / 300)  # noqa: E731
+    choice = recommend(curves({1: truth(60.0), 16: truth(70.0), 64: truth(70.0)}), 1.0, lower_is_better=False)
+    assert choice.sure >= 0.9 and choice.rank in (16, 64)
+    assert 900 < choice.examples <= 2000, "70 - 30 exp(-n / 300) is within a point of its end from 1,020 on"
+
+
+def test_a_curve_that_still_rises_needs_the_largest_size():
+    choice = recommend(curves({8: lambda n: 10 + 8 * np.log(n)}), 1.0, lower_is_better=False)
+    assert choice.examples >= 2600 and choice.sure >= 0.9
+
+
+def test_what_is_not_known_is_not_called_sure():
+    rising = lambda n: 40 + 6 * np.log(n)  # noqa: E731
+    noisy = recommend(curves(dict.fromkeys((1, 4, 16, 64), rising), [100, 1000], seeds=1, noise=6.0), 1.0, False)
+    assert noisy.sure < 0.9
+
+
+def test_a_rank_is_compared_at_the_same_size():
+    found = curves({1: lambda n: 30 + 5 * np.log(n), 16: lambda n: 33 + 5 * np.log(n)})
+    gap = rank_difference(found, 16, 1, 1000)
+    assert gap.low < 3 < gap.high and gap.high - gap.low < 3
+
+
+def test_more_data_tells_more_about_doubling_than_the_same_again():
+    runs = next_runs(curves({8: lambda n: 70 - 40 * np.exp(-n / 2000)}, seeds=1)[8], 8)
+    assert runs[0].examples == 6000 and 0.2 < runs[0].narrowing < 1
+    assert all(one.examples <= 4000 for one in next_runs(curves({8: lambda n: 50.0})[8], 8, available=4000))
+
+
+def test_three_sizes_and_one_seed_have_an_answer(tmp_path):
+    write_grid(tmp_path)
+    answer = answered(tmp_path)
+    found = answer.recommended
+    assert found.rank in (8, 16) and 100 <= found.examples <= 1000 and 0.3 < found.sure <= 1
+    assert [gain.factor for gain in answer.more_data] == [2, 10] and answer.more_data[1].examples == 10_000
+    assert answer.sentences[0].startswith(f"Enough: rank {found.rank} and {found.examples:,} examples. F1 ")
+    assert "how much runs differ is assumed, not measured" in " ".join(answer.sentences)
+
+
+def test_the_command_to_run_next_composes_to_the_cell_that_it_names(tmp_path):
+    write_grid(tmp_path, samples=SIZES, available=50_000)
+    step = answered(tmp_path).next
+    program, *words = shlex.split(step.command)[1:]
+    config = load_config(*words)
+    assert program == "train.py" and config.evaluate
+    assert (config.sample, config.lora.r) == (step.examples, step.rank)
+    assert 0 < step.narrowing < 1 and step.seconds > 0
+
+
+def test_one_size_answers_about_ranks_alone(tmp_path):
+    for rank, f1 in ((1, 40.0), (8, 60.0), (64, 60.0)):
+        write_run(tmp_path, r=rank, sample=1000, f1=f1)
+    answer = answered(tmp_path)
+    assert (answer.recommended.rank, answer.recommended.examples) == (8, 1000) and not answer.more_data
+    assert "One size was tried" in " ".join(answer.sentences) and answer.next.examples == 2000
+
+
+def test_one_cell_alone_has_no_answer(tmp_path):
+    write_run(tmp_path, f1=50.0)
+    assert answered(tmp_path) is None
+
+
+def test_the_answer_heads_terminal_and_page_and_is_a_file(tmp_path, capsys):
+    write_grid(tmp_path, samples=SIZES)
+    page = write_report(tmp_path)
+    printed = capsys.readouterr().out
+    stored = json.loads((tmp_path / "report/answer.json").read_text())
+    [answer] = stored["answers"]
+    assert stored["schema"] == 1 and answer["sentences"][0].startswith("Enough: rank ")
+    assert printed.startswith(answer["sentences"][0][:60])
+    assert page.read_text().index(answer["sentences"][0][:30]) < page.read_text().index("Best: F1")
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_lower_is_better_turns_everything_round(lower):
+    sign = -1 if lower else 1
+    truth = lambda n: 50 + sign * (20 - 30 * np.exp(-n / 300))  # noqa: E731
+    runs = [(n, seed) for n in SIZES for seed in range(3)]
+    series = Series([n for n, _ in runs], [float(truth(n)) for n, _ in runs], None, [s for _, s in runs])
+    found = fit_points({8: series.points}, (0, 100), rises=not lower)
+    choice = recommend(found, 1.0, lower)
+    assert 900 < choice.examples <= 2000 and np.sign(found[8].gain(2).estimate) in (0, sign)
