@@ -55,7 +55,7 @@ def test_a_curve_that_still_rises_needs_the_largest_size():
 
 def test_what_is_not_known_is_not_called_sure():
     rising = lambda n: 40 + 6 * np.log(n)  # noqa: E731
-    noisy = recommend(curves(dict.fromkeys((1, 4, 16, 64), rising), [100, 1000], seeds=1, noise=6.0), 1.0, False)
+    noisy = recommend(curves(dict.fromkeys((1, 4, 16, 64), rising), [100, 1000], seeds=1, noise=2.0), 1.0, False)
     assert noisy.sure < 0.9
 
 

@@ -18,11 +18,11 @@ from llama_exp.statistics.learning_curve.laws import AHEAD, Laws
 from llama_exp.statistics.learning_curve.noise import Points
 
 RUN_SCATTERS = 0.0625 * 2.0 ** np.arange(11)  # s, in units of its prior median
-LOG_SCATTER_SPREAD = 1.0  # of s, where no runs are repeated
+LOG_SCATTER_SPREAD = 0.7  # of s, where no runs are repeated
 TYPICAL_SCATTER = 0.012  # prior median of s, as a share of the scale: 1.2 points of F1
 TYPICAL_SCATTER_OF_RANGE = 0.05  # the same where the scale has no ends, as a share of the points' range
 MISFITS = np.array([0.0, 0.004, 0.012, 0.036])  # d, as shares of the scale
-MISFIT_PRIOR = np.array([0.7, 0.15, 0.1, 0.05])
+MISFIT_PRIOR = np.array([0.85, 0.1, 0.04, 0.01])
 FALLING = 0.1  # weight of curves that get worse with more data
 CANDIDATES, KEPT = 8192, 2048  # draws before and after those that leave the scale are dropped
 SHARED_SHAPE = 0.5  # prior chance that the curves of several ranks have one shape
