@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llama_exp.data.datasets.medical import MedicalDataModule
     from llama_exp.data.datasets.pubmedqa import PubMedQADataModule
     from llama_exp.data.datasets.squad import SquadDataModule
+    from llama_exp.data.datasets.table import TableDataModule
     from llama_exp.data.datasets.tweetsumm import TweetSummDataModule
     from llama_exp.errors import UserError
     from llama_exp.evaluation.recipe import evaluate
@@ -36,6 +37,7 @@ _MODULES = {  # public name -> the module that defines it
     "GuanacoDataModule": "data.datasets.guanaco",
     "MedicalDataModule": "data.datasets.medical",
     "PubMedQADataModule": "data.datasets.pubmedqa",
+    "TableDataModule": "data.datasets.table",
     "SquadDataModule": "data.datasets.squad",
     "Turn": "records",
     "TweetSummDataModule": "data.datasets.tweetsumm",
@@ -57,6 +59,7 @@ __all__ = [
     "PubMedQADataModule",
     "SquadDataModule",
     "Turn",
+    "TableDataModule",
     "TweetSummDataModule",
     "UserError",
     "evaluate",

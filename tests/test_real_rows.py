@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from llama_exp.config.compose import default_config
-from llama_exp.data import CLASSES, DATASETS
+from llama_exp.data import DATASETS
+from llama_exp.data.synthetic import MAKERS
 
 FOLDER = Path(os.environ.get("LLAMA_EXP_DATA") or Path(__file__).parents[2] / "shared" / "data")
 PLACES = {
@@ -98,7 +99,7 @@ def everything(name):
 
 
 def test_every_dataset_has_real_rows():
-    assert set(PLACES) == set(COUNTS) == set(CLASSES)
+    assert set(PLACES) == set(COUNTS) == set(MAKERS)
 
 
 @pytest.mark.parametrize("name", PLACES)

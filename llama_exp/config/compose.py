@@ -131,10 +131,8 @@ def choices(group: str) -> list[str]:
 
 
 def dataset_target(name: str) -> str | None:
-    """The data module that conf/ or a folder of --config-dir names for a dataset; None where this package has it."""
-    if (CONF / "dataset" / f"{name}.yaml").is_file() or name not in choices("dataset"):
-        return None
-    return default_config({"dataset": name}).dataset._target_
+    """The data module that conf/ or a folder of --config-dir names for a dataset; None where neither does."""
+    return default_config({"dataset": name}).dataset._target_ if name in choices("dataset") else None
 
 
 @functools.lru_cache

@@ -52,6 +52,9 @@ class OptimizerName(Enum):
     paged_adamw_8bit = "paged_adamw_8bit"
 
 
+COLUMN_KEYS = ("prompt", "response", "context", "messages", "group", "id", "system_column")  # of DatasetConfig
+
+
 @dataclass(kw_only=True)
 class DatasetConfig:
     """One file of conf/dataset, or of a folder given by --config-dir; a file names what differs from these defaults."""
@@ -72,7 +75,15 @@ class DatasetConfig:
     test: float = 0.1  # the same for test
     split_seed: int = 0  # no sweep moves it
     max_new_tokens: int = 128  # the longest reply, and the room kept for the answer when a prompt is shortened
-    metrics: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)  # [auto] = by what the responses of train look like
+    # dataset=table only: which column is what; null = prompt and response, or the form that is recognised
+    prompt: str | None = None
+    response: str | None = None  # text, or a list of references
+    context: str | None = None  # what may be shortened
+    messages: str | None = None  # a conversation, instead of prompt and response
+    group: str | None = None  # what must not lie on two sides of a split; null = rows that share prompt or response
+    id: str | None = None
+    system_column: str | None = None  # a system prompt of each row's own
     cleaning: dict[str, bool] = field(default_factory=dict)  # rule name -> on
     options: dict[str, Any] = field(default_factory=dict)  # whatever else a data module of your own wants to know
 

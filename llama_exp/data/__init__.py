@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llama_exp.data.datasets.medical import MedicalDataModule
     from llama_exp.data.datasets.pubmedqa import PubMedQADataModule
     from llama_exp.data.datasets.squad import SquadDataModule
+    from llama_exp.data.datasets.table import TableDataModule
     from llama_exp.data.datasets.tweetsumm import TweetSummDataModule
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "MedicalDataModule",
     "PubMedQADataModule",
     "SquadDataModule",
+    "TableDataModule",
     "TweetSummDataModule",
 ]
 
@@ -41,6 +43,7 @@ CLASSES = {  # name -> import path
     "medical": "llama_exp.data.datasets.medical.MedicalDataModule",
     "pubmedqa": "llama_exp.data.datasets.pubmedqa.PubMedQADataModule",
     "squad": "llama_exp.data.datasets.squad.SquadDataModule",
+    "table": "llama_exp.data.datasets.table.TableDataModule",
     "tweetsumm": "llama_exp.data.datasets.tweetsumm.TweetSummDataModule",
 }
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from llama_exp.batch import Batch
 from llama_exp.config.compose import default_config
-from llama_exp.config.schema import Config, DatasetConfig, Source
+from llama_exp.config.schema import COLUMN_KEYS, Config, DatasetConfig, Source
 from llama_exp.data import sources
 from llama_exp.data.cache import DataCache
 from llama_exp.data.chat_format import check_template
@@ -35,9 +35,29 @@ HELD_OUT_FIRST = ("test", "validation", "train")  # who keeps a duplicate or a g
 VALIDATION_BATCH_TOKENS = 4096  # a run validates in batches of about so many tokens, however long its Examples are
 
 
+class NotText(TypeError):
+    """`value` is a list or an object where text was wanted; Python's way of printing it must not be learnt."""
+
+    def __init__(self, value: Any):
+        super().__init__(f"wanted text, got {type(value).__name__} {value!r}"[:100])
+        self.value = value
+
+
 def text(value: Any) -> str:
-    """A cell as stripped text; "" where there is nothing (None, NaN)."""
+    """A cell as stripped text, as JSON writes it; "" where there is nothing (None, NaN). Raises NotText."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple | dict | bytes):
+        raise NotText(value)
     return "" if value is None or value != value else str(value).strip()
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A cell that holds one text or a list of them, as written, without the empty ones. One text is one, not letters."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(one if isinstance(one, str) else text(one) for one in values if text(one))
 
 
 class ExampleDataModule(LightningDataModule):
@@ -64,9 +84,10 @@ class ExampleDataModule(LightningDataModule):
 
     conf: str | None = None  # the file of conf/dataset with the values of this dataset
     columns: tuple[str, ...]  # that `read` needs
-    fields: tuple[str, ...] = ("prompt",)  # that a template may name
+    fields: tuple[str, ...] | None = ("prompt",)  # that a template may name; None = known when the rows are read
     tasks: tuple[str, ...] = ("answer",)  # what `read` can make of a row; the first is the default
     answers_in_context = False  # whether a response is a span of the context, so that a shortened one may lose it
+    names_columns = False  # whether `dataset.prompt=COLUMN` and its like say which column is what
     splits: dict[str, str] = {"train": "train", "validation": "validation", "test": "test"}
     # ours -> upstream's; what the source does not have is carved out of train by group
 
@@ -97,12 +118,24 @@ class ExampleDataModule(LightningDataModule):
         self.clean = Cleaner(self.dataset.cleaning)
         self.counts: dict[str, Any] = {}
         self._dropped: Counter[str] = Counter()
+        self._repairs: Counter[str] = Counter()  # what reading a file put right
         self._encoded: dict[str, list[Tokens]] = {}
         self._ready = False
-        check_template(self.dataset.template, self.fields)
+        if self.fields is not None:
+            check_template(self.dataset.template, self.fields)
+        self._check_column_keys()
         if self.dataset.task not in self.tasks:
             raise UserError(
                 f"Unknown dataset.task={self.dataset.task} for {self.dataset.name}; known: {', '.join(self.tasks)}."
+            )
+
+    def _check_column_keys(self) -> None:
+        typed = {key: getattr(self.dataset, key) for key in COLUMN_KEYS if getattr(self.dataset, key) is not None}
+        if typed and not self.names_columns:
+            key, value = next(iter(typed.items()))
+            raise UserError(
+                f"dataset.{key}={value}: dataset={self.dataset.name} reads the columns {', '.join(self.columns)} and no "
+                f"others. For a table of your own type dataset=table."
             )
 
     @classmethod
@@ -153,7 +186,7 @@ class ExampleDataModule(LightningDataModule):
 
     def rows_on_disk(self) -> sources.Rows:
         """Hook: rows by upstream split from `dataset.path`."""
-        return sources.from_path(self.dataset.path, self.dataset.subset, self.columns)
+        return sources.from_path(self.dataset.path, self.dataset.subset, self.columns, self._repairs)
 
     def fill(self, **fields: str) -> str:
         """The user's message in the dataset's wording. Braces in the data survive: only the template is parsed."""
@@ -179,7 +212,8 @@ class ExampleDataModule(LightningDataModule):
 
     def _by_split(self) -> dict[str, list[Example]]:
         """All Examples by split, from the cache where this very source was read before."""
-        source = (type(self), repr(self.dataset), sources.fingerprint(self.dataset.path))
+        data = dataclasses.replace(self.dataset, metrics=[], licence="")  # neither changes what is read
+        source = (type(self), repr(data), sources.fingerprint(self.dataset.path))
         examples, counts = self.cache.examples(source, self._read_and_split)
         self.counts = copy.deepcopy(counts)
         return examples
@@ -213,13 +247,15 @@ class ExampleDataModule(LightningDataModule):
     def _read(self, rows: sources.Rows) -> dict[str, list[Example]]:
         """Rows to Examples with unique ids, duplicates dropped, groups final."""
         self.counts = {"rows": {split: len(of_split) for split, of_split in rows.items()}, "dropped": {}}
+        if self._repairs:
+            self.counts["repairs"] = dict(self._repairs)
         seen: set[tuple] = set()
         ids: Counter[str] = Counter()
         flat: list[tuple[str, Example]] = []
         for split in (split for split in HELD_OUT_FIRST if split in rows):
             self._dropped.clear()
             for number, row in enumerate(rows[split], 1):
-                for example in self._examples(row, f"row {number:,} of {split}"):
+                for example in self._examples(row, getattr(row, "where", f"row {number:,} of {split}")):
                     if self._repeated(example, seen):
                         continue
                     ids[example.id] += 1
@@ -236,6 +272,9 @@ class ExampleDataModule(LightningDataModule):
     def _examples(self, row: dict, where: str) -> list[Example]:
         try:
             return self.read(row)
+        except NotText as error:
+            column = next((f", column {name!r}" for name, value in row.items() if value is error.value), "")
+            raise UserError(f"{self.dataset.name}: {where}{column}: {error}.") from error
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(
@@ -293,7 +332,7 @@ class ExampleDataModule(LightningDataModule):
         if not carved:
             raise UserError(
                 f"{name}: no {split} split can be carved out of train, which is one group of {len(train)}. "
-                f"Give a source with more, or with a {split} split of its own."
+                f"Give a source with more, or with a {split} split of its own{', or another dataset.group=COLUMN' * self.names_columns}."
             )
         return kept, carved
 
@@ -302,6 +341,7 @@ class ExampleDataModule(LightningDataModule):
         counts = self.counts
         rows = ", ".join(f"{n:,} {split}" for split, n in counts["rows"].items())
         lines = [f"{self.dataset.name}: {rows} rows"]
+        lines += [f"  {note}" + (f": {n:,}" if n > 1 else "") for note, n in counts.get("repairs", {}).items()]
         for split, reasons in counts["dropped"].items():
             lines += [f"  dropped from {split}: {n:,} ({reason})" for reason, n in reasons.items()]
         lines += [

@@ -1,6 +1,7 @@
 """Splits by group, and samples that nest. Nothing here knows a dataset."""
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
@@ -56,3 +57,8 @@ def components(keys: Sequence[Iterable[Hashable]]) -> list[int]:
     _, labels = connected_components(graph, directed=False)
     first: dict[int, int] = {}
     return [first.setdefault(label, item) for item, label in enumerate(labels[: len(keys)].tolist())]
+
+
+def normalised(words: str) -> str:
+    """Lower case, letters and digits, single blanks."""
+    return re.sub(r"\W+", " ", words.lower()).strip()

@@ -1,11 +1,13 @@
 """Score one run on held-out Examples: find it, let it reply, score the replies."""
 
+import dataclasses
 from pathlib import Path
 
 from llama_exp import metrics
 from llama_exp.config.schema import Config
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
+from llama_exp.evaluation.auto_metrics import with_metrics, with_metrics_of
 from llama_exp.evaluation.replies import COST, reply_to_all
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.evaluation.results import is_up_to_date, save_results
@@ -33,7 +35,9 @@ def evaluate(config: Config, session: Session | None = None) -> Outcome:
     if config.predictions:
         return evaluate_file(config)
     run = find_run(config) if config.lora.r else Run.untuned(config)
+    config = with_metrics_of(config, run.config)
     request = EvaluationRequest.of(config, run)
+    request = dataclasses.replace(request, config=with_metrics(request.config, session))
     if results := read_results(request.folder):
         return reuse(request, results)
     hardware.check(request.config)
@@ -117,6 +121,7 @@ def evaluate_file(config: Config) -> Outcome:
     path = Path(config.predictions or "")
     if not path.is_file():
         raise UserError(f"predictions={path}: no such file.")
+    config = with_metrics(config, Session())
     data = DATASETS.of(config)
     data.setup()
     examples = data.held_out(config.split.value, config.eval_sample)

@@ -16,9 +16,11 @@ from typing import Any
 from llama_exp.errors import UserError
 from llama_exp.metrics import likelihood
 from llama_exp.metrics.declaration import PERCENT, Measured, Metric, Score, metric
+from llama_exp.metrics.default import AUTO, default_metrics
 from llama_exp.records import Prediction
 
 __all__ = [
+    "AUTO",
     "METRICS",
     "PERCENT",
     "Measured",
@@ -28,6 +30,7 @@ __all__ = [
     "check",
     "cheap_metrics",
     "declarations",
+    "default_metrics",
     "describe",
     "load",
     "measure",
@@ -42,6 +45,7 @@ METRICS = {
     "bertscore": "llama_exp.metrics.bertscore.bertscore",
     "rouge": "llama_exp.metrics.rouge.rouge",
     "decision": "llama_exp.metrics.decision.decision",
+    "label": "llama_exp.metrics.label.label",
 }
 
 
@@ -108,6 +112,8 @@ def check(names: Iterable[str], settings: Mapping[str, Any]) -> None:
     """Raise a UserError for a metric that is unknown or cannot run here, before anything heavy is done for it."""
     declared_by = dict.fromkeys(likelihood.SCORES, "the likelihood of the responses")
     for name in dict.fromkeys(names):
+        if name == AUTO:
+            continue  # only metrics that can run are chosen
         one = load(name)
         for score in one.scores:
             if score in declared_by:
@@ -119,7 +125,7 @@ def check(names: Iterable[str], settings: Mapping[str, Any]) -> None:
 
 def settings_in(config: Any, names: Iterable[str]) -> dict[str, Any]:
     """{metric: its part of the config}, for those of the named metrics that have one."""
-    keys = {name: load(name).settings for name in names}
+    keys = {name: load(name).settings for name in names if name != AUTO}
     return {name: getattr(config, key) for name, key in keys.items() if key}
 
 

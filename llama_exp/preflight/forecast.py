@@ -20,6 +20,7 @@ from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.data import DATASETS
 from llama_exp.errors import UserError
+from llama_exp.evaluation.auto_metrics import with_metrics
 from llama_exp.formatting import format_duration, format_large, format_memory, format_money, plural
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.preflight.inspection import say, show_data
@@ -87,6 +88,7 @@ class Preflight:
 def preflight(config: Config, session: Session) -> PreflightOutcome:
     """Forecast one cell and print it. Raises UserError for a cell that could not be trained."""
     check(config)
+    config = with_metrics(config, session)
     session.preflight = session.preflight or Preflight()
     session.preflight.cells += 1
     cell = forecast(config, session)

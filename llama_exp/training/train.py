@@ -7,6 +7,7 @@ from llama_exp import metrics
 from llama_exp.config.schema import Config
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
+from llama_exp.evaluation.auto_metrics import with_metrics
 from llama_exp.evaluation.recipe import evaluate
 from llama_exp.evaluation.scoring import metric_settings
 from llama_exp.model import hardware
@@ -18,6 +19,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
     """Train the run that the config describes, unless it is finished already; with evaluate=true score it, too."""
     session = session or Session()
     check(config)
+    config = with_metrics(config, session)
     run = Run.of(config)
     if run.is_untuned:
         return _untuned(run, session)

@@ -5,7 +5,7 @@ import hashlib
 import re
 
 from llama_exp.data.datamodule import ExampleDataModule, text
-from llama_exp.data.splitting import components
+from llama_exp.data.splitting import components, normalised
 from llama_exp.records import Example
 
 LONG = 40  # characters of a normalised sentence: two answers that share one of this length belong together
@@ -48,11 +48,6 @@ class MedicalDataModule(ExampleDataModule):
         for number, example in zip(found, examples, strict=True):
             names[number] = min(names.get(number, example.group), example.group)
         return [dataclasses.replace(e, group=names[number]) for number, e in zip(found, examples, strict=True)]
-
-
-def normalised(words: str) -> str:
-    """Lower case, letters and digits, single blanks."""
-    return re.sub(r"\W+", " ", words.lower()).strip()
 
 
 def long_sentences(answer: str) -> set[str]:

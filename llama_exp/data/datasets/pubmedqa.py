@@ -1,6 +1,6 @@
 """PubMedQA, the part labelled by experts: an abstract without its conclusion and a question -> yes, no or maybe."""
 
-from llama_exp.data.datamodule import ExampleDataModule, text
+from llama_exp.data.datamodule import ExampleDataModule, text, texts
 from llama_exp.records import Example
 
 
@@ -22,7 +22,7 @@ class PubMedQADataModule(ExampleDataModule):
 
     def read(self, row: dict) -> list[Example]:
         decision, question = text(row["final_decision"]), self.clean(text(row["question"]))
-        parts = (self.clean(text(part)) for part in (row["context"] or {}).get("contexts") or ())
+        parts = (self.clean(part.strip()) for part in texts((row["context"] or {}).get("contexts")))
         context = "\n".join(part for part in parts if part)
         if not decision:
             return self.drop("no answer")

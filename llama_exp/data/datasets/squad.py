@@ -2,7 +2,7 @@
 
 import re
 
-from llama_exp.data.datamodule import ExampleDataModule, text
+from llama_exp.data.datamodule import ExampleDataModule, text, texts
 from llama_exp.records import Example
 
 QUESTION_WORDS = re.compile(r"\b(what|which|who|whom|whose|when|where|why|how)\b", re.IGNORECASE)
@@ -27,7 +27,7 @@ class SquadDataModule(ExampleDataModule):
     splits = {"train": "train", "test": "validation"}  # the official dev set; the official test set was never published
 
     def read(self, row: dict) -> list[Example]:
-        references = tuple(answer for answer in (row["answers"] or {}).get("text") or () if text(answer))
+        references = texts((row["answers"] or {}).get("text"))
         context, question = self.clean(text(row["context"])), self.clean(text(row["question"]))
         if not references:
             return self.drop("no answer")

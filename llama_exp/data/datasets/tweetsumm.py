@@ -119,6 +119,7 @@ def joined(spoken: Iterator[tuple[SpokenTurn, str]]) -> list[tuple[SpokenTurn, s
 def summaries(info: Any) -> tuple[str, ...]:
     """Every human summary as one text, as written."""
     found = (((unpacked(info) or {}).get("summaries")) or {}).get("abstractive_summaries") or ()
+    found = (found,) if isinstance(found, str) else found
     joined = (s if isinstance(s, str) else " ".join(text(sentence) for sentence in s or ()) for s in found)
     return tuple(summary.strip() for summary in joined if summary.strip())
 

@@ -1,0 +1,276 @@
+"""dataset=table: any table through the commands that a user types, and the metrics that suit its responses."""
+
+import csv
+import json
+
+import pytest
+
+from llama_exp.config.compose import default_config
+from llama_exp.data import DATASETS
+from llama_exp.data.datasets.table import turns
+from llama_exp.errors import UserError
+from llama_exp.metrics import default_metrics, measure
+from llama_exp.records import Prediction, Turn
+
+
+def write_csv(path, rows, delimiter=","):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(rows[0])
+        writer.writerows(row.values() for row in rows)
+    return path
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def tickets(count=60):
+    return [
+        {"nr": f"{n:04d}", "ticket_text": f"Printer {n} blinks red, please help.", "resolution": f"Open lid {n}."}
+        for n in range(count)
+    ]
+
+
+def table(path, **keys):
+    data = DATASETS["table"](path=str(path), max_length=256, **keys)
+    data.setup()
+    return data
+
+
+def everything(data):
+    return [*data.available, *data.validation, *data.test]
+
+
+SMALL = ["model=tiny", "batch=4", "trainer.max_epochs=1", "validations=2", "validation_sample=2", "eval_sample=4"]
+
+
+# -- through the command line ------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_over_ones_own_csv_trains_evaluates_and_reports(command, tmp_path):
+    path = write_csv(tmp_path / "tickets.csv", tickets())
+    words = ["dataset=table", f"dataset.path={path}", "dataset.prompt=ticket_text", "dataset.response=resolution"]
+    sweep = ["-m", *words, "sample=8,16", "lora.r=0,2", "evaluate=true", *SMALL, f"outputs={command.outputs}"]
+    done = command("train.py", *sweep)
+    assert "4 cells, 0 failed" in done.stdout and "table (rows from tickets.csv), test split" in done.stdout
+    assert "metrics: squad (nearly all responses have at most 40 characters)" in done.stdout
+    results = [json.loads(file.read_text()) for file in command.outputs.glob("table/*/eval/*/results.json")]
+    assert len(results) == 3 and all(one["metrics"] == ["squad"] for one in results)
+    # evaluating by the fewest words takes the columns and the metrics from the run
+    again = command(
+        "evaluate.py", "dataset=table", f"dataset.path={path}", "sample=8", "lora.r=2", *SMALL[:1], "eval_sample=4",
+        f"outputs={command.outputs}",
+    )  # fmt: skip
+    assert "already evaluated: squad/exact_match" in again.stdout
+    assert "dataset.prompt=ticket_text" in again.stdout
+
+
+def test_preflight_shows_the_first_example_as_it_is_learnt(command, tmp_path):
+    path = write_csv(tmp_path / "tickets.csv", tickets())
+    words = ["dataset=table", f"dataset.path={path}", "dataset.prompt=ticket_text", "dataset.response=resolution"]
+    done = command(
+        "train.py", *words, "dataset.template='Ticket {nr}: {ticket_text}'", "preflight=true", *SMALL,
+        f"outputs={command.outputs}",
+    )  # fmt: skip
+    assert "The first Example" in done.stdout and "[INST] Ticket 00" in done.stdout
+    assert "[[Open lid" in done.stdout and not command.outputs.exists()
+
+
+REFUSED = {
+    "a wrong column": (
+        ["dataset.prompt=ticket", "dataset.response=solution"],
+        [
+            "dataset.prompt=ticket and dataset.response=solution: ",
+            "  nr           0000 · 0001 · 0002",
+            "dataset.prompt=ticket_text dataset.response=resolution",
+        ],
+    ),
+    "no column named": ([], ["dataset.prompt=prompt and dataset.response=response: ", "Probably: python train.py"]),
+    "the answer in the question": (
+        ["dataset.prompt=nr", "dataset.response=resolution", "dataset.template='{nr} {resolution}'"],
+        ["names {resolution}, the response: the answer would be shown"],
+    ),
+    "a conversation and a prompt": (
+        ["dataset.messages=nr", "dataset.prompt=ticket_text"],
+        ["dataset.messages=nr is a whole conversation"],
+    ),
+    "a field that is no column": (
+        ["dataset.prompt=nr", "dataset.response=resolution", "dataset.template='{text}'"],
+        ["dataset.template names {text}", "{ticket_text}"],
+    ),
+    "a column as the system prompt": (
+        ["dataset.prompt=ticket_text", "dataset.response=resolution", "dataset.system=nr"],
+        ["For the column type dataset.system_column=nr"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_meant_is_refused_in_words_and_nothing_is_written(name, command, tmp_path):
+    keys, said = REFUSED[name]
+    path = write_csv(tmp_path / "tickets.csv", tickets())
+    words = ["dataset=table", f"dataset.path={path}", *keys, *SMALL, f"outputs={command.outputs}"]
+    done = command("train.py", *words, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert all(words in done.stderr for words in said), done.stderr
+    assert not command.outputs.exists()
+
+
+def test_a_table_without_a_file_and_a_column_of_another_dataset_are_refused(command):
+    done = command("train.py", "dataset=table", "model=tiny", f"outputs={command.outputs}", check=False)
+    assert (
+        done.returncode == 2
+        and "dataset=table has no data yet. Give a file or folder (dataset.path=FILE)" in done.stderr
+    )
+    words = ["dataset=squad", "dataset.source=synthetic", "dataset.prompt=question", "model=tiny"]
+    done = command("train.py", *words, f"outputs={command.outputs}", check=False)
+    assert done.returncode == 2 and "dataset=squad reads the columns id, title" in done.stderr
+
+
+def test_the_same_keys_as_a_file_of_ones_own(command, tmp_path):
+    path = write_csv(tmp_path / "tickets.csv", tickets())
+    (tmp_path / "conf/dataset").mkdir(parents=True)
+    (tmp_path / "conf/dataset/tickets.yaml").write_text(
+        f"defaults: [table, _self_]\nname: tickets\npath: {path}\nprompt: ticket_text\nresponse: resolution\n"
+    )
+    words = ["--config-dir", str(tmp_path / "conf"), "dataset=tickets", "sample=8", "lora.r=2", *SMALL]
+    command("train.py", *words, f"outputs={command.outputs}")
+    done = command("evaluate.py", *words, f"outputs={command.outputs}")
+    assert "squad/f1" in done.stdout and list(command.outputs.glob("tickets/tiny-8-r2-seed0*/eval/*/results.json"))
+
+
+# -- rows to Examples --------------------------------------------------------------------------------------------------
+
+
+def test_columns_become_an_example(tmp_path):
+    rows = [
+        {
+            "q": f"Who dug {n}?",
+            "a": ["Miners", "the miners"],
+            "text": f"Dug by miners {n}.",
+            "who": f"g{n % 7}",
+            "s": "",
+        }
+        for n in range(40)
+    ]
+    keys = {"prompt": "q", "response": "a", "context": "text", "group": "who", "system_column": "s", "system": "Short."}
+    example = next(
+        e for e in everything(table(write_jsonl(tmp_path / "r.jsonl", rows), **keys)) if "dug 3?" in e.prompt
+    )
+    assert (example.prompt, example.context) == ("Who dug 3?\n\nDug by miners 3.", "Dug by miners 3.")
+    assert (example.response, example.references) == ("Miners", ("Miners", "the miners"))
+    assert (example.group, example.system) == ("g3", "Short.")
+    placed = table(tmp_path / "r.jsonl", **keys, template="{context}\nQ: {q}")
+    assert "Dug by miners 3.\nQ: Who dug 3?" in {e.prompt for e in everything(placed)}
+
+
+def test_alpaca_and_sharegpt_and_messages_are_recognised_and_said(tmp_path):
+    alpaca = [{"instruction": f"Add {n}", "input": f"1 and {n}" * (n % 2), "output": str(n + 1)} for n in range(40)]
+    data = table(write_jsonl(tmp_path / "alpaca.jsonl", alpaca))
+    assert "read as Alpaca's instruction, input and output" in data.describe()
+    assert {"Add 3\n\n1 and 3", "Add 4"} < {e.prompt for e in everything(data)}
+    talk = [
+        [("system", "Be brief."), ("human", f"Hello {n}"), ("gpt", "Hi"), ("human", "And?"), ("gpt", "Bye")]
+        for n in range(40)
+    ]
+    share = [{"conversations": [{"from": who, "value": what} for who, what in one]} for one in talk]
+    names = {"human": "user", "gpt": "assistant", "system": "system"}
+    chat = [{"messages": [{"role": names[who], "content": what} for who, what in one]} for one in talk]
+    first = table(write_jsonl(tmp_path / "share.jsonl", share))
+    second = table(write_jsonl(tmp_path / "chat.jsonl", chat))
+    assert "ShareGPT's conversations" in first.describe() and "(column messages)" in second.describe()
+    assert first.available == second.available
+    example = next(e for e in everything(first) if e.history and e.history[0].text == "Hello 7")
+    assert (example.prompt, example.response, example.system) == ("And?", "Bye", "Be brief.")
+    assert example.history == (Turn("user", "Hello 7"), Turn("assistant", "Hi"))
+
+
+def test_turns_of_one_speaker_are_joined_and_what_is_no_conversation_is_counted(tmp_path):
+    good = [[("user", "a"), ("user", f"b{n}"), ("assistant", "c")] for n in range(40)]
+    bad = [[("assistant", "Hi"), ("user", "Hello"), ("assistant", "x")], [("user", "alone")], [("tool", "x")]]
+    rows = [{"messages": [{"role": r, "content": c} for r, c in one]} for one in good + bad]
+    data = table(write_jsonl(tmp_path / "r.jsonl", rows))
+    assert "a\nb3" in {e.prompt for e in everything(data)}
+    assert data.counts["dropped"]["train"] == {
+        "an assistant's words before the user's": 1,
+        "no answer of an assistant": 1,
+        "a turn by 'tool', who is neither user nor assistant": 1,
+    }
+    assert turns('[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]') == [("user", "Hi")]
+
+
+def test_rows_that_share_a_prompt_or_a_long_response_are_one_group_and_short_responses_join_nothing(tmp_path):
+    long = "The lid was opened and closed again, after which it worked."
+    rows = [{"prompt": f"p{n}", "response": "yes"} for n in range(40)]
+    rows += [{"prompt": "P0!", "response": "no"}, {"prompt": "x", "response": long}, {"prompt": "y", "response": long}]
+    groups = {e.prompt: e.group for e in everything(table(write_jsonl(tmp_path / "r.jsonl", rows)))}
+    assert groups["p0"] == groups["P0!"] and groups["x"] == groups["y"] and len(set(groups.values())) == 41
+
+
+def test_one_group_alone_says_which_key_would_help(tmp_path):
+    rows = [{"prompt": "p", "response": f"r{n}"} for n in range(5)]
+    with pytest.raises(UserError, match="one group of 5.*another dataset.group=COLUMN"):
+        table(write_jsonl(tmp_path / "r.jsonl", rows))
+
+
+def test_a_column_that_one_file_of_several_lacks_is_named_with_the_file(tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", [{"prompt": f"p{n}", "response": "r"} for n in range(9)])
+    write_jsonl(tmp_path / "test.jsonl", [{"prompt": "p", "answer": "r"}])
+    with pytest.raises(
+        UserError, match=r"test.jsonl: wanted the column response.*there are answer, prompt|prompt, answer"
+    ):
+        table(tmp_path)
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("responses", "names"),
+    [
+        (["yes", "no"] * 30, ["label"]),
+        ([f"in {year}" for year in range(1900, 1990)], ["squad"]),
+        (["yes", "no"] * 3, ["squad"]),  # too few to call them labels
+        ([f"A whole sentence about the matter number {n}." for n in range(50)], ["rouge", "bertscore"]),
+        (
+            [
+                f"この問題についての長い文章はここに番号で示されますので、どうぞよろしくお願いいたします{'あ' * n}。"
+                for n in range(50)
+            ],
+            ["bertscore"],
+        ),
+    ],
+)
+def test_metrics_follow_what_responses_look_like(responses, names):
+    assert default_metrics(responses, encoder=True)[0] == names
+    assert "bertscore" not in default_metrics(responses, encoder=False)[0]
+
+
+def test_all_cells_of_a_sweep_choose_the_metrics_of_the_whole_training_split(tmp_path):
+    from llama_exp.config.compose import load_config
+    from llama_exp.evaluation.auto_metrics import with_metrics
+    from llama_exp.session import Session
+
+    rows = [{"prompt": f"p{n}", "response": ["red", "blue"][n % 2]} for n in range(100)]
+    path = write_jsonl(tmp_path / "r.jsonl", rows)
+    for sample in (1, 50):
+        config = load_config("dataset=table", f"dataset.path={path}", "model=tiny", f"sample={sample}")
+        assert with_metrics(config, Session()).dataset.metrics == ["label"]
+    named = load_config("dataset=table", f"dataset.path={path}", "dataset.metrics=[squad]")
+    assert with_metrics(named, Session()) is named
+    assert default_config({"dataset": "squad"}).dataset.metrics == ["squad"]
+
+
+def test_accuracy_and_macro_f1_of_labels_equal_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    wanted = ["red", "blue", "green", "red", "blue", "red"]
+    given = [" Red.", "red", "green", "BLUE", "blue", "red"]
+    predictions = [Prediction(w + g, "p", (w,), g, "g") for w, g in zip(wanted, given, strict=True)]
+    found, clean = measure("label", predictions, {}), [reply.strip(" .").lower() for reply in given]
+    assert sum(found.items["label/accuracy"]) / 6 == pytest.approx(100 * metrics.accuracy_score(wanted, clean))
+    macro_f1 = metrics.f1_score(wanted, clean, average="macro")
+    assert found.corpus["label/macro_f1"](predictions) == pytest.approx(100 * macro_f1)
+    unreadable = [*predictions, Prediction("x", "p", ("red",), "I do not know", "g")]
+    assert measure("label", unreadable, {}).facts == {"labels": 3, "unreadable": 1}
