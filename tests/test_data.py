@@ -214,7 +214,6 @@ def test_the_conclusion_of_an_abstract_is_never_shown():
 @pytest.mark.parametrize(
     ("name", "row", "reason"),
     [
-        ("squad", squad_row(1, answers=[]), "no answer"),
         ("squad", squad_row(1, answers=["", " "]), "no answer"),
         ("squad", {**squad_row(1), "answers": None}, "no answer"),
         ("squad", squad_row(1, question=" "), "no question or context"),

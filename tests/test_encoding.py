@@ -127,3 +127,29 @@ def test_counts_add_up(tokenizer):
     assert counts["tokens"] == sum(len(tokens.input_ids) for tokens in kept)
     assert counts["label_tokens"] == sum(label != IGNORED for tokens in kept for label in tokens.labels)
     assert encode_all([], tokenizer, 256, 32) == ([], dict.fromkeys(counts, 0))
+
+
+UNSPACED = {
+    "Chinese": "这座湖位于平原的北部，是矿工在一八三二年挖掘的。" * 40,
+    "Thai": "ทะเลสาบอยู่ทางเหนือของที่ราบและถูกขุดโดยคนงานเหมือง" * 20,
+    "a line of letters": "abcdefghij" * 400,
+    "a long word after short ones": "It was " + "x" * 4000,
+}
+
+
+@pytest.mark.parametrize("text", UNSPACED)
+def test_a_text_without_spaces_keeps_as_much_as_fits(text, tokenizer):
+    """As a context and as a whole message; the rule does not look at the answer."""
+    context = UNSPACED[text]
+    asked = Example("c", f"Context: {context}\n\nQuestion: Who?", "x", ("x",), "g", context)
+    for example in (asked, dataclasses.replace(PLAIN, prompt=context)):
+        [ids], shortened = encode_prompts([example], tokenizer, 200)
+        assert 190 < len(ids) <= 200
+        kept = shortened[0].context or shortened[0].prompt
+        assert kept and context.startswith(kept)
+    assert encode_prompts([asked], tokenizer, 200)[1][0].prompt.endswith("Question: Who?")
+
+
+def test_ordinary_words_are_never_cut(tokenizer):
+    _, shortened = encode_prompts([context_example(400)], tokenizer, 100)
+    assert set(shortened[0].context.split(" ")) <= {f"word{n}" for n in range(400)}

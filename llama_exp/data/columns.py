@@ -12,7 +12,6 @@ meant.
 import dataclasses
 import difflib
 from collections.abc import Sequence
-from typing import Any
 
 from llama_exp.config.command_line import hydra_value, shell_quoted
 from llama_exp.config.schema import COLUMN_KEYS, DatasetConfig
@@ -113,15 +112,3 @@ def _guess(key: str, name: str, free: list[str], rows: Sequence[dict]) -> str:
             return found
     texts = [column for column in free if any(" " in str(row.get(column)) for row in rows[:100])]
     return (texts if len(texts) == 1 else free if len(free) == 1 else ["COLUMN"])[0]
-
-
-def check_files(rows: Sequence[Any], wanted: Sequence[str]) -> None:
-    """Raise a UserError where one of several files lacks a column that another has."""
-    by_file: dict[str, set[str]] = {}
-    for row in rows:
-        by_file.setdefault(getattr(row, "file", ""), set()).update(row)
-    for file, there in by_file.items():
-        if missing := [column for column in wanted if column not in there]:
-            raise UserError(
-                f"{file}: wanted the column {missing[0]}, which other files have; there are {', '.join(there)}."
-            )

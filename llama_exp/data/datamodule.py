@@ -39,7 +39,8 @@ class NotText(TypeError):
     """`value` is a list or an object where text was wanted; Python's way of printing it must not be learnt."""
 
     def __init__(self, value: Any):
-        super().__init__(f"wanted text, got {type(value).__name__} {value!r}"[:100])
+        kind = "an object" if isinstance(value, dict) else "bytes" if isinstance(value, bytes) else "a list"
+        super().__init__(f"wanted text, got {kind if not isinstance(value, str) else 'no JSON'}: {value!r}"[:100])
         self.value = value
 
 
@@ -384,6 +385,14 @@ class ExampleDataModule(LightningDataModule):
         }
         dropped = ", ".join(f"{count:,} dropped ({reason})" for reason, count in why.items() if count)
         return f"{train['encoded']:,} of {sampled:,} Examples reach training; {dropped}" if dropped else ""
+
+    def shortened_prompts(self) -> str:
+        """How many prompts of the sample were shortened and lost their answer by it, for a person; "" for none."""
+        train = self.counts["encoded"]["train"]
+        if not train["shortened"]:
+            return ""
+        lost = f"; {train['answers_lost']:,} of them lost the answer with it" if train["answers_lost"] else ""
+        return f"{train['shortened']:,} prompts shortened to fit max_length={self.max_length}{lost}"
 
     # -- dataloaders ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from llama_exp.errors import UserError
 from llama_exp.records import Example, Tokens
 
 IGNORED = -100
+LONGEST_WORD = 40  # characters: what is longer is no word, and may be cut anywhere
 
 
 def encode_all(
@@ -91,7 +92,8 @@ def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
 def _shorten(example: Example, tokenizer, limit: int) -> tuple[Example, list[int]]:
     """The one rule, which never looks at the answer: first the oldest exchanges go, then the context's last words.
 
-    Where there is no context, or none of it is left, the message itself loses its last words.
+    Where there is no context, or none of it is left, the message itself loses its last words. A word that is longer than
+    words are (Chinese, Thai, a line without spaces) loses its last characters.
     """
     while example.history:
         example = dataclasses.replace(example, history=example.history[2:])
@@ -102,23 +104,38 @@ def _shorten(example: Example, tokenizer, limit: int) -> tuple[Example, list[int
         part = getattr(example, field)  # of what the pass before left
         if not part:
             continue
-        words = part.split(" ")
-        low, high, best = 0, len(words) - 1, None
-        while low <= high:  # the longest prefix of words that fits
-            middle = (low + high) // 2
-            shorter = _with_part(example, part, " ".join(words[:middle]))
-            ids = _prompt_ids([shorter], tokenizer)[0]
-            if len(ids) <= limit:
-                best, low = (shorter, ids), middle + 1
-            else:
-                high = middle - 1
-        if best:
+        if best := _longest_prefix(example, part, tokenizer, limit):
             return best
         example = _with_part(example, part, "")
     raise UserError(
         f"Even without its message the prompt of {example.id} is longer than {limit} tokens (a long system prompt?). "
         f"Raise max_length or shorten dataset.system."
     )
+
+
+def _longest_prefix(example: Example, part: str, tokenizer, limit: int) -> tuple[Example, list[int]] | None:
+    """The Example with as much of the beginning of `part` as fits, cut between words; None where not even "" fits."""
+
+    def cut(pieces: Sequence[str], kept: str = "") -> tuple[int, tuple[Example, list[int]] | None]:
+        """The most of the pieces that fit after `kept`, but not all; and what that makes."""
+        low, high, best = 0, len(pieces) - 1, None
+        while low <= high:
+            middle = (low + high) // 2
+            shorter = _with_part(example, part, kept + "".join(pieces[:middle]))
+            ids = _prompt_ids([shorter], tokenizer)[0]
+            if len(ids) <= limit:
+                best, low = (shorter, ids), middle + 1
+            else:
+                high = middle - 1
+        return high, best
+
+    words = part.split(" ")
+    pieces = [words[0], *(f" {word}" for word in words[1:])]
+    count, best = cut(pieces)
+    if best and len(pieces[count]) > LONGEST_WORD:
+        _, within = cut(pieces[count], "".join(pieces[:count]))
+        best = within or best
+    return best
 
 
 def _with_part(example: Example, part: str, shorter: str) -> Example:

@@ -45,6 +45,10 @@ class Row(dict):
         super().__init__(values)
         self._place = (name, unit, number)
 
+    def of(self, values: dict) -> "Row":
+        """A row made of a part of this one, from the same place."""
+        return Row(values, *self._place)
+
     @property
     def file(self) -> str:
         return self._place[0]

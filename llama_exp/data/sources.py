@@ -47,12 +47,11 @@ def from_path(path: str, subset: str | None, columns: tuple[str, ...], repairs: 
             found = datasets.load_from_disk(str(location))
         return as_rows(found if isinstance(found, dict) else {"train": found}, columns, f"dataset.path={path}")
     rows: Rows = {}
+    counted = Counter() if repairs is None else repairs
     for split, files in files_by_split(location, subset, path).items():
         for file in files:
             name = file.relative_to(location).as_posix() if file != location else file.name
-            rows.setdefault(split, []).extend(
-                _rows_of(file, name, columns, path, Counter() if repairs is None else repairs)
-            )
+            rows.setdefault(split, []).extend(_rows_of(file, name, columns, path, counted))
     return rows
 
 
@@ -213,6 +212,15 @@ def as_rows(found: Any, columns: tuple[str, ...], where: str) -> Rows:
         check_columns(table.column_names, columns, f"{where} ({split})")
         rows[split] = [Row(row, f"{where} ({split})", "row", number) for number, row in enumerate(table.to_list(), 1)]
     return rows
+
+
+def check_files(rows: Iterable[Any], wanted: tuple[str, ...], where: str) -> None:
+    """Raise a UserError for a column that one of several files lacks, naming the file."""
+    by_file: dict[str, dict[str, None]] = {}
+    for row in rows:
+        by_file.setdefault(row.file, {}).update(dict.fromkeys(row))
+    for file, there in by_file.items():
+        check_columns(there, wanted, f"{where} ({file})")
 
 
 def check_columns(there: Iterable[str], wanted: tuple[str, ...], where: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from llama_exp.config.schema import Config
 from llama_exp.data import DATASETS
 from llama_exp.data.encoding import encode_all
 from llama_exp.errors import UserError
-from llama_exp.formatting import format_score, plus_minus
+from llama_exp.formatting import format_score, plural, plus_minus
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.results import Results
+from llama_exp.statistics.comparisons import FEW_CLUSTERS
 from llama_exp.statistics.intervals import Interval, mean_interval, ratio_interval, statistic_interval
 
 NO_ANSWER = "\ufffd"  # of an id that is not in a predictions file: unlike "", it matches no reference, not even one of signs alone
@@ -109,7 +111,8 @@ def scoring_settings(config: Config) -> dict[str, Any]:
 def format_scores(results: Results) -> str:
     """The scores in one line, each with its 95 % interval, then the loss.
 
-    Also, once: why there is no interval, of how many items the loss is where not of all, and how many replies are
+    Also, once: why there is no interval, that there are few groups,
+    of how many items the loss is where not of all, and how many replies are
     empty.
     """
     scores, reasons = [], []
@@ -128,6 +131,8 @@ def format_scores(results: Results) -> str:
     line = ", ".join(scores)
     if reasons:
         line += f" (no interval: {reasons[0]})"
+    if results.groups and results.groups < min(FEW_CLUSTERS, results.items or 0):
+        line += f"; {results.items:,} items in only {plural(results.groups, 'group')}: the intervals rest on the groups"
     if results.empty_replies:
         line += f"; {results.empty_replies:,} of {results.items:,} replies are empty"
     return line
@@ -148,7 +153,8 @@ def read_official_predictions(
         raise UserError(f"predictions={path}: cannot be read as JSON ({error}).") from None
     if not isinstance(answers, dict) or not all(isinstance(value, str) for value in answers.values()):
         raise UserError(f'predictions={path}: wanted one JSON object {{"id": "text"}}, as the official script does.')
-    known = {example.id for example in examples}
+    known = {official_id(example.id) for example in examples}
+    all_ids = {official_id(name) for name in all_ids}
     counts = {
         "unknown_ids": len(answers.keys() - all_ids),
         "not_drawn": len(answers.keys() & all_ids - known),
@@ -160,5 +166,11 @@ def read_official_predictions(
             f"predictions={path}: none of its {len(answers)} ids is one of the {len(known)} held-out Examples{drawn}."
         )
     return [
-        Prediction(e.id, e.prompt, e.references, answers.get(e.id, NO_ANSWER), e.group, tags=e.tags) for e in examples
+        Prediction(e.id, e.prompt, e.references, answers.get(official_id(e.id), NO_ANSWER), e.group, tags=e.tags)
+        for e in examples
     ], counts
+
+
+def official_id(name: str) -> str:
+    """The source's own id: a row that comes twice is `id` and `id~2` here. The official script scores both by one answer."""
+    return re.sub(r"~\d+$", "", name)

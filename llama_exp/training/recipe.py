@@ -34,8 +34,8 @@ def plan(run: Run, data, session: Session) -> dict[str, Any] | None:
     """Encode the sample and plan the run's steps; return its overlap with the held-out items."""
     config = run.config
     data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
-    if dropped := data.reaching_training():
-        print(f"  {dropped}", flush=True)
+    for lost in filter(None, (data.reaching_training(), data.shortened_prompts())):
+        print(f"  {lost}", flush=True)
     return find_overlap(config, data, session.audits, run.folder)
 
 

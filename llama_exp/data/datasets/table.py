@@ -6,9 +6,10 @@ import json
 from string import Formatter
 from typing import Any
 
+from llama_exp.config.schema import COLUMN_KEYS
 from llama_exp.data import sources
 from llama_exp.data.chat_format import check_template
-from llama_exp.data.columns import check_files, with_columns
+from llama_exp.data.columns import with_columns
 from llama_exp.data.datamodule import ExampleDataModule, NotText, text, texts
 from llama_exp.data.readers import columns_of
 from llama_exp.data.splitting import components, normalised
@@ -47,9 +48,9 @@ class TableDataModule(ExampleDataModule):
         self.form, note = with_columns(self.dataset, rows["train"])
         if note:
             self._repairs[note] = 1
-        used = [self.form.prompt, self.form.response, self.form.context, self.form.messages, self.form.group]
+        used = tuple(column for key in COLUMN_KEYS if (column := getattr(self.form, key)))
         for of_split in rows.values():
-            check_files(of_split, [column for column in used if column])
+            sources.check_files(of_split, used, f"{self.dataset.path or self.dataset.hub}")
         there = columns_of(rows["train"])
         check_template(self.dataset.template, ("prompt", "context", *there))
         self._named = [name for _, name, _, _ in Formatter().parse(self.dataset.template) if name is not None]
