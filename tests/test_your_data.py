@@ -141,6 +141,35 @@ def test_the_same_keys_as_a_file_of_ones_own(command, tmp_path):
     assert "squad/f1" in done.stdout and list(command.outputs.glob("tickets/tiny-8-r2-seed0*/eval/*/results.json"))
 
 
+def test_the_card_names_their_data_and_their_licence_and_few_groups_are_printed(command, tmp_path):
+    rows = [{**row, "customer": str(n % 40)} for n, row in enumerate(tickets(240))]
+    path = write_csv(tmp_path / "tickets.csv", rows)
+    words = ["dataset=table", f"dataset.path={path}", "dataset.prompt=ticket_text", "dataset.response=resolution"]
+    words += ["dataset.group=customer", "dataset.licence='our own'", "sample=8", "lora.r=2", *SMALL]
+    words[words.index("eval_sample=4")] = "eval_sample=20"
+    done = command("train.py", *words, "evaluate=true", f"outputs={command.outputs}")
+    assert "20 items in only 4 groups" in done.stdout
+    command("llama-exp", "publish", *words, f"outputs={command.outputs}", "dry_run=true", "agreement=0")
+    [card] = [path.read_text() for path in command.outputs.glob("table/*/hub/adapter/README.md")]
+    assert "Examples of tickets.csv" in card and "- tickets.csv, a local file" in card
+    assert "The training data is under: our own." in card
+    assert "medical" not in card and str(tmp_path) not in card
+
+
+def test_a_preset_with_another_file_says_what_it_gives_and_its_licence_is_not_taken(command, tmp_path):
+    rows = [{"qtype": "x", "Question": f"What is {n}?", "Answer": f"It is {n}."} for n in range(60)]
+    path = write_jsonl(tmp_path / "mine.jsonl", rows)
+    words = ["dataset=medical", f"dataset.path={path}", "sample=8", "lora.r=2", *SMALL, f"outputs={command.outputs}"]
+    done = command("train.py", *words)
+    assert "but not its licence (CC BY 4.0) nor advice on its use" in done.stdout
+    command("llama-exp", "publish", *words, "dry_run=true", "agreement=0")
+    [card] = [path.read_text() for path in command.outputs.glob("medical/*/hub/adapter/README.md")]
+    assert "Licence of the data: not stated" in card
+    assert "CC BY" not in card and "medical advice" not in card
+    typed = command("train.py", *words, "dataset.licence='CC BY 4.0'", "lora.r=3")
+    assert "but not its licence" not in typed.stdout
+
+
 # -- rows to Examples --------------------------------------------------------------------------------------------------
 
 

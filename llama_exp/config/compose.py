@@ -92,12 +92,17 @@ def explicit_keys(config: Config) -> set[str]:
 
     `dataset.max_new_tokens` follows max_length by itself, so of it only the command tells.
     """
+    mine, usual = flat(config), flat(default_config({"dataset": config.dataset.name, "model": config.model.name}))
+    differ = {key for key in mine if key != "dataset.max_new_tokens" and mine[key] != usual.get(key)}
+    return differ | typed_keys()
+
+
+def typed_keys() -> set[str]:
+    """The keys that this command names; none outside of a command."""
     from hydra.core.hydra_config import HydraConfig
 
     words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    mine, usual = flat(config), flat(default_config({"dataset": config.dataset.name, "model": config.model.name}))
-    differ = {key for key in mine if key != "dataset.max_new_tokens" and mine[key] != usual.get(key)}
-    return differ | {word.lstrip("+~").split("=")[0] for word in words}
+    return {word.lstrip("+~").split("=")[0] for word in words}
 
 
 def default_config(choices: dict[str, str]) -> Config:

@@ -108,6 +108,7 @@ def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | Non
         identity=public_identity(summary.identity),
         dtype=DTYPES.get(str(summary.precision).split("-")[0], "bfloat16"),
         cleaning=sorted(name for name, on in config.dataset.cleaning.items() if on),
+        data_name=data_name(config.dataset.name, config.dataset.path, config.dataset.hub),
         local_copy=Path(config.dataset.path).name if config.dataset.path else None,
     )
     with atomic_write(path) as file:
@@ -160,6 +161,7 @@ def score_table(evaluation: dict[str, Any], untuned: EvaluationRecord | None = N
         "rows": rows,
         "untuned": untuned is not None,
         "synthetic": values.get("dataset.source") == Source.synthetic.value,
+        "file": Path(values["dataset.path"]).name if values.get("dataset.path") else None,
         "facts": [f"{name}: {_join_facts(facts)}" for name, facts in evaluation.get("facts", {}).items() if facts],
     }
 
@@ -195,8 +197,16 @@ def hub_dataset(evaluation: dict[str, Any]) -> dict[str, str]:
     if values.get("dataset.source") == Source.synthetic.value:
         kind, name = "synthetic", f"{name} (synthetic rows)"
     else:
+        name = data_name(name, values.get("dataset.path"), values.get("dataset.hub"))
         kind = name if values.get("dataset.path") else values.get("dataset.hub", name)
     return {"dataset_type": kind, "dataset_name": name, "dataset_split": evaluation["split"]}
+
+
+def data_name(dataset: str, path: str | None, hub: str | None) -> str:
+    """What the data are called: of a table its file or repository, else the dataset's name."""
+    if dataset != "table":
+        return dataset
+    return clean(Path(path).name if path else hub or dataset)
 
 
 def metadata(config: Config, repo: str, evaluations: list[dict[str, Any]], merged: bool):

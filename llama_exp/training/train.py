@@ -4,7 +4,8 @@ import dataclasses
 import functools
 
 from llama_exp import metrics
-from llama_exp.config.schema import Config
+from llama_exp.config.compose import default_config, typed_keys
+from llama_exp.config.schema import Config, Source
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics
@@ -19,7 +20,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
     """Train the run that the config describes, unless it is finished already; with evaluate=true score it, too."""
     session = session or Session()
     check(config)
-    config = with_metrics(config, session)
+    config = with_metrics(with_own_licence(config), session)
     run = Run.of(config)
     if run.is_untuned:
         return _untuned(run, session)
@@ -61,6 +62,20 @@ def check(config: Config) -> None:
     sources.check(config.dataset)
     if config.evaluate:
         metrics.check(config.dataset.metrics, metric_settings(config))
+
+
+def with_own_licence(config: Config) -> Config:
+    """The config without the licence of the dataset it is named after, where the rows are others and none was typed."""
+    mine, preset = config.dataset, default_config({"dataset": config.dataset.name}).dataset
+    same_rows = mine.source is Source.synthetic or (mine.path, mine.hub) == (preset.path, preset.hub)
+    if same_rows or not preset.licence or mine.licence != preset.licence or "dataset.licence" in typed_keys():
+        return config
+    print(
+        f"  dataset={mine.name} gives your rows its template, cleaning, splits and metrics, but not its licence "
+        f"({preset.licence}) nor advice on its use: type dataset.licence=… for the model card.",
+        flush=True,
+    )
+    return dataclasses.replace(config, dataset=dataclasses.replace(mine, licence=""))
 
 
 def _untuned(run: Run, session: Session) -> Outcome:
