@@ -52,10 +52,21 @@ def test_markup_written_by_people_is_text_and_never_an_end_of_turn(tokenizer):
 def test_the_wording_is_llama_2s():
     assert prompt_texts(CHAT) == [
         "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHello. [/INST]",
-        "Hi, ask.",
+        "Hi, ask. ",
         "[INST] Who dug the lake? [/INST]",
     ]
     assert user_text(" Hello. ") == "[INST] Hello. [/INST]"
+
+
+def test_only_an_earlier_reply_ends_in_a_space_before_eos(tokenizer):
+    """Meta's chat_completion encodes an exchange as "[INST] user [/INST] reply ", then EOS."""
+    [tokens], _ = encode_all([CHAT], tokenizer, 256, 32)
+    [space] = tokenizer("a ", add_special_tokens=False)["input_ids"][1:]
+    first = tokens.input_ids.index(tokenizer.eos_token_id)
+    exchange = tokenizer(user_text("Hello.", "Be brief.") + " Hi, ask. ", add_special_tokens=False)["input_ids"]
+    assert tokens.input_ids[:first] == [tokenizer.bos_token_id, *exchange]
+    assert tokens.input_ids[first - 1] == space
+    assert tokens.input_ids[-2] != space
 
 
 def test_a_long_context_is_shortened_and_the_question_stays(tokenizer):

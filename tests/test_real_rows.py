@@ -11,7 +11,9 @@ import pytest
 
 from llama_exp.config.compose import default_config
 from llama_exp.data import DATASETS
+from llama_exp.data.encoding import encode_all, encode_prompts
 from llama_exp.data.synthetic import MAKERS
+from llama_exp.model.tokenizer import load_tokenizer
 
 FOLDER = Path(os.environ.get("LLAMA_EXP_DATA") or Path(__file__).parents[2] / "shared" / "data")
 PLACES = {
@@ -169,3 +171,32 @@ def test_no_question_and_no_long_sentence_of_a_medical_answer_is_on_two_sides():
     assert not sentences(data.validation) & sentences(data.test)
     sizes = [size for _, size in Counter(e.group for e in everything("medical")).most_common()]
     assert (len(sizes), sizes[:3]) == (6_276, [8_609, 41, 33])
+
+
+def meta_ids(processor, example, response: str = "") -> list[int]:
+    """`chat_completion` of https://github.com/meta-llama/llama, generation.py: the prompt's ids; and a reply's."""
+    texts = [*(turn.text for turn in example.history), example.prompt]
+    if example.system:
+        texts[0] = f"<<SYS>>\n{example.system}\n<</SYS>>\n\n{texts[0]}"
+    ids = []
+    for user, answer in zip(texts[:-1:2], texts[1::2], strict=True):
+        exchange = f"[INST] {user.strip()} [/INST] {answer.strip()} "
+        ids += [processor.bos_id(), *processor.encode(exchange), processor.eos_id()]
+    last = f"[INST] {texts[-1].strip()} [/INST] {response.strip()}".strip()
+    return [*ids, processor.bos_id(), *processor.encode(last)]
+
+
+@pytest.mark.parametrize("system", ["", "Answer in one sentence."])
+def test_ids_are_those_of_metas_chat_completion(system):
+    import sentencepiece
+
+    folder = FOLDER / "llama2-tokenizer"
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    tokenizer = load_tokenizer(dataclasses.replace(default_config({"model": "tiny"}).model, path=str(folder)))
+    examples = [dataclasses.replace(example, system=system) for example in everything("guanaco")]
+    assert sum(bool(example.history) for example in examples) == 375
+    prompts, _ = encode_prompts(examples, tokenizer, 10**6)
+    assert prompts == [meta_ids(processor, example) for example in examples]
+    tokens, _ = encode_all(examples, tokenizer, 10**6, 1)
+    whole = [[*meta_ids(processor, example, example.response), processor.eos_id()] for example in examples]
+    assert [item.input_ids for item in tokens] == whole

@@ -1,9 +1,10 @@
 """The wording around a message: Llama 2's chat format, the same in training, evaluation, simulation and chat.
 
-    <s>[INST] <<SYS>>\\nsystem\\n<</SYS>>\\n\\nuser [/INST] reply</s><s>[INST] user [/INST] reply</s>
+    <s>[INST] <<SYS>>\\nsystem\\n<</SYS>>\\n\\nuser [/INST] earlier reply </s><s>[INST] user [/INST] reply</s>
 
 `<s>` and `</s>` above are ids, never text: written into the text, "<s>[INST]" tokenises to 29961 where Meta's reference
 has 518 (https://github.com/meta-llama/llama, `chat_completion`), and the model would be asked in words it never learnt.
+An earlier reply ends in a space, as in that reference; the reply that is learnt ends directly in `</s>`.
 The message itself is a dataset's template (`dataset.template`), filled in.
 """
 
@@ -29,7 +30,8 @@ def prompt_texts(example: Example) -> list[str]:
     """
     texts = [turn.text.strip() for turn in example.history] + [example.prompt]
     return [
-        user_text(text, "" if index else example.system) if index % 2 == 0 else text for index, text in enumerate(texts)
+        user_text(text, "" if index else example.system) if index % 2 == 0 else f"{text} "
+        for index, text in enumerate(texts)
     ]
 
 
