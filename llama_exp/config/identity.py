@@ -35,6 +35,7 @@ NOT_IDENTITY = {
     "model.licence",
     "model.gradient_checkpointing",
     "model.needs_gpu",
+    "model.sha256",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.strategy",

@@ -99,6 +99,7 @@ class ModelConfig:
     licence: str = ""
     gradient_checkpointing: bool | None = None  # null = where the memory asks for it
     needs_gpu: bool = True  # stop early, with advice, where there is none
+    sha256: bool = False  # hash every byte of the base's files; false = their sizes, headers and a few blocks
 
 
 @dataclass

@@ -7,7 +7,6 @@ first, the weights are exactly those the adapter was trained on, and only the ro
 measured on held-out Examples, between the adapter on its 4-bit base and the files to be uploaded.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +20,6 @@ from llama_exp.runs.run import Run
 BATCH = 32  # prompts, unless eval_batch says otherwise
 ANSWER_TOKENS = 32  # of an answer that are compared: after enough tokens any rounding changes an answer
 SHARD_SIZE = "2GB"  # an interrupted upload resumes at a shard
-
-
-def hash_adapter(adapter: Path) -> str:
-    """SHA-256 of the adapter's weights and config."""
-    digest = hashlib.sha256()
-    for path in sorted(adapter.glob("adapter_*")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def merge(run: Run, config: Config, folder: Path) -> None:

@@ -12,14 +12,13 @@ from llama_exp.formatting import format_file_size
 from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
 from llama_exp.hub.upload import TOKEN, HubRepository, check_name
 from llama_exp.model import hardware
+from llama_exp.runs.adapter import ADAPTER_FILES, adapter_checksums, check_adapter
 from llama_exp.runs.files import write_json
 from llama_exp.runs.find import find_run, training_command
 from llama_exp.runs.run import Run
 
 if TYPE_CHECKING:
     from llama_exp.hub.command import PublishOptions
-
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def publish_run(config: Config, options: "PublishOptions") -> Path:
@@ -71,6 +70,8 @@ def prepare_adapter(run: Run, folder: Path) -> None:
         if not (run.adapter / name).is_file():
             command = training_command(run.config)
             raise UserError(f"{run.adapter} has no {name}. Delete {run.folder} and train again: {command}")
+    check_adapter(run.adapter)
+    for name in ADAPTER_FILES:
         shutil.copyfile(run.adapter / name, folder / name)
     adapter = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
     adapter |= {"base_model_name_or_path": base_name(run.config), "revision": run.config.model.revision}
@@ -83,10 +84,10 @@ def prepare_merged(run: Run, config: Config, folder: Path, options: "PublishOpti
 
     The comparison is stored beside the folder: after a broken upload neither is done again.
     """
-    from llama_exp.hub.merge import compare_with_adapter, hash_adapter, merge
+    from llama_exp.hub.merge import compare_with_adapter, merge
 
     path = folder.with_name("comparison.json")
-    inputs = {"adapter": hash_adapter(run.adapter), "check": options.check, "split": config.split.value}
+    inputs = {"adapter": adapter_checksums(run.adapter), "check": options.check, "split": config.split.value}
     comparison = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not folder.is_dir() or {key: comparison.get(key) for key in inputs} != inputs:
         path.unlink(missing_ok=True)

@@ -37,11 +37,8 @@ class SharedBase:
 
         if adapter in self.names:
             return
-        if not self.names:
-            self.model, name = load_lora(self.model, adapter), "default"
-        else:
-            name = f"run{len(self.names)}"
-            self.model.load_adapter(str(adapter), adapter_name=name, is_trainable=False)
+        name = f"run{len(self.names)}" if self.names else "default"
+        self.model = load_lora(self.model, adapter, name)
         self.names[adapter] = name
 
     @contextmanager

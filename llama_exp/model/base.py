@@ -16,6 +16,7 @@ from torch import nn
 
 from llama_exp.config.schema import ModelConfig, Quantisation
 from llama_exp.errors import UserError
+from llama_exp.model.checkpoint import read_checkpoint
 from llama_exp.model.kernels.lora_linear import make_contiguous
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
 
@@ -140,16 +141,14 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
     if Path(resolve_path(model.path)).is_dir():  # a bar is for downloads
         disable_progress_bar()
 
+    checkpoint = read_checkpoint(model)
     options = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": "sdpa", "use_safetensors": True}
     if model.quantisation is not Quantisation.none:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     base = from_pretrained(AutoModelForCausalLM, resolve_path(model.path), model.path, model.revision, options)
-    if base.config.model_type != "llama":
-        raise UserError(f"model.path={model.path} is a {base.config.model_type!r} model; wanted a Llama.")
-    if foreign := _unsupported(base):
-        raise UserError(f"model.path={model.path} has {foreign}, which would be computed wrongly here.")
+    base.checksums = checkpoint.checksums(model.sha256)
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
     disable_bf16_repacking(base)
@@ -158,27 +157,18 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
     return base
 
 
-def _unsupported(base: nn.Module) -> str:
-    """What of a Llama our forward pass (llama_exp/model/kernels/) does not compute; "" for nothing."""
-    rope = getattr(base.config, "rope_parameters", None) or getattr(base.config, "rope_scaling", None) or {}
-    kind = rope.get("rope_type", "default")
-    if base.config.hidden_act != "silu":
-        return f"the activation {base.config.hidden_act!r}"
-    if kind in ("dynamic", "longrope"):  # frequencies that follow the longest text at hand
-        return f"rotary positions of type {kind!r}"
-    for name, layer in base.model.layers.named_modules():
-        weight = getattr(layer, "weight", None)
-        if name.endswith("_proj") and getattr(weight, "quant_state", None) is None and weight.element_size() < 2:
-            return f"weights in {weight.dtype}"
-    return ""
-
-
 def check_length(base: nn.Module, max_length: int) -> None:
     """Raise a UserError for rows longer than the positions that the base was trained on."""
     known = base.config.max_position_embeddings
     if max_length > known:
         raise UserError(
             f"max_length={max_length}: {base.config._name_or_path} knows {known} positions. Type max_length={known}."
+        )
+    window = getattr(base.config, "sliding_window", None)  # a Mistral's
+    if window and max_length > window:
+        raise UserError(
+            f"max_length={max_length}: {base.config._name_or_path} attends to the last {window} tokens alone "
+            f"(sliding_window), which is not computed here. Type max_length={window}."
         )
 
 

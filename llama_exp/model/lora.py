@@ -3,18 +3,37 @@
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from llama_exp.config.schema import LoraConfig, Scaling, Targets
 from llama_exp.config.seeds import fold_seed
 from llama_exp.errors import UserError
+from llama_exp.model.checkpoint import check_same_files
+from llama_exp.runs.adapter import check_adapter
+from llama_exp.runs.summary import read_summary
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEARS = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
+NOT_COMPUTED = (
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "alpha_pattern",
+    "rank_pattern",
+    "fan_in_fan_out",
+    "trainable_token_indices",
+    "layer_replication",
+    "target_parameters",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "use_qalora",
+)
 
 
 def scale(lora: LoraConfig) -> float:
@@ -78,19 +97,23 @@ def _initialise(model: nn.Module, seed: int) -> None:
             b.weight = nn.Parameter(torch.zeros(b.weight.shape, device=device))
 
 
-def load_lora(base: nn.Module, folder: Path) -> nn.Module:
-    """Put a trained adapter on the base; a UserError if the two do not fit."""
+def load_lora(base: nn.Module, folder: Path, name: str = "default") -> nn.Module:
+    """Put a trained adapter on the base, beside those already there; a UserError if the two do not fit."""
     from peft import PeftModel
 
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise UserError(f"No adapter at {folder}.")
-    unknown = _unsupported_options(Path(folder))
-    if unknown:
-        raise UserError(f"The adapter at {folder} uses {', '.join(unknown)}, which would be computed wrongly here.")
+    folder = Path(folder)
+    _check_files(base, folder)
     try:
-        model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
-    except (RuntimeError, ValueError, KeyError) as error:
-        detach_lora_layers(base)
+        if hasattr(base, "peft_config"):
+            base.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+            model = base
+        else:
+            model = PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=False)
+        _check_whole(model, folder, name)
+    except (RuntimeError, ValueError, KeyError, UserError) as error:
+        _take_off(base, name)
+        if isinstance(error, UserError):
+            raise
         detail = next((part.strip() for part in str(error).split("\n") if "size mismatch" in part), str(error)[:300])
         raise UserError(
             f"The adapter at {folder} does not fit the base model {base.config._name_or_path}: {detail}"
@@ -98,11 +121,71 @@ def load_lora(base: nn.Module, folder: Path) -> nn.Module:
     return model
 
 
+def _check_files(base: nn.Module, folder: Path) -> None:
+    """Raise UserError for files that training did not save, another base, and what our forward pass leaves out."""
+    check_adapter(folder)
+    summary = read_summary(folder.parent)
+    if summary and summary.base and (found := getattr(causal_lm(base), "checksums", {})):
+        check_same_files(base.config._name_or_path, summary.base, found)
+    if unknown := _unsupported_options(folder):
+        raise UserError(f"The adapter at {folder} uses {', '.join(unknown)}, which would be computed wrongly here.")
+    foreign = dict.fromkeys(part for name in _stored_names(folder) if (part := _foreign_module(name)))
+    if foreign:
+        raise UserError(
+            f"The adapter at {folder} changes {', '.join(foreign)}, which would be computed without it here. "
+            f"Known: {', '.join(LINEARS)}."
+        )
+
+
+def _stored_names(folder: Path) -> list[str]:
+    try:
+        with safe_open(folder / "adapter_model.safetensors", framework="np") as weights:
+            return list(weights.keys())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}/adapter_model.safetensors is damaged or cut short ({error}).") from None
+
+
+def _foreign_module(name: str) -> str:
+    """The module that a weight of an adapter belongs to, where that is no linear layer of a block; else ""."""
+    path = re.sub(r"(\.lora_[AB]\.weight|\.lora_embedding_[AB]|\.weight)$", "", name)
+    return "" if re.search(rf"\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(LINEARS)})$", path) else path.split(".")[-1]
+
+
+def _check_whole(model: nn.Module, folder: Path, name: str) -> None:
+    """Raise UserError where an adapter's file lacks weights of the model, or holds others: PEFT would only warn."""
+    wanted = {
+        key.replace(f".{name}.", ".")
+        for key, _ in model.named_parameters()
+        if re.search(rf"\.lora_[AB]\.{name}\.", key)
+    }
+    differ = sorted(wanted ^ set(_stored_names(folder)))
+    if differ:
+        raise UserError(
+            f"The adapter at {folder} does not fit its adapter_config.json or the base model: {len(differ)} weights are "
+            f"missing or left over, {differ[0]} among them."
+        )
+
+
 def _unsupported_options(folder: Path) -> list[str]:
     """What of PEFT's an adapter uses that ours never do."""
-    found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    keys = ("use_dora", "lora_bias", "modules_to_save", "alpha_pattern", "rank_pattern")
-    return [key for key in keys if found.get(key)] + (["bias"] if found.get("bias", "none") != "none" else [])
+    path = folder / "adapter_config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        wanted = [key for key in NOT_COMPUTED if found.get(key)]
+    except (ValueError, AttributeError):
+        raise UserError(f"{path} is damaged: wanted a JSON object.") from None
+    wanted += ["bias"] if found.get("bias", "none") != "none" else []
+    wanted += [f"peft_type={found['peft_type']}"] if found.get("peft_type", "LORA") != "LORA" else []
+    start = found.get("init_lora_weights", True)  # some ways to begin change the base's weights when they are loaded
+    return wanted + ([f"init_lora_weights={start}"] if start not in (True, False, "gaussian") else [])
+
+
+def _take_off(model: nn.Module, name: str) -> None:
+    """Undo a half-made attachment of one adapter, after it did not fit."""
+    if getattr(model, "peft_config", None) and hasattr(model, "delete_adapter") and len(model.peft_config) > 1:
+        model.delete_adapter(name)
+    else:
+        detach_lora_layers(model)
 
 
 def detach_lora(model: nn.Module) -> nn.Module:

@@ -97,12 +97,12 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     fused = bool(liger()) if fused is None else fused
     d, f, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
     head = getattr(shape, "head_dim", None) or d // shape.num_attention_heads
-    kv = head * shape.num_key_value_heads
+    kv, heads = head * shape.num_key_value_heads, head * shape.num_attention_heads
     # input, queries, attention's result, middle; keys and values, repeated for every head
-    first = (4 * d + 2 * head * shape.num_attention_heads) * size
+    first = (4 * d + 2 * heads) * size
     gates = 3 * f * size + (0 if fused else 14 * f)  # product, its gradient, and what Liger does without
     norms = 4 * d * size + (0 if fused else 16 * d)  # and in float32
-    attention = [(d, d), (d, kv), (d, kv), (d, d)]
+    attention = [(d, heads), (d, kv), (d, kv), (heads, d)]
     tuned = attention if config.lora.targets is Targets.attention else [*attention, (d, f), (d, f), (f, d)]
     again = 2 * f * size + gates
     return Needs(
@@ -117,7 +117,7 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
         learning=layers * config.lora.r * sum(a + b for a, b in tuned) * 16,  # weight, gradient, two moments in float32
         logits=CHUNK * shape.vocab_size * 10,
         weights=2 * 2 * f * d * size,  # the largest, and one in the making
-        dequantised=layers * (2 * d * d + 2 * d * kv + 3 * d * f) * size,
+        dequantised=layers * (2 * d * heads + 2 * d * kv + 3 * d * f) * size,
     )
 
 

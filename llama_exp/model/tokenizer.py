@@ -1,6 +1,8 @@
 """The base's tokenizer, checked for what the chat format needs."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 from llama_exp.config.schema import ModelConfig
@@ -42,8 +44,6 @@ def load_tokenizer(model: ModelConfig):
 def _load_tokenizer(path: str, asked: str, revision: str | None):
     from transformers import AutoTokenizer
 
-    from llama_exp.model.tokenizer import warn_of_slow_merges
-
     tokenizer = from_pretrained(AutoTokenizer, path, asked, revision, {})
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {path} has no BOS or no EOS: not a Llama tokenizer.")
@@ -54,10 +54,17 @@ def _load_tokenizer(path: str, asked: str, revision: str | None):
 
 
 def from_pretrained(loader, path: str, asked: str, revision: str | None, options: dict):
-    """Load and turn what the hub and the file system can answer into one readable line."""
-    try:
+    """`loader.from_pretrained` without code from the repository, its errors in one readable line."""
+    with readable(asked):
         return loader.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
+
+
+@contextlib.contextmanager
+def readable(asked: str) -> Iterator[None]:
+    """Turn what the hub and the file system can answer into one readable line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"Could not load model.path={asked}: {reason}\n"

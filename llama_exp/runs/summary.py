@@ -39,6 +39,8 @@ class Summary:
 
     content: str | None = None  # a hash of the Examples
     lora: dict[str, Any] = field(default_factory=dict)
+    adapter: dict[str, str] = field(default_factory=dict)  # SHA-256 by file
+    base: dict[str, str] = field(default_factory=dict)  # checksums by file (model/checkpoint.py)
     trainable_parameters: int = 0
     parameters: int | None = None
     epochs: float | None = None

@@ -16,6 +16,7 @@ from llama_exp.model.lora import causal_lm, save_lora, scale, trainable_paramete
 from llama_exp.model.memory import peak_memory
 from llama_exp.overlap import audit
 from llama_exp.report import loss_page
+from llama_exp.runs.adapter import adapter_checksums
 from llama_exp.runs.provenance import provenance
 from llama_exp.runs.run import Run
 from llama_exp.runs.summary import Summary
@@ -111,6 +112,8 @@ def describe_training(run: Run, trainer: L.Trainer, module, data, curves: Curves
     flops = 4 * (parameters - causal_lm(module.model).model.embed_tokens.weight.numel())
     return {
         "content": data.content,
+        "adapter": adapter_checksums(run.adapter),
+        "base": getattr(causal_lm(module.model), "checksums", {}),
         "lora": {
             "r": config.lora.r,
             "alpha": config.lora.alpha,
