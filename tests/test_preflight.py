@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from llama_exp.data.chat_format import chat_format
 from llama_exp.errors import UserError
 from llama_exp.overlap import audit as leaks
-from llama_exp.preflight.inspection import decode_mask, has_whole_turns
+from llama_exp.preflight.inspection import decode_mask
 from llama_exp.records import Tokens
 from llama_exp.report import loss_page
 from llama_exp.sanitize import visible
@@ -265,9 +266,9 @@ def test_a_containers_own_limit_counts(files, free, tmp_path):
         "an EOS too many learnt",
     ],
 )
-def test_one_bos_and_one_eos_a_turn(ids, learnt, good):
+def test_one_bos_and_one_eos_a_turn(tokenizer, ids, learnt, good):
     item = Tokens("x", ids, [-100] * (len(ids) - learnt) + ids[len(ids) - learnt :])
-    assert has_whole_turns(item, BOS, EOS) is good
+    assert chat_format(tokenizer).is_whole(item) is good
 
 
 def test_the_mask_can_be_read_with_colour_and_without(tokenizer):

@@ -10,6 +10,7 @@ from transformers.pipelines.text_generation import Chat
 
 from llama_exp.chat.session import PromptFormat, parse_history
 from llama_exp.config.schema import Config
+from llama_exp.data.chat_format import chat_format
 from llama_exp.data.encoding import encode_prompts
 from llama_exp.errors import UserError
 from llama_exp.model import hardware
@@ -60,7 +61,9 @@ def load_pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
     llama.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=chat_format(tokenizer).end,
+        pad_token_id=tokenizer.pad_token_id,
     )
     defaults = {"max_new_tokens": config.dataset.max_new_tokens, "do_sample": False}
     pipeline = RunPipeline(model=llama, tokenizer=tokenizer, return_full_text=False, **{**defaults, **options})

@@ -7,7 +7,7 @@ No response template is ever searched for in the ids: `[/INST]` tokenises differ
 import dataclasses
 from collections.abc import Sequence
 
-from llama_exp.data.chat_format import prompt_texts
+from llama_exp.data.chat_format import chat_format
 from llama_exp.errors import UserError
 from llama_exp.records import Example, Tokens
 
@@ -45,48 +45,26 @@ def encode_all(
 def with_responses(
     examples: Sequence[Example], prompts: Sequence[list[int]], tokenizer, max_length: int
 ) -> list[Tokens | None]:
-    """Each prompt with its Example's response and EOS behind it; None where that is empty or does not fit."""
-    replies = _ids(tokenizer, [example.response.strip() for example in examples])
+    """Each prompt with its Example's response and its end behind it; None where that is empty or does not fit."""
+    responses = chat_format(tokenizer).responses([example.response for example in examples])
     made: list[Tokens | None] = []
-    for example, prompt, reply in zip(examples, prompts, replies, strict=True):
-        response = [*reply, tokenizer.eos_token_id]
-        fits = bool(reply) and len(prompt) + len(response) <= max_length
+    for example, prompt, response in zip(examples, prompts, responses, strict=True):
+        fits = bool(response) and len(prompt) + len(response) <= max_length
         made.append(Tokens(example.id, prompt + response, [IGNORED] * len(prompt) + response) if fits else None)
     return made
 
 
 def encode_prompts(examples: Sequence[Example], tokenizer, limit: int) -> tuple[list[list[int]], dict[int, Example]]:
-    """Ids of each prompt, at most `limit` of them, from BOS to the last `[/INST]`.
+    """Ids of each prompt, at most `limit` of them, all that generation starts from.
 
     Also returns {index: shortened Example} for those that had to be shortened.
     """
-    ids = _prompt_ids(examples, tokenizer)
+    ids = chat_format(tokenizer).prompts(examples)
     shortened = {}
     for index, prompt in enumerate(ids):
         if len(prompt) > limit:
             shortened[index], ids[index] = _shorten(examples[index], tokenizer, limit)
     return ids, shortened
-
-
-def _prompt_ids(examples: Sequence[Example], tokenizer) -> list[list[int]]:
-    worded = [prompt_texts(example) for example in examples]
-    encoded = iter(_ids(tokenizer, [text for texts in worded for text in texts]))
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    prompts = []
-    for texts in worded:
-        prompt: list[int] = []
-        for index in range(len(texts)):  # even: a user turn after BOS; odd: an earlier reply before EOS
-            ids = next(encoded)
-            prompt += [bos, *ids] if index % 2 == 0 else [*ids, eos]
-        prompts.append(prompt)
-    return prompts
-
-
-def _ids(tokenizer, texts: list[str]) -> list[list[int]]:
-    # split_special_tokens: "</s>" written by a person or a model is text, never an end of turn
-    if not texts:
-        return []
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def _shorten(example: Example, tokenizer, limit: int) -> tuple[Example, list[int]]:
@@ -97,7 +75,7 @@ def _shorten(example: Example, tokenizer, limit: int) -> tuple[Example, list[int
     """
     while example.history:
         example = dataclasses.replace(example, history=example.history[2:])
-        ids = _prompt_ids([example], tokenizer)[0]
+        ids = chat_format(tokenizer).prompts([example])[0]
         if len(ids) <= limit:
             return example, ids
     for field in ("context", "prompt"):
@@ -122,7 +100,7 @@ def _longest_prefix(example: Example, part: str, tokenizer, limit: int) -> tuple
         while low <= high:
             middle = (low + high) // 2
             shorter = _with_part(example, part, kept + "".join(pieces[:middle]))
-            ids = _prompt_ids([shorter], tokenizer)[0]
+            ids = chat_format(tokenizer).prompts([shorter])[0]
             if len(ids) <= limit:
                 best, low = (shorter, ids), middle + 1
             else:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from llama_exp.data.chat_format import chat_format
 from llama_exp.data.packing import collate, in_parts
 from llama_exp.model import memory
 from llama_exp.model.kernels.batch_decode import DecodeRequest, decode_batch, make_batches
@@ -28,7 +29,7 @@ AT_ONCE = 256  # prompts, where neither the config nor the memory says less
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """place: which prompt; finished: whether it ended by EOS before the limit; tokens: how many were generated;
+    """place: which prompt; finished: whether it ended by itself before the limit; tokens: how many were generated;
     nll: summed over the response that it was measured on, in nats."""
 
     place: int
@@ -47,7 +48,7 @@ def answers(
     max_new_tokens: int,
     batch: int | None = None,
 ) -> Iterator[list[Reply]]:
-    """Reply greedily to each prompt (ids from BOS to `[/INST]`); yields a batch of replies at a time, longest prompts
+    """Reply greedily to each prompt (the ids of ChatFormat.prompts); yields a batch of replies at a time, longest prompts
     first.
 
     The same replies as `generate`'s, and as `likelihood`'s the likelihood of each prompt's response in `measured`
@@ -65,7 +66,7 @@ def answers(
     with keep_in_memory(llama, weight.is_cuda and memory.can_cache_weights(llama)):
         room = memory.cache_tokens(llama)
         for some in make_batches(asked, max_new_tokens, batch or AT_ONCE, room):
-            found = decode_batch(llama, some, new=max_new_tokens, eos=tokenizer.eos_token_id)
+            found = decode_batch(llama, some, new=max_new_tokens, eos=chat_format(tokenizer).end)
             yield [dataclasses.replace(_reply(tokenizer, one.index, one.ids), nll=one.nll) for one in found]
 
 
@@ -73,7 +74,7 @@ def answers(
 def generate(
     model: nn.Module, tokenizer, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch: int, **sampling
 ) -> Iterator[list[Reply]]:
-    """Reply to each prompt (ids from BOS to `[/INST]`); yields a batch of replies at a time, longest prompts first.
+    """Reply to each prompt (the ids of ChatFormat.prompts); yields a batch of replies at a time, longest prompts first.
 
     Greedy unless `sampling` (do_sample, temperature, top_p …) says otherwise. Prompts of like length share a batch, so
     little is padded, and the largest batch comes first: a machine that is too small says so at once.
@@ -105,7 +106,7 @@ def _settings(tokenizer, max_new_tokens: int, sampling: dict):
             "do_sample": False,
             "max_new_tokens": max_new_tokens,
             "pad_token_id": pad,
-            "eos_token_id": tokenizer.eos_token_id,
+            "eos_token_id": chat_format(tokenizer).end,
             "bos_token_id": tokenizer.bos_token_id,
             "use_cache": True,
             **sampling,
@@ -189,9 +190,10 @@ class Pieces:
 
 
 def _reply(tokenizer, place: int, ids: list[int]) -> Reply:
-    finished = tokenizer.eos_token_id in ids
+    end = chat_format(tokenizer).end
+    finished = end in ids
     if finished:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
+        ids = ids[: ids.index(end)]
     return Reply(place, tokenizer.decode(ids, skip_special_tokens=True).strip(), finished, len(ids) + finished)
 
 

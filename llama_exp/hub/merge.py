@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp.config.schema import Config, Quantisation
+from llama_exp.data.chat_format import TemplateFormat, chat_format
 from llama_exp.errors import UserError
 from llama_exp.records import Example
 from llama_exp.runs.run import Run
@@ -46,6 +47,11 @@ def merge(run: Run, config: Config, folder: Path) -> None:
         merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
         # From its source again: `load_tokenizer` sets a length limit that should not be published.
         tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), revision=model.revision)
+        form = chat_format(tokenizer)
+        if isinstance(
+            form, TemplateFormat
+        ):  # with its date fixed, or the plain one: others word prompts as in training
+            tokenizer.chat_template = form.template
         tokenizer.save_pretrained(folder)
     finally:
         forget_base()  # the adapter was merged into it

@@ -12,7 +12,7 @@ from typing import Any
 
 from llama_exp.chat.session import PromptFormat
 from llama_exp.config.schema import Config, Source
-from llama_exp.data.chat_format import user_text
+from llama_exp.data.chat_format import PLAIN, user_text
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_count, join_list
 from llama_exp.hub.upload import TAG
@@ -104,6 +104,9 @@ def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | Non
         train=run.training_examples,
         evaluations=[score_table(one, untuned.get(one["folder"])) for one in evaluations],
         prompt=repr(user_text("MESSAGE", prompt_format.system)),
+        chat=summary.chat_format,
+        messages=card_messages(prompt_format.system, summary.chat_format.get("system", True)),
+        plain=repr(PLAIN),
         template=prompt_format.template,
         identity=public_identity(summary.identity),
         dtype=DTYPES.get(str(summary.precision).split("-")[0], "bfloat16"),
@@ -113,6 +116,13 @@ def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | Non
     )
     with atomic_write(path) as file:
         file.write(str(ModelCard(text)))  # which parses the metadata: it is valid YAML
+
+
+def card_messages(system: str, has_system: bool) -> list[dict[str, str]]:
+    """The messages that a chat template gets; without a role for the system prompt it opens the user's message."""
+    if system and has_system:
+        return [{"role": "system", "content": system}, {"role": "user", "content": "MESSAGE"}]
+    return [{"role": "user", "content": f"{system}\n\nMESSAGE" if system else "MESSAGE"}]
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def resolve_path(path: str) -> str:
 
 
 def load_tokenizer(model: ModelConfig):
-    """The base's tokenizer, checked for what the encoding needs: BOS and EOS. The cells of a sweep share one."""
+    """The base's tokenizer, checked for what the encoding needs. The cells of a sweep share one."""
     return _load_tokenizer(resolve_path(model.path), model.path, model.revision)
 
 
@@ -45,8 +45,8 @@ def _load_tokenizer(path: str, asked: str, revision: str | None):
     from transformers import AutoTokenizer
 
     tokenizer = from_pretrained(AutoTokenizer, path, asked, revision, {})
-    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of {path} has no BOS or no EOS: not a Llama tokenizer.")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of {path} has no EOS token: a reply would not end.")
     tokenizer.model_max_length = int(1e9)  # lengths are ours to keep; the library would only warn
     if warning := warn_of_slow_merges(tokenizer, path):
         print(f"Note: {warning}", flush=True)

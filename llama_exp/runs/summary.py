@@ -39,6 +39,7 @@ class Summary:
 
     content: str | None = None  # a hash of the Examples
     lora: dict[str, Any] = field(default_factory=dict)
+    chat_format: dict[str, Any] = field(default_factory=dict)  # kind, end of turn, template (data/chat_format.py)
     adapter: dict[str, str] = field(default_factory=dict)  # SHA-256 by file
     base: dict[str, str] = field(default_factory=dict)  # checksums by file (model/checkpoint.py)
     trainable_parameters: int = 0

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from llama_exp.data.chat_format import chat_format
 from llama_exp.formatting import plural
 from llama_exp.model import hardware
 from llama_exp.model.base import unpacked_size
@@ -114,6 +115,7 @@ def describe_training(run: Run, trainer: L.Trainer, module, data, curves: Curves
         "content": data.content,
         "adapter": adapter_checksums(run.adapter),
         "base": getattr(causal_lm(module.model), "checksums", {}),
+        "chat_format": chat_format(data.tokenizer).describe(),
         "lora": {
             "r": config.lora.r,
             "alpha": config.lora.alpha,
