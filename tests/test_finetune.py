@@ -43,7 +43,7 @@ CPU = torch.device("cpu")
 
 
 def base_config(llama, quantisation=Quantisation.nf4) -> ModelConfig:
-    return ModelConfig("small", str(llama), None, quantisation, "", False, False)
+    return ModelConfig(name="small", path=str(llama), quantisation=quantisation, needs_gpu=False)
 
 
 @pytest.fixture
