@@ -124,6 +124,10 @@ def test_a_table_without_a_file_and_a_column_of_another_dataset_are_refused(comm
         done.returncode == 2
         and "dataset=table has no data yet. Give a file or folder (dataset.path=FILE)" in done.stderr
     )
+    with pytest.raises(UserError, match="dataset=table has no data yet"):
+        DATASETS["table"]().setup()
+    with pytest.raises(UserError, match="dataset=table has no synthetic rows: give your own"):
+        DATASETS["table"](source="synthetic").setup()
     words = ["dataset=squad", "dataset.source=synthetic", "dataset.prompt=question", "model=tiny"]
     done = command("train.py", *words, f"outputs={command.outputs}", check=False)
     assert done.returncode == 2 and "dataset=squad reads the columns id, title" in done.stderr

@@ -71,8 +71,8 @@ def with_columns(dataset: DatasetConfig, rows: Sequence[dict]) -> tuple[DatasetC
 def _missing(dataset: DatasetConfig, missing: dict, named: dict, rows: Sequence[dict], there: list[str]) -> str:
     wrong = join_list(f"dataset.{key}={name}" for key, name in missing.items())
     source = dataset.path or dataset.hub
-    width = max(len(clean(column, 30)) for column in there)
-    shown = "\n".join(f"  {clean(column, 30):{width}}  {_values(column, rows)}" for column in there)
+    width = max((len(clean(column, 30)) for column in there), default=0)
+    shown = "\n".join(f"  {clean(column, 30):{width}}  {_values(column, rows)}" for column in there) or "  (none)"
     return (
         f"{wrong}: {source} has no such column. Its columns, with some of their values:\n{shown}\n"
         f"Probably: {suggested_command(dataset, named, rows, there)}"

@@ -232,6 +232,7 @@ class ExampleDataModule(LightningDataModule):
     def _rows(self) -> sources.Rows:
         """Raw rows by our name of the split."""
         data = self.dataset
+        sources.check(data)
         if data.source is Source.synthetic:
             return sources.synthetic(data)
         if data.path:

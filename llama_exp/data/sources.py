@@ -186,8 +186,13 @@ def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[
 
 def synthetic(dataset: DatasetConfig) -> Rows:
     """Rows made by rule in the dataset's raw schema. `split_seed` makes them, so no sweep moves them."""
-    from llama_exp.data.synthetic import rows
+    from llama_exp.data.synthetic import MAKERS, rows
 
+    if dataset.name not in MAKERS:
+        raise UserError(
+            f"dataset={dataset.name} has no synthetic rows: give your own (dataset.path=FILE), or take "
+            f"dataset={', '.join(MAKERS)}."
+        )
     few = min(dataset.rows, max(400, dataset.rows // 10))
     counts = {"train": dataset.rows, "validation": few, "test": few}
     return {split: list(rows(dataset.name, split, count, dataset.split_seed)) for split, count in counts.items()}
