@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import math
 import random
 import re
 import string
@@ -111,9 +112,10 @@ def test_every_metric_of_the_table_declares_scores_that_bear_its_name():
 def test_a_score_is_described_by_its_name_alone():
     assert describe("squad/f1").primary and describe("squad/f1").bounds == (0, 100)
     assert describe("squad/exact_match").binary and describe("decision/accuracy").binary
-    assert describe("bertscore/f1").bounds is None
+    assert describe("bertscore/f1").bounds is None and describe("bertscore/f1").limits == (-math.inf, 100)
+    assert describe("loss").limits == (0, math.inf) and describe("squad/f1").limits == (0, 100)
     assert describe("loss").lower_is_better and describe("perplexity").lower_is_better
-    assert cheap_metrics() == ["squad", "decision"]
+    assert cheap_metrics() == ["squad", "decision", "label"]
 
 
 def test_a_score_that_nobody_declares_is_shown_all_the_same():

@@ -181,16 +181,19 @@ def scoring_settings(settings: Any) -> dict[str, Any]:
         "bertscore/precision",
         meaning="how well the reply's words are matched in meaning by the reference's, to an encoder",
         label="BERTScore precision",
+        highest=100.0,
     ),
     Score(
         "bertscore/recall",
         meaning="how well the reference's words are matched in meaning by the reply's, to an encoder",
         label="BERTScore recall",
+        highest=100.0,
     ),
     Score(
         "bertscore/f1",
         meaning="how well the reply's words and the reference's match in meaning, to an encoder",
         label="BERTScore F1",
+        highest=100.0,
         primary=True,
     ),  # no bounds: cosines, and rescaled ones may be far below 0
     facts=facts,

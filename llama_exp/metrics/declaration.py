@@ -22,6 +22,7 @@ class Score:
     label      for headings and axes; default: the name
     better     which way is better
     bounds     the ends of the scale, None where it has none: intervals stay inside
+    lowest     what no value lies below, where only that end is known (a loss: 0); highest likewise
     binary     every item scores either end of the bounds (right or wrong): exact tests apply
     primary    the score to lead with where a dataset has several
     decimals   digits after the point that are worth reading
@@ -32,6 +33,8 @@ class Score:
     label: str = ""
     better: Literal["higher", "lower"] = "higher"
     bounds: tuple[float, float] | None = None
+    lowest: float | None = None
+    highest: float | None = None
     binary: bool = False
     primary: bool = False
     decimals: int = 1
@@ -47,6 +50,12 @@ class Score:
         if self.binary and ends is None:
             raise UserError(f"score {self.name!r} is binary; wanted its two values as bounds, such as (0, 100).")
         object.__setattr__(self, "label", self.label or self.name)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Where values can lie; infinite where an end is not known."""
+        low, high = self.bounds or (self.lowest, self.highest)
+        return -math.inf if low is None else low, math.inf if high is None else high
 
     @property
     def lower_is_better(self) -> bool:

@@ -3,7 +3,12 @@
 from llama_exp.metrics.declaration import Score
 
 LOSS = Score(
-    "loss", meaning="surprise per token at the right answer, in nats", label="loss", better="lower", decimals=3
+    "loss",
+    meaning="surprise per token at the right answer, in nats",
+    label="loss",
+    better="lower",
+    lowest=0.0,
+    decimals=3,
 )
-PERPLEXITY = Score("perplexity", meaning="e to the loss", label="perplexity", better="lower", decimals=2)
+PERPLEXITY = Score("perplexity", meaning="e to the loss", label="perplexity", better="lower", lowest=1.0, decimals=2)
 SCORES = {score.name: score for score in (LOSS, PERPLEXITY)}

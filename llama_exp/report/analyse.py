@@ -146,7 +146,7 @@ def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[str, dict[int, 
     series = {rank: found for rank in panel.ranks() if (found := _series(panel, rank, c, answered))}
     points = {rank: one.points for rank, one in series.items()}
     here = {rank: one.on_these_items() for rank, one in points.items()}
-    bounds, rises = c.describe().bounds, not c.lower_is_better
+    bounds, rises = c.describe().limits, not c.lower_is_better
     return {"curves": fit_points(points, bounds, rises=rises), "relative": fit_points(here, bounds, rises=rises)}
 
 

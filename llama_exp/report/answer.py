@@ -150,8 +150,7 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
 
 
 def _tolerance(c: Comparison, best: Cell) -> float:
-    bounds = c.describe().bounds
-    if bounds and all(abs(end) < float("inf") for end in bounds):
+    if bounds := c.describe().bounds:
         return CENTS * (bounds[1] - bounds[0])
     return CENTS * abs(best.mean(c.metric) or 0.0)
 
@@ -302,7 +301,7 @@ def _sentences(a: Answer, c: Comparison, prices: Prices) -> list[str]:
             score=score,
             tolerance=f"{found.tolerance:.2g}",
             points=bool(c.describe().bounds),
-            sure=percent(found.sure),
+            sure=percent(found.sure) if found.sure < 0.995 else "over 99 %",
         )
     ]
     if a.more_data:

@@ -81,6 +81,8 @@ def next_runs(curve: LearningCurve, rank: int, available: int | None = None) -> 
     candidates = [min(2 * largest, available or 2 * largest), *between, largest]
     doubling = np.subtract(*curve.values([2 * largest, largest]).T)
     now = _width(doubling[None], np.ones((1, len(doubling))), curve.confidence)[0]
+    if now <= 0:  # nothing is left to learn about it
+        return []
     found = [NextRun(rank, n, float(1 - _expected_width(curve, n, doubling) / now)) for n in dict.fromkeys(candidates)]
     return sorted(found, key=lambda one: -one.narrowing)
 

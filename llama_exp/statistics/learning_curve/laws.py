@@ -23,11 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 
 WEIGHTS = {"flat": 0.06, "power": 0.32, "exponential": 0.20, "logistic": 0.22, "plateau": 0.12, "broken": 0.08}
-EXPONENTS = 3.0 * np.linspace(0.0, 1.0, 31) ** 2  # of the power law: 0 (a logarithm, no plateau) to 3
+EXPONENTS = 3.0 * np.linspace(0.0, 1.0, 61) ** 2  # of the power law: 0 (a logarithm, no plateau) to 3
 TYPICAL_EXPONENT = 0.7  # exponents weigh exp(-c / this)
-STEEPNESS = (1.0, 1.5, 2.5)  # of the logistic, k
+STEEPNESS = (1.0, 1.5, 2.5, 4.0)  # of the logistic, k
 AHEAD = 10.0  # a curve's turn may lie up to so many times beyond the largest size
-TURNS = 22  # turning sizes on the grid
+TURNS = 32  # turning sizes on the grid
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ RUN_SCATTERS = 0.0625 * 2.0 ** np.arange(11)  # s, in units of its prior median
 LOG_SCATTER_SPREAD = 0.7  # of s, where no runs are repeated
 TYPICAL_SCATTER = 0.012  # prior median of s, as a share of the scale: 1.2 points of F1
 TYPICAL_SCATTER_OF_RANGE = 0.05  # the same where the scale has no ends, as a share of the points' range
+FARTHEST = 3.0  # ranges of the points beyond them that a score without an end is expected to stay within
 MISFITS = np.array([0.0, 0.004, 0.012, 0.036])  # d, as shares of the scale
 MISFIT_PRIOR = np.array([0.85, 0.1, 0.04, 0.01])
 FALLING = 0.1  # weight of curves that get worse with more data
@@ -63,6 +64,7 @@ class Scale:
         if np.isfinite(high - low):
             span = high - low
             return cls(low, high, span, (low + high) / 2, span / 2, TYPICAL_SCATTER * span)
+        low, high = max(low, means.min() - FARTHEST * spread), min(high, means.max() + FARTHEST * spread)
         return cls(low, high, spread, float(means.mean()), 4 * spread, TYPICAL_SCATTER_OF_RANGE * spread)
 
 
