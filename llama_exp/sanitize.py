@@ -6,7 +6,6 @@ Every string is cleaned before it is shown; what is no number, text or object wh
 import json
 import math
 import unicodedata
-from pathlib import Path
 from typing import Any
 
 # Right-to-left overrides and their kin can make one name read like another.
@@ -23,17 +22,6 @@ def clean(text: Any, limit: int = 400) -> str:
         if c in "\n\r\t\u2028\u2029" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDI)
     )
     return kept if len(kept) <= limit else kept[: limit - 1] + "…"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, cleaned. Raises ValueError or OSError, which `reason` words."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if not text.strip():
-        raise ValueError("the file is empty")
-    values = json.loads(text, parse_constant=lambda word: None)  # NaN and Infinity: stored by others, no numbers
-    if not isinstance(values, dict):
-        raise ValueError(f"wanted an object, got {type(values).__name__}")
-    return cleaned(values)
 
 
 def cleaned(value: Any) -> Any:

@@ -381,7 +381,7 @@ def finished(evaluation: Path, values: dict[str, float], encoder: str) -> None:
         evaluation / "results.json",
         {
             "metrics": ["squad", "bertscore"],
-            "scores": {},
+            "scores": {"bertscore/f1": 90.0},
             "facts": {"bertscore": {"model": encoder, "layer": 6, "replies_cut": 0}},
         },
     )

@@ -254,6 +254,15 @@ def test_an_evaluation_that_is_not_finished_and_one_that_is_named_twice_are_refu
         make({**two(tmp_path), "zebra_tuned": str(tmp_path / "Untuned7")})
 
 
+def test_damaged_results_are_refused_with_the_reason(tmp_path):
+    words = two(tmp_path)
+    for text, why in (("{", "not whole JSON"), ('{"scores": {"squad/f1": "high"}}', "not a number: squad/f1 = high")):
+        (tmp_path / "Tuned7" / "results.json").write_text(text)
+        with pytest.raises(UserError, match=f"results.json is damaged \\({why}.*evaluate.py"):
+            make(dict(words))
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_runs_folder_is_refused_naming_the_evaluations_below_it(tmp_path):
     words = two(tmp_path)
     run = tmp_path / "a run"

@@ -12,6 +12,7 @@ from llama_exp.report.figures import style, training
 from llama_exp.report.figures.costs import draw_costs
 from llama_exp.report.figures.scores import apart, draw_scores
 from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval, TrainingCurve
+from llama_exp.runs.summary import Summary
 
 METRIC = "squad/f1"
 
@@ -25,7 +26,7 @@ def run(rank=8, examples=100, f1=None, half=4.0, seed=0, model="tiny", **more):
     if f1 is not None:
         at = folder / "eval" / "squad-test-300"
         evaluations = (EvaluationRecord(at, at.name, "squad", "squad", "test", 300, 75, {METRIC: f1}, interval),)
-    summary = {"seconds": {"import": 7, "load": 2, "train": examples / 10, "evaluate": 11}} if rank else {}
+    summary = Summary(seconds={"import": 7, "load": 2, "train": examples / 10, "evaluate": 11}) if rank else Summary()
     return RunRecord(
         folder,
         name,

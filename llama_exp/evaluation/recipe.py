@@ -10,7 +10,7 @@ from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics, with_metrics_of
 from llama_exp.evaluation.replies import COST, reply_to_all
 from llama_exp.evaluation.request import EvaluationRequest
-from llama_exp.evaluation.results import is_up_to_date, save_results
+from llama_exp.evaluation.results import is_up_to_date, save_results, stored_results
 from llama_exp.evaluation.scoring import (
     count_answers_lost,
     format_scores,
@@ -24,7 +24,7 @@ from llama_exp.model import hardware
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.find import find_run
 from llama_exp.runs.lock import lock_folder
-from llama_exp.runs.results import Results, read_results
+from llama_exp.runs.results import Results
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 
@@ -38,7 +38,7 @@ def evaluate(config: Config, session: Session | None = None) -> Outcome:
     config = with_metrics_of(config, run.config)
     request = EvaluationRequest.of(config, run)
     request = dataclasses.replace(request, config=with_metrics(request.config, session))
-    if results := read_results(request.folder):
+    if results := stored_results(request.folder):
         return reuse(request, results)
     hardware.check(request.config)
     sources.check(request.config.dataset)
@@ -66,7 +66,7 @@ def _load_and_evaluate(request: EvaluationRequest, session: Session) -> Outcome:
 def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcome:
     """The same for a model in memory."""
     config = request.config
-    if results := read_results(request.folder):
+    if results := stored_results(request.folder):
         return reuse(request, results)
     examples = data.held_out(config.split.value, config.eval_sample)
     if config.eval_sample and config.eval_sample > len(examples):
@@ -75,7 +75,7 @@ def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcom
             flush=True,
         )
     with lock_folder(request.folder):
-        if results := read_results(request.folder):  # by another process in the meantime
+        if results := stored_results(request.folder):  # by another process in the meantime
             return reuse(request, results)
         predictions, cost = reply_to_all(request, examples, model, tokenizer)
         lost = count_answers_lost(config, examples, predictions, data.tokenizer)
@@ -137,5 +137,5 @@ def evaluate_file(config: Config) -> Outcome:
     if counts["not_drawn"]:
         ignored = f"{counts['not_drawn']} questions not in eval_sample={config.eval_sample} and {ignored}"
     print(f"{len(examples)} questions; {counts['missing_ids']} without an answer (they score 0); {ignored}", flush=True)
-    results = Results(scores=scored.values, intervals=intervals_as_dicts(scored))
+    results = Results(scores={**scored.values}, intervals=intervals_as_dicts(scored))
     return Outcome(format_scores(results), path)

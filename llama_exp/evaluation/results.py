@@ -1,6 +1,7 @@
 """From predictions to results.json: the scores, what was evaluated and what it cost."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llama_exp import metrics
@@ -10,8 +11,9 @@ from llama_exp.evaluation.scoring import intervals_as_dicts, score, score_clean_
 from llama_exp.overlap.audit import clean_predictions
 from llama_exp.records import Prediction
 from llama_exp.runs.provenance import provenance
-from llama_exp.runs.results import Results, write_results
+from llama_exp.runs.results import Results, read_results, write_results
 from llama_exp.runs.scores import SCORES, write_scores
+from llama_exp.sanitize import reason
 
 
 def save_results(
@@ -23,7 +25,7 @@ def save_results(
     write_scores(request.folder, predictions, scored.items)
     summary, training = run.summary, run.training_examples
     results = Results(
-        scores=scored.values,
+        scores={**scored.values},
         intervals=intervals_as_dicts(scored),
         facts=scored.facts,
         clean=score_clean_items(predictions, clean_predictions(run, config, predictions), config),
@@ -59,6 +61,17 @@ def save_results(
     )
     write_results(request.folder, results)
     return results
+
+
+def stored_results(folder: Path) -> Results | None:
+    """The results of an earlier evaluation; None where there are none. Damaged ones are announced and scored again."""
+    try:
+        return read_results(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        print(f"  {folder / 'results.json'} is damaged ({reason(error)}): scoring again.", flush=True)
+        return None
 
 
 def is_up_to_date(request: EvaluationRequest, results: Results) -> bool:

@@ -4,8 +4,9 @@ model_card.md is the template; this file collects its values. No path of this ma
 identity gets in.
 """
 
-import json
+import dataclasses
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from llama_exp.hub.upload import TAG
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import EvaluationRecord, load_runs
 from llama_exp.runs.files import atomic_write
+from llama_exp.runs.results import Results, read_results
 from llama_exp.runs.run import Run
-from llama_exp.sanitize import clean
+from llama_exp.sanitize import clean, reason
 
 TINY = "llama_exp/tiny"
 LICENCES = {"Llama 2 Community Licence": "llama2", "MIT": "mit", "Apache-2.0": "apache-2.0"}
@@ -91,7 +93,7 @@ def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | Non
     )
     environment.filters["count"] = lambda value: format_count(value or 0)
     text = environment.get_template("model_card.md").render(
-        card_data=metadata(config, name, evaluations, merged=comparison is not None).to_yaml(),
+        card_data=metadata(config, name, evaluations.values(), merged=comparison is not None).to_yaml(),
         repo=name,
         c=config,
         base=base_name(config),
@@ -102,7 +104,7 @@ def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | Non
         comparison=comparison,
         summary=summary,
         train=run.training_examples,
-        evaluations=[score_table(one, untuned.get(one["folder"])) for one in evaluations],
+        evaluations=[score_table(results, untuned.get(folder)) for folder, results in evaluations.items()],
         prompt=repr(user_text("MESSAGE", prompt_format.system)),
         chat=summary.chat_format,
         messages=card_messages(prompt_format.system, summary.chat_format.get("system", True)),
@@ -125,17 +127,16 @@ def card_messages(system: str, has_system: bool) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"{system}\n\nMESSAGE" if system else "MESSAGE"}]
 
 
-def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """Every results.json of a run, and its "folder"; test splits and the run's own dataset first."""
-    evaluations = []
-    for path in sorted(folder.glob("eval/*/results.json")):
+def read_evaluations(run: Path) -> dict[Path, Results]:
+    """{folder: its results}, of every evaluation of a run; test splits and the run's own dataset first."""
+    evaluations = {}
+    for path in sorted(run.glob("eval/*/results.json")):
         try:
-            evaluations.append({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
-            evaluations[-1]["scores"].items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} is damaged. Delete {path.parent} and evaluate again.") from None
-    return sorted(
-        evaluations, key=lambda one: (one.get("split") != "test", one.get("dataset") != one.get("trained_on"))
+            evaluations[path.parent] = read_results(path.parent)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged ({reason(error)}). Delete {path.parent} and evaluate again.") from None
+    return dict(
+        sorted(evaluations.items(), key=lambda one: (one[1].split != "test", one[1].dataset != one[1].trained_on))
     )
 
 
@@ -152,27 +153,25 @@ def untuned_evaluations(run: Path, outputs: Path) -> dict[Path, EvaluationRecord
     }
 
 
-def score_table(evaluation: dict[str, Any], untuned: EvaluationRecord | None = None) -> dict[str, Any]:
-    """results.json with the rows of its table, beside the untuned model's scores on the same items where they are
+def score_table(results: Results, untuned: EvaluationRecord | None = None) -> dict[str, Any]:
+    """The results with the rows of their table, beside the untuned model's scores on the same items where they are
     known."""
-    intervals = evaluation.get("intervals", {})
     rows = []
-    for name, value in evaluation["scores"].items():
+    for name, value in results.scores.items():
         decimals = {"loss": 4, "perplexity": 2}.get(name, 1)
-        row = [clean(name, 60), *_value_and_interval(value, intervals.get(name, {}), decimals)]
+        row = [clean(name, 60), *_value_and_interval(value, results.intervals.get(name, {}), decimals)]
         if untuned:
             interval = untuned.intervals.get(name)
             ends = {"low": interval.low, "high": interval.high} if interval else {}
             row += _value_and_interval(untuned.scores.get(name), ends, decimals)
         rows.append(row)
-    values = evaluation.get("evaluation", {})
     return {
-        **evaluation,
+        **dataclasses.asdict(results),
         "rows": rows,
         "untuned": untuned is not None,
-        "synthetic": values.get("dataset.source") == Source.synthetic.value,
-        "file": Path(values["dataset.path"]).name if values.get("dataset.path") else None,
-        "facts": [f"{name}: {_join_facts(facts)}" for name, facts in evaluation.get("facts", {}).items() if facts],
+        "synthetic": results.evaluation.get("dataset.source") == Source.synthetic.value,
+        "file": Path(path).name if (path := results.evaluation.get("dataset.path")) else None,
+        "facts": [f"{name}: {_join_facts(facts)}" for name, facts in results.facts.items() if facts],
     }
 
 
@@ -201,15 +200,15 @@ def public_identity(identity: dict[str, Any]) -> dict[str, str]:
     return shown
 
 
-def hub_dataset(evaluation: dict[str, Any]) -> dict[str, str]:
+def hub_dataset(results: Results) -> dict[str, str]:
     """The hub's names of what was evaluated on. Synthetic rows and local copies are not the hub's dataset."""
-    name, values = evaluation["dataset"], evaluation.get("evaluation", {})
+    name, values = results.dataset or UNKNOWN, results.evaluation
     if values.get("dataset.source") == Source.synthetic.value:
         kind, name = "synthetic", f"{name} (synthetic rows)"
     else:
         name = data_name(name, values.get("dataset.path"), values.get("dataset.hub"))
         kind = name if values.get("dataset.path") else values.get("dataset.hub", name)
-    return {"dataset_type": kind, "dataset_name": name, "dataset_split": evaluation["split"]}
+    return {"dataset_type": kind, "dataset_name": name, "dataset_split": results.split or UNKNOWN}
 
 
 def data_name(dataset: str, path: str | None, hub: str | None) -> str:
@@ -219,7 +218,7 @@ def data_name(dataset: str, path: str | None, hub: str | None) -> str:
     return clean(Path(path).name if path else hub or dataset)
 
 
-def metadata(config: Config, repo: str, evaluations: list[dict[str, Any]], merged: bool):
+def metadata(config: Config, repo: str, evaluations: Iterable[Results], merged: bool):
     """The card's YAML head: licence, base, data and scores, by which the hub lists and links models."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -233,7 +232,7 @@ def metadata(config: Config, repo: str, evaluations: list[dict[str, Any]], merge
             metric_value=round(value, 4),
         )
         for one in evaluations
-        for name, value in one["scores"].items()
+        for name, value in one.scores.items()
         if value is not None
     ]
     licence = LICENCES.get(config.model.licence)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from llama_exp.human.design import human_reference
 from llama_exp.human.study import REFERENCE, Condition, Mode, StudySettings
 from llama_exp.records import Prediction
 from llama_exp.runs.files import read_predictions
+from llama_exp.runs.results import read_results
+from llama_exp.sanitize import reason
 
 WITHOUT_CONVERSATION = """\
   The evaluations are of an earlier version: raters see the last message of a conversation alone, and references
@@ -70,9 +71,15 @@ def read_evaluation(name: str, folder: Path) -> tuple[list[Prediction], Conditio
                 f"{name}={folder}: wanted a finished evaluation, with {file} in it; {_advice(name, folder)}. "
                 f"Or {name}={REFERENCE}, the human reference."
             )
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    known = {key: results[key] for key in ("metrics", "scores", "facts") if key in results}
-    return read_predictions(folder / "predictions.jsonl"), Condition(str(folder), **known)
+    try:
+        results = read_results(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name}={folder}: results.json is damaged ({reason(error)}). Score the replies again with the same "
+            "python evaluate.py …"
+        ) from None
+    about = Condition(str(folder), results.metrics, results.scores, results.facts)
+    return read_predictions(folder / "predictions.jsonl"), about
 
 
 def _advice(name: str, folder: Path) -> str:

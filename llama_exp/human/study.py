@@ -53,7 +53,7 @@ class Condition:
 
     folder: str
     metrics: list[str] = field(default_factory=list)
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float | None] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # {metric: encoder, layer …}
 
 

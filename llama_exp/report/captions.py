@@ -132,12 +132,12 @@ def cost_caption(c: Comparison, prices: Prices) -> str:
 def cost_notes(c: Comparison) -> list[str]:
     """How to read the marks, and that the clock counts other work too, where that shows."""
     runs = [one.run for _, s in c.cells() if s.rank for one in s.runs]
-    speeds = [speed for run in runs if (speed := as_float(run.summary.get("tokens_per_second")) or 0) > 0]
+    speeds = [speed for run in runs if (speed := run.summary.tokens_per_second or 0) > 0]
     uneven = bool(speeds) and max(speeds) > 1.5 * min(speeds)
     notes = [SAY.cost_marks()]
     if c.ranking and c.ranking.worse:
         notes.append(SAY.filled_marks())
-    if uneven or any(run.summary.get("device") == "cpu" for run in runs):
+    if uneven or any(run.summary.device == "cpu" for run in runs):
         slowest, fastest = (format_count(end(speeds)) if uneven else "" for end in (min, max))
         notes.append(SAY.wall_clock(slowest=slowest, fastest=fastest))
     return notes
@@ -206,7 +206,7 @@ def losses_caption(curves: dict[str, TrainingCurve]) -> str:
 
 def dropped_explained(runs: Iterable[RunRecord]) -> str:
     """The most examples that any run lost before training, and the most answers that were cut off."""
-    counts = [found for run in runs if (found := as_dict(run.summary, "counts", "train"))]
+    counts = [found for run in runs if (found := as_dict(run.summary.counts, "train"))]
 
     def most(value) -> int:
         return int(max(map(value, counts), default=0))

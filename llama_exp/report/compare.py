@@ -87,7 +87,7 @@ def _test(one: ScoredRun) -> tuple:
 def _asked(one: ScoredRun) -> dict[str, str]:
     """How the items were chosen, asked and scored, as stored with the evaluation; else what the run and folder show."""
     e = one.evaluation
-    stored = as_dict(e.details, "evaluation")
+    stored = e.results.evaluation
     facts = {key: str(value) for key, value in comparable_facts(e).items()}
     if stored:
         kept = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
@@ -99,7 +99,7 @@ def _asked(one: ScoredRun) -> dict[str, str]:
 def comparable_facts(e: EvaluationRecord) -> dict[str, Any]:
     """{"bertscore.model": …}: facts that must be equal for the scores of two evaluations to be comparable."""
     return {
-        f"{family}.{key}": as_dict(e.details, "facts", family).get(key, "not recorded")
+        f"{family}.{key}": e.results.facts.get(family, {}).get(key, "not recorded")
         for family in sorted(METRICS.keys() & {name.split("/")[0] for name in e.scores})
         for key in load(family).comparable_facts
     }
@@ -122,7 +122,7 @@ def _comparison(
 ) -> Comparison:
     dataset, trained_on, split, items, groups, _ = test
     evaluations = [one.evaluation for one in members + untuned]
-    declared = {name: facts for e in evaluations for name, facts in as_dict(e.details, "declared").items()}
+    declared = {name: facts for e in evaluations for name, facts in e.results.declared.items()}
     metrics = tuple(by_importance(dict.fromkeys(name for e in evaluations for name in e.scores), declared))
     chosen = metric if metric in metrics else metrics[0] if metrics else "loss"
     panels = []
@@ -180,7 +180,7 @@ def _rank_and_size(one: ScoredRun) -> tuple[int, int]:
 
 
 def _whole(run: RunRecord) -> bool:
-    return run.sample is None or as_dict(run.summary, "counts", "train").get("available", -1) == run.examples
+    return run.sample is None or as_dict(run.summary.counts, "train").get("available", -1) == run.examples
 
 
 def _same_model(untuned: RunRecord, tuned: RunRecord) -> bool:
@@ -190,7 +190,7 @@ def _same_model(untuned: RunRecord, tuned: RunRecord) -> bool:
 
 def _same_rows(untuned: ScoredRun, tuned: list[ScoredRun]) -> bool:
     """Whether the untuned model was asked in rows as long as the tuned ones, where both are known."""
-    mine, *theirs = (as_dict(s.evaluation.details, "evaluation").get("max_length") for s in (untuned, *tuned))
+    mine, *theirs = (s.evaluation.results.evaluation.get("max_length") for s in (untuned, *tuned))
     return mine is None or None in theirs or mine in theirs
 
 

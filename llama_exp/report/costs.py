@@ -8,14 +8,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_duration, format_money
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.load import RunRecord
-from llama_exp.sanitize import as_dict, as_float
+from llama_exp.sanitize import as_float
 
 SETTINGS = CONF / "report.yaml"
 
@@ -74,30 +73,30 @@ def cost(cell: Cell, prices: Prices) -> Cost:
     if cell.rank == 0:
         return Cost(seconds=0.0, tokens=0.0, trainable=0.0, energy=0.0, money=0.0)
     trainable = (
-        r.summary.get("trainable_parameters", one.evaluation.details.get("trainable_parameters"))
+        r.summary.trainable_parameters or one.evaluation.results.trainable_parameters
         for r, one in zip(runs, cell.runs, strict=True)
     )
-    peaks = [peak for peak in (as_float(r.summary.get("peak_memory_bytes")) for r in runs) if peak]
+    peaks = [r.summary.peak_memory_bytes for r in runs if r.summary.peak_memory_bytes]
     return Cost(
         seconds=mean(seconds(r) for r in runs),
-        tokens=mean(r.summary.get("tokens") for r in runs),
+        tokens=mean(r.summary.tokens for r in runs),
         memory=max(peaks, default=None),
         trainable=mean(trainable),
-        energy=mean(r.summary.get("energy_joules") for r in runs),
+        energy=mean(r.summary.energy_joules for r in runs),
         money=mean(money(r, prices) for r in runs),
     )
 
 
 def seconds(run: RunRecord) -> float | None:
-    return as_float(as_dict(run.summary, "seconds").get("train"))
+    return run.summary.seconds.get("train")
 
 
 def money(run: RunRecord, prices: Prices) -> float | None:
     """GPU-hours times their price; a run without a GPU has no such price."""
-    spent, device = seconds(run), run.summary.get("device")
+    spent, device = seconds(run), run.summary.device
     if prices.price_per_gpu_hour is None or spent is None or device in (None, "cpu"):
         return None
-    return prices.price_per_gpu_hour * (as_float(run.summary.get("world_size")) or 1) * spent / 3600
+    return prices.price_per_gpu_hour * (run.summary.world_size or 1) * spent / 3600
 
 
 def format_cost(amount: float, c: Comparison, prices: Prices) -> str:
@@ -150,7 +149,7 @@ def cheapest_tied(c: Comparison, prices: Prices) -> tuple[Panel, Cell, float] | 
     return known[0] if known and best[1].key in {s.key for _, s, _ in known} else None
 
 
-def mean(values: Iterable[Any]) -> float | None:
-    """Of the numbers among the values; None where there is none."""
-    numbers = [v for v in map(as_float, values) if v is not None]
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of the values that are known; None where none is."""
+    numbers = [value for value in values if value is not None]
     return sum(numbers) / len(numbers) if numbers else None

@@ -16,7 +16,8 @@ from llama_exp.formatting import (
 from llama_exp.metrics import METRICS, load
 from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.load import RunRecord
-from llama_exp.sanitize import as_dict, as_float, clean
+from llama_exp.runs.results import Results
+from llama_exp.sanitize import clean
 
 # Names of the datasets as their papers write them, and what an item is.
 DATASETS = {
@@ -74,7 +75,7 @@ def metric_settings(comparison: Comparison) -> list[tuple[str, str]]:
         metric = load(family)
         for one in scored_runs(comparison) if metric.describe_facts else ():
             if any(name in one.evaluation.scores for name in metric.scores):
-                facts = metric.describe_facts(as_dict(one.evaluation.details, "facts", family))
+                facts = metric.describe_facts(one.evaluation.results.facts.get(family, {}))
                 found.setdefault(metric.label, []).append(facts)
     return [(label, "; ".join(dict.fromkeys(facts))) for label, facts in found.items()]
 
@@ -136,7 +137,7 @@ def split_of(comparison: Comparison) -> str:
 
 def _evaluation_keys(comparison: Comparison) -> dict[str, Any]:
     """How the items were chosen and asked, as stored with the first evaluation."""
-    return next((as_dict(one.evaluation.details, "evaluation") for one in scored_runs(comparison)), {})
+    return next((one.evaluation.results.evaluation for one in scored_runs(comparison)), {})
 
 
 def scored_runs(comparison: Comparison) -> list[ScoredRun]:
@@ -147,9 +148,9 @@ def scored_runs(comparison: Comparison) -> list[ScoredRun]:
 
 def seconds_by_stage(run: RunRecord) -> dict[str, float]:
     """An evaluation that came after the run counts as its last stage."""
-    seconds = {k: v for k, v in as_dict(run.summary, "seconds").items() if isinstance(v, (int, float)) and v >= 0}
+    seconds = {stage: spent for stage, spent in run.summary.seconds.items() if spent >= 0}
     if not seconds.get("evaluate"):
-        seconds["evaluate"] = sum(max(as_float(e.details.get("seconds")) or 0, 0) for e in run.evaluations)
+        seconds["evaluate"] = sum(max(e.results.seconds or 0, 0) for e in run.evaluations)
     return seconds
 
 
@@ -157,12 +158,12 @@ def provenance(runs: Iterable[RunRecord]) -> dict[str, Counter]:
     """Commit, device and versions, each with how many runs have which value."""
     found: dict[str, Counter] = {}
     for run in runs:
-        details = run.evaluations[0].details if run.evaluations else {}
+        results = run.evaluations[0].results if run.evaluations else Results()
         facts = {
-            "commit": run.summary.get("commit") or details.get("commit") or "not recorded",
-            "device": run.summary.get("device"),
-            "quantisation": run.summary.get("quantisation"),
-            **(as_dict(run.summary, "versions") or as_dict(details, "versions")),
+            "commit": run.summary.commit or results.commit or "not recorded",
+            "device": run.summary.device,
+            "quantisation": run.summary.quantisation,
+            **(run.summary.versions or results.versions),
         }
         for key, value in facts.items():
             if value is not None:

@@ -8,18 +8,23 @@ on them: what cannot be read is named with its reason, and every string is clean
 """
 
 import csv
-import json
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llama_exp.sanitize import as_dict, as_float, as_int, as_text, clean, cleaned, read_json, reason
+from llama_exp.errors import UserError
+from llama_exp.runs.results import Results, read_results
+from llama_exp.runs.summary import Summary, read_summary
+from llama_exp.sanitize import as_dict, as_float, as_int, as_text, clean, cleaned, reason
 
 SKIPPED = {"report", "adapter", "checkpoints", "wandb", "lightning_logs", "tensorboard"}
 MARKS = {"summary.json", "results.json", "config.yaml"}
+Record = TypeVar("Record", Summary, Results)
+UNREADABLE = (OSError, ValueError, RecursionError, UserError)  # what reading a file of a run may raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +65,19 @@ class EvaluationRecord:
     scores: dict[str, float]
     intervals: dict[str, StoredInterval]
     undefined: tuple[str, ...] = ()  # metrics that were stored without a number
-    details: dict[str, Any] = field(default_factory=dict)  # the rest of the file
+    results: Results = field(default_factory=Results)  # the whole file, cleaned
     clean: Subset | None = None  # on the items that nothing in training overlaps with
 
     @property
     def empty_replies(self) -> int | None:
         """How many replies hold no word; None: not recorded."""
-        return as_int(
-            self.details.get("empty_replies", as_dict(self.details, "facts", "bertscore").get("empty_replies"))
-        )
+        stored = self.results.empty_replies
+        return as_int(as_dict(self.results.facts, "bertscore").get("empty_replies")) if stored is None else stored
 
     @property
     def measured(self) -> int | None:
         """How many items have a loss: a response that is empty or does not fit has none. None: not recorded."""
-        without = as_int(self.details.get("unmeasured"))
+        without = self.results.unmeasured
         return None if without is None or self.items is None else self.items - without
 
 
@@ -100,7 +104,7 @@ class RunRecord:
     status: str
     reason: str
     identity: dict[str, Any]
-    summary: dict[str, Any]
+    summary: Summary  # empty where none was written
     evaluations: tuple[EvaluationRecord, ...]
 
 
@@ -126,21 +130,21 @@ def load_runs(folder: Path) -> tuple[list[RunRecord], list[UnreadFile]]:
         home = path.parent
         if path.name == "results.json" and home.parent.name == "eval":
             home = home.parent.parent
-        entry = found.setdefault(home, {"summary": {}, "config": None, "evaluations": []})
+        entry = found.setdefault(home, {"summary": Summary(), "config": None, "evaluations": []})
         try:
             if path.name == "config.yaml":
                 entry["config"] = path  # parsed only where there is no summary
             elif path.name == "summary.json":
-                entry["summary"] = read_json(path)
+                entry["summary"] = _cleaned(read_summary(home))
             else:
-                entry["evaluations"].append(_evaluation(path))
-        except (OSError, ValueError, RecursionError) as error:
+                entry["evaluations"].append(_evaluation(path.parent))
+        except UNREADABLE as error:
             unread.append(UnreadFile(path, reason(error)))
     runs = []
     for home, entry in sorted(found.items()):
         try:
             run = _run(home, Path(folder), **entry)
-        except (OSError, ValueError, RecursionError) as error:
+        except UNREADABLE as error:
             unread.append(UnreadFile(home / "config.yaml", reason(error)))
         else:
             runs += [run] if run else []
@@ -150,8 +154,8 @@ def load_runs(folder: Path) -> tuple[list[RunRecord], list[UnreadFile]]:
 def load_evaluation_keys(evaluation: EvaluationRecord) -> dict[str, Any]:
     """{dotted key: value} of what an evaluation asked, as it stands in its file: to be typed again, not to be shown."""
     try:
-        return as_dict(json.loads((evaluation.folder / "results.json").read_text(encoding="utf-8")), "evaluation")
-    except (OSError, ValueError, RecursionError):
+        return read_results(evaluation.folder).evaluation
+    except UNREADABLE:
         return {}
 
 
@@ -196,29 +200,28 @@ def _files(folder: Path, unread: list[UnreadFile]) -> Iterator[Path]:
         yield from (Path(home, name) for name in sorted(MARKS.intersection(files)) if Path(home, name).is_file())
 
 
-def _evaluation(path: Path) -> EvaluationRecord:
-    values = read_json(path)
-    scores = values.pop("scores", None)
-    if not isinstance(scores, dict) or not scores:
-        raise ValueError('no "scores": not an evaluation of this project')
-    strange = [k for k, v in scores.items() if v is not None and as_float(v) is None]
-    if strange:
-        raise ValueError(f"not a number: {strange[0]} = {clean(scores[strange[0]], 40)}")
-    intervals = values.pop("intervals", None)
-    dataset = as_text(values, "dataset") or "unknown"
+def _cleaned(record: Record) -> Record:
+    """A stored dataclass with every string in it cleaned."""
+    values = {field.name: cleaned(getattr(record, field.name)) for field in dataclasses.fields(record)}
+    return dataclasses.replace(record, **values)
+
+
+def _evaluation(folder: Path) -> EvaluationRecord:
+    results = _cleaned(read_results(folder))
+    dataset = results.dataset or "unknown"
     return EvaluationRecord(
-        folder=path.parent,
-        name=clean(path.parent.name),
+        folder=folder,
+        name=clean(folder.name),
         dataset=dataset,
-        trained_on=as_text(values, "trained_on") or dataset,
-        split=as_text(values, "split"),
-        items=as_int(values.get("items")),
-        groups=as_int(values.get("groups")),
-        scores={k: float(v) for k, v in scores.items() if v is not None},
-        intervals=dict(_intervals(intervals if isinstance(intervals, dict) else {})),
-        undefined=tuple(k for k, v in scores.items() if v is None),
-        details=values,
-        clean=_subset(as_dict(values, "clean")),
+        trained_on=results.trained_on or dataset,
+        split=results.split or "",
+        items=results.items,
+        groups=results.groups,
+        scores={name: value for name, value in results.scores.items() if value is not None},
+        intervals=dict(_intervals(results.intervals)),
+        undefined=tuple(name for name, value in results.scores.items() if value is None),
+        results=results,
+        clean=_subset(results.clean or {}),
     )
 
 
@@ -240,39 +243,41 @@ def _intervals(stored: dict[str, Any]) -> Iterator[tuple[str, StoredInterval]]:
 
 
 def _run(
-    home: Path, root: Path, summary: dict, config: Path | None, evaluations: list[EvaluationRecord]
+    home: Path, root: Path, summary: Summary, config: Path | None, evaluations: list[EvaluationRecord]
 ) -> RunRecord | None:
-    details = evaluations[0].details if evaluations else {}
-    identity = summary.get("identity") or details.get("identity")
-    if not isinstance(identity, dict):
-        identity = {}
-    if not summary and not evaluations:
+    first = evaluations[0].results if evaluations else Results()
+    identity = summary.identity or first.identity
+    if not summary.status and not evaluations:
         identity = _identity_of(config) if config else {}
         if "dataset.name" not in identity:  # some other program's config.yaml
             return None
-    counts = as_dict(summary, "counts", "train")
-    rank = as_int(identity.get("lora.r", details.get("r", as_dict(summary, "lora").get("r"))))
-    sample = as_int(identity.get("sample", details.get("sample", counts.get("asked"))))
-    examples = as_int(counts.get("sampled")) or as_int(details.get("train_examples"))
-    encoded = as_int(counts.get("encoded", details.get("examples_in_training")))
-    status = as_text(summary, "status") or ("untuned" if rank == 0 else "finished" if evaluations else "unfinished")
+    counts = as_dict(summary.counts, "train")
+    rank = as_int(_first(identity.get("lora.r"), first.r, summary.lora.get("r")))
+    sample = as_int(_first(identity.get("sample"), first.sample, counts.get("asked")))
+    examples = as_int(counts.get("sampled")) or first.train_examples
+    encoded = as_int(_first(counts.get("encoded"), first.examples_in_training))
     return RunRecord(
         folder=home,
         name=clean(home.relative_to(root) if home != root else home.name),
-        dataset=clean(identity.get("dataset.name") or details.get("trained_on") or details.get("dataset") or "unknown"),
-        model=clean(identity.get("model.name") or details.get("model") or "unknown"),
+        dataset=clean(identity.get("dataset.name") or first.trained_on or first.dataset or "unknown"),
+        model=clean(identity.get("model.name") or first.model or "unknown"),
         rank=rank,
         sample=sample,
         examples=None if rank == 0 else examples or sample,
         encoded=None if rank == 0 else encoded,
-        seed=as_int(identity.get("seed", details.get("seed"))) or 0,
-        data_seed=as_int(identity.get("data_seed", details.get("data_seed"))) or 0,
-        status=status,
-        reason=as_text(summary, "reason"),
+        seed=as_int(_first(identity.get("seed"), first.seed)) or 0,
+        data_seed=as_int(_first(identity.get("data_seed"), first.data_seed)) or 0,
+        status=summary.status or ("untuned" if rank == 0 else "finished" if evaluations else "unfinished"),
+        reason=summary.reason or "",
         identity=identity,
         summary=summary,
         evaluations=tuple(sorted(evaluations, key=lambda e: e.name)),
     )
+
+
+def _first(*values: Any) -> Any:
+    """The first that is recorded."""
+    return next((value for value in values if value is not None), None)
 
 
 def _identity_of(config: Path) -> dict[str, Any]:

@@ -8,7 +8,13 @@ from llama_exp.report.compare import comparable_facts
 from llama_exp.report.labels import seconds_by_stage
 from llama_exp.report.load import EvaluationRecord, RunRecord
 from llama_exp.runs.files import atomic_write
+from llama_exp.runs.results import Results
 from llama_exp.sanitize import spreadsheet_cell
+
+OF_TRAINING = (
+    *("trainable_parameters", "steps", "epochs", "tokens", "label_tokens", "tokens_per_second", "mfu"),
+    *("peak_memory_bytes", "device", "quantisation", "commit", "started", "finished"),
+)
 
 
 def write_csv(path: Path, runs: list[RunRecord]) -> None:
@@ -22,7 +28,7 @@ def write_csv(path: Path, runs: list[RunRecord]) -> None:
 
 
 def _csv_row(run: RunRecord, evaluation: EvaluationRecord | None) -> dict[str, Any]:
-    details = evaluation.details if evaluation else {}
+    results = evaluation.results if evaluation else Results()
     row = {
         "run": run.name,
         "status": run.status,
@@ -49,22 +55,9 @@ def _csv_row(run: RunRecord, evaluation: EvaluationRecord | None) -> dict[str, A
         for name, score in evaluation.scores.items():
             interval = evaluation.intervals.get(name)
             row |= {name: score} | ({f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {})
-    for key in (
-        "trainable_parameters",
-        "steps",
-        "epochs",
-        "tokens",
-        "label_tokens",
-        "tokens_per_second",
-        "mfu",
-        "peak_memory_bytes",
-        "device",
-        "quantisation",
-        "commit",
-        "started",
-        "finished",
-    ):
-        row[key] = run.summary.get(key, details.get(key) if key != "tokens" else None)
+    row |= {key: getattr(run.summary, key) for key in OF_TRAINING}
+    for key in ("trainable_parameters", "peak_memory_bytes", "commit"):  # of an untuned model, the evaluation's
+        row[key] = getattr(results, key) if row[key] is None else row[key]
     row |= {f"seconds_{k}": v for k, v in seconds_by_stage(run).items()}
-    row |= {"evaluation_seconds": details.get("seconds"), "evaluation_tokens": details.get("tokens")}
+    row |= {"evaluation_seconds": results.seconds, "evaluation_tokens": results.tokens}
     return row | {f"config.{k}": v for k, v in run.identity.items()}

@@ -217,15 +217,15 @@ def dropped_table(runs: list[RunRecord]) -> TextTable | None:
     """What became of the training examples; runs with the same counts share a row."""
     rows: dict[tuple, list[str]] = {}
     for run in runs:
-        if train := as_dict(run.summary, "counts", "train"):
+        if train := as_dict(run.summary.counts, "train"):
             flat = {k[8:].replace("_", " "): v for k, v in train.items() if k.startswith("dropped_")}
             counts = {key: format_count(as_float(train.get(key))) for key in _COUNTS}
             if train.get("asked") is None:
                 counts["asked"] = "all"
             before, after = list(counts.values())[:4], list(counts.values())[4:]
             dropped = _pairs(as_dict(train, "dropped") | flat) or "none"
-            left_out = _pairs(as_dict(run.summary, "counts", "dropped", "train")) or "none"
-            cleaning = _pairs(as_dict(run.summary, "counts").get("cleaning")) or "nothing"
+            left_out = _pairs(as_dict(run.summary.counts, "dropped", "train")) or "none"
+            cleaning = _pairs(run.summary.counts.get("cleaning")) or "nothing"
             rows.setdefault((run.dataset, *before, dropped, *after, left_out, cleaning), []).append(run.name)
     heads = columns(
         *("dataset", "available#", "asked#", "sampled#", "encoded#", "dropped", "shortened#", "answers lost#"),

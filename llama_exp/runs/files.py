@@ -45,6 +45,20 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file. Raises OSError, or ValueError for anything that is not one whole JSON object."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not text.strip():
+        raise ValueError("the file is empty")
+    try:
+        values = json.loads(text, parse_constant=lambda word: None)  # NaN and Infinity: no JSON, and no numbers
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(values, dict):
+        raise ValueError(f"wanted an object, got {type(values).__name__}")
+    return values
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write records as JSON lines, whole or not at all."""
     with atomic_write(path) as file:

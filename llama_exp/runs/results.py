@@ -1,13 +1,13 @@
 """results.json: the scores of one evaluation. This file alone writes it and reads it."""
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_exp.runs.files import write_json
-from llama_exp.runs.summary import check_schema
+from llama_exp.runs.files import read_json, write_json
+from llama_exp.runs.stored import check_schema, record_from
+from llama_exp.sanitize import as_float, clean
 
 SCHEMA = 1
 
@@ -18,8 +18,10 @@ class Results:
     percent (BERTScore as its encoder gives it).
     """
 
-    scores: dict[str, float]
-    intervals: dict[str, dict[str, Any]]  # {score: estimate, low, high, items, clusters …}
+    scores: dict[str, float | None] = field(default_factory=dict)  # None: undefined for these replies
+    intervals: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # {score: estimate, low, high, items, clusters …}
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # {metric: encoder, layer …}
     clean: dict[str, Any] | None = None  # the same on the items that nothing in training overlaps with
     declared: dict[str, dict[str, Any]] = field(default_factory=dict)  # {score: meaning, better …} of foreign metrics
@@ -45,7 +47,7 @@ class Results:
     run: str | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)  # the values that decide the replies, beside the run's
-    trainable_parameters: int = 0
+    trainable_parameters: int | None = None
     seconds: float | None = None
     tokens: int | None = None
     peak_memory_bytes: int | None = None
@@ -58,21 +60,17 @@ def write_results(folder: Path, results: Results) -> None:
     write_json(folder / "results.json", dataclasses.asdict(results))
 
 
-def read_results(folder: Path) -> Results | None:
-    """The results in a folder; None where there are none. Damaged ones are announced and scored again.
-
-    Raises UserError for results that a newer version wrote.
+def read_results(folder: Path) -> Results:
+    """The results in a folder. Raises OSError or ValueError where there are none that can be read, UserError for those
+    that a newer version wrote.
     """
     path = folder / "results.json"
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        values = None
-    if not isinstance(values, dict) or not isinstance(values.get("scores"), dict):
-        print(f"  {path} is damaged: scoring again.", flush=True)
-        return None
-    check_schema(path, values.get("schema", 0), SCHEMA)
-    known = {field.name for field in dataclasses.fields(Results)}
-    return Results(**{"intervals": {}, **{name: value for name, value in values.items() if name in known}})
+    values = read_json(path)
+    scores = values.get("scores")
+    if not isinstance(scores, dict) or not scores:
+        raise ValueError('no "scores": not an evaluation of this project')
+    for name, value in scores.items():
+        if value is not None and (isinstance(value, str) or as_float(value) is None):
+            raise ValueError(f"not a number: {clean(name, 40)} = {clean(value, 40)}")
+    check_schema(path, values, SCHEMA)
+    return record_from(Results, values)

@@ -121,7 +121,11 @@ class Run:
 
     @property
     def summary(self) -> Summary | None:
-        return read_summary(self.folder)
+        """None where there is none that can be read: then the run has not finished."""
+        try:
+            return read_summary(self.folder)
+        except (OSError, ValueError):
+            return None
 
     @property
     def is_finished(self) -> bool:

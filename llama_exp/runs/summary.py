@@ -1,13 +1,12 @@
 """summary.json: the outcome of a training, written last. This file alone writes it and reads it."""
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llama_exp.errors import UserError
-from llama_exp.runs.files import write_json
+from llama_exp.runs.files import read_json, write_json
+from llama_exp.runs.stored import check_schema, record_from
 
 SCHEMA = 1
 FINISHED = ("finished", "stopped early")
@@ -18,31 +17,32 @@ class Summary:
     """What a training did, whether it finished or broke. Sizes are in bytes, times in seconds, losses in nats a label
     token.
 
-    The second half is known only of a training that ended well.
+    The second half is known only of a training that ended well. Older summaries lack some keys: every field has a
+    default.
     """
 
-    run: str
-    status: str  # finished, stopped early, interrupted, failed
-    reason: str | None  # why it broke
-    identity: dict[str, Any]
-    counts: dict[str, Any]  # rows read, cleaned, dropped, sampled, encoded
-    audit: dict[str, Any] | None  # overlap of training with the held-out items
-    steps: int
-    planned_steps: int
-    tokens: int
-    energy_joules: float | None
-    world_size: int
-    versions: dict[str, str]
-    commit: str | None
-    started: str
-    finished: str
+    run: str = ""
+    status: str = ""  # finished, stopped early, interrupted, failed
+    reason: str | None = None  # why it broke
+    identity: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)  # rows read, cleaned, dropped, sampled, encoded
+    audit: dict[str, Any] | None = None  # overlap of training with the held-out items
+    steps: int | None = None
+    planned_steps: int | None = None
+    tokens: int | None = None
+    energy_joules: float | None = None
+    world_size: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    started: str | None = None
+    finished: str | None = None
 
     content: str | None = None  # a hash of the Examples
     lora: dict[str, Any] = field(default_factory=dict)
     chat_format: dict[str, Any] = field(default_factory=dict)  # kind, end of turn, template (data/chat_format.py)
     adapter: dict[str, str] = field(default_factory=dict)  # SHA-256 by file
     base: dict[str, str] = field(default_factory=dict)  # checksums by file (model/checkpoint.py)
-    trainable_parameters: int = 0
+    trainable_parameters: int | None = None
     parameters: int | None = None
     epochs: float | None = None
     label_tokens: int | None = None
@@ -68,35 +68,11 @@ def write_summary(folder: Path, summary: Summary) -> None:
     write_json(folder / "summary.json", dataclasses.asdict(summary))
 
 
-def read_summary(folder: Path) -> Summary | None:
-    """The summary in a folder; None where there is none, or none that can be read: then the run has not finished.
-
-    Summaries written before there were schema versions lack some keys, which get their defaults. UserError for one that
-    a newer version wrote, whose numbers might mean something else.
+def read_summary(folder: Path) -> Summary:
+    """The summary in a folder. Raises OSError or ValueError where there is none that can be read, UserError for one
+    that a newer version wrote, whose numbers might mean something else.
     """
     path = folder / "summary.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    if not isinstance(values, dict):
-        return None
-    check_schema(path, values.get("schema", 0), SCHEMA)
-    known = {field.name: field for field in dataclasses.fields(Summary)}
-    required = {name: None for name, field in known.items() if _is_required(field)}
-    dictionaries: dict[str, dict] = {name: {} for name in ("identity", "counts", "versions")}
-    given = {name: value for name, value in values.items() if name in known and value is not None}
-    return Summary(**{**required, **dictionaries, **given})
-
-
-def _is_required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def check_schema(path: Path, found: object, known: int) -> None:
-    """Raise UserError for a file that a newer version wrote."""
-    if not isinstance(found, int) or found > known:
-        raise UserError(
-            f"{path} has schema {found}, and this version reads up to {known}: it was written by a newer llama_exp. "
-            "Update with `pip install -U llama_exp`, or choose another folder: outputs=FOLDER."
-        )
+    values = read_json(path)
+    check_schema(path, values, SCHEMA)
+    return record_from(Summary, values)

@@ -1,0 +1,53 @@
+"""Records read back from JSON that a crash, another program or another version may have written.
+
+{"steps": 12, "tokens": "many", "seconds": {"train": 8.5, "load": null}}  ->  steps 12, tokens None, train 8.5
+"""
+
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+from llama_exp.errors import UserError
+from llama_exp.sanitize import as_float, as_int
+
+ABSENT = object()
+
+Record = TypeVar("Record")
+
+
+def check_schema(path: Path, values: dict[str, Any], known: int) -> None:
+    """Raise UserError for a file that a newer version wrote; one without a schema is older than schemas."""
+    found = values.get("schema", 0)
+    if not isinstance(found, int) or found > known:
+        raise UserError(
+            f"{path} has schema {found}, and this version reads up to {known}: it was written by a newer llama_exp. "
+            "Update with `pip install -U llama_exp`, or choose another folder: outputs=FOLDER."
+        )
+
+
+def record_from(kind: type[Record], values: dict[str, Any]) -> Record:
+    """A dataclass from JSON. A value of another type than its field is taken as absent: the field keeps its default."""
+    wanted = typing.get_type_hints(kind)
+    found = {name: typed(values[name], wanted[name]) for name in wanted.keys() & values.keys()}
+    return kind(**{name: value for name, value in found.items() if value is not ABSENT})
+
+
+def typed(value: Any, wanted: Any) -> Any:
+    """`value` as the type `wanted`, or ABSENT; in dictionaries and lists what does not fit is left out."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return next((found for one in arguments if (found := typed(value, one)) is not ABSENT), ABSENT)
+    if wanted in (int, float):
+        number = None if isinstance(value, str) else as_int(value) if wanted is int else as_float(value)
+        return ABSENT if number is None else number
+    if not isinstance(value, origin or wanted):
+        return ABSENT
+    if origin is dict:
+        items = {key: typed(inner, arguments[1]) for key, inner in value.items()}
+        return {key: inner for key, inner in items.items() if inner is not ABSENT}
+    if origin is list:
+        return [found for inner in value if (found := typed(inner, arguments[0])) is not ABSENT]
+    return value
