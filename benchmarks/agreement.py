@@ -20,9 +20,9 @@ import torch
 from step import squad_tokens
 from torch.nn import functional as F
 
-from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
+from llama_exp.config.schema import LoraConfig, ModelConfig, Scaling, Targets
 from llama_exp.data.packing import collate
-from llama_exp.model.base import forget_base, load_base
+from llama_exp.model.base import load_base
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import attach_lora, detach_lora
@@ -86,7 +86,7 @@ def measured(config: ModelConfig, device, dtype, rounds, lr: float, ours: bool):
 
 
 def main(checkpoint: str, words: dict[str, str]) -> int:
-    config = ModelConfig("llama", checkpoint, None, Quantisation.nf4, "", False, True)
+    config = ModelConfig(name="llama", path=checkpoint)
     device = torch.device(words.get("device", "cuda"))
     count, steps, lr = int(words.get("examples", 16)), int(words.get("steps", 20)), float(words.get("lr", 2e-4))
     if path := words.get("squad"):
@@ -96,7 +96,6 @@ def main(checkpoint: str, words: dict[str, str]) -> int:
         items = [Tokens(str(n), row, [-100, *row[1:]]) for n, row in enumerate(ids)]
     rounds = [items[start : start + count] for start in range(0, len(items), count)][:steps]
     exact, curve = measured(config, device, torch.float32, rounds, lr, ours=False)
-    forget_base()
     told = {"what": "agreement", **words, "steps": len(rounds), "loss": [round(curve[0], 5), round(curve[-1], 5)]}
     for name in ("peft", "ours"):
         gradients, losses = measured(config, device, torch.bfloat16, rounds, lr, name == "ours")

@@ -18,7 +18,7 @@ import torch
 
 def main(checkpoint: str, words: dict[str, str]) -> None:
     from llama_exp.batch import Batch
-    from llama_exp.config.schema import LoraConfig, ModelConfig, Quantisation, Scaling, Targets
+    from llama_exp.config.schema import LoraConfig, ModelConfig, Scaling, Targets
     from llama_exp.data.packing import collate
     from llama_exp.model.base import load_base
     from llama_exp.model.kernels.decoder_layer import keep_in_memory
@@ -28,7 +28,7 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     from llama_exp.records import Tokens
 
     examples, length, steps = int(words.get("examples", 8)), int(words.get("length", 2048)), int(words.get("steps", 12))
-    config = ModelConfig("llama2_7b", checkpoint, None, Quantisation.nf4, "", False, True)
+    config = ModelConfig(name="llama2_7b", path=checkpoint)
     device = torch.device("cuda", 0)
     began = time.perf_counter()
     base = load_base(config, device)

@@ -24,7 +24,7 @@ from llama_exp.config.schema import (
 from llama_exp.data import DATASETS
 from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whole_loader
 from llama_exp.errors import UserError
-from llama_exp.model.base import BaseLoader, forget_base, load_base, loading
+from llama_exp.model.base import BaseLoader, load_base
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora, save_lora, scale
 from llama_exp.model.tokenizer import load_tokenizer
@@ -268,16 +268,15 @@ def test_an_adapter_begins_as_peft_begins_it(llama):
 
 
 def test_a_base_that_is_loaded_aside_is_the_base(llama):
-    forget_base()
-    seen = []
-    with loading(base_config(llama), CPU, torch.float32, warm_up=seen.append) as loaded:
+    bases, seen = BaseLoader(), []
+    with bases.prefetch(base_config(llama), CPU, torch.float32, warm_up=seen.append) as loaded:
         pass
     base = loaded()
-    assert seen == [base] and load_base(base_config(llama), CPU) is base
-    with loading(base_config(llama), CPU, torch.float32, warm_up=seen.append) as again:
+    assert seen == [base] and bases.load(base_config(llama), CPU) is base
+    with bases.prefetch(base_config(llama), CPU, torch.float32, warm_up=seen.append) as again:
         assert again() is base
     alive = weakref.ref(base)
-    forget_base()
+    bases.forget()
     del base, loaded, again, seen[:]
     gc.collect()
     assert alive() is None, "a base that is let go takes no memory"
@@ -296,20 +295,19 @@ def test_each_loader_keeps_one_base_and_forgets_it_when_told(llama):
 def test_a_base_that_cannot_be_loaded_aside_says_why(llama, tmp_path):
     shutil.copytree(llama, tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"cut")
-    with loading(base_config(tmp_path / "broken"), CPU, torch.float32) as loaded:
+    with BaseLoader().prefetch(base_config(tmp_path / "broken"), CPU, torch.float32) as loaded:
         pass
     with pytest.raises(Exception, match="(?i)header|safetensors|invalid"):
         loaded()
 
 
-def test_the_base_is_loaded_once_and_is_the_same_after_a_cell(llama):
+def test_the_base_is_the_same_after_a_cell(llama):
     base = load_base(base_config(llama), CPU)
     before = {name: value.clone() for name, value in base.state_dict().items() if torch.is_tensor(value)}
     for rank in (1, 8):
         model = attach_lora(base, dataclasses.replace(LORA, r=rank), 0)
         gradients_of_one_step(model, 4, items(4))
         detach_lora(model)
-    assert load_base(base_config(llama), CPU) is base
     after = base.state_dict()
     assert before.keys() == {name for name, value in after.items() if torch.is_tensor(value)}
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -15,7 +15,6 @@ from llama_exp.data.encoding import encode_prompts
 from llama_exp.errors import UserError
 from llama_exp.model import hardware
 from llama_exp.model.adapters import SharedBase
-from llama_exp.model.base import forget_base
 from llama_exp.model.lora import causal_lm
 from llama_exp.runs.run import Run
 
@@ -55,7 +54,6 @@ def load_pipeline(folder: str | Path, **options: Any) -> RunPipeline:
     config = run.config
     hardware.check(config)
     base = SharedBase(config, config.trainer)
-    forget_base()  # this base belongs to the pipeline: a second pipeline must not put its adapter on it too
     base.add(run.adapter)
     llama, tokenizer = causal_lm(base.model), copy.deepcopy(base.tokenizer)
     if tokenizer.pad_token is None:

@@ -29,32 +29,27 @@ def merge(run: Run, config: Config, folder: Path) -> None:
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
-    from llama_exp.model.base import compute_dtype, dequantise, forget_base, load_base, resolve_path, target_device
+    from llama_exp.model.base import compute_dtype, dequantise, load_base, resolve_path, target_device
     from llama_exp.model.lora import load_lora
 
     disable_progress_bar()
     model, device = run.config.model, target_device(config.trainer)
     base = load_base(model, device)
-    try:
-        if model.quantisation is Quantisation.nf4:
-            dequantise(base, compute_dtype(device))
-        merged = load_lora(base, run.adapter).merge_and_unload(safe_merge=True)
-        for parameter in merged.parameters():  # `.to` refuses a model that was once in 4 bits
-            parameter.data = parameter.data.to(torch.bfloat16)
-        merged.config.dtype = torch.bfloat16
-        if hasattr(merged.config, "quantization_config"):
-            del merged.config.quantization_config  # else it is written as null, which the loader takes for a method
-        merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-        # From its source again: `load_tokenizer` sets a length limit that should not be published.
-        tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), revision=model.revision)
-        form = chat_format(tokenizer)
-        if isinstance(
-            form, TemplateFormat
-        ):  # with its date fixed, or the plain one: others word prompts as in training
-            tokenizer.chat_template = form.template
-        tokenizer.save_pretrained(folder)
-    finally:
-        forget_base()  # the adapter was merged into it
+    if model.quantisation is Quantisation.nf4:
+        dequantise(base, compute_dtype(device))
+    merged = load_lora(base, run.adapter).merge_and_unload(safe_merge=True)
+    for parameter in merged.parameters():  # `.to` refuses a model that was once in 4 bits
+        parameter.data = parameter.data.to(torch.bfloat16)
+    merged.config.dtype = torch.bfloat16
+    if hasattr(merged.config, "quantization_config"):
+        del merged.config.quantization_config  # else it is written as null, which the loader takes for a method
+    merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    # From its source again: `load_tokenizer` sets a length limit that should not be published.
+    tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), revision=model.revision)
+    form = chat_format(tokenizer)
+    if isinstance(form, TemplateFormat):  # with its date fixed, or the plain one: others word prompts as in training
+        tokenizer.chat_template = form.template
+    tokenizer.save_pretrained(folder)
 
 
 def compare_with_adapter(run: Run, config: Config, folder: Path, count: int) -> dict[str, Any]:
@@ -64,27 +59,24 @@ def compare_with_adapter(run: Run, config: Config, folder: Path, count: int) -> 
     over their first ANSWER_TOKENS tokens.
     """
     from llama_exp.data import DATASETS
-    from llama_exp.model.base import forget_base, load_base, target_device
-    from llama_exp.model.lora import detach_lora, load_lora
+    from llama_exp.model.base import BaseLoader, target_device
+    from llama_exp.model.lora import load_lora
     from llama_exp.model.tokenizer import load_tokenizer
 
-    device = target_device(config.trainer)
+    bases, device = BaseLoader(), target_device(config.trainer)  # one base in memory at a time
     tokenizer = load_tokenizer(run.config.model)
     data = DATASETS.of(run.config, tokenizer)
     data.setup()
     examples = data.held_out(config.split.value, count)
     batch = config.eval_batch or BATCH
-    tuned = load_lora(load_base(run.config.model, device), run.adapter)
-    try:
-        loss_adapter, answers = _loss_and_answers(tuned, tokenizer, run.config, batch, examples)
-    finally:
-        detach_lora(tuned)
+    tuned = load_lora(bases.load(run.config.model, device), run.adapter)
+    loss_adapter, answers = _loss_and_answers(tuned, tokenizer, run.config, batch, examples)
+    del tuned
     published = replace(run.config.model, path=str(folder), revision=None, quantisation=Quantisation.none)
     published_tokenizer = load_tokenizer(published)
     _check_ids(tokenizer, published_tokenizer, examples)
-    merged = load_base(published, device)
+    merged = bases.load(published, device)
     loss_merged, merged_answers = _loss_and_answers(merged, published_tokenizer, run.config, batch, examples)
-    forget_base()
     equal = sum(a == b for a, b in zip(answers, merged_answers, strict=True)) / len(examples)
     return {"items": len(examples), "loss_adapter": loss_adapter, "loss_merged": loss_merged, "equal_answers": equal}
 

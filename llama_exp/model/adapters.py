@@ -54,12 +54,6 @@ class SharedBase:
             else:
                 yield self.model
 
-    def close(self) -> None:
-        """Take the adapters off, for whoever uses the base next."""
-        from llama_exp.model.lora import detach_lora
-
-        self.model, self.names = detach_lora(self.model), {}
-
 
 def check_same_base(config: Config, other: Config, name: str) -> None:
     """Raise UserError where two runs cannot share a base in memory; `name` is the other one's."""

@@ -78,10 +78,7 @@ class BaseLoader:
             if self._has_loaded:
                 gc.collect()  # Lightning, and the traceback of a failed load, hold the last base in reference cycles
             self._has_loaded = True
-            base = read_base(model, device, dtype)
-            base.requires_grad_(False)
-            base.config.use_cache = True
-            self._base, self._key = base.eval(), key
+            self._base, self._key = load_base(model, device, dtype), key
         return self._base
 
     @contextlib.contextmanager
@@ -127,11 +124,17 @@ class BaseLoader:
         self._base = self._key = None
 
 
-# Serves whoever does not own a loader of their own.
-DEFAULT_LOADER = BaseLoader()
-load_base = DEFAULT_LOADER.load
-loading = DEFAULT_LOADER.prefetch
-forget_base = DEFAULT_LOADER.forget
+def load_base(model: ModelConfig, device: torch.device | str, dtype: torch.dtype | None = None) -> nn.Module:
+    """The frozen base on `device`, quantised as the config says, in evaluation mode; the caller owns it.
+
+    dtype: what it computes in; by default what suits the device (`compute_dtype`).
+    Raises UserError for a model that is not there, or that would be computed wrongly.
+    """
+    device = torch.device(device)
+    base = read_base(model, device, dtype or compute_dtype(device))
+    base.requires_grad_(False)
+    base.config.use_cache = True
+    return base.eval()
 
 
 def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:

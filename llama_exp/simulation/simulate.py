@@ -101,9 +101,10 @@ def simulate_conversations(
         )
         if done:
             print(f"  continuing: {len(done)} of {len(openings)} are done", flush=True)
-        from llama_exp.simulation.simulator import open_simulator
+        from llama_exp.simulation.simulator import load_simulator
 
-        with open_simulator(config, options, speakers) as simulator, open(path, "a", encoding="utf-8") as file:
+        simulator = load_simulator(config, options, speakers)
+        with open(path, "a", encoding="utf-8") as file:
             for batch in remaining:
                 for conversation in map(with_scores, simulator.simulate(batch)):
                     done[conversation.id] = conversation

@@ -2,8 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -111,18 +110,14 @@ class Simulator:
         return sums
 
 
-@contextmanager
-def open_simulator(config: Config, options, speakers: dict[str, Speaker]) -> Iterator[Simulator]:
-    """Load the base with the adapters of the speakers; take them off at the end."""
+def load_simulator(config: Config, options, speakers: dict[str, Speaker]) -> Simulator:
+    """Load the base with the adapters of the speakers."""
     models = [speaker for speaker in speakers.values() if speaker.script is None]
     base = SharedBase(models[0].config, config.trainer)
-    try:
-        for speaker in models:
-            if speaker.adapter is not None:
-                base.add(speaker.adapter)
-        yield Simulator(base, options, speakers)
-    finally:
-        base.close()
+    for speaker in models:
+        if speaker.adapter is not None:
+            base.add(speaker.adapter)
+    return Simulator(base, options, speakers)
 
 
 def seed_of(*parts: object) -> int:
