@@ -12,23 +12,21 @@ class HasEnds(Protocol):
     high: float | None
 
 
-def format_score(metric: str, value: float | None) -> str:
-    """Percent metrics with one decimal; loss with three; perplexity with as many as it deserves."""
+def format_score(value: float | None, decimals: int = 1) -> str:
+    """With the decimals that its metric declares; from 1,000 on with none, from a million on as a power of ten."""
     if value is None:
         return "–"
-    if metric == "loss":
-        return f"{value:.3f}"
-    if metric == "perplexity":
-        return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
-    return f"{value:z.1f}"
+    if abs(value) >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:z.{decimals}f}"
 
 
-def format_with_interval(value: float | None, interval: HasEnds | None, metric: str = "") -> str:
+def format_with_interval(value: float | None, interval: HasEnds | None, decimals: int = 1) -> str:
     """`71.2 ± 1.6`; `98.9 (95.1 to 99.7)` where the two sides differ; without an interval the number alone."""
     if value is None or interval is None:
-        return format_score(metric, value)
+        return format_score(value, decimals)
     if interval.high - interval.low < 1e-9:
-        return f"{format_score(metric, value)} ± 0"
+        return f"{format_score(value, decimals)} ± 0"
     return plus_minus(value, interval.low, interval.high)
 
 

@@ -528,7 +528,7 @@ def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered
         return card.read_text(encoding="utf-8")
 
     assert "| squad/f1 | 71.2 | 66.1 to 75.9 | 4.5 | 2.1 to 9.0 |" in (beside := written(base, "abc"))
-    assert "| loss | 0.6100 | unknown | 3.2500 | unknown |" in beside
+    assert "| loss | 0.610 | unknown | 3.250 | unknown |" in beside
     assert (
         "| score | value | 95 % interval | untuned model | 95 % interval |\n|---|---:|---|---:|---|\n| squad/f1"
         in beside

@@ -53,6 +53,8 @@ FILES = {
         """,
     "my_conf/dataset/sums.yaml": """
         name: sums
+        label: Sums to 60
+        item: sum
         _target_: my_parts.Sums
         path: rows.jsonl
         """,
@@ -104,6 +106,14 @@ def test_all_three_work_in_one_command_and_the_run_is_found_again(folder):
     assert len((run / "lines.txt").read_text().splitlines()) >= 2 and (run / "csv/metrics.csv").is_file()
     typed(folder, "evaluate.py", "sample=8", "lora.r=2", "eval_sample=3")
     assert json.loads(next(run.glob("eval/*/results.json")).read_text())["items"] == 3
+    report = subprocess.run(  # reads result files alone: no class, no --config-dir
+        [sys.executable, "-m", "llama_exp", "report", "outputs"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert "Sums to 60 (rows from rows.jsonl), test split, a sample of 3 sums" in report.stdout, report.stderr
     # the run's folder names the class, and loading the run imports nothing of that name
     assert "my_parts.Sums" in (run / "config.yaml").read_text()
     assert load_run(run).config.dataset._target_ is None

@@ -528,6 +528,14 @@ def test_a_score_that_is_undefined_is_left_out_and_never_averaged(tmp_path):
     assert "squad/recall" not in run.evaluations[0].scores
 
 
+def test_a_score_from_outside_is_printed_with_the_decimals_that_it_declares(tmp_path):
+    for name, decimals in (("mine/error", 3), ("mine/words", 0)):
+        scores = {"scores": {name: 0.1254}, "declared": {name: {"name": name, "decimals": decimals}}}
+        write_run(tmp_path / name, f1=50.0, evaluation={**scores, "intervals": {}})
+    assert "mine/error 0.125" in run_report(tmp_path / "mine/error").stdout
+    assert "mine/words 0" in run_report(tmp_path / "mine/words").stdout
+
+
 def test_a_run_whose_score_is_undefined_is_named_and_counts_in_no_mean(tmp_path):
     for seed, f1 in enumerate((40.0, 50.0, 60.0)):
         write_run(tmp_path, f1=f1, seed=seed)

@@ -14,7 +14,7 @@ from llama_exp.runs.run import Outcome
 FAILED = "FAILED: "  # how the message of a failed cell begins
 
 
-class Summary(Callback):
+class SweepOutcomes(Callback):
     """Collects each cell's outcome; prints the table, and the report where cells were evaluated."""
 
     def __init__(self) -> None:

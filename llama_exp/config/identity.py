@@ -9,6 +9,9 @@ from typing import Any
 
 from llama_exp.config.schema import Config
 
+# Keys of a dataset that change neither its rows nor its prompts: a command's own values count, not those of its run.
+DESCRIPTIVE = ("dataset.metrics", "dataset.licence", "dataset.label", "dataset.item")
+
 # Keys that cannot change the weights that training leaves behind. Everything else is identity.
 NOT_IDENTITY = {
     "bertscore",
@@ -30,8 +33,7 @@ NOT_IDENTITY = {
     "outputs",
     "out",
     "dataset._target_",  # the name stands for it
-    "dataset.metrics",
-    "dataset.licence",
+    *DESCRIPTIVE,
     "model.licence",
     "model.gradient_checkpointing",
     "model.needs_gpu",

@@ -69,6 +69,8 @@ class DatasetConfig:
     source: Source = Source.hub
     rows: int = 4000  # synthetic only: raw rows of train; validation and test get a tenth each, at least 400
     licence: str = ""
+    label: str = ""  # its name in a report; "" = `name`
+    item: str = "item"  # what a report calls one of its items: "question"
     template: str = "{prompt}"  # the user's message; {fields} are the dataset's
     system: str = ""  # system prompt; "" = none
     validation: float = 0.05  # share of train's Examples carved out, by group, where the source has no validation split

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from llama_exp.config.compose import default_config, explicit_keys, limit_answer_length
-from llama_exp.config.identity import flat, identity, name_part
+from llama_exp.config.identity import DESCRIPTIVE, flat, identity, name_part
 from llama_exp.config.schema import Config, DatasetConfig
 from llama_exp.errors import UserError
 from llama_exp.runs.results import Results
 from llama_exp.runs.run import Run
 
-NOT_TRAINED = ("dataset.metrics", "dataset.licence")  # always as the command has them
 # Keys of the dataset that decide which items are in training and which are held out.
 SPLITTING = ("subset", "revision", "rows", "validation", "test", "split_seed", "task", "cleaning")
 
@@ -66,7 +65,7 @@ class EvaluationRequest:
         return {
             key: value
             for key, value in flat(self.config).items()
-            if (key.startswith("dataset.") and key not in NOT_TRAINED)
+            if (key.startswith("dataset.") and key not in DESCRIPTIVE)
             or key in own
             or (key.startswith("model.") and key in decisive)
         }
@@ -112,7 +111,7 @@ def dataset_for(command: Config, trained: Config) -> DatasetConfig:
         print(f"  Other data than the run's ({keys}): it may have been trained on these items.", flush=True)
         return mine
     taken, refused = {}, []
-    for key in (field.name for field in dataclasses.fields(mine) if f"dataset.{field.name}" not in NOT_TRAINED):
+    for key in (field.name for field in dataclasses.fields(mine) if f"dataset.{field.name}" not in DESCRIPTIVE):
         if getattr(mine, key) == getattr(theirs, key):
             continue
         if not any(name == f"dataset.{key}" or name.startswith(f"dataset.{key}.") for name in explicit):

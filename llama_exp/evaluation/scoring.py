@@ -121,7 +121,7 @@ def format_scores(results: Results) -> str:
             continue
         stored = results.intervals.get(name) or {}
         if stored.get("low") is None:
-            text = format_score(name, value)
+            text = format_score(value, metrics.describe(name, results.declared).decimals)
             reasons += [stored["note"]] if stored.get("note") else []
         else:
             text = plus_minus(value, stored["low"], stored["high"])

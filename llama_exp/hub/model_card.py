@@ -17,6 +17,7 @@ from llama_exp.data.chat_format import PLAIN, user_text
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_count, join_list
 from llama_exp.hub.upload import TAG
+from llama_exp.metrics import describe
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import EvaluationRecord, load_runs
 from llama_exp.runs.files import atomic_write
@@ -158,7 +159,7 @@ def score_table(results: Results, untuned: EvaluationRecord | None = None) -> di
     known."""
     rows = []
     for name, value in results.scores.items():
-        decimals = {"loss": 4, "perplexity": 2}.get(name, 1)
+        decimals = describe(name, results.declared).decimals
         row = [clean(name, 60), *_value_and_interval(value, results.intervals.get(name, {}), decimals)]
         if untuned:
             interval = untuned.intervals.get(name)

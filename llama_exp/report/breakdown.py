@@ -6,7 +6,7 @@
 
 One table for each tag of the Examples: MedQuAD's `qtype`, SQuAD's question word and answer length. Read from
 predictions.jsonl (the tags) and scores.jsonl (each item's scores, written with results.json), so nothing is scored
-anew and torch is not needed. The intervals are those of the whole evaluation: 95 %, clustered by group. Many rows are
+again and torch is not needed. The intervals are those of the whole evaluation: 95 %, clustered by group. Many rows are
 many comparisons: the best of twenty kinds looks good by luck.
 """
 
@@ -97,7 +97,7 @@ def _cell(name: str, row: TagRow) -> str:
     of = row.scores.get(name)
     if of is None:
         return ""
-    text = str(of) if of.low is not None else f"{format_score(name, of.estimate)} (no interval)"
+    text = str(of) if of.low is not None else f"{format_score(of.estimate, describe(name).decimals)} (no interval)"
     return text if of.items == row.items else f"{text}, {plural(of.items, 'item')}"
 
 

@@ -44,9 +44,9 @@ def _data_effect(panel: Panel, cells: list[Cell], c: Comparison) -> str:
     return SAY.data_effect(
         rank=last.rank,
         first_size=f"{first.examples:,}",
-        first=with_interval(c.metric, first),
+        first=with_interval(c, first),
         last_size=size_of(last),
-        last=with_interval(c.metric, last),
+        last=with_interval(c, last),
         helped=b < a if c.lower_is_better else b > a,
         verdict=difference_verdict(c, first, last),
     )
@@ -63,9 +63,9 @@ def _rank_effect(cells: list[Cell], c: Comparison) -> str:
     return SAY.rank_effect(
         size=f"{size:,}",
         top=top.rank,
-        top_score=with_interval(c.metric, top),
+        top_score=with_interval(c, top),
         bottom=bottom.rank,
-        bottom_score=with_interval(c.metric, bottom),
+        bottom_score=with_interval(c, bottom),
         verdict=difference_verdict(c, top, bottom),
     )
 
@@ -119,7 +119,7 @@ def cost_caption(c: Comparison, prices: Prices) -> str:
     trained = sum(s.rank > 0 for _, s, _ in costs.priced(c, prices))
     points = [
         SAY.cost_point(
-            score=format_score(c.metric, s.mean(c.metric)),
+            score=format_score(s.mean(c.metric), c.describe().decimals),
             cost=costs.format_cost(x, c, prices),
             cell=cell_name(p, s, c),
         )

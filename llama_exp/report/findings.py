@@ -43,7 +43,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     panel, cell = best
     label = c.describe().label
     if not any(s.rank for _, s in c.cells()):
-        return [SAY.only_untuned(metric=label, score=with_confidence(c.metric, cell), dataset=dataset_name(c.dataset))]
+        return [SAY.only_untuned(metric=label, score=with_confidence(c, cell), dataset=dataset_name(c))]
     lines = [
         _best(c, panel, cell, label),
         samples_shrunk([s for _, s in c.cells()]),
@@ -61,7 +61,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
 
 
 def _best(c: Comparison, panel: Panel, cell: Cell, label: str) -> str:
-    score = with_confidence(c.metric, cell)
+    score = with_confidence(c, cell)
     if cell.rank == 0:
         return SAY.untuned_is_best(metric=label, score=score)
     untuned = panel.baseline and panel.baseline.mean(c.metric) is not None
@@ -72,7 +72,7 @@ def _best(c: Comparison, panel: Panel, cell: Cell, label: str) -> str:
         runs=cell.seeds(c.metric),
         in_training=in_training(cell) if cell.shrunk else "",
         alone=len(c.cells()) == 1,  # nothing to be the best of
-        untuned=with_confidence(c.metric, panel.baseline) if untuned else "",
+        untuned=with_confidence(c, panel.baseline) if untuned else "",
         other_settings=" and ".join(load(family).label for family in _kept_apart(c)),
     )
 
@@ -96,7 +96,7 @@ def _ranking(c: Comparison) -> list[str]:
         cells = [
             SAY.tied_cell(
                 cell=cell_name(p, s, c, beside=c.best()[0]),
-                score=with_interval(c.metric, s),
+                score=with_interval(c, s),
                 p=format_p_value(ranking.against[s.key][1]),
             )
             for p, s in rivals
@@ -140,7 +140,8 @@ def _by_intervals(c: Comparison) -> list[str]:
     elif rivals:
         ordered = sorted(rivals, key=lambda ps: ps[1].mean(c.metric), reverse=not c.lower_is_better)
         names = [
-            f"{cell_name(p, s, c, beside=c.best()[0])} ({format_score(c.metric, s.mean(c.metric))})" for p, s in ordered
+            f"{cell_name(p, s, c, beside=c.best()[0])} ({format_score(s.mean(c.metric), c.describe().decimals)})"
+            for p, s in ordered
         ]
         verdict = SAY.intervals_overlap(cells=names)
     else:
@@ -160,7 +161,7 @@ def _cheapest(c: Comparison, prices: Prices) -> str:
     difference = c.ranking.against[cell.key][0] if c.ranking and cell.key in c.ranking.against else None
     worst = None
     if difference and difference.low is not None:
-        worst = format_score(c.metric, -difference.low if lower else difference.high)
+        worst = format_score(-difference.low if lower else difference.high, c.describe().decimals)
     return SAY.cheapest(
         cell=cell_name(panel, cell, c),
         cost=costs.format_cost(cost, c, prices),
@@ -180,7 +181,7 @@ def _uncertainty(c: Comparison, cell: Cell) -> list[str]:
         return []
     if runs == 1:
         return [SAY.one_run()]
-    low, high = (format_score(c.metric, end(cell.scores(c.metric))) for end in (min, max))
+    low, high = (format_score(end(cell.scores(c.metric)), c.describe().decimals) for end in (min, max))
     shares = [f"{SOURCES.get(name, name)} {percent(share)}" for name, share in interval.shares]
     lines = [SAY.run_spread(runs=runs, low=low, high=high, shares=shares)]
     return [*lines, describe_unseen(interval.unseen, runs)] if interval.shares and interval.unseen else lines
@@ -191,7 +192,7 @@ def _clean_items(c: Comparison, cell: Cell) -> str:
     if (clean := cell.clean(c.metric)) is None:
         return ""
     value, interval, items = clean
-    score = format_with_interval(value, interval, c.metric)
+    score = format_with_interval(value, interval, c.describe().decimals)
     return SAY.clean_items(count=format_range(items), items=f"{c.items:,}" if c.items else "", score=score)
 
 
@@ -213,8 +214,8 @@ def _loss_improved(c: Comparison, best: Cell) -> str:
     if cell.mean("loss") >= untuned or (a and b and overlap(a, b)):
         return ""
     return SAY.loss_improved(
-        untuned=with_interval("loss", best),
-        tuned=with_interval("loss", cell),
+        untuned=with_interval(c, best, "loss"),
+        tuned=with_interval(c, cell, "loss"),
         cell=cell_name(panel, cell, c),
         measured=measured_items(c),
         items=f"{c.items:,}" if c.items else "",
@@ -243,7 +244,7 @@ def description(c: Comparison) -> str:
     shown = [i for _, cell in c.cells() if (i := cell.interval(c.metric))]  # of several runs: not those stored
     facts = c.describe()
     text = SAY.description(
-        dataset=dataset_name(c.dataset),
+        dataset=dataset_name(c),
         split=c.split,
         items=f"{c.items:,}" if c.items else "",
         groups=c.groups if c.groups != c.items else None,

@@ -1,9 +1,11 @@
 """Short names for what is shown, in the terminal and on the page: scores, sizes, cells, panels, comparisons."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from llama_exp.config.compose import CONF
 from llama_exp.formatting import (
     decimal_places,
     format_decimal,
@@ -19,14 +21,6 @@ from llama_exp.report.load import RunRecord
 from llama_exp.runs.results import Results
 from llama_exp.sanitize import clean
 
-# Names of the datasets as their papers write them, and what an item is.
-DATASETS = {
-    "squad": ("SQuAD", "question"),
-    "pubmedqa": ("PubMedQA", "question"),
-    "medical": ("MedQuAD", "question"),
-    "tweetsumm": ("TweetSumm", "item"),
-    "guanaco": ("Guanaco", "item"),
-}
 STAGE_NAMES = {
     "import": "start-up",
     "load": "model loading",
@@ -37,17 +31,18 @@ STAGE_NAMES = {
 }
 
 
-def with_interval(metric: str, cell: Cell) -> str:
-    """`71.2 ± 1.6`"""
-    return format_with_interval(cell.mean(metric), cell.interval(metric), metric)
+def with_interval(c: Comparison, cell: Cell, metric: str = "") -> str:
+    """`71.2 ± 1.6`; the metric is by default the one that is ranked by."""
+    metric = metric or c.metric
+    return format_with_interval(cell.mean(metric), cell.interval(metric), c.describe(metric).decimals)
 
 
-def with_confidence(metric: str, cell: Cell) -> str:
+def with_confidence(c: Comparison, cell: Cell) -> str:
     """`71.2 (95 % CI 69.6 to 72.8)`: for a headline, where no symbol has been explained yet."""
-    interval = cell.interval(metric)
+    interval = cell.interval(c.metric)
     if not interval or interval.high - interval.low < 1e-9:
-        return with_interval(metric, cell)
-    score = format_decimal(cell.mean(metric), decimal_places((interval.high - interval.low) / 2))
+        return with_interval(c, cell)
+    score = format_decimal(cell.mean(c.metric), decimal_places((interval.high - interval.low) / 2))
     return f"{score} (95 % CI {low_to_high(interval.low, interval.high)})"
 
 
@@ -103,15 +98,29 @@ def cell_name(panel: Panel, cell: Cell, comparison: Comparison, beside: Panel | 
     return f"rank {cell.rank} on {size_of(cell)}" + (f" with {name}" if name and panel is not beside else "")
 
 
-def dataset_name(dataset: str) -> str:
-    return DATASETS.get(dataset, (dataset, ""))[0]
+def dataset_name(c: Comparison) -> str:
+    """The evaluated dataset as its config labels it; in an evaluation that did not store the label, as conf/ does."""
+    return clean(_evaluation_keys(c).get("dataset.label") or _preset(c.dataset).get("label") or c.dataset, 80)
+
+
+def _item_name(c: Comparison) -> str:
+    return clean(_evaluation_keys(c).get("dataset.item") or _preset(c.dataset).get("item") or "item", 40)
+
+
+@functools.cache
+def _preset(dataset: str) -> dict[str, Any]:
+    """conf/dataset/NAME.yaml of a dataset of this package, {} for others."""
+    import yaml
+
+    path = next((path for path in (CONF / "dataset").glob("*.yaml") if path.stem == dataset), None)
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
 
 
 def title(comparison: Comparison) -> str:
     """`SQuAD (synthetic)`; with the training set where it is another one."""
-    name = dataset_name(comparison.dataset)
+    name = dataset_name(comparison)
     if comparison.trained_on != comparison.dataset:
-        name += f" after training on {dataset_name(comparison.trained_on)}"
+        name += f" after training on {_preset(comparison.trained_on).get('label') or comparison.trained_on}"
     shown_elsewhere = ("source", "path", "eval_sample")  # where rows come from; how many items, in `split_of`
     keys = {k: v for k, v in comparison.keys.items() if k.rpartition(".")[2] not in shown_elsewhere}
     extra = list(filter(None, [_source(comparison), *(key_value(k, v) for k, v in keys.items())]))
@@ -128,7 +137,7 @@ def _source(comparison: Comparison) -> str:
 
 def split_of(comparison: Comparison) -> str:
     """`test split, a sample of 300 questions`; `test split, all 10,570 questions`."""
-    items = plural(comparison.items, DATASETS.get(comparison.dataset, ("", "item"))[1]) if comparison.items else ""
+    items = plural(comparison.items, _item_name(comparison)) if comparison.items else ""
     asked = _evaluation_keys(comparison)
     if items and "eval_sample" in asked:
         items = f"a sample of {items}" if asked["eval_sample"] not in (None, "None") else f"all {items}"

@@ -74,13 +74,13 @@ def scores_table(c: Comparison, wide: bool = True) -> TextTable:
     made["rank#"] = [str(s.rank) for _, s in pairs]
     if any(s.seeds(c.metric) > 1 for _, s in pairs):
         made["runs#"] = [str(s.seeds(c.metric)) for _, s in pairs]
-    made[f"{heads[0]}#"] = [with_interval(c.metric, s) for _, s in pairs]
+    made[f"{heads[0]}#"] = [with_interval(c, s) for _, s in pairs]
     if ranked:
         made[AGAINST_BEST] = [against_best(s, c, wide) for _, s in pairs]
     if any(s.clean(c.metric) for _, s in pairs):
         made[f"{heads[0]}, clean items#"] = [_clean_score(s, c) for _, s in pairs]
     for metric, head in zip(metrics[1:], heads[1:], strict=True):
-        made[f"{head}#"] = [with_interval(metric, s) for _, s in pairs]
+        made[f"{head}#"] = [with_interval(c, s, metric) for _, s in pairs]
     if not wide:
         found = [costs.cost(s, Prices()) for _, s in pairs]
         made["trainable#"] = [format_large(one.trainable) for one in found]
@@ -166,7 +166,7 @@ def _difference(difference: float, low: float, high: float) -> str:
 
 def _clean_score(cell: Cell, c: Comparison) -> str:
     found = cell.clean(c.metric)
-    return format_with_interval(found[0], found[1], c.metric) if found else "–"
+    return format_with_interval(found[0], found[1], c.describe().decimals) if found else "–"
 
 
 def cost_table(c: Comparison, prices: Prices) -> TextTable:
@@ -190,7 +190,7 @@ def cost_table(c: Comparison, prices: Prices) -> TextTable:
         rows.append(
             (
                 *[panel_name(p, c)] * named,
-                *(_size(s), str(s.rank), with_interval(c.metric, s)),
+                *(_size(s), str(s.rank), with_interval(c, s)),
                 *("unknown" if value == "–" else value for value in recorded),
                 *(format_energy(cost.energy), format_money(cost.money, prices.currency)),
             )
