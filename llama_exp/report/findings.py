@@ -122,6 +122,7 @@ def _exact(c: Comparison) -> str:
     other = next((p, s) for p, s in c.cells() if s.key == test.other)
     return SAY.exact_test(
         metric=test.metric,
+        best=cell_name(*c.best(), c),
         mine=f"{test.mine:.1f}",
         other=cell_name(*other, c),
         theirs=f"{test.theirs:.1f}",
