@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llama_exp.data.datasets.tweetsumm import TweetSummDataModule
     from llama_exp.errors import UserError
     from llama_exp.evaluation.recipe import evaluate
+    from llama_exp.model.load import load_model
     from llama_exp.records import Example, Turn
     from llama_exp.runs.load import load_run
     from llama_exp.training.module import FineTuningModule
@@ -44,6 +45,7 @@ _MODULES = {  # public name -> the module that defines it
     "UserError": "errors",
     "evaluate": "evaluation.recipe",
     "load_config": "config.compose",
+    "load_model": "model.load",
     "load_run": "runs.load",
     "pipeline": "chat",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "UserError",
     "evaluate",
     "load_config",
+    "load_model",
     "load_run",
     "pipeline",
 ]

@@ -9,6 +9,7 @@ import sys
 import lightning as L
 import pytest
 import torch
+from safetensors import safe_open
 
 import llama_exp
 from llama_exp import SquadDataModule
@@ -168,20 +169,9 @@ def test_inside_an_application_that_uses_hydra_itself_both_keep_their_own_files(
     assert done.stdout.splitlines() == ["rajpurkar/squad 512", "42 1.1"], done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def base():
-    from llama_exp.model.base import load_base
-
-    return load_base(llama_exp.load_config("model=tiny").model, torch.device("cpu"))
-
-
 @pytest.fixture
-def adapted(base):
-    from llama_exp.model.lora import attach_lora, detach_lora
-
-    model = attach_lora(base, llama_exp.load_config("model=tiny", "lora.r=2").lora, 0)
-    yield model
-    detach_lora(model)
+def adapted():
+    return llama_exp.load_model(llama_exp.load_config("model=tiny", "lora.r=2", "trainer=cpu"))[0]
 
 
 def logged(folder) -> dict[str, list[float]]:
@@ -203,6 +193,24 @@ def test_our_module_in_a_plain_trainer_logs_stops_nowhere_and_nothing_piles_up(a
     assert not module.pending and module.total_steps == 8
     [checkpoint] = (tmp_path / "logs").glob("checkpoints/*.ckpt")
     assert all("lora_" in name for name in torch.load(checkpoint, weights_only=False)["state_dict"])
+
+
+def test_the_program_in_the_docs_runs_as_it_is_printed(tmp_path):
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    program = page.split("## In a program of your own\n\n```python\n")[1].split("```")[0]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True, capture_output=True)
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", framework="np") as file:
+        learnt = [name for name in file.keys() if "lora_B" in name and file.get_tensor(name).any()]  # noqa: SIM118
+    assert learnt, "B begins at 0"
+
+
+def test_a_model_of_rank_0_is_the_base_and_one_that_is_not_there_is_refused():
+    model, tokenizer = llama_exp.load_model(llama_exp.load_config("model=tiny", "lora.r=0", "trainer=cpu"))
+    assert not hasattr(model, "peft_config") and not any(p.requires_grad for p in model.parameters())
+    assert len(tokenizer) <= model.config.vocab_size
+    with pytest.raises(UserError, match=r"model.path=./nowhere: no such folder"):
+        llama_exp.load_model(llama_exp.load_config("model=tiny", "model.path=./nowhere", "trainer=cpu"))
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
