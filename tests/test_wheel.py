@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import llama_exp
+from llama_exp.programs import install
 from tests.conftest import ROOT, small
 
 
@@ -47,11 +48,11 @@ def run(wheel, tmp_path_factory):
     (home / "empty").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(home / "installed")}
 
-    def start(*arguments: str) -> str:
+    def start(*arguments: str, code: int = 0) -> str:
         command = [sys.executable, "-m", "llama_exp", *arguments]
         done = subprocess.run(command, cwd=home / "empty", env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
+        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stderr if code else done.stdout
 
     start.folder = home / "empty"
     start.environment = environment
@@ -86,3 +87,23 @@ def test_a_run_is_trained_scored_and_reported_from_an_empty_folder(run):
     run("train", *small(), "evaluate=true")
     assert "Report: outputs/report/index.html" in run("report")
     assert {path.name for path in run.folder.iterdir()} == {"outputs"}
+
+
+def test_what_is_printed_can_be_typed_where_there_is_no_checkout(run):
+    shown = run("train", "--help")
+    assert "llama-exp train model=tiny" in shown and ".py" not in shown.split("More:")[0].replace("python", "")
+    refused = run("evaluate", *small(), "outputs=none", code=2)
+    assert "Train it first: llama-exp train dataset=squad model=tiny" in refused and "python" not in refused
+
+
+def test_what_is_printed_in_a_checkout_starts_the_checkout(command):
+    refused = command("evaluate.py", *small(), "outputs=none", check=None).stderr
+    assert "Train it first: python train.py dataset=squad model=tiny" in refused
+    assert "python train.py model=tiny" in command("train.py", "--help").stdout
+
+
+def test_an_extra_is_named_as_it_can_be_installed(run, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert install("ui") == "pip install -e '.[ui]'"
+    monkeypatch.chdir(run.folder)
+    assert install("ui") == "pip install 'llama_exp[ui]'"

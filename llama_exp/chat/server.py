@@ -21,6 +21,7 @@ from typing import Any
 
 from llama_exp.chat.session import ChatReply, ChatSession, parse_history
 from llama_exp.errors import UserError
+from llama_exp.programs import install
 from llama_exp.records import Turn
 from llama_exp.sanitize import valid_unicode, visible
 from llama_exp.web import LOOPBACK_NAMES, SECURITY_HEADERS, is_loopback, open_socket, same_site_only, url_host
@@ -36,7 +37,7 @@ try:
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
     from starlette.routing import Route
 except ImportError as error:
-    raise UserError(f"The chat page needs {error.name}. Install it: pip install -e '.[ui]'") from None
+    raise UserError(f"The chat page needs {error.name}. Install it: {install('ui')}") from None
 
 PAGES = Path(__file__).parent / "pages"
 STATIC = {"chat.css": "text/css", "chat.js": "text/javascript"}

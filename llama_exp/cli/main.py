@@ -41,8 +41,8 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("llama_exp.cli.commands:train", "fine-tune a run, or a sweep of them (python train.py)"),
-    "evaluate": Command("llama_exp.cli.commands:evaluate", "score runs on held-out data (python evaluate.py)"),
+    "train": Command("llama_exp.cli.commands:train", "fine-tune a run, or a sweep of them"),
+    "evaluate": Command("llama_exp.cli.commands:evaluate", "score runs on held-out data"),
     "report": Command("llama_exp.cli.commands:report", "tables, page and figures from all results"),
     "breakdown": Command("llama_exp.report.command:breakdown", "scores by kind of question"),
     "chat": Command(

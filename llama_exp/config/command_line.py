@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from llama_exp.programs import program
+
 FIRST_KEYS = {"dataset": "dataset.name", "model": "model.name", "sample": "sample", "lora.r": "lora.r"}
 # Where results lie and what a command does, not what a cell is; and a logger, which is a group of several keys.
 NOT_IN_COMMANDS = ("outputs", "out", "preflight", "predictions", "trained_on", "logger.")
@@ -22,8 +24,8 @@ PLAIN = r"[A-Za-z_./][A-Za-z0-9_./:+-]*"
 HYDRA_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "nan", "inf"}
 
 
-def command(program: str, leaves: Mapping[str, Any], *more: str) -> str:
-    """`python train.py …` for a cell's leaves ({dotted key: value}); `more` words such as `outputs=elsewhere` come
+def command(name: str, leaves: Mapping[str, Any], *more: str) -> str:
+    """`python train.py …` (name: "train") for a cell's leaves ({dotted key: value}); `more` words such as `outputs=elsewhere` come
     last."""
     said = {word: leaves.get(key) for word, key in FIRST_KEYS.items()}
     if said["lora.r"] == 0:
@@ -36,7 +38,7 @@ def command(program: str, leaves: Mapping[str, Any], *more: str) -> str:
         if leaves[key] != (usual or {}).get(key, 0 if usual is None else "no such key"):
             said[key if usual is None or key in usual else f"+{key}"] = leaves[key]
     words = [shell_quoted(f"{key}={hydra_value(of)}") for key, of in said.items()]
-    return " ".join(["python", program, *words, *map(shell_quoted, more)])
+    return " ".join([program(name), *words, *map(shell_quoted, more)])
 
 
 def folder_options(run: Path, dataset: str, root: Path, named: Any = None) -> list[str]:

@@ -23,6 +23,7 @@ from llama_exp.config.key_names import similar_keys
 from llama_exp.config.schema import Config
 from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.errors import UserError
+from llama_exp.programs import program
 
 PACKAGE = Path(__file__).parent.parent
 # A wheel holds conf/ inside the package; a checkout holds it beside the package.
@@ -33,6 +34,7 @@ def register() -> None:
     """Make the types known to Hydra under the name `schema`, which conf/config.yaml lists first."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
+    OmegaConf.register_new_resolver("program", program, replace=True)
 
 
 def _sweep_folder(outputs: str, preflight: bool) -> str:

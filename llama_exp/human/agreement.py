@@ -16,6 +16,7 @@ from itertools import combinations
 from llama_exp.errors import UserError
 from llama_exp.human.analysis import Judgement, clip_interval, of_kind
 from llama_exp.human.study import Study
+from llama_exp.programs import install
 from llama_exp.statistics.intervals import Interval, statistic_interval
 
 Unit = dict[int, int]  # rater -> value
@@ -81,7 +82,7 @@ def krippendorff_alpha(units: Sequence[Unit], level: str) -> float:
     try:
         from krippendorff import alpha
     except ImportError:
-        raise UserError("Krippendorff's alpha needs krippendorff. Install it: pip install -e '.[ui]'") from None
+        raise UserError(f"Krippendorff's alpha needs krippendorff. Install it: {install('ui')}") from None
     if len({value for unit in units for value in unit.values()}) < 2:
         return math.nan
     raters = sorted({rater for unit in units for rater in unit})

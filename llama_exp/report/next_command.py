@@ -17,7 +17,7 @@ def next_command(run: RunRecord, folder: Path, compared: list[Comparison]) -> st
         leaves = {}
     where = command_line.folder_options(run.folder, run.dataset, folder, leaves.get("out"))
     if run.status not in ("finished", "stopped early"):
-        return command_line.command("train.py", leaves or run.identity, *where)
+        return command_line.command("train", leaves or run.identity, *where)
     own = identity_among(leaves) or run.identity
     keys = {key: leaves[key] for key in EVALUATED if key in leaves}
     for c in compared:
@@ -29,7 +29,7 @@ def next_command(run: RunRecord, folder: Path, compared: list[Comparison]) -> st
         if all(others.get(key) == own.get(key) for key in ("dataset.name", "dataset.source", "dataset.path")):
             keys = {key: others[key] for key in EVALUATED if key in others}
             break
-    return command_line.command("evaluate.py", own | keys, *where)
+    return command_line.command("evaluate", own | keys, *where)
 
 
 def untuned_command(tuned: ScoredRun, root: Path) -> str:
@@ -40,5 +40,5 @@ def untuned_command(tuned: ScoredRun, root: Path) -> str:
     leaves.pop("eval_batch", None)  # how fast, not what
     leaves |= {"dataset.name": tuned.evaluation.dataset, "model.name": tuned.run.model, "lora.r": 0}
     return command_line.command(
-        "evaluate.py", leaves, *([] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"])
+        "evaluate", leaves, *([] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"])
     )

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from rich.console import Console
 
 from llama_exp.errors import UserError
+from llama_exp.programs import program
 from llama_exp.report import costs, findings
 from llama_exp.report.answer import SCHEMA, answer_of
 from llama_exp.report.cells import Comparison
@@ -126,7 +127,7 @@ def _nothing_found(folder: Path, unread: list[UnreadFile]) -> str:
         [
             what,
             *read,
-            "Make one first: python train.py experiment=quickstart",
+            f"Make one first: {program('train')} experiment=quickstart",
             "or name another folder: llama-exp report FOLDER",
         ]
     )

@@ -126,4 +126,4 @@ def training_command(config: Config) -> str:
         values = {**values, **data, "dataset.source": config.dataset.source.value}
     folder = Path(config.out or Path(config.outputs, values["dataset.name"], "any"))
     location = folder_options(folder, values["dataset.name"], Path(config.outputs), config.out)
-    return command("train.py", values, *location)
+    return command("train", values, *location)

@@ -8,6 +8,7 @@ from llama_exp.config.schema import Config
 from llama_exp.data.dialogue import CLIENT, SIDES, SYSTEM
 from llama_exp.errors import UserError
 from llama_exp.model.adapters import check_same_base
+from llama_exp.programs import program
 from llama_exp.runs.run import Run
 
 CLIENT_SYSTEM = "You are a person who asks an assistant for help. Write what this person says next."
@@ -74,7 +75,7 @@ def _speaker(side: str, name: str, config: Config, run: Run, system: str | None)
     if tuned and dataset.task in NOT_DIALOGUE:
         raise UserError(
             f"{side}={name}: {run.name} was trained with dataset.task={dataset.task}, not to continue a conversation. "
-            "Choose a run trained on turns: python train.py dataset=tweetsumm dataset.task=turns"
+            f"Choose a run trained on turns: {program('train')} dataset=tweetsumm dataset.task=turns"
         )
     if system is None:
         system = dataset.system or ("" if tuned else config.dataset.system) or default_system(config, side)

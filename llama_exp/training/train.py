@@ -12,6 +12,7 @@ from llama_exp.evaluation.auto_metrics import with_metrics
 from llama_exp.evaluation.recipe import evaluate
 from llama_exp.evaluation.scoring import metric_settings
 from llama_exp.model import hardware
+from llama_exp.programs import program
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 
@@ -56,7 +57,7 @@ def check(config: Config) -> None:
     """Raise UserError for what cannot work on this machine or with these files."""
     if foreign := [key for key in ("trained_on", "predictions") if getattr(config, key)]:
         raise UserError(
-            f"{foreign[0]}= belongs to evaluate.py: python evaluate.py … {foreign[0]}={getattr(config, foreign[0])}"
+            f"{foreign[0]}= is a key of evaluate: {program('evaluate')} … {foreign[0]}={getattr(config, foreign[0])}"
         )
     hardware.check(config)
     sources.check(config.dataset)
