@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llama_exp import tiny
+from llama_exp.config.checksums import fast_sha256
 from llama_exp.errors import UserError
 from llama_exp.model.adapters import SharedBase
 from llama_exp.model.base import check_length, load_base
-from llama_exp.model.checkpoint import fast_sha256, read_checkpoint
+from llama_exp.model.checkpoint import read_checkpoint
 from llama_exp.model.lora import attach_lora, detach_lora, load_lora, save_lora
 from llama_exp.runs.run import Run
 

@@ -142,7 +142,7 @@ class ChatSession:
 
     @property
     def name(self) -> str:
-        return f"{self.config.model.name}, untuned" if self.run.is_untuned else self.run.name
+        return f"{self.config.model.title}, untuned" if self.run.is_untuned else self.run.name
 
     @property
     def chats_folder(self) -> Path:

@@ -43,6 +43,8 @@ def config_errors(c: Config):
     if c.dataset.options and not c.dataset._target_:
         options = ", ".join(f"dataset.options.{name}" for name in c.dataset.options)
         yield f"{options}: {c.dataset.name} reads no options; they are for a data module of your own (dataset._target_)."
+    if not c.model.path:
+        yield f"model={c.model.name} needs the model: model.path=FOLDER, or model.path=OWNER/NAME on the Hugging Face hub."
     if c.dataset.path and c.dataset.source is Source.synthetic:
         yield f"dataset.path={c.dataset.path} is not read where dataset.source=synthetic makes the rows. Leave one of them out."
     if c.micro_batch and c.batch % c.micro_batch:

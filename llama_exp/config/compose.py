@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from llama_exp.config.checks import config_errors
 from llama_exp.config.command_line import hydra_value
-from llama_exp.config.identity import flat
+from llama_exp.config.identity import flat, model_label
 from llama_exp.config.key_names import similar_keys
-from llama_exp.config.schema import Config
+from llama_exp.config.schema import Config, ModelConfig
 from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.errors import UserError
 from llama_exp.programs import program
@@ -61,7 +61,22 @@ def resolve(cfg: DictConfig) -> Config:
     errors = list(config_errors(config))
     if errors:
         raise UserError("\n".join(errors))
-    return config
+    return dataclasses.replace(config, model=_named(config.model))
+
+
+def _named(model: ModelConfig) -> ModelConfig:
+    """The model with a name of its own where it is not the one of the chosen file.
+
+    The file's licence belongs to a copy of its model (a folder of that name), not to any other.
+    """
+    if model.name not in choices("model"):
+        return model
+    usual = default_config({"model": model.name}).model
+    if (model.path, model.revision) == (usual.path, usual.revision):
+        return dataclasses.replace(model, label="")
+    is_copy = Path(model.path).name.lower() == Path(usual.path).name.lower()
+    licence = model.licence if is_copy or model.licence != usual.licence else "unknown"
+    return dataclasses.replace(model, label=model_label(model), licence=licence)
 
 
 def _unread_keys(cfg: DictConfig, kind: Any, prefix: str = "") -> Iterator[str]:

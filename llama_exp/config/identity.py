@@ -7,7 +7,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from llama_exp.config.schema import Config
+from llama_exp.config.checksums import folder_sha256
+from llama_exp.config.schema import Config, ModelConfig
+
+PACKAGED = {"llama_exp/tiny": Path(__file__).parent.parent / "tiny"}  # models inside this package
 
 # Keys of a dataset that change neither its rows nor its prompts: a command's own values count, not those of its run.
 DESCRIPTIVE = ("dataset.metrics", "dataset.licence", "dataset.label", "dataset.item")
@@ -112,15 +115,28 @@ def run_folder(config: Config, defaults: Config) -> Path:
     if config.out:
         return Path(config.out)
     mine, theirs = flat(config), flat(defaults)
-    head = [config.model.name]
+    head = [config.model.title]
     if config.lora.r:
         head += ["all" if config.sample is None else str(config.sample), f"r{config.lora.r}", f"seed{config.seed}"]
     else:
         head += ["r0"]
-    said = {"dataset.name", "model.name", "sample", "lora.r", "seed"}
+    said = {"dataset.name", "model.name", "model.label", "sample", "lora.r", "seed"}
+    said |= {"model.path", "model.revision"} if config.model.label else set()
     keys = identity(config).keys() | (identity(defaults).keys() if config.lora.r else set())
     differ = sorted(k for k in keys if mine.get(k) != theirs.get(k) and k not in said)
     return Path(config.outputs, config.dataset.name, "-".join(head + [name_part(k, mine.get(k)) for k in differ]))
+
+
+def model_label(model: ModelConfig) -> str:
+    """`my-llama-3fa2b1`: the last part of a model's folder or hub id, and a hash of its files (on the hub: of the id)."""
+    folder = PACKAGED.get(model.path, Path(model.path))
+    if folder.is_dir():
+        name, digest = folder.resolve().name, folder_sha256(folder)
+    else:
+        name = model.path.rstrip("/").split("/")[-1]
+        digest = hashlib.sha256(f"{model.path}@{model.revision}".encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9._]+", "_", name).strip("._") or "model"
+    return f"{name[:32]}-{digest[:6]}"
 
 
 def name_part(key: str, value: Any) -> str:

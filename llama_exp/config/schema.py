@@ -100,8 +100,14 @@ class ModelConfig:
     quantisation: Quantisation = Quantisation.nf4
     licence: str = ""
     gradient_checkpointing: bool | None = None  # null = where the memory asks for it
-    needs_gpu: bool = True  # stop early, with advice, where there is none
+    needs_gpu: bool | None = True  # stop early, with advice, where there is none; null = where the weights are large
+    label: str = ""  # set by the program: names a model that is not the one of conf/model, LAST-PART-OF-ITS-PATH-HASH
     sha256: bool = False  # hash every byte of the base's files; false = their sizes, headers and a few blocks
+
+    @property
+    def title(self) -> str:
+        """What folders, reports and dashboards call it."""
+        return self.label or self.name
 
 
 @dataclass

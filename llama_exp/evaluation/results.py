@@ -41,7 +41,7 @@ def save_results(
         dataset=config.dataset.name,
         trained_on=None if run.is_untuned else run.config.dataset.name,
         split=config.split.value,
-        model=run.config.model.name,
+        model=run.config.model.title,
         r=run.config.lora.r,
         sample=None if run.is_untuned else run.config.sample,
         train_examples=training.get("sampled"),

@@ -26,11 +26,11 @@ SHARD_SIZE = "2GB"  # an interrupted upload resumes at a shard
 def merge(run: Run, config: Config, folder: Path) -> None:
     """Write the merged model (bf16 safetensors) and its tokenizer to `folder`; `config` names the device."""
     import torch
-    from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     from llama_exp.model.base import compute_dtype, dequantise, load_base, resolve_path, target_device
     from llama_exp.model.lora import load_lora
+    from llama_exp.model.tokenizer import read_tokenizer
 
     disable_progress_bar()
     model, device = run.config.model, target_device(config.trainer)
@@ -45,7 +45,7 @@ def merge(run: Run, config: Config, folder: Path) -> None:
         del merged.config.quantization_config  # else it is written as null, which the loader takes for a method
     merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     # From its source again: `load_tokenizer` sets a length limit that should not be published.
-    tokenizer = AutoTokenizer.from_pretrained(resolve_path(model.path), revision=model.revision)
+    tokenizer = read_tokenizer(resolve_path(model.path), model.path, model.revision)
     form = chat_format(tokenizer)
     if isinstance(form, TemplateFormat):  # with its date fixed, or the plain one: others word prompts as in training
         tokenizer.chat_template = form.template

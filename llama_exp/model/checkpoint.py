@@ -4,7 +4,6 @@ transformers loads what it can: a missing weight becomes random numbers, a surpl
 lies in the folder is applied. Here the names and shapes in the files must be those that config.json describes.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -12,29 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llama_exp.config.checksums import SMALL_FILES, fast_sha256, sha256
 from llama_exp.config.schema import ModelConfig
 from llama_exp.errors import UserError
 from llama_exp.formatting import join_list
-from llama_exp.model.tokenizer import from_pretrained, readable, resolve_path
+from llama_exp.model.tokenizer import find_file, from_pretrained, readable, resolve_path
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-SMALL_FILES = (  # hashed whole
-    "config.json",
-    INDEX,
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 ARCHITECTURES = ("llama", "mistral")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # frequencies that do not depend on the text at hand
 DTYPES = ("F32", "F16", "BF16")
 EMBEDDINGS, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 RECOMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # stored by old checkpoints, computed from config.json
-SAMPLES, SAMPLE_BYTES = 16, 4096  # what a fast checksum reads of a file of weights, beside its header
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +61,6 @@ def read_checkpoint(model: ModelConfig) -> Checkpoint:
     checkpoint = Checkpoint(model.path, config, weights, small)
     check_weights(checkpoint)
     return checkpoint
-
-
-def find_file(path: str, name: str, revision: str | None, needed: bool = False) -> Path | None:
-    """A file of a folder, or of a repository on the hub (fetched into the cache); None where there is none.
-
-    needed: raise what the hub answers, instead of None.
-    """
-    if Path(path).is_dir():
-        return found if (found := Path(path, name)).is_file() else None
-    from transformers.utils import cached_file
-
-    kinds = ("missing_entries", "connection_errors", "gated_repo")
-    cached = cached_file(path, name, revision=revision, **{f"_raise_exceptions_for_{kind}": needed for kind in kinds})
-    return Path(cached) if cached else None
 
 
 def weight_files(path: str, asked: str, revision: str | None) -> list[Path]:
@@ -215,21 +190,3 @@ def check_same_files(path: str, stored: dict[str, str], found: dict[str, str]) -
             f"model.path={path} is not the base that this run was trained on: {join_list(sorted(differ))} changed. "
             "Put the files of then back, or train again in another folder: outputs=FOLDER."
         )
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fast_sha256(path: Path) -> str:
-    """Of a safetensors file's size, its header and a few blocks at even distances: 64 KiB of however many GiB."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-        digest.update(file.read(min(header, size)))
-        for index in range(SAMPLES):
-            file.seek(8 + header + (size - 8 - header) * index // SAMPLES)
-            digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()

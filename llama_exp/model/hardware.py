@@ -4,11 +4,15 @@ import os
 import re
 from pathlib import Path
 
-from llama_exp.config.schema import Config
+from llama_exp.config.identity import PACKAGED
+from llama_exp.config.schema import Config, ModelConfig
 from llama_exp.errors import UserError
 
 # Dense bf16 matrix peak in FLOP/s, from the makers' data sheets.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "A10": 125e12}
+
+
+LARGE = 4_000_000_000  # bytes of weights that a CPU is not asked to train on
 
 
 def gpu_present() -> bool:
@@ -20,12 +24,19 @@ def gpu_present() -> bool:
 
 def check(config: Config) -> None:
     """Stop before anything heavy is imported where the base could not run."""
-    if config.model.needs_gpu and (config.trainer.get("accelerator") == "cpu" or not gpu_present()):
+    if _needs_gpu(config.model) and (config.trainer.get("accelerator") == "cpu" or not gpu_present()):
         raise UserError(
             f"model={config.model.name} needs a GPU, and there is none here (or trainer=cpu was asked for).\n"
             "Type model=tiny to run the same experiment with the small model in this package, or use a machine with a "
             "GPU; model.needs_gpu=false tries on the CPU all the same."
         )
+
+
+def _needs_gpu(model: ModelConfig) -> bool:
+    if model.needs_gpu is not None:
+        return model.needs_gpu
+    folder = PACKAGED.get(model.path, Path(model.path))
+    return not folder.is_dir() or sum(path.stat().st_size for path in folder.glob("*.safetensors")) > LARGE
 
 
 def utilisation(flops_per_second: float, device) -> float | None:

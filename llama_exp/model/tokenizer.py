@@ -2,23 +2,13 @@
 
 import contextlib
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from llama_exp.config.schema import ModelConfig
 from llama_exp.errors import UserError
-
-
-def warn_of_slow_merges(tokenizer, folder: str) -> str | None:
-    """The warning for a folder with tokenizer.model alone, which is converted without piece scores; None otherwise."""
-    path = Path(folder)
-    if path.is_dir() and (path / "tokenizer.model").exists() and not (path / "tokenizer.json").exists():
-        return (
-            f"{folder} has tokenizer.model but no tokenizer.json: converted merges lack the piece scores, and about "
-            "one text in eight gets other ids than SentencePiece gives. "
-            "Use a folder with tokenizer.json where there is one."
-        )
-    return None
+from llama_exp.formatting import join_list
 
 
 def resolve_path(path: str) -> str:
@@ -42,15 +32,101 @@ def load_tokenizer(model: ModelConfig):
 
 @functools.lru_cache(maxsize=1)
 def _load_tokenizer(path: str, asked: str, revision: str | None):
+    tokenizer = read_tokenizer(path, asked, revision)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of {path} has no EOS token: a reply would not end.")
+    _check_embeddings(tokenizer, path, asked, revision)
+    tokenizer.model_max_length = int(1e9)  # lengths are ours to keep; the library would only warn
+    return tokenizer
+
+
+def read_tokenizer(path: str, asked: str, revision: str | None):
+    """The tokenizer as its files are, merges in SentencePiece's order where there is only a tokenizer.model."""
     from transformers import AutoTokenizer
 
     tokenizer = from_pretrained(AutoTokenizer, path, asked, revision, {})
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of {path} has no EOS token: a reply would not end.")
-    tokenizer.model_max_length = int(1e9)  # lengths are ours to keep; the library would only warn
-    if warning := warn_of_slow_merges(tokenizer, path):
-        print(f"Note: {warning}", flush=True)
+    pieces = find_file(path, "tokenizer.model", revision)
+    if pieces and find_file(path, "tokenizer.json", revision) is None:
+        rank_merges(tokenizer, pieces)
     return tokenizer
+
+
+def rank_merges(tokenizer, file: Path) -> None:
+    """Rebuild the merges of a tokenizer that was converted from `file`, in the order of SentencePiece's piece scores.
+
+    transformers orders them by ids, by which about one text in sixteen gets other ids than SentencePiece gives.
+    """
+    import sentencepiece
+    from tokenizers.models import BPE
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except RuntimeError:  # another kind of file under that name, as Llama 3's, which transformers reads as it is
+        return
+    if not isinstance(tokenizer.backend_tokenizer.model, BPE):
+        return
+    size = processor.get_piece_size()
+    ids = {processor.id_to_piece(index): index for index in range(size)}
+    merges = ranked_merges(processor, ids)
+    tokenizer.backend_tokenizer.model = BPE(
+        ids, merges, unk_token=processor.id_to_piece(processor.unk_id()), fuse_unk=True, byte_fallback=True
+    )
+    # Stripped, as messages are: before a text that begins with a blank, tokenizers puts no second one.
+    texts = [processor.decode(list(range(start, min(start + 16, size)))).strip() for start in range(0, size, 16)]
+    ours = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    if differ := sum(mine != processor.encode(text) for mine, text in zip(ours, texts, strict=True)):
+        print(
+            f"Note: {file} is read by merges that give {differ} of {len(texts)} texts other ids than SentencePiece. "
+            "Use a folder with tokenizer.json where there is one.",
+            flush=True,
+        )
+
+
+def ranked_merges(processor, ids: dict[str, int]) -> list[tuple[str, str]]:
+    """Every way to join two pieces into a third one, best score first: SentencePiece joins the best there is."""
+
+    def is_text(index: int) -> bool:
+        marks = (processor.is_control, processor.is_unknown, processor.is_byte, processor.is_unused)
+        return not any(is_mark(index) for is_mark in marks)
+
+    pieces = {piece: index for piece, index in ids.items() if is_text(index)}
+    merges = [
+        (-processor.get_score(index), pieces[piece[:cut]], pieces[piece[cut:]], piece[:cut], piece[cut:])
+        for piece, index in pieces.items()
+        for cut in range(1, len(piece))
+        if piece[:cut] in pieces and piece[cut:] in pieces
+    ]
+    return [(left, right) for *_, left, right in sorted(merges)]
+
+
+def _check_embeddings(tokenizer, path: str, asked: str, revision: str | None) -> None:
+    """Raise UserError for tokens that the tokenizer knows and the embeddings do not."""
+    file = find_file(path, "config.json", revision)
+    try:
+        size = json.loads(file.read_text(encoding="utf-8")).get("vocab_size") if file else None
+    except (ValueError, AttributeError):
+        return  # whoever loads the base will say that it is damaged
+    unknown = {name: number for name, number in tokenizer.get_vocab().items() if size and number >= size}
+    if unknown:
+        names = [f"{name!r} ({number})" for name, number in sorted(unknown.items(), key=lambda item: item[1])]
+        raise UserError(
+            f"The tokenizer of model.path={asked} knows {join_list(names)}, and config.json has embeddings for "
+            f"{size} tokens (vocab_size). Take the tokens out of the tokenizer's files, or resize the embeddings."
+        )
+
+
+def find_file(path: str, name: str, revision: str | None, needed: bool = False) -> Path | None:
+    """A file of a folder, or of a repository on the hub (fetched into the cache); None where there is none.
+
+    needed: raise what the hub answers, instead of None.
+    """
+    if Path(path).is_dir():
+        return found if (found := Path(path, name)).is_file() else None
+    from transformers.utils import cached_file
+
+    kinds = ("missing_entries", "connection_errors", "gated_repo")
+    cached = cached_file(path, name, revision=revision, **{f"_raise_exceptions_for_{kind}": needed for kind in kinds})
+    return Path(cached) if cached else None
 
 
 def from_pretrained(loader, path: str, asked: str, revision: str | None, options: dict):

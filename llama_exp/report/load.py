@@ -260,7 +260,7 @@ def _run(
         folder=home,
         name=clean(home.relative_to(root) if home != root else home.name),
         dataset=clean(identity.get("dataset.name") or first.trained_on or first.dataset or "unknown"),
-        model=clean(identity.get("model.name") or first.model or "unknown"),
+        model=clean(identity.get("model.label") or identity.get("model.name") or first.model or "unknown"),
         rank=rank,
         sample=sample,
         examples=None if rank == 0 else examples or sample,

@@ -38,7 +38,7 @@ def untuned_command(tuned: ScoredRun, root: Path) -> str:
         tuned.evaluation
     )
     leaves.pop("eval_batch", None)  # how fast, not what
-    leaves |= {"dataset.name": tuned.evaluation.dataset, "model.name": tuned.run.model, "lora.r": 0}
+    leaves = {"model.name": tuned.run.model, **leaves, "dataset.name": tuned.evaluation.dataset, "lora.r": 0}
     return command_line.command(
         "evaluate", leaves, *([] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"])
     )

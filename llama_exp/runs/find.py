@@ -87,7 +87,8 @@ def _other_runs(config: Config, keys: Iterable[str], parent: Path) -> str:
     mine, lines = flat(config), []
     for run in finished_runs(parent):
         differ = {key: run.values.get(key) for key in keys if run.values.get(key) != mine[key]}
-        if "model.name" in differ:
+        differ.pop("model.label", None)  # comes with the path
+        if "model.name" in differ and not run.config.model.label:
             differ.pop("model.path", None)  # comes with the name
         lines.append(f"  {_options(differ)}  ({run.folder.name})")
     more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []

@@ -41,7 +41,7 @@ class Speaker:
             "named": self.name,
             "run": self.run.name if self.run else None,
             "system": self.system,
-            "model": self.config.model.name if self.script is None else None,
+            "model": self.config.model.title if self.script is None else None,
         }
 
 

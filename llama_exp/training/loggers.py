@@ -39,7 +39,7 @@ def _usual_arguments(kind: Any, run: Run) -> dict[str, Any]:
             "name": run.name,
             "id": hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:16],  # a resumed run is the same run
             "resume": "allow",
-            "group": f"{run.config.dataset.name}-{run.config.model.name}",
+            "group": f"{run.config.dataset.name}-{run.config.model.title}",
             "config": run.values,
             "offline": not os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline",
         }
