@@ -253,7 +253,7 @@ def _identity(run: RunRecord) -> dict[str, Any]:
 
 
 def _available(run: RunRecord) -> int | None:
-    return as_int(as_dict(run.summary, "counts", "train").get("available"))
+    return as_int(as_dict(run.summary.counts, "train").get("available"))
 
 
 def _seconds(cells: Iterable[Cell], size: int) -> float | None:
@@ -271,7 +271,7 @@ def _seconds(cells: Iterable[Cell], size: int) -> float | None:
 def _spent(c: Comparison, prices: Prices) -> Spent:
     runs = {one.run.folder: one for _, s in c.cells() for one in s.runs}
     trained = sum(costs.seconds(one.run) or 0.0 for one in runs.values())
-    scored = sum(costs.as_float(one.evaluation.details.get("seconds")) or 0.0 for one in runs.values())
+    scored = sum(one.evaluation.results.seconds or 0.0 for one in runs.values())
     money = [costs.money(one.run, prices) for one in runs.values() if one.run.rank]
     known = sum(one for one in money if one is not None) if money and None not in money else None
     return Spent(len(runs), round(trained + scored, 1), known, prices.currency)
