@@ -212,10 +212,8 @@ def trained(llama, tmp_path_factory):
     return words, folder / "base", folder / "o"
 
 
-def damaged(path):
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
-    return whole
+def flipped(whole: bytes) -> bytes:
+    return whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
 
 
 def test_a_flipped_bit_in_an_adapter_or_a_base_is_refused_by_name(trained, command):
@@ -224,15 +222,20 @@ def test_a_flipped_bit_in_an_adapter_or_a_base_is_refused_by_name(trained, comma
     stored = json.loads(summary.read_text())
     assert set(stored["adapter"]) == {"adapter_config.json", "adapter_model.safetensors"}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(stored["base"])
-    for path, message in (
-        (summary.parent / "adapter" / "adapter_model.safetensors", "adapter_model.safetensors is not the file"),
-        (base / "model.safetensors", "model.safetensors changed"),
-        (base / "tokenizer_config.json", "tokenizer_config.json"),
+    for path, change, message in (
+        (
+            summary.parent / "adapter" / "adapter_model.safetensors",
+            flipped,
+            "adapter_model.safetensors is not the file",
+        ),
+        (base / "model.safetensors", flipped, "model.safetensors changed"),
+        (base / "tokenizer_config.json", lambda whole: whole + b"\n", "tokenizer_config.json"),
     ):
-        whole = damaged(path)
-        done = command("evaluate.py", *words, check=None)
-        assert done.returncode == 2 and message in done.stderr, done.stderr[-2000:]
+        whole = path.read_bytes()
+        path.write_bytes(change(whole))
+        done = command("evaluate.py", *words, f"out={summary.parent}", check=None)
         path.write_bytes(whole)
+        assert done.returncode == 2 and message in done.stderr, done.stderr[-2000:]
     assert not list(outputs.glob("squad/*/eval/*/results.json"))
     command("evaluate.py", *words)
 
@@ -241,7 +244,8 @@ def test_every_adapter_on_a_shared_base_is_checked(trained, tmp_path):
     _, _, outputs = trained
     [run] = [Run.load(path.parent) for path in outputs.glob("squad/*/config.yaml")]
     shutil.copytree(run.folder, tmp_path / "second")
-    damaged(tmp_path / "second" / "adapter" / "adapter_model.safetensors")
+    path = tmp_path / "second" / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(flipped(path.read_bytes()))
     shared = SharedBase(run.config, run.config.trainer)
     try:
         shared.add(run.adapter)

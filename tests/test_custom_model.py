@@ -89,4 +89,4 @@ def test_the_command_trains_evaluates_and_finds_the_run_of_a_model_folder(tmp_pa
     assert "already finished" in command("train.py", *words).stdout
     reweighted(tmp_path / "mine", lambda weights: {name: value * 1.01 for name, value in weights.items()})
     done = command("evaluate.py", *words, "eval_sample=3", check=None)
-    assert done.returncode == 2 and "Train it first" in done.stderr
+    assert done.returncode == 2 and f"({run.name}, on other files in model.path)" in done.stderr

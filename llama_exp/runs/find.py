@@ -87,10 +87,11 @@ def _other_runs(config: Config, keys: Iterable[str], parent: Path) -> str:
     mine, lines = flat(config), []
     for run in finished_runs(parent):
         differ = {key: run.values.get(key) for key in keys if run.values.get(key) != mine[key]}
+        files = "model.label" in differ and "model.path" not in differ
         differ.pop("model.label", None)  # comes with the path
         if "model.name" in differ and not run.config.model.label:
             differ.pop("model.path", None)  # comes with the name
-        lines.append(f"  {_options(differ)}  ({run.folder.name})")
+        lines.append(f"  {_options(differ)}  ({run.folder.name}{', on other files in model.path' * files})")
     more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n".join(lines[:SHOWN] + more)
 
