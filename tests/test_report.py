@@ -551,6 +551,19 @@ def test_a_run_whose_score_is_undefined_is_named_and_counts_in_no_mean(tmp_path)
     assert "mean of 2 runs." in printed
 
 
+def test_keys_that_decide_nothing_in_a_run_are_no_difference_to_it(tmp_path):
+    """Where validation stops nothing, a run's identity is without the keys of validation."""
+    stopping = {"validations": 8, "validation_sample": 200, "eval_seed": 0}
+    write_run(tmp_path, r=4, f1=50.0, **{"early_stopping.patience": 2}, **stopping)
+    write_run(tmp_path, r=16, f1=55.0)
+    (c,) = comparisons(load_runs(tmp_path)[0])
+    (panel,) = c.panels
+    assert panel.keys == {} and panel.follows_rank == {"early_stopping.patience": {4: 2, 16: None}}
+    write_run(tmp_path, r=8, f1=52.0, **{"early_stopping.patience": 2}, **stopping | {"eval_seed": 3})
+    (c,) = comparisons(load_runs(tmp_path)[0])
+    assert "eval_seed" in c.panels[0].follows_rank, "two that stop differ in it"
+
+
 def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
     for r in (8, 16):
         for sample in (100, 1000):

@@ -32,6 +32,7 @@ from llama_exp.statistics import (
     statistic_interval,
     variance_components,
 )
+from llama_exp.statistics.ranking import Sweep
 from llama_exp.statistics.variance import run_sums
 
 RNG = np.random.default_rng(7)
@@ -264,7 +265,7 @@ def test_the_smallest_detectable_difference_is_found_four_times_in_five():
     )
     size = rank_cells([a, b]).detectable
     error, df = paired_difference(cell(1), cell(2)).standard_error, len(IDS) - 1
-    assert size == pytest.approx(error * (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)), rel=1e-9)
+    assert size == pytest.approx(error * (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)), rel=0.03)
     assert rank_cells([a, b, c]).detectable > size
     rng, draws = np.random.default_rng(0), 4000
     t = size / error + rng.standard_t(df, draws)
@@ -347,7 +348,59 @@ def test_cells_of_several_runs_differ_as_recipes_only_beyond_the_luck_of_their_r
     one_run, p = compare(lucky[:1], plain[:1])
     assert abs(one_run.difference) == pytest.approx(abs(as_runs.difference)) and p == pytest.approx(as_runs.p_value)
     fewer, _ = compare(lucky, plain[:3])
-    assert fewer.note == "test set and 3 runs of each", "only runs that both have"
+    assert set(fewer.note.removeprefix("test set and ").replace(" runs", "").split(" against ")) == {"3", "4"}
+
+
+def of_means(key: str, means: list[float], seeds: list[int], groups: int = 20, scatter: float = 3.0) -> Contender:
+    """A cell whose runs have these scores, with seeds; its items scatter by themselves."""
+    own = np.random.default_rng(ord(key)).normal(0, scatter, (len(means), groups))
+    own -= own.mean(axis=1, keepdims=True)
+    sums = np.array(means)[:, None] + np.linspace(-9, 9, groups) + own
+    return Contender(key, RunSums(sums * 5, np.full(groups, 5.0), 5 * groups), tuple((0, seed) for seed in seeds))
+
+
+UNBALANCED = {
+    "one seed shared, on which the other is ahead": ([50.0, 68.0, 70.0], [0, 1, 2], [60.0], [0]),
+    "no seed shared": ([50.0, 68.0, 70.0], [0, 1, 2], [61.0, 60.0], [7, 8]),
+    "two of three shared": ([50.0, 68.0, 70.0], [0, 1, 2], [58.0, 60.0, 61.0], [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("design", UNBALANCED)
+def test_a_difference_is_that_of_the_printed_means_whatever_seeds_two_cells_have(design):
+    first, seeds, second, others = UNBALANCED[design]
+    found = rank_cells([of_means("a", first, seeds), of_means("b", second, others)])
+    ((difference, p),) = found.against.values()
+    assert difference.difference == pytest.approx(np.mean(first) - np.mean(second))
+    assert p > 0.05 and difference.low < 0 < difference.high and found.repeated, "the three runs alone scatter by 11"
+
+
+def test_cells_of_one_run_scatter_over_seeds_as_those_do_that_have_several():
+    single = [of_means("b", [60.0], [0]), of_means("c", [55.0], [0])]
+    as_runs = rank_cells(single).against["c"][0]
+    found = rank_cells([of_means("a", [50.0, 68.0, 70.0], [0, 1, 2]), *single])
+    several = rank_cells([*single, of_means("a", [50.0, 68.0, 70.0], [0, 1, 2])]).against["c"][0]
+    assert not rank_cells(single).repeated and found.repeated and found.runs == 1
+    assert several.difference == pytest.approx(as_runs.difference) and several.p_value > as_runs.p_value
+    assert several.standard_error > 3 * as_runs.standard_error
+
+
+def test_a_difference_of_fully_shared_runs_is_the_paired_t_over_runs_where_items_do_not_matter():
+    """The moments of a balanced design are the mean squares of the analysis of variance."""
+    a, b = [50.0, 58.0, 70.0, 61.0], [47.0, 57.0, 64.0, 60.0]
+    two = [of_means(key, means, [0, 1, 2, 3], scatter=0.0) for key, means in (("a", a), ("b", b))]
+    found = Sweep(two).own[0, 1]
+    ordinary = stats.ttest_rel(a, b)
+    assert found.df == pytest.approx(3) and found.items == pytest.approx(0, abs=1e-9)
+    assert np.sqrt(found.total) == pytest.approx((np.mean(a) - np.mean(b)) / ordinary.statistic, rel=1e-9)
+
+
+def test_a_difference_larger_than_the_scale_is_not_called_detectable():
+    cells = [of_means("a", [20.0, 90.0], [0, 1]), of_means("b", [50.0], [0])]
+    inside, outside = rank_cells(cells, width=1e9), rank_cells(cells, width=100)
+    assert inside.detectable > 100 and not inside.beyond_scale
+    assert outside.detectable is None and outside.beyond_scale
+    assert "No true difference within the scale" in messages.describe_detectable(outside.detectable)
 
 
 @pytest.mark.parametrize("result", ["interval", "difference", "components", "ranking", "exact"])
@@ -427,7 +480,10 @@ def test_an_exact_test_says_when_so_few_groups_differ_that_it_cannot_become_sign
     few = dict.fromkeys(IDS, "one") | dict.fromkeys(IDS[:80], "two")
     assert "only 2 groups differ: p cannot fall below 0.5" in sign_flip(a, b, few).note
     assert "only 1 group differs: p cannot fall below 1" in sign_flip(a, a | {IDS[0]: 1 - a[IDS[0]]}, few).note
-    assert "only 0 groups differ" in sign_flip(a, a).note and sign_flip(a, b, GROUP_OF).note == ""
+    assert sign_flip(a, b, GROUP_OF).note == ""
+    alike = a | {IDS[0]: a[IDS[1]], IDS[1]: a[IDS[0]]}  # two items of one group, changed places
+    for found in (sign_flip(a, a), sign_flip(a, alike, GROUP_OF)):
+        assert (found.p_value, found.note) == (1.0, "the two give every group the same score")
 
 
 def test_identical_cells_are_equal_with_p_1():

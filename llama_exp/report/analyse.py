@@ -199,9 +199,11 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
     unpaired = f"Not compared item by item: {names}{more}." if refused else ""
     if len(contenders) < 2:
         return replace(c, unpaired=unpaired)
+    ends = c.describe().bounds
+    ranking = rank_cells(contenders, width=ends[1] - ends[0] if ends else None)
     return replace(
         c,
-        ranking=replace(rank_cells(contenders), refused=tuple((k, w) for _, k, w in refused)),
+        ranking=replace(ranking, refused=tuple((k, w) for _, k, w in refused)),
         unpaired=unpaired,
         exact=_exact_test([answered[one.key] for one in contenders], c),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from llama_exp.config.identity import IDENTITY_WHERE_STOPPED
 from llama_exp.metrics import METRICS, by_importance, load
 from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.load import EvaluationRecord, RunRecord, load_item_ids
@@ -169,7 +170,8 @@ def differing(runs: list[RunRecord]) -> tuple[list[str], list[str]]:
     for key in sorted({k for r in runs for k in r.identity} - AXES):
         by_rank: dict[int, set[str]] = {}
         for run in runs:
-            by_rank.setdefault(run.rank, set()).add(str(run.identity.get(key)))
+            if key in run.identity or key not in IDENTITY_WHERE_STOPPED:  # else it decides nothing in that run
+                by_rank.setdefault(run.rank, set()).add(str(run.identity.get(key)))
         if len(set.union(*by_rank.values())) > 1:
             (following if all(len(v) == 1 for v in by_rank.values()) else facets).append(key)
     return facets, following

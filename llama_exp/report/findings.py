@@ -107,13 +107,14 @@ def _ranking(c: Comparison) -> list[str]:
         p = format_p_value(max(p for _, p in ranking.against.values()))
         lines = [SAY.better_than_all(items=items, cell=only, p=p, others=len(worse))]
     if ranking.runs == 1 and len(c.cells()) > 2:
-        lines.append(SAY.single_runs())
+        lines.append(SAY.single_runs(repeated=ranking.repeated))
     lines.append(c.unpaired)
     if any(difference.clusters < 2 for difference in differences):
         return [*lines, SAY.one_group()]
     if not any(difference.difference for difference in differences):
         return [*lines, SAY.all_equal()]
-    return [*lines, _exact(c), "" if ranking.detectable is None else describe_detectable(ranking.detectable)]
+    shown = ranking.beyond_scale or ranking.detectable is not None
+    return [*lines, _exact(c), describe_detectable(ranking.detectable) if shown else ""]
 
 
 def _exact(c: Comparison) -> str:

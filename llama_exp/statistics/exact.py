@@ -39,7 +39,7 @@ def sign_flip(a: Scores, b: Scores, groups: Groups = None) -> SignFlipTest:
     sums = np.round(paired_clusters(a, b, ids, groups).sums / top).astype(np.int64)
     sums = sums[sums != 0]
     smallest = min(2.0 ** (1 - len(sums)), 1.0)
-    note = messages.smallest_p(len(sums), smallest) if smallest > 0.05 else ""
+    note = "" if smallest <= 0.05 else messages.smallest_p(len(sums), smallest) if len(sums) else messages.NO_DIFFERENCE
     return SignFlipTest(_share_as_extreme(sums), note)
 
 

@@ -3,6 +3,7 @@
 Notes go into a result's `note`, which says why there is no interval, or what is in it. The others are whole sentences.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llama_exp.formatting import decimal_places, percent, plural, round_count, with_range
@@ -31,12 +32,18 @@ SAMPLES = (
     "separated"
 )
 SAMPLES_AND_RUNS = "test set, {samples} data samples and {runs} training runs"
-RUNS_OF_EACH = "test set and {runs} runs of each"
+RUNS_OF_EACH = "test set and {runs} of each"
+RUNS_AGAINST = "test set and {one} against {other}"
+RUNS_OF_ONE = "test set and {runs}"
 
 # What an evaluation cannot show
 DETECTABLE = (
     "The smallest true difference that this evaluation would have found, with a chance of {power}, is {size}; "
     "smaller ones can hide in the noise."
+)
+NOT_DETECTABLE = (
+    "No true difference within the scale would have been found by this evaluation with a chance of {power}: it needs "
+    "more test items, or more seeds."
 )
 UNSEEN = (
     "The {runs} runs differ by no more than the test items explain, so their own noise is estimated as 0; so few runs "
@@ -74,13 +81,24 @@ def sources_in_interval(samples: int, runs: int, repeated: bool) -> str:
     return template.format(samples=samples, runs=runs)
 
 
+def runs_compared(counts: Sequence[int]) -> str:
+    """Whose luck the interval of a difference holds; `counts`: the runs of each trained cell."""
+    if len(counts) < 2:
+        return RUNS_OF_ONE.format(runs=plural(counts[0], "run"))
+    if counts[0] == counts[1]:
+        return RUNS_OF_EACH.format(runs=plural(counts[0], "run"))
+    return RUNS_AGAINST.format(one=plural(counts[0], "run"), other=counts[1])
+
+
 def one_size(size: int) -> str:
     """Why a single size makes no curve, with a size to add."""
     return ONE_SIZE.format(size=size, other=round_count(2 * size))
 
 
-def describe_detectable(size: float, power: float = 0.8) -> str:
-    """The smallest difference that an evaluation finds with this chance."""
+def describe_detectable(size: float | None, power: float = 0.8) -> str:
+    """The smallest difference that an evaluation finds with this chance; None: none within the scale."""
+    if size is None:
+        return NOT_DETECTABLE.format(power=percent(power))
     return DETECTABLE.format(power=percent(power), size=f"{size:.{decimal_places(size)}f}")
 
 

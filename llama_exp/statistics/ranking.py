@@ -1,13 +1,14 @@
 """Which cells of a sweep share the first place, by comparing them item by item.
 
-    difference of two cells = mean over items and shared runs; its variance = test set + runs
+    difference of two cells = mean over all runs of the one - mean over all runs of the other, as printed
+    its variance            = test set (paired by item) + runs (run_effects.py)
     p-values of all pairs, Holm -> the best, what does not differ significantly from it, what is worse
 
-Cells are compared as *recipes*: runs with the same seeds are subtracted from each other, and the scatter of their
-differences counts as noise, because a lucky seed does not make a better rank. Three runs are few to measure that
-scatter, so each pair's is shrunk towards that of all pairs, with a weight of up to 4 degrees of freedom (Smyth 2004,
-"Linear models and empirical Bayes"; learning curves do the same). Cells of one run each are compared as these runs, on
-the test set's noise alone.
+Cells are compared as *recipes*: a lucky seed does not make a better rank. What two cells' runs share (a data seed and a
+seed) cancels as far as it is in both means; the other runs count with all their luck. Each pair's own scatter is shrunk
+towards that of the whole sweep (Smyth 2004, "Linear models and empirical Bayes"; learning curves do the same), and a
+pair without repeated runs has that of the sweep alone. Only where no cell of the sweep has repeats are they compared as
+these very runs, on the test set's noise.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,14 +19,15 @@ import numpy as np
 from scipy import optimize, special
 
 from llama_exp.statistics import messages
-from llama_exp.statistics.clusters import robust_variance, satterthwaite_df
+from llama_exp.statistics.clusters import Clusters, robust_variance, satterthwaite_df
 from llama_exp.statistics.comparisons import Difference, cluster_difference, difference_p_value, holm
-from llama_exp.statistics.intervals import t_interval
-from llama_exp.statistics.variance import RunSums, add_variances, interaction
+from llama_exp.statistics.run_effects import NOTHING_SHOWN, RunEffects, RunVariance
+from llama_exp.statistics.two_sources import TwoSources
+from llama_exp.statistics.variance import RunSums
 
 LEVEL, POWER = 0.05, 0.8
-PRIOR = 4.0  # largest weight, in degrees of freedom, of all pairs' scatter in each pair's own
-METHOD = "paired by run and item, CR2 plus between-run variance"
+PRIOR = 4.0  # largest weight, in degrees of freedom, of a small sweep's scatter in each pair's own
+METHOD = "paired by item, CR2 plus between-run variance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,14 @@ class Contender:
 class Ranking:
     """The best contender, and how each of the others compares with it. All are named by their keys, best first.
 
-    tied        no significant difference from the best
-    worse       significantly worse
-    against     {key: (best minus that one, its p-value adjusted by Holm over all pairs)}
-    detectable  the smallest true difference from the best that such an evaluation finds with a chance of 80 %
-    runs        the fewest runs that a pair was compared on
-    refused     (key, reason) of what was left out, because it answered other items
+    tied          no significant difference from the best
+    worse         significantly worse
+    against       {key: (best minus that one, its p-value adjusted by Holm over all pairs)}
+    detectable    the smallest true difference from the best that such an evaluation finds with a chance of 80 %
+    beyond_scale  there is none within the scale
+    runs          the fewest runs of a cell that was trained
+    repeated      whether the scatter of runs is in the comparisons: some cell has several
+    refused       (key, reason) of what was left out, because it answered other items
     """
 
     best: Hashable
@@ -59,93 +63,144 @@ class Ranking:
     worse: tuple[Hashable, ...]
     against: dict[Hashable, tuple[Difference, float]]
     detectable: float | None
+    beyond_scale: bool
     runs: int
+    repeated: bool
     refused: tuple[tuple[Hashable, str], ...] = ()
 
 
-def rank_cells(contenders: Sequence[Contender]) -> Ranking:
-    """Compare all pairs of contenders, given best first; they must have answered the same items in the same groups."""
+def rank_cells(contenders: Sequence[Contender], width: float | None = None) -> Ranking:
+    """Compare all pairs of contenders, given best first; they must have answered the same items in the same groups.
+
+    width  of the metric's scale, where it has two ends: no larger difference is called detectable
+    """
     pairs = list(combinations(range(len(contenders)), 2))
-    gaps = [_subtract(contenders[i], contenders[j]) for i, j in pairs]
-    scatter, weight = _common_scatter(gaps, len(contenders))
-    keys, count = [one.key for one in contenders], len(contenders) - 1  # combinations() lists the best's pairs first
-    compared = [_compare(gap, scatter, weight) for gap in gaps[:count]]
-    p_values = [one.p_value for one, _ in compared] + [_p_value(gap, scatter, weight) for gap in gaps[count:]]
+    sweep = Sweep(contenders)
+    sources = [sweep.sources(*pair) for pair in pairs]
+    count = len(contenders) - 1  # combinations() lists the best's pairs first
+    compared = [sweep.difference(pair, parts) for pair, parts in zip(pairs[:count], sources, strict=False)]
+    p_values = [one.p_value for one in compared]
+    p_values += [sweep.p_value(pair, parts) for pair, parts in zip(pairs[count:], sources[count:], strict=True)]
     adjusted = holm([1.0 if p is None else p for p in p_values])
-    against = {key: (one, p) for key, (one, _), p in zip(keys[1:], compared, adjusted, strict=False)}
+    keys = [one.key for one in contenders]
+    against = {key: (one, p) for key, one, p in zip(keys[1:], compared, adjusted, strict=False)}
+    detectable = _detectable(sources[:count], len(pairs))
+    beyond = detectable is not None and width is not None and detectable >= width
     return Ranking(
         best=keys[0],
         tied=tuple(key for key, (_, p) in against.items() if p >= LEVEL),
         worse=tuple(key for key, (_, p) in against.items() if p < LEVEL),
         against=against,
-        detectable=_detectable(compared, len(pairs)),
-        runs=min((len(gap.sums) for gap in gaps), default=1),
+        detectable=None if beyond else detectable,
+        beyond_scale=beyond,
+        runs=min((len(one.runs) for one in contenders if not one.fixed), default=1),
+        repeated=sweep.repeated,
     )
 
 
-def _subtract(a: Contender, b: Contender) -> RunSums:
-    """a minus b by independent draw: a data seed, the mean of its runs; with one data seed, a run."""
-    shared = sorted(set(a.runs) & set(b.runs)) if not (a.fixed or b.fixed) else a.runs if b.fixed else b.runs
-    # Runs that have no seed in common are independent: any run of the one beside any of the other shows the scatter.
-    couples = [(run, run) for run in shared] or list(zip(sorted(a.runs), sorted(b.runs), strict=False))
-    gaps = RunSums(np.stack([_row(a, one) - _row(b, other) for one, other in couples]), a.sums.weights, a.sums.items)
-    data_seeds = [data_seed for (data_seed, _), _ in couples]
-    return gaps.average_by(data_seeds) if len(set(data_seeds)) > 1 else gaps
+class Sweep:
+    """All contenders' runs, and what each pair's difference scatters by.
 
-
-def _row(one: Contender, run: tuple[int, int]) -> np.ndarray:
-    return one.sums.sums.mean(axis=0) if one.fixed else one.sums.sums[one.runs.index(run)]
-
-
-def _common_scatter(gaps: Sequence[RunSums], contenders: int) -> tuple[float, float]:
-    """The variance between runs in a typical pair, and its weight in each pair's own, in degrees of freedom.
-
-    The more the pairs' own variances differ beyond chance, the less they say about each other: Smyth's estimate from
-    the spread of their logarithms, at most PRIOR.
+    own     {pair: what the runs of the two cells alone show}
+    common  {pair: what all runs of the sweep show of such a contrast}
+    weight  of the sweep's scatter in each pair's own, in degrees of freedom
     """
-    several = [gap for gap in gaps if len(gap.sums) > 1]
-    own = np.array([gap.means.var(ddof=1) for gap in several])
-    freedom = np.array([len(gap.sums) - 1 for gap in several])
-    half = freedom[own > 1e-12] / 2
-    if contenders < 3 or len(half) < 2:
-        return 0.0, 0.0
-    logs = np.log(own[own > 1e-12]) - special.digamma(half) + np.log(half)
-    excess = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
-    weight = min(PRIOR, (contenders - 2) * float(half.max()) * 2)
-    if excess > special.polygamma(1, weight / 2):  # trigamma falls: find where it equals the excess
-        weight = float(optimize.brentq(lambda x: special.polygamma(1, x / 2) - excess, 1e-3, weight))
-    return float((own * freedom).sum() / freedom.sum()), weight
+
+    def __init__(self, contenders: Sequence[Contender]):
+        trained = [(index, one) for index, one in enumerate(contenders) if not one.fixed]
+        rows = [(index, run) for index, one in trained for run in one.runs]
+        groups = len(contenders[0].sums.weights)
+        self.contenders = tuple(contenders)
+        self.means = [one.sums.mean for one in contenders]
+        self.effects = RunEffects(
+            np.concatenate([np.empty(0), *(one.sums.means for _, one in trained)]),
+            np.concatenate([np.empty((0, groups)), *(one.sums.scaled_residuals() for _, one in trained)]),
+            np.array([index for index, _ in rows], dtype=int),
+            tuple(run for _, run in rows),
+        )
+        pairs = list(combinations(range(len(contenders)), 2)) if self.repeated else []
+        self.own = {pair: self._contrast(self.effects.select(pair), *pair) for pair in pairs}
+        self.common = {pair: self._contrast(self.effects, *pair) for pair in pairs}
+        self.weight = self._prior_weight()
+
+    @staticmethod
+    def _contrast(effects: RunEffects, first: int, second: int) -> RunVariance:
+        return effects.variance(effects.weights(first) - effects.weights(second))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether some cell has several runs, so that their scatter is known."""
+        return any(len(one.runs) > 1 for one in self.contenders if not one.fixed)
+
+    def gap(self, first: int, second: int) -> Clusters:
+        """The clusters of the difference of two cells' means over all their runs."""
+        one, other = self.means[first], self.means[second]
+        return Clusters(one.sums - other.sums, one.weights, one.items)
+
+    def sources(self, first: int, second: int) -> TwoSources:
+        """The variance of a difference: of the test set, and of the runs as the pair and the sweep show them."""
+        gap = self.gap(first, second)
+        if len(gap.sums) < 2:
+            return TwoSources(0.0, 1.0, NOTHING_SHOWN)
+        return TwoSources(robust_variance(gap), satterthwaite_df(gap.weights), self._runs(first, second))
+
+    def _runs(self, first: int, second: int) -> RunVariance:
+        pair = (first, second)
+        if not self.repeated:
+            return NOTHING_SHOWN
+        own, common = self.own[pair], self.common[pair]
+        weight = self.weight if own.df else common.df
+        df = own.df + weight
+        if df <= 0:
+            return NOTHING_SHOWN
+        share = weight / df
+        total, items = ((1 - share) * a + share * b for a, b in ((own.total, common.total), (own.items, common.items)))
+        return RunVariance(total, items, df)
+
+    def difference(self, pair: tuple[int, int], parts: TwoSources) -> Difference:
+        """The first minus the second, with interval and p-value."""
+        gap = self.gap(*pair)
+        if not self._runs_count(gap, parts):
+            return cluster_difference(gap)
+        half = parts.reach(LEVEL) * parts.error
+        counts = [len(self.contenders[index].runs) for index in pair if not self.contenders[index].fixed]
+        p = parts.p_value(gap.estimate)
+        note = messages.runs_compared(counts)
+        ends = gap.estimate - half, gap.estimate + half
+        return Difference(gap.estimate, *ends, p, parts.error, gap.items, len(gap.sums), METHOD, note)
+
+    def p_value(self, pair: tuple[int, int], parts: TwoSources) -> float | None:
+        """That of `difference`, without a bootstrap interval where there are single runs: several times as fast."""
+        gap = self.gap(*pair)
+        return parts.p_value(gap.estimate) if self._runs_count(gap, parts) else difference_p_value(gap)
+
+    def _runs_count(self, gap: Clusters, parts: TwoSources) -> bool:
+        return parts.runs.df > 0 and len(gap.sums) > 1 and parts.error > 1e-12 * abs(gap.estimate)
+
+    def _prior_weight(self) -> float:
+        """The more the pairs' scatters differ beyond chance, the less they say about each other.
+
+        Smyth's estimate from the spread of their logarithms, about the sweep's.
+        """
+        pairs = [(own, self.common[pair]) for pair, own in self.own.items()]
+        known = [(own, common) for own, common in pairs if min(own.total, common.total) > 1e-12]
+        if len(self.contenders) < 3 or len(known) < 2:
+            return 0.0
+        half = np.array([own.df for own, _ in known]) / 2
+        ratios = np.array([own.total / common.total for own, common in known])
+        logs = np.log(ratios) - special.digamma(half) + np.log(half)
+        excess = float(logs.var(ddof=1) - special.polygamma(1, half).mean())
+        most = float(np.median([common.df for _, common in known]))
+        weight = min(most, max(PRIOR, most / 4))
+        if excess > special.polygamma(1, weight / 2):  # trigamma falls: find where it equals the excess
+            weight = float(optimize.brentq(lambda x: special.polygamma(1, x / 2) - excess, 1e-3, weight))
+        return weight
 
 
-def _compare(gap: RunSums, scatter: float, weight: float) -> tuple[Difference, float]:
-    """The difference with interval and p-value, and its degrees of freedom."""
-    mean, count = gap.mean, len(gap.sums)
-    if count == 1 or len(mean.sums) < 2 or not gap.sums.any():
-        return cluster_difference(mean), satterthwaite_df(mean.weights) if len(mean.sums) > 1 else 1.0
-    freedom = weight + count - 1
-    between = (weight * scatter + (count - 1) * float(gap.means.var(ddof=1))) / freedom / count
-    test, noise = robust_variance(mean), max(between - interaction(gap), 0.0)
-    if test + noise <= 0:
-        return cluster_difference(mean), 1.0
-    error, df = add_variances(test, satterthwaite_df(mean.weights), noise, between, freedom)
-    low, high = t_interval(mean.estimate, error, df, 1 - LEVEL)
-    p = float(2 * special.stdtr(df, -abs(mean.estimate) / error))
-    note = messages.RUNS_OF_EACH.format(runs=count)
-    return Difference(mean.estimate, low, high, p, error, gap.items, len(mean.sums), METHOD, note), df
+def _detectable(sources: Sequence[TwoSources], pairs: int) -> float | None:
+    """Of the pair of middling standard error. Uses the scatter that was observed, never the differences.
 
-
-def _p_value(gap: RunSums, scatter: float, weight: float) -> float | None:
-    """That of `_compare`, without a bootstrap interval where each has a single run: several times as fast."""
-    return difference_p_value(gap.mean) if len(gap.sums) == 1 else _compare(gap, scatter, weight)[0].p_value
-
-
-def _detectable(compared: Sequence[tuple[Difference, float]], pairs: int) -> float | None:
-    """(t at LEVEL / pairs + t at POWER) times the median standard error (Bloom 1995, "Minimum detectable effects").
-
-    Uses the scatter that was observed, never the differences. None where there is no scatter.
+    None where there is no scatter.
     """
-    errors = [one.standard_error for one, _ in compared if one.standard_error]
-    if not errors:
-        return None
-    df = float(np.median([df for _, df in compared]))
-    return float((special.stdtrit(df, 1 - LEVEL / pairs / 2) + special.stdtrit(df, POWER)) * np.median(errors))
+    known = sorted((one for one in sources if one.error > 0), key=lambda one: one.error)
+    return known[len(known) // 2].detectable(LEVEL / pairs, POWER) if known else None
