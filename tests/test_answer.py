@@ -99,6 +99,14 @@ def test_one_size_answers_about_ranks_alone(tmp_path):
     assert "One size was tried" in " ".join(answer.sentences) and answer.next.examples == 2000
 
 
+def test_where_the_untuned_model_is_best_the_answer_says_so(tmp_path):
+    write_run(tmp_path, sample=100, f1=20.0)
+    write_run(tmp_path, r=0, f1=50.0)
+    answer = answered(tmp_path)
+    assert answer.recommended.rank == 0
+    assert answer.sentences[0] == "The untuned model is best: F1 50.0. Fine-tuning has not helped on SQuAD."
+
+
 def test_one_cell_alone_has_no_answer(tmp_path):
     write_run(tmp_path, f1=50.0)
     assert answered(tmp_path) is None

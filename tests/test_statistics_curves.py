@@ -99,6 +99,14 @@ def test_curves_that_are_no_power_laws_are_held_too(truth):
         assert gain.low <= truth(factor * FIVE[-1]) - truth(FIVE[-1]) <= gain.high
 
 
+def test_precise_points_are_not_forced_onto_a_shape_of_the_grid():
+    """A logistic whose steepness, 1.3, and turn lie between grid values, seen almost without noise."""
+    truth = lambda n: 40 + 35 / (1 + (794 / n) ** 1.3)  # noqa: E731
+    curve = sweep(truth, [100, 200, 500, 1000, 3000], noise=0.1, bounds=(0, 100), rises=True)
+    gain = curve.gain(2)
+    assert gain.low <= truth(6000) - truth(3000) <= gain.high and gain.high - gain.low < 5
+
+
 def test_laws_that_agree_on_the_points_disagree_beyond_them():
     """60, 62, 64 at 100, 300, 1,000 may be a logarithm or the middle of a logistic: the interval holds both."""
     curve = fit_curve([100, 300, 1000], [60.0, 62.0, 64.0], bounds=(0, 100), rises=True)

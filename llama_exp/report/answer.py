@@ -291,7 +291,9 @@ def _sentences(a: Answer, c: Comparison, prices: Prices) -> list[str]:
     found, label = a.recommended, c.describe().label
     assert found is not None
     if found.rank == 0:
-        return [SAY.untuned(metric=label, score=format_score(c.metric, a.untuned), dataset=dataset_name(a.dataset))]
+        return [
+            SAY.untuned(metric=label, score=format_score(a.untuned, c.describe().decimals), dataset=dataset_name(c))
+        ]
     score = "" if found.score is None else with_range(found.score.value, found.score.low, found.score.high)
     lines = [
         SAY.recommended(

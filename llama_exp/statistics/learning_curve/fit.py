@@ -10,9 +10,9 @@ import numpy as np
 
 from llama_exp.statistics import messages
 from llama_exp.statistics.learning_curve.curve import LearningCurve, law_shares
-from llama_exp.statistics.learning_curve.laws import laws_between
+from llama_exp.statistics.learning_curve.laws import laws_between, refined
 from llama_exp.statistics.learning_curve.noise import Points, estimate_points, tabulate
-from llama_exp.statistics.learning_curve.posterior import Scale, draw, noise_grid, posterior_weights, weigh
+from llama_exp.statistics.learning_curve.posterior import Scale, draw, likely_laws, noise_grid, posterior_weights, weigh
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,8 @@ def fit_points(
     scale = Scale.of(every, bounds)
     noises = noise_grid(every, scale)
     laws = laws_between(min(one.sizes[0] for one in every), max(one.sizes[-1] for one in every))
+    evidence = [weigh(one, laws, noises, scale) for one in every]
+    laws = refined(laws, likely_laws(evidence, laws, noises))
     evidence = [weigh(one, laws, noises, scale) for one in every]
     all_weights = posterior_weights(evidence, laws, noises)
     for seed, (key, mine, weights) in enumerate(zip(usable, evidence, all_weights, strict=True)):

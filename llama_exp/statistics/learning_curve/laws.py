@@ -21,13 +21,14 @@ up to about 1 for accuracies, so large ones weigh less.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 WEIGHTS = {"flat": 0.06, "power": 0.32, "exponential": 0.20, "logistic": 0.22, "plateau": 0.12, "broken": 0.08}
 EXPONENTS = 3.0 * np.linspace(0.0, 1.0, 61) ** 2  # of the power law: 0 (a logarithm, no plateau) to 3
 TYPICAL_EXPONENT = 0.7  # exponents weigh exp(-c / this)
-STEEPNESS = (1.0, 1.5, 2.5, 4.0)  # of the logistic, k
+STEEPNESS = (0.9, 1.1, 1.35, 1.65, 2.0, 2.5, 3.2, 4.0)  # of the logistic, k
 AHEAD = 10.0  # a curve's turn may lie up to so many times beyond the largest size
-TURNS = 32  # turning sizes on the grid
+TURNS = 24  # turning sizes on the grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,39 @@ class Laws:
         rise = np.where(end > start, end - start, 1.0)
         h = (shape[:, :-2] - start) / rise
         return np.stack([1 - h, h, bump[:, :-2]], axis=-1)
+
+
+def refined(laws: Laws, likely: np.ndarray) -> Laws:
+    """The same families on grids of as many shapes, between the neighbours of those that are `likely` (J,).
+
+    Precise points leave few shapes of the first grid, and the truth lies between two of them. A family keeps the prior
+    weight that it had in its range.
+    """
+    parts = [_refined_family(laws, np.flatnonzero(laws.kinds == kind), likely) for kind in range(len(WEIGHTS))]
+    kinds, parameters, prior = (np.concatenate(one) for one in zip(*parts, strict=True))
+    return Laws(laws.first, laws.last, kinds, parameters, prior)
+
+
+def _refined_family(laws: Laws, mine: np.ndarray, likely: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(kinds, parameters, log prior) of one family between the neighbours of its likely shapes."""
+    hits, old = mine[likely[mine]], laws.parameters[mine]
+    if not len(hits) or len(mine) == 1:
+        return laws.kinds[mine], old, laws.log_prior[mine]
+    axes = [_between_neighbours(np.unique(old[:, i]), laws.parameters[hits, i]) for i in range(2)]
+    new = np.stack([grid.ravel() for grid in np.meshgrid(*axes, indexing="ij")], axis=1)
+    inside = mine[((old >= new.min(axis=0)) & (old <= new.max(axis=0))).all(axis=1)]
+    # The density of the first grid depends on its first parameter alone (the exponent); others are even.
+    density = np.interp(new[:, 0], laws.parameters[inside, 0], laws.log_prior[inside])
+    density += special.logsumexp(laws.log_prior[inside]) - special.logsumexp(density)
+    return np.full(len(new), laws.kinds[mine[0]]), new, density
+
+
+def _between_neighbours(grid: np.ndarray, likely: np.ndarray) -> np.ndarray:
+    """As many values as the grid has, spread as it is, from below the smallest likely one to above the largest."""
+    first, last = np.searchsorted(grid, [likely.min(), likely.max()])
+    low, high = grid[max(first - 1, 0)], grid[min(last + 1, len(grid) - 1)]
+    # Exponents are spread evenly by their square root and may be 0; turns and steepness by their logarithm.
+    return np.linspace(low**0.5, high**0.5, len(grid)) ** 2 if grid[0] == 0 else np.geomspace(low, high, len(grid))
 
 
 def laws_between(first: float, last: float) -> Laws:

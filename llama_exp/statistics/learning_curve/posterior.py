@@ -22,10 +22,11 @@ LOG_SCATTER_SPREAD = 0.7  # of s, where no runs are repeated
 TYPICAL_SCATTER = 0.012  # prior median of s, as a share of the scale: 1.2 points of F1
 TYPICAL_SCATTER_OF_RANGE = 0.05  # the same where the scale has no ends, as a share of the points' range
 FARTHEST = 3.0  # ranges of the points beyond them that a score without an end is expected to stay within
-MISFITS = np.array([0.0, 0.004, 0.012, 0.036])  # d, as shares of the scale
-MISFIT_PRIOR = np.array([0.85, 0.1, 0.04, 0.01])
+MISFITS = np.array([0.0, 0.001, 0.004, 0.012, 0.036])  # d, as shares of the scale
+MISFIT_PRIOR = np.array([0.7, 0.15, 0.1, 0.04, 0.01])
 FALLING = 0.1  # weight of curves that get worse with more data
 CANDIDATES, KEPT = 8192, 2048  # draws before and after those that leave the scale are dropped
+UNLIKELY = 12.0  # laws that are e^12 times less likely than the best of their family are left out
 SHARED_SHAPE = 0.5  # prior chance that the curves of several ranks have one shape
 
 
@@ -119,6 +120,16 @@ def weigh(points: Points, laws: Laws, noises: Noises, scale: Scale) -> Evidence:
     log_det = np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(hessian)[1] - np.log(precision).sum()
     roots = np.linalg.cholesky(np.linalg.inv(hessian))
     return Evidence(-0.5 * (distance + log_det), start + shift, roots)
+
+
+def likely_laws(evidence: Sequence[Evidence], laws: Laws, noises: Noises) -> np.ndarray:
+    """(J,) whether a law is not out of the question, for any rank and beside the best of its own family."""
+    found = np.zeros(len(laws.kinds), bool)
+    for one in evidence:
+        weight = special.logsumexp(one.log_weight + noises.log_prior, axis=1)
+        best = np.array([weight[laws.kinds == kind].max() for kind in laws.kinds])
+        found |= weight > best - UNLIKELY
+    return found
 
 
 def posterior_weights(evidence: Sequence[Evidence], laws: Laws, noises: Noises) -> list[np.ndarray]:
