@@ -36,6 +36,4 @@ def silence_libraries() -> None:
     ):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault(
-        "HF_HUB_VERBOSITY", "error"
-    )  # ten lines of retries; what came of them is said by data/sources.py
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # ten lines of retries; data/sources.py prints the outcome

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One speaker's words. `role` is "user" or "assistant"."""
+    """What one speaker says. `role` is "user" or "assistant"."""
 
     role: str
     text: str
@@ -19,7 +19,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One thing to learn or to be asked.
+    """One thing to learn or to be evaluated on.
 
     prompt      the user's message, whole, already in the dataset's wording
     response    the answer to learn; never shortened
@@ -63,7 +63,7 @@ class Prediction:
     finished    whether the reply ended by itself (EOS) before the limit
     shortened   whether the prompt had to be shortened to fit
     response    the answer to learn, cleaned as the model learns it; `references` are as written
-    system, history    what the model read before `prompt`: what it was told it is, and the turns before
+    system, history    what the model read before `prompt`: the system prompt and the turns before
 
     Files of earlier versions have none of the last three.
     """

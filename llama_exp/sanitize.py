@@ -16,12 +16,12 @@ FORMULA_STARTS = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a ce
 
 def clean(text: Any, limit: int = 400) -> str:
     """A string for a terminal or a file: no control characters, no overrides of direction, not endless."""
-    kept = "".join(
+    shown = "".join(
         " " if c in "\n\r\t\u2028\u2029" else c
         for c in str(text)
         if c in "\n\r\t\u2028\u2029" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDI)
     )
-    return kept if len(kept) <= limit else kept[: limit - 1] + "…"
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def cleaned(value: Any) -> Any:
@@ -82,7 +82,7 @@ def spreadsheet_cell(value: Any, limit: int = 400) -> Any:
 
 
 def valid_unicode(text: str) -> str:
-    """Text that can be encoded: bytes that were no UTF-8, and halves of characters, stand as U+FFFD."""
+    """Text that can be encoded: bytes that were no UTF-8, and halves of characters, become U+FFFD."""
     text = text.encode("utf-8", "surrogateescape" if _escaped(text) else "surrogatepass").decode("utf-8", "replace")
     return text
 
@@ -93,7 +93,7 @@ def _escaped(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """Text in which nothing acts or hides: a control character, or one that turns the direction, stands as [U+001B].
+    """Text in which nothing acts or hides: a control character, or one that turns the direction, is shown as [U+001B].
 
     A reply with an escape sequence could otherwise recolour a terminal, move its cursor or write its clipboard.
     """

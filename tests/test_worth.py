@@ -134,7 +134,7 @@ def test_a_metric_that_needs_a_model_falls_back_to_what_is_stored_and_says_so(tm
         path.write_text(json.dumps(values))
     c = weighed(tmp_path)
     assert c.ranking is None and c.rivals() == []
-    assert c.unpaired == "Not compared item by item: bertscore/f1 is not kept item by item."
+    assert c.unpaired == "Not compared item by item: bertscore/f1 is not stored item by item."
 
 
 def test_curves_say_what_more_data_buys(grid):

@@ -10,7 +10,7 @@ from llama_exp.cli.options import known_keys
 
 
 def complete(arguments: list[str]) -> None:
-    """`-sc install=bash` prints the shell's script; `-sc query=bash` the words that may follow those in COMP_LINE."""
+    """`-sc install=bash` prints the shell's script; `-sc query=bash` the arguments that may follow those in COMP_LINE."""
     action = arguments[1] if len(arguments) > 1 else ""
     if not action.startswith("query="):
         return hydra_completion(arguments)
@@ -18,7 +18,7 @@ def complete(arguments: list[str]) -> None:
 
 
 def completions(line: str, arguments: list[str]) -> list[str]:
-    """What may stand where the line ends: names of commands, then keys of the command's options and of conf/."""
+    """What may come where the line ends: names of commands, then keys of the command's options and of conf/."""
     words = line.split()[1:]
     word = "" if not words or line[-1:] == " " else words.pop()
     names = [name.split() for name in COMMANDS]

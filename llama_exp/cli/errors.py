@@ -98,7 +98,7 @@ def _wrong_type(error: BaseException) -> str | None:
 
 
 def _type_name(key: str) -> str | None:
-    """The type of a key of conf/ in plain words; None where it has none, or does not exist."""
+    """The type of a key of conf/ as text; None where it has none, or does not exist."""
     from llama_exp.config.schema import Config
 
     kind: Any = Config

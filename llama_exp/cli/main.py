@@ -140,7 +140,7 @@ class CommandLine:
         self.command = COMMANDS[name]
         self.failures: list[str] = []
         self.result: Any = None
-        self.error: Exception | None = None  # of a single run, kept until Hydra has returned
+        self.error: Exception | None = None  # of a single run, until Hydra has returned
 
     @functools.cached_property
     def function(self) -> Callable:
@@ -232,7 +232,7 @@ class CommandLine:
             raise self.error
 
     def _run_cell(self, cfg: Any, given: dict[str, Any]) -> Any:
-        """One run. A failing cell of a sweep is recorded and the next one starts; a single run's error is kept for run()."""
+        """One run. A failing cell of a sweep is recorded and the next one starts; a single run's error is stored for run()."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 

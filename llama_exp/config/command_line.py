@@ -1,10 +1,10 @@
-"""What to type to mean a cell again: its own words, and every other value that a plain command would not give.
+"""The command that trains or evaluates a cell again: its first keys, and every value that is not the default.
 
     {"dataset.name": "squad", "lora.r": 8, "trainer.max_epochs": 2, …}  ->  python train.py dataset=squad …
     trainer.max_epochs=2
 
-What stands in a command comes from files, so it is quoted for the shell and for Hydra, and nothing in it acts on a
-terminal.
+The values come from files, so they are quoted for the shell and for Hydra, and no control
+character reaches a terminal.
 """
 
 import re
@@ -25,20 +25,22 @@ HYDRA_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "nan",
 
 
 def command(name: str, leaves: Mapping[str, Any], *more: str) -> str:
-    """`python train.py …` (name: "train") for a cell's leaves ({dotted key: value}); `more` words such as `outputs=elsewhere` come
-    last."""
-    said = {word: leaves.get(key) for word, key in FIRST_KEYS.items()}
-    if said["lora.r"] == 0:
-        del said["sample"]  # the untuned model saw none
-    usual = _defaults(str(said["dataset"]), str(said["model"]))
+    """`python train.py …` (name: "train") for a cell's leaves, {dotted key: value}.
+
+    more: overrides that come last, such as `outputs=elsewhere`.
+    """
+    overrides = {short: leaves.get(key) for short, key in FIRST_KEYS.items()}
+    if overrides["lora.r"] == 0:
+        del overrides["sample"]  # the untuned model saw none
+    usual = _defaults(str(overrides["dataset"]), str(overrides["model"]))
     rest = leaves.keys() - set(FIRST_KEYS.values())
     for key in sorted(rest, key=lambda k: (not k.startswith("dataset."), k)):
         if key.startswith(NOT_IN_COMMANDS) or (usual is None and key not in ("seed", "data_seed")):
             continue  # without the defaults, only what is sure to matter
         if leaves[key] != (usual or {}).get(key, 0 if usual is None else "no such key"):
-            said[key if usual is None or key in usual else f"+{key}"] = leaves[key]
-    words = [shell_quoted(f"{key}={hydra_value(of)}") for key, of in said.items()]
-    return " ".join([program(name), *words, *map(shell_quoted, more)])
+            overrides[key if usual is None or key in usual else f"+{key}"] = leaves[key]
+    quoted = [shell_quoted(f"{key}={hydra_value(of)}") for key, of in overrides.items()]
+    return " ".join([program(name), *quoted, *map(shell_quoted, more)])
 
 
 def folder_options(run: Path, dataset: str, root: Path, named: Any = None) -> list[str]:
@@ -74,10 +76,10 @@ def hydra_value(of: Any) -> str:
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", text)) + "'"
 
 
-def shell_quoted(word: str) -> str:
-    """A word for the shell. Control characters are spelt out, so that a command is one line and can be shown."""
-    if not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in word):
-        return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+def shell_quoted(argument: str) -> str:
+    """An argument for the shell. Control characters are spelt out, so that a command is one line and can be shown."""
+    if not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in argument):
+        return f'"{argument}"' if "'" in argument and not set(argument) & set('"$`\\!') else shlex.quote(argument)
 
     def spelt(c: str) -> str:
         if c in "\\'":
@@ -87,4 +89,4 @@ def shell_quoted(word: str) -> str:
         hidden = unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
         return f"\\U{ord(c):08x}" if hidden else c
 
-    return "$'" + "".join(map(spelt, word)) + "'"
+    return "$'" + "".join(map(spelt, argument)) + "'"

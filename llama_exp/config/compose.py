@@ -38,7 +38,7 @@ def register() -> None:
 
 
 def _sweep_folder(outputs: str, preflight: bool) -> str:
-    """Where Hydra keeps a sweep's own words. A pre-flight writes nothing into `outputs`."""
+    """Where Hydra writes a sweep's own files. A pre-flight writes nothing into `outputs`."""
     return _temporary_folder() if preflight else str(Path(outputs, ".multirun"))
 
 
@@ -107,7 +107,7 @@ def limit_answer_length(config: Config) -> Config:
 def explicit_keys(config: Config) -> set[str]:
     """The keys that somebody gave a value: those that this command names, and those that are not the defaults.
 
-    `dataset.max_new_tokens` follows max_length by itself, so of it only the command tells.
+    `dataset.max_new_tokens` follows max_length by itself, so only the command says whether it was set.
     """
     mine, usual = flat(config), flat(default_config({"dataset": config.dataset.name, "model": config.model.name}))
     differ = {key for key in mine if key != "dataset.max_new_tokens" and mine[key] != usual.get(key)}
@@ -118,14 +118,14 @@ def typed_keys() -> set[str]:
     """The keys that this command names; none outside of a command."""
     from hydra.core.hydra_config import HydraConfig
 
-    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return {word.lstrip("+~").split("=")[0] for word in words}
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return {override.lstrip("+~").split("=")[0] for override in overrides}
 
 
 def default_config(choices: dict[str, str]) -> Config:
     """Compose conf/ with the given group choices and no other override. Works inside and outside of a Hydra run."""
-    words = tuple(f"{group}={choice}" for group, choice in choices.items())
-    return copy.deepcopy(_defaults(words, config_dirs()))
+    overrides = tuple(f"{group}={choice}" for group, choice in choices.items())
+    return copy.deepcopy(_defaults(overrides, config_dirs()))
 
 
 def load_config(*overrides: str) -> Config:
@@ -138,11 +138,11 @@ def load_config(*overrides: str) -> Config:
 
 def config_dirs() -> tuple[str, ...]:
     """Folders beside conf/ that this command was given: --config-dir FOLDER. Hydra itself forgets them between runs."""
-    found, words = [], sys.argv[1:]
-    for index, word in enumerate(words):
-        option, equals, value = word.partition("=")
+    found, arguments = [], sys.argv[1:]
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
         if option in ("--config-dir", "-cd"):
-            found += [value] if equals else words[index + 1 : index + 2]
+            found += [value] if equals else arguments[index + 1 : index + 2]
     return tuple(os.path.abspath(folder) for folder in found)
 
 
@@ -158,11 +158,11 @@ def dataset_target(name: str) -> str | None:
 
 
 @functools.lru_cache
-def _defaults(words: tuple[str, ...], folders: tuple[str, ...]) -> Config:
-    return limit_answer_length(cast(Config, OmegaConf.to_object(_composed(words, folders))))
+def _defaults(overrides: tuple[str, ...], folders: tuple[str, ...]) -> Config:
+    return limit_answer_length(cast(Config, OmegaConf.to_object(_composed(overrides, folders))))
 
 
-def _composed(words: Sequence[str], folders: Sequence[str]) -> DictConfig:
+def _composed(overrides: Sequence[str], folders: Sequence[str]) -> DictConfig:
     """conf/ with overrides. A Hydra that runs already, ours or that of an application around us, stays as it is."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -174,7 +174,7 @@ def _composed(words: Sequence[str], folders: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().hydra = None
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", [*words, searchpath])
+            return compose("config", [*overrides, searchpath])
     finally:
         GlobalHydra.instance().hydra = running
         VersionBase.instance().version_base = version

@@ -101,8 +101,8 @@ def identity(config: Config, everything: bool = False) -> dict[str, Any]:
     """The leaves that decide the weights. Rank 0 trains nothing: only the model is left of it, unless `everything`."""
     leaves = identity_leaves(flat(config))
     if config.lora.r == 0 and not everything:
-        kept = ("dataset.name", "model.", "lora.r")
-        return {k: v for k, v in leaves.items() if k.startswith(kept)}
+        shown = ("dataset.name", "model.", "lora.r")
+        return {k: v for k, v in leaves.items() if k.startswith(shown)}
     return leaves
 
 
@@ -120,10 +120,10 @@ def run_folder(config: Config, defaults: Config) -> Path:
         head += ["all" if config.sample is None else str(config.sample), f"r{config.lora.r}", f"seed{config.seed}"]
     else:
         head += ["r0"]
-    said = {"dataset.name", "model.name", "model.label", "sample", "lora.r", "seed"}
-    said |= {"model.path", "model.revision"} if config.model.label else set()
+    named = {"dataset.name", "model.name", "model.label", "sample", "lora.r", "seed"}
+    named |= {"model.path", "model.revision"} if config.model.label else set()
     keys = identity(config).keys() | (identity(defaults).keys() if config.lora.r else set())
-    differ = sorted(k for k in keys if mine.get(k) != theirs.get(k) and k not in said)
+    differ = sorted(k for k in keys if mine.get(k) != theirs.get(k) and k not in named)
     return Path(config.outputs, config.dataset.name, "-".join(head + [name_part(k, mine.get(k)) for k in differ]))
 
 
@@ -142,9 +142,11 @@ def model_label(model: ModelConfig) -> str:
 def name_part(key: str, value: Any) -> str:
     """`optimizer.lr`, 0.001 -> "lr0.001". A value that had to be altered or cut carries six digits of its hash."""
     section, _, leaf = key.rpartition(".")
-    word = {"path": f"{section}_path", "name": section, "source": "", "revision": f"{section}_revision"}.get(leaf, leaf)
+    label = {"path": f"{section}_path", "name": section, "source": "", "revision": f"{section}_revision"}.get(
+        leaf, leaf
+    )
     if isinstance(value, list | dict):  # callbacks and the like: only a hash could be short
-        return f"{word}_{hashlib.sha256(str(value).encode()).hexdigest()[:6]}"
+        return f"{label}_{hashlib.sha256(str(value).encode()).hexdigest()[:6]}"
     text = re.sub(r"[^A-Za-z0-9._]+", "_", str(Path(str(value)).name if leaf == "path" else value))[-24:]
     digest = "" if text == str(value) else "_" + hashlib.sha256(str(value).encode()).hexdigest()[:6]
-    return f"{word}{text}{digest}"
+    return f"{label}{text}{digest}"

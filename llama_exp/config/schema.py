@@ -76,7 +76,7 @@ class DatasetConfig:
     validation: float = 0.05  # share of train's Examples carved out, by group, where the source has no validation split
     test: float = 0.1  # the same for test
     split_seed: int = 0  # no sweep moves it
-    max_new_tokens: int = 128  # the longest reply, and the room kept for the answer when a prompt is shortened
+    max_new_tokens: int = 128  # the longest reply, and the room reserved for the answer when a prompt is shortened
     metrics: list[str] = field(default_factory=list)  # [auto] = by what the responses of train look like
     # dataset=table only: which column is what; null = prompt and response, or the form that is recognised
     prompt: str | None = None

@@ -49,7 +49,7 @@ CLASSES = {  # name -> import path
 
 
 class Datasets(Mapping):
-    """Name -> class, imported when asked for: a table of names must not cost the seconds that Lightning takes."""
+    """Name -> class, imported when needed: a table of names must not cost the seconds that Lightning takes."""
 
     def __getitem__(self, name: str) -> "type[ExampleDataModule]":
         return self.class_of(DatasetConfig(name=name))

@@ -18,6 +18,7 @@ from llama_exp.config.schema import COLUMN_KEYS, DatasetConfig
 from llama_exp.data.readers import columns_of
 from llama_exp.errors import UserError
 from llama_exp.formatting import join_list
+from llama_exp.programs import program
 from llama_exp.sanitize import clean
 
 # The columns that show a form, what they are, and its name for people; the first that is there wins.
@@ -99,7 +100,7 @@ def suggested_command(dataset: DatasetConfig, named: dict, rows: Sequence[dict],
             name = _guess(key, name, [column for column in there if column not in taken], rows)
             taken.append(name)
         words.append(f"dataset.{key}={hydra_value(name)}")
-    return " ".join(["python train.py", *map(shell_quoted, words)])
+    return " ".join([program("train"), *map(shell_quoted, words)])
 
 
 def _guess(key: str, name: str, free: list[str], rows: Sequence[dict]) -> str:

@@ -22,8 +22,8 @@ def encode_all(
 
     The prompt gets at most `max_length - max_new_tokens` tokens, whatever the answer is; a response that does not fit
     beside its prompt drops the Example, and so does an empty one. Counts: encoded, shortened, answers_lost (a reference
-    that stood in the context stands there no longer; 0 where answers are no spans of it, for a "no" stands in any
-    text), dropped_response_too_long, dropped_no_response, tokens, label_tokens.
+    that was in the context and is cut away; 0 where answers are no spans of it, for a "no" occurs in any text),
+    dropped_response_too_long, dropped_no_response, tokens, label_tokens.
     """
     prompts, shortened = encode_prompts(examples, tokenizer, max_length - max_new_tokens)
     kept = [tokens for tokens in with_responses(examples, prompts, tokenizer, max_length) if tokens]

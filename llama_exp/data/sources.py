@@ -185,7 +185,7 @@ def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[
 
 
 def synthetic(dataset: DatasetConfig) -> Rows:
-    """Rows made by rule in the dataset's raw schema. `split_seed` makes them, so no sweep moves them."""
+    """Synthetic rows in the dataset's raw schema. `split_seed` makes them, so no sweep moves them."""
     from llama_exp.data.synthetic import MAKERS, rows
 
     if dataset.name not in MAKERS:

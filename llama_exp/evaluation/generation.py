@@ -29,10 +29,10 @@ AT_ONCE = 256  # prompts, where neither the config nor the memory says less
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """place: which prompt; finished: whether it ended by itself before the limit; tokens: how many were generated;
+    """index: which prompt; finished: whether it ended by itself before the limit; tokens: how many were generated;
     nll: summed over the response that it was measured on, in nats."""
 
-    place: int
+    index: int
     text: str
     finished: bool
     tokens: int
@@ -56,16 +56,16 @@ def answers(
     """
     llama = causal_lm(model)
     llama.eval()
-    asked = []
-    for place, (prompt, tokens) in enumerate(zip(prompts, measured, strict=True)):
+    requests = []
+    for index, (prompt, tokens) in enumerate(zip(prompts, measured, strict=True)):
         response = () if tokens is None else tuple(tokens.input_ids[len(prompt) :])
         if tokens is not None and tokens.input_ids[: len(prompt)] != list(prompt):
-            raise ValueError(f"{tokens.id} was measured on another prompt than it is asked")
-        asked.append(DecodeRequest(place, tuple(prompt), response))
+            raise ValueError(f"{tokens.id} was measured on another prompt than the one given")
+        requests.append(DecodeRequest(index, tuple(prompt), response))
     weight = next(llama.parameters())
     with keep_in_memory(llama, weight.is_cuda and memory.can_cache_weights(llama)):
         room = memory.cache_tokens(llama)
-        for some in make_batches(asked, max_new_tokens, batch or AT_ONCE, room):
+        for some in make_batches(requests, max_new_tokens, batch or AT_ONCE, room):
             found = decode_batch(llama, some, new=max_new_tokens, eos=chat_format(tokenizer).end)
             yield [dataclasses.replace(_reply(tokenizer, one.index, one.ids), nll=one.nll) for one in found]
 
@@ -84,17 +84,17 @@ def generate(
     pad = settings.pad_token_id
     llama = causal_lm(model)
     llama.eval()
-    order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
     for start in range(0, len(order), batch):
-        places = order[start : start + batch]
-        width = len(prompts[places[0]])
-        ids = torch.full((len(places), width), pad)
-        mask = torch.zeros(len(places), width, dtype=torch.long)
-        for row, place in enumerate(places):  # padded on the left: replies start at one column
-            ids[row, width - len(prompts[place]) :] = torch.tensor(prompts[place])
-            mask[row, width - len(prompts[place]) :] = 1
+        indices = order[start : start + batch]
+        width = len(prompts[indices[0]])
+        ids = torch.full((len(indices), width), pad)
+        mask = torch.zeros(len(indices), width, dtype=torch.long)
+        for row, index in enumerate(indices):  # padded on the left: replies start at one column
+            ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
+            mask[row, width - len(prompts[index]) :] = 1
         out = llama.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
-        yield [_reply(tokenizer, place, row[width:].tolist()) for place, row in zip(places, out, strict=True)]
+        yield [_reply(tokenizer, index, row[width:].tolist()) for index, row in zip(indices, out, strict=True)]
 
 
 def _settings(tokenizer, max_new_tokens: int, sampling: dict):
@@ -136,7 +136,7 @@ def stream(
                 )
         except _Stopped:
             pass
-        except BaseException as error:  # out of memory, or a bug: told where the reply is read
+        except BaseException as error:  # out of memory, or a bug: raised where the reply is read
             pieces.ready.put(error)
 
     worker = threading.Thread(target=work, daemon=True)
@@ -189,12 +189,12 @@ class Pieces:
             self.sent = text
 
 
-def _reply(tokenizer, place: int, ids: list[int]) -> Reply:
+def _reply(tokenizer, index: int, ids: list[int]) -> Reply:
     end = chat_format(tokenizer).end
     finished = end in ids
     if finished:
         ids = ids[: ids.index(end)]
-    return Reply(place, tokenizer.decode(ids, skip_special_tokens=True).strip(), finished, len(ids) + finished)
+    return Reply(index, tokenizer.decode(ids, skip_special_tokens=True).strip(), finished, len(ids) + finished)
 
 
 @torch.inference_mode()

@@ -52,7 +52,7 @@ def reply_to_all(
             model, tokenizer, prompts, measured, max_new_tokens=config.dataset.max_new_tokens, batch=config.eval_batch
         ):
             for reply in replies:
-                example, target = missing[reply.place], measured[reply.place]
+                example, target = missing[reply.index], measured[reply.index]
                 prediction = Prediction(
                     id=example.id,
                     prompt=example.prompt,
@@ -62,14 +62,14 @@ def reply_to_all(
                     nll=reply.nll,
                     tokens=target.label_tokens if target else 0,
                     finished=reply.finished,
-                    shortened=reply.place in shortened,
+                    shortened=reply.index in shortened,
                     tags=example.tags,
                     response=example.response,
                     system=example.system,
                     history=example.history,
                 )
                 answered[example.id] = prediction
-                tokens += len(prompts[reply.place]) + prediction.tokens + reply.tokens
+                tokens += len(prompts[reply.index]) + prediction.tokens + reply.tokens
                 file.write(json_line(prediction))
             file.flush()
             write_json(request.folder / "cost.json", cost())

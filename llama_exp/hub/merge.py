@@ -97,7 +97,7 @@ def _loss_and_answers(
     answers = [""] * len(examples)
     for replies in generate(model, tokenizer, prompts, max_new_tokens=min(ANSWER_TOKENS, limit), batch=batch):
         for reply in replies:
-            answers[reply.place] = reply.text
+            answers[reply.index] = reply.text
     return sum(nll for nll, _ in measured) / sum(tokens for _, tokens in measured), answers
 
 

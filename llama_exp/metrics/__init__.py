@@ -165,7 +165,7 @@ def _object_at(name: str, path: str) -> Any:
     try:
         module = import_module(parent) if parent else None
         return getattr(module, attribute) if hasattr(module, attribute) else import_module(path)
-    except Exception as error:  # an import runs other people's code: whatever it raises is told in a line
+    except Exception as error:  # an import runs other people's code: whatever it raises becomes one line
         raise UserError(
             f"metric {name!r} cannot be imported ({type(error).__name__}: {error}). Wanted an import path such as "
             "my_package.my_module.my_metric; the folder that holds my_package must be on PYTHONPATH."

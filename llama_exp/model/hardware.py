@@ -26,7 +26,7 @@ def check(config: Config) -> None:
     """Stop before anything heavy is imported where the base could not run."""
     if _needs_gpu(config.model) and (config.trainer.get("accelerator") == "cpu" or not gpu_present()):
         raise UserError(
-            f"model={config.model.name} needs a GPU, and there is none here (or trainer=cpu was asked for).\n"
+            f"model={config.model.name} needs a GPU, and there is none here (or trainer=cpu was requested).\n"
             "Type model=tiny to run the same experiment with the small model in this package, or use a machine with a "
             "GPU; model.needs_gpu=false tries on the CPU all the same."
         )

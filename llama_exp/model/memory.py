@@ -27,7 +27,7 @@ MIN_TOKENS_PER_PASS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class MemoryPlan:
     """How a step runs.
 
     recompute          gradient checkpointing
@@ -121,50 +121,52 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     )
 
 
-def choose(base: nn.Module, config: Config, plan) -> Choice:
+def choose(base: nn.Module, config: Config, plan) -> MemoryPlan:
     """The fastest way that fits the device. What the config says (micro_batch, gradient_checkpointing) is obeyed."""
     device = next(base.parameters()).device
     world = world_size(config)
     share = -(-config.batch // world)
-    asked = config.model.gradient_checkpointing
+    requested = config.model.gradient_checkpointing
     if device.type != "cuda":
-        return Choice(bool(asked), min(config.micro_batch or share, share), False, False, "")
+        return MemoryPlan(bool(requested), min(config.micro_batch or share, share), False, False, "")
     need = needs(base.config, config, next(base.parameters()).element_size())
     whole = config.memory * 2**30 if config.memory else available(device) * USABLE_SHARE
     return fit(need, whole - memory_in_use(device), plan, config, share, world, whole)
 
 
-def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, whole: float) -> Choice:
+def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, whole: float) -> MemoryPlan:
     """`choose`, from the numbers alone: `room` bytes beside the base."""
-    asked = config.model.gradient_checkpointing
+    requested = config.model.gradient_checkpointing
     sizes = [config.micro_batch] if config.micro_batch else _micro_batch_sizes(share)
     mean = sum(plan.lengths) / len(plan.lengths)
     heaviest = functools.cache(lambda size: plan.tokens_of(plan.heaviest(size, world)))
     limit = f"{whole / 2**30:.1f} GiB"
-    if asked is not True:
+    if requested is not True:
         for size in sizes:
-            small = size < share and size * mean < MIN_TOKENS_PER_PASS and asked is None and not config.micro_batch
+            small = size < share and size * mean < MIN_TOKENS_PER_PASS and requested is None and not config.micro_batch
             if need.keeping(heaviest(size)) <= room and not small:
                 cache_weights = room - need.keeping(heaviest(size)) > 1.25 * need.dequantised
                 save_activations = (
                     cache_weights and room - need.keeping(heaviest(size), norms=True) > 1.25 * need.dequantised
                 )
                 also = ", dequantised weights held" * cache_weights + ", norms and gates kept" * save_activations
-                return Choice(
+                return MemoryPlan(
                     False,
                     size,
                     cache_weights,
                     save_activations,
                     f"{size} Examples at once, nothing recomputed{also} ({limit})",
                 )
-    if asked is not False:
+    if requested is not False:
         for size in sizes:
             if need.recomputing(heaviest(size)) <= room:
-                return Choice(True, size, False, False, f"{size} Examples at once, activations recomputed ({limit})")
-    recompute = asked is not False
+                return MemoryPlan(
+                    True, size, False, False, f"{size} Examples at once, activations recomputed ({limit})"
+                )
+    recompute = requested is not False
     least = heaviest(sizes[-1])
     wanted = (need.recomputing(least) if recompute else need.keeping(least)) + whole - room
-    return Choice(
+    return MemoryPlan(
         recompute,
         sizes[-1],
         False,
@@ -208,7 +210,7 @@ def cache_tokens(base: nn.Module) -> float:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start `peak_memory` anew: each cell of a sweep, and each evaluation, has its own."""
+    """Reset `peak_memory`: each cell of a sweep, and each evaluation, has its own."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:

@@ -85,12 +85,12 @@ def audit(
     twice = [i for i, count in Counter(ids).items() if count > 1]
     if twice:
         raise ValueError(f"{len(twice)} held-out ids occur more than once (first: {', '.join(map(str, twice[:3]))})")
-    known, asked = Texts(train), Texts(held_out)
+    known, tested = Texts(train), Texts(held_out)
     found = {
         "same group": _same_group(train, held_out),
         "exact": _same_key([row[2] for row in train], [row[2] for row in held_out]),
-        "normalised": _normalised(known, asked),
-        **dict(zip(("ngram", "near"), _overlaps(known, asked, ngram_share, jaccard, permutations), strict=True)),
+        "normalised": _normalised(known, tested),
+        **dict(zip(("ngram", "near"), _overlaps(known, tested, ngram_share, jaccard, permutations), strict=True)),
     }
     leaks = set().union(*found.values())
     return Audit(
@@ -101,12 +101,12 @@ def audit(
         tuple((kind, str(ids[i]), str(train[j][0])) for kind in KINDS for i, j in sorted(found[kind].items())[:5]),
         tuple(ids[i] for i in range(len(ids)) if i not in leaks),
         known.repeats,
-        asked.repeats,
+        tested.repeats,
     )
 
 
 class Texts:
-    """One side's rows, normalised once; items with the same words are compared once."""
+    """One side's rows, normalised once; equal texts are compared once."""
 
     def __init__(self, rows: Sequence[Row]):
         plain = {prompt: normalise(prompt) for prompt in {row[2] for row in rows}}
@@ -142,26 +142,26 @@ def _same_group(train: Sequence[Row], held_out: Sequence[Row]) -> dict[int, int]
     return {i: first[row[1]] for i, row in enumerate(held_out) if row[1] not in (None, "") and row[1] in first}
 
 
-def _normalised(known: Texts, asked: Texts) -> dict[int, int]:
+def _normalised(known: Texts, tested: Texts) -> dict[int, int]:
     """The prompt recurs; or the response does, if it is too long (13 words) to recur by chance, as "1998" would."""
 
     def long(responses: Sequence[str]) -> list[str]:
         return [text if len(text.split()) >= NGRAM else "" for text in responses]
 
-    answers = _same_key(long(known.responses), long(asked.responses))
-    return answers | _same_key(known.prompts, asked.prompts)
+    answers = _same_key(long(known.responses), long(tested.responses))
+    return answers | _same_key(known.prompts, tested.prompts)
 
 
 def _overlaps(
-    known: Texts, asked: Texts, ngram_share: float, jaccard: float, permutations: int
+    known: Texts, tested: Texts, ngram_share: float, jaccard: float, permutations: int
 ) -> tuple[dict[int, int], dict[int, int]]:
     """(ngram, near): held-out position -> training position."""
-    origin, texts = known.first_row(), asked.distinct
+    origin, texts = known.first_row(), tested.distinct
     learnt, questions = tuple(known.distinct), tuple(texts)
     ngram = _ngram(*_without_template(shingles(learnt, NGRAM), shingles(questions, NGRAM)), ngram_share)
     near = _near(*_without_template(shingles(learnt, SHINGLE), shingles(questions, SHINGLE)), jaccard, permutations)
     number = {text: index for index, text in enumerate(texts)}
-    indices = [number[text] for text in asked.whole]
+    indices = [number[text] for text in tested.whole]
 
     def rows(hit: dict[int, int]) -> dict[int, int]:
         return {i: origin[hit[index]] for i, index in enumerate(indices) if index in hit}
@@ -192,8 +192,8 @@ def _ngram(train: Shingles, held_out: Shingles, share: float) -> dict[int, int]:
 def _near(train: Shingles, held_out: Shingles, jaccard: float, permutations: int) -> dict[int, int]:
     """MinHash proposes candidates and the sets themselves decide: no estimate is reported as a duplicate.
 
-    The LSH index is asked for a little less than `jaccard`, as it misses pairs just at its threshold. It is asked only
-    about texts that could be: at least `jaccard` of a near duplicate's runs occur somewhere in train.
+    The LSH index is queried with a little less than `jaccard`, as it misses pairs just at its threshold. It is queried only
+    for texts that could be: at least `jaccard` of a near duplicate's runs occur somewhere in train.
     """
     wanted = _mostly_in(_distinct(train.values)[0], held_out, jaccard)
     if not wanted:
@@ -223,7 +223,7 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mostly_in(pool: np.ndarray, texts: Shingles, share: float) -> list[int]:
-    """Indices of the texts of whose runs at least `share` stand in the pool of runs."""
+    """Indices of the texts of whose runs at least `share` are in the pool of runs."""
     sizes = texts.sizes()
     if not len(pool):
         return []

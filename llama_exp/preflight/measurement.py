@@ -17,7 +17,7 @@ from llama_exp.errors import UserError
 from llama_exp.formatting import format_memory
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import causal_lm
-from llama_exp.model.memory import Choice, available, memory_in_use, needs, peak_memory, reset_peak_memory
+from llama_exp.model.memory import MemoryPlan, available, memory_in_use, needs, peak_memory, reset_peak_memory
 from llama_exp.records import Tokens
 from llama_exp.training.module import FineTuningModule, neftune
 
@@ -136,7 +136,7 @@ def _peak(device: torch.device, work) -> tuple[float, float, float]:
     return before, max(peak_memory(device), before), result
 
 
-def measurement_key(config: Config, device: torch.device, choice: Choice) -> tuple:
+def measurement_key(config: Config, device: torch.device, choice: MemoryPlan) -> tuple:
     """Cells with the same key take the same memory and time per token."""
     model, lora = config.model, config.lora
     return (

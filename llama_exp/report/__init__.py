@@ -1,7 +1,7 @@
 """The answer from the runs on disk, in four steps. Nothing here imports torch.
 
 load      load.py        runs, evaluations and training curves, read from disk; items.py: scores item by item
-compare   compare.py     which scores may stand side by side; cells.py: Cell, Panel, Comparison
+compare   compare.py     which scores may be compared; cells.py: Cell, Panel, Comparison
 analyse   analyse.py     intervals over seeds, ranking, learning curves; costs.py: time, memory, energy, money
 write     write.py       all four steps: write_report(folder)
           findings.py    the sentences of the answer; captions.py: those under figures and tables

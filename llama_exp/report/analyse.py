@@ -79,7 +79,7 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
 
 
 def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
-    """The cell's items, or in words why they cannot be used."""
+    """The cell's items, or the reason why they cannot be used."""
     scored = [s for s in cell.runs if metric in s.evaluation.scores]
     runs = [(s.run.data_seed, s.run.seed) for s in scored]
     if len(set(runs)) < len(runs):
@@ -89,7 +89,7 @@ def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
         if isinstance(one, str):
             return one
         if not one.can(metric):
-            return f"{metric} is not kept item by item"
+            return f"{metric} is not stored item by item"
     orders = [sorted(range(len(one.ids)), key=one.ids.__getitem__) for one in found]
     first = [(found[0].ids[i], found[0].groups[i]) for i in orders[0]]
     for one, order, its in zip(found[1:], orders[1:], scored[1:], strict=True):
@@ -99,12 +99,12 @@ def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
 
 
 def _other_items(a: EvaluationItems, one, b: EvaluationItems, other) -> str:
-    """Which ids differ, in words."""
+    """Which ids differ."""
     try:
         shared_ids({str(one): dict.fromkeys(a.ids), str(other): dict.fromkeys(b.ids)})
     except ValueError as error:
         return str(error)
-    return "the same items stand in other groups"
+    return "the same items have other groups"
 
 
 def _intervals(one: CellItems, c: Comparison) -> dict[str, StoredInterval]:

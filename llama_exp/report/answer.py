@@ -234,8 +234,8 @@ def _next(panel: Panel, curves: dict, found: Recommended, root: Path) -> Next | 
 def _next_run(cells: list[Cell], rank: int, size: int, narrowing: float, root: Path) -> Next:
     like = max((one for s in cells for one in s.runs), key=lambda one: one.run.examples or 0)
     same = [one.run for s in cells if s.examples == size for one in s.runs]
-    asked = load_evaluation_keys(like.evaluation)
-    leaves = _identity(like.run) | {key: asked[key] for key in EVALUATED if key in asked}
+    settings = load_evaluation_keys(like.evaluation)
+    leaves = _identity(like.run) | {key: settings[key] for key in EVALUATED if key in settings}
     leaves |= {"sample": size, "lora.r": rank, "evaluate": True}
     if same:  # the largest size once more
         leaves |= {key: max(getattr(run, key) for run in same) + 1 for key in ("seed", "data_seed")}
@@ -245,7 +245,7 @@ def _next_run(cells: list[Cell], rank: int, size: int, narrowing: float, root: P
 
 
 def _identity(run: RunRecord) -> dict[str, Any]:
-    """As it stands in the file: to be typed again, not to be shown."""
+    """As stored: for a command, not to be shown."""
     try:
         return identity_among(stored_leaves(run.folder / "config.yaml")) or run.identity
     except (OSError, ValueError, RecursionError):

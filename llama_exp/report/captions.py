@@ -162,7 +162,7 @@ def curve_sentences(curve: "LearningCurve", target: float | None) -> list[str]:
 
 
 def target_score(c: Comparison, prices: Prices) -> float | None:
-    """The score that more data might reach: the one asked for, else the next multiple of ten above the best."""
+    """The score that more data might reach: the requested one, else the next multiple of ten above the best."""
     best = c.best()
     if c.metric in prices.targets:
         return prices.targets[c.metric]

@@ -1,4 +1,4 @@
-"""Which scores may stand on one line: runs are sorted into comparisons, panels and cells (cells.py).
+"""Which scores may be compared: runs are sorted into comparisons, panels and cells (cells.py).
 
 Runs that differ in size, rank and seeds alone share a panel. Whatever differs beyond that is a panel of its own; a key
 that merely follows the rank (alpha = 2r) may stay in one panel, with a note. Panels that answered the
@@ -17,7 +17,7 @@ from llama_exp.report.load import EvaluationRecord, RunRecord, load_item_ids
 from llama_exp.sanitize import as_dict
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
-# Keys that change which items are held out or how they are asked; and whatever begins with "dataset.cleaning.".
+# Keys that change which items are held out or how they are prompted; and whatever begins with "dataset.cleaning.".
 TEST_KEYS = (
     "eval_sample",
     "eval_seed",
@@ -49,7 +49,8 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
     for one in scored:
         if one.run.rank != 0:
             test = _test(one)
-            if any(other.run.folder == one.run.folder for other in by_test.get(test, ())):  # asked alike, or a copy
+            # the same settings twice, or a copied folder
+            if any(other.run.folder == one.run.folder for other in by_test.get(test, ())):
                 test = (*test[:-1], (*test[-1], ("evaluation", one.evaluation.name)))
             by_test.setdefault(test, []).append(one)
     found = [(test, members, [s for s in untuned if _same_items(s, members[0])]) for test, members in by_test.items()]
@@ -62,7 +63,7 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
     made = []
     for test, members, mine in found:
         like = [dict(t[-1]) for t, _, _ in found if t[:3] == test[:3]]
-        # Where all items were asked no seed drew them: that sets nothing apart.
+        # Where all items were used no seed drew them: that sets nothing apart.
         apart = {k: v for k, v in test[-1] if any(other.get(k, v if k == "eval_seed" else None) != v for other in like)}
         made.append(_comparison(test, members, mine, metric, apart))
     cells = {id(c): sum(len(p.cells) for p in c.panels) for c in made}
@@ -82,17 +83,17 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
 def _test(one: ScoredRun) -> tuple:
     """What must be equal for two scores to be about the same held-out items."""
     e = one.evaluation
-    return e.dataset, e.trained_on, e.split, e.items, e.groups, tuple(sorted(_asked(one).items()))
+    return e.dataset, e.trained_on, e.split, e.items, e.groups, tuple(sorted(_settings(one).items()))
 
 
-def _asked(one: ScoredRun) -> dict[str, str]:
-    """How the items were chosen, asked and scored, as stored with the evaluation; else what the run and folder show."""
+def _settings(one: ScoredRun) -> dict[str, str]:
+    """How the items were chosen, prompted and scored: as stored with the evaluation, else what run and folder show."""
     e = one.evaluation
     stored = e.results.evaluation
     facts = {key: str(value) for key, value in comparable_facts(e).items()}
     if stored:
-        kept = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
-        return {k: v for k, v in kept.items() if k != "eval_seed" or stored.get("eval_sample")} | facts
+        values = {k: str(v) for k, v in stored.items() if k in TEST_KEYS or k.startswith("dataset.cleaning.")}
+        return {k: v for k, v in values.items() if k != "eval_seed" or stored.get("eval_sample")} | facts
     known = one.run.identity if one.run.rank and e.trained_on == e.dataset else {}
     return {"evaluation": e.name} | {k: str(known[k]) for k in TEST_KEYS if k in known} | facts
 
@@ -111,11 +112,11 @@ def _same_items(untuned: ScoredRun, other: ScoredRun) -> bool:
     a, b = untuned.evaluation, other.evaluation
     if (a.dataset, a.split, a.items) != (b.dataset, b.split, b.items):
         return False
-    asked, like = _asked(untuned), _asked(other)
-    if any(asked[key] != like[key] for key in asked.keys() & like.keys() - {"evaluation"}):
+    mine, theirs = _settings(untuned), _settings(other)
+    if any(mine[key] != theirs[key] for key in mine.keys() & theirs.keys() - {"evaluation"}):
         return False
-    mine, theirs = load_item_ids(a), load_item_ids(b)
-    return mine is None or theirs is None or mine == theirs
+    ids, other_ids = load_item_ids(a), load_item_ids(b)
+    return ids is None or other_ids is None or ids == other_ids
 
 
 def _comparison(
@@ -191,7 +192,7 @@ def _same_model(untuned: RunRecord, tuned: RunRecord) -> bool:
 
 
 def _same_rows(untuned: ScoredRun, tuned: list[ScoredRun]) -> bool:
-    """Whether the untuned model was asked in rows as long as the tuned ones, where both are known."""
+    """Whether the untuned model was evaluated in rows as long as the tuned ones, where both are known."""
     mine, *theirs = (s.evaluation.results.evaluation.get("max_length") for s in (untuned, *tuned))
     return mine is None or None in theirs or mine in theirs
 

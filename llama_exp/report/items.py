@@ -19,7 +19,7 @@ from llama_exp.report.load import EvaluationRecord
 from llama_exp.runs.files import atomic_write, read_predictions
 from llama_exp.runs.scores import SCORES, read_scores
 
-FORM = 2  # of the files in report/items; another number makes them anew
+FORMAT = 2  # of the files in report/items; a new number discards the old ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class EvaluationItems:
 
 
 def load_items(evaluation: EvaluationRecord, cache: Path | None = None) -> EvaluationItems | str:
-    """The items of an evaluation, or in words why there are none. With `cache`, kept there for the next report."""
+    """The items of an evaluation, or the reason why there are none. With `cache`, written there for the next report."""
     path, stored = evaluation.folder / "predictions.jsonl", evaluation.folder / "scores.jsonl"
     try:
-        stamp = [FORM, *_version(path), *(_version(stored) if stored.is_file() else ()), *sorted(evaluation.scores)]
+        stamp = [FORMAT, *_version(path), *(_version(stored) if stored.is_file() else ()), *sorted(evaluation.scores)]
     except OSError:
         return "predictions.jsonl is not there"
     cached = cache / f"{hashlib.sha256(str(evaluation.folder).encode()).hexdigest()[:20]}.json" if cache else None

@@ -129,23 +129,23 @@ def title(comparison: Comparison) -> str:
 
 def _source(comparison: Comparison) -> str:
     """Where the items came from, if not from the hub: a made-up set must not be taken for the real one."""
-    asked = _evaluation_keys(comparison)
-    if asked.get("dataset.path"):
-        return f"rows from {clean(asked['dataset.path']).rstrip('/').rpartition('/')[2]}"
-    return "synthetic" if asked.get("dataset.source") == "synthetic" else ""
+    keys = _evaluation_keys(comparison)
+    if keys.get("dataset.path"):
+        return f"rows from {clean(keys['dataset.path']).rstrip('/').rpartition('/')[2]}"
+    return "synthetic" if keys.get("dataset.source") == "synthetic" else ""
 
 
 def split_of(comparison: Comparison) -> str:
     """`test split, a sample of 300 questions`; `test split, all 10,570 questions`."""
     items = plural(comparison.items, _item_name(comparison)) if comparison.items else ""
-    asked = _evaluation_keys(comparison)
-    if items and "eval_sample" in asked:
-        items = f"a sample of {items}" if asked["eval_sample"] not in (None, "None") else f"all {items}"
+    keys = _evaluation_keys(comparison)
+    if items and "eval_sample" in keys:
+        items = f"a sample of {items}" if keys["eval_sample"] not in (None, "None") else f"all {items}"
     return f"{comparison.split or 'unnamed'} split" + (f", {items}" if items else "")
 
 
 def _evaluation_keys(comparison: Comparison) -> dict[str, Any]:
-    """How the items were chosen and asked, as stored with the first evaluation."""
+    """How the items were chosen and prompted, as stored with the first evaluation."""
     return next((one.evaluation.results.evaluation for one in scored_runs(comparison)), {})
 
 

@@ -70,7 +70,7 @@ class EvaluationRecord:
 
     @property
     def empty_replies(self) -> int | None:
-        """How many replies hold no word; None: not recorded."""
+        """How many replies are empty; None: not recorded."""
         stored = self.results.empty_replies
         return as_int(as_dict(self.results.facts, "bertscore").get("empty_replies")) if stored is None else stored
 
@@ -85,7 +85,7 @@ class EvaluationRecord:
 class RunRecord:
     """One run folder: a fine-tuned cell, or an untuned model (rank 0) that has evaluations only.
 
-    sample    what was asked for (None = all of it)
+    sample    what was requested (None = all of it)
     examples  how many examples that was
     encoded   how many of them reached training: empty responses, and too long ones, are dropped (None: not recorded)
     status    "finished", "stopped early", "interrupted", "failed", "untuned", or "unfinished" (no summary was written)
@@ -152,7 +152,7 @@ def load_runs(folder: Path) -> tuple[list[RunRecord], list[UnreadFile]]:
 
 
 def load_evaluation_keys(evaluation: EvaluationRecord) -> dict[str, Any]:
-    """{dotted key: value} of what an evaluation asked, as it stands in its file: to be typed again, not to be shown."""
+    """{dotted key: value} of an evaluation's settings, as stored: for a command, not to be shown."""
     try:
         return read_results(evaluation.folder).evaluation
     except UNREADABLE:
@@ -292,7 +292,7 @@ def identity_among(leaves: dict[str, Any]) -> dict[str, Any]:
 
 
 def stored_leaves(config: Path) -> dict[str, Any]:
-    """{dotted key: value} of a config.yaml, as it stands there: not yet cleaned."""
+    """{dotted key: value} of a config.yaml, as stored: not yet cleaned."""
     import yaml
 
     def walk(value, key):

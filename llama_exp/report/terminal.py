@@ -78,12 +78,14 @@ def drop_columns(table: TextTable, ranked: str, width: int) -> tuple[TextTable, 
     names = [column.name for column in table.columns]
     first = next(at for at, name in enumerate(names) if name.startswith(ranked))
     scores = [at for at in range(len(names) - 1, first, -1) if names[at] not in (*COSTS, AGAINST_BEST)]
-    spare, kept = [names.index(name) for name in COSTS] + scores, list(range(len(names)))
-    while spare and sum(map(needed, kept)) > width:
-        kept.remove(spare.pop(0))
-    columns = tuple(table.columns[at] for at in kept)
-    shown = dataclasses.replace(table, columns=columns, rows=[tuple(row[at] for at in kept) for row in table.rows])
-    return shown, [name for at, name in enumerate(names) if at not in kept]
+    spare, shown_columns = [names.index(name) for name in COSTS] + scores, list(range(len(names)))
+    while spare and sum(map(needed, shown_columns)) > width:
+        shown_columns.remove(spare.pop(0))
+    columns = tuple(table.columns[at] for at in shown_columns)
+    shown = dataclasses.replace(
+        table, columns=columns, rows=[tuple(row[at] for at in shown_columns) for row in table.rows]
+    )
+    return shown, [name for at, name in enumerate(names) if at not in shown_columns]
 
 
 def print_pending(

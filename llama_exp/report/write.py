@@ -99,7 +99,7 @@ def write_report(
 
 
 def analyse_all(compared: list[Comparison], cache: Path) -> list[Comparison]:
-    """Every comparison, analysed. Predictions are read once; what was read is kept in `cache`."""
+    """Every comparison, analysed. Predictions are read once; what was read is stored in `cache`."""
     if not any(c.cells() for c in compared):
         return compared
     from llama_exp.report.analyse import analyse  # scipy: a second
@@ -109,7 +109,7 @@ def analyse_all(compared: list[Comparison], cache: Path) -> list[Comparison]:
 
 
 def read_once(cache: Path) -> Callable[[EvaluationRecord], EvaluationItems | str]:
-    """`load_items` that reads nothing twice: an untuned model stands in several comparisons."""
+    """`load_items` that reads nothing twice: an untuned model is in several comparisons."""
     known: dict[Path, EvaluationItems | str] = {}
 
     def read(evaluation: EvaluationRecord) -> EvaluationItems | str:

@@ -1,4 +1,4 @@
-"""load_run: a finished run for a program, by its folder or by the words of a command."""
+"""load_run: a finished run for a program, by its folder or by overrides."""
 
 from pathlib import Path
 

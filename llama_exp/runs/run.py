@@ -59,7 +59,7 @@ class Run:
     """A config and the folder that belongs to it alone.
 
     `Run.of(config)` names the folder by the config's identity, whether or not it exists yet; `Run.load(folder)` reads a
-    run that is there. Whatever the files say is read when it is asked for: another process may be training the run.
+    run that is there. Whatever the files say is read when it is needed: another process may be training the run.
     """
 
     config: Config
@@ -215,7 +215,7 @@ def _parse_config(path: Path) -> Config:
         defaults = OmegaConf.structured(default_config({"dataset": stored.dataset.name, "model": stored.model.name}))
         stored = OmegaConf.merge({key: defaults[key] for key in newer}, stored)
     config = cast(Config, OmegaConf.to_object(OmegaConf.merge(schema, stored)))
-    # Which code reads the data is said by the user's own configuration, never by a folder that somebody may have made.
+    # Which code reads the data is named by the user's own configuration, never by a folder that somebody may have made.
     config.dataset._target_ = dataset_target(config.dataset.name)
     return config
 

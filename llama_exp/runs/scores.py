@@ -18,8 +18,8 @@ ItemScores = Mapping[str, Sequence[float]]  # {score: [value per prediction]}
 def write_scores(folder: Path, predictions: Sequence[Prediction], items: ItemScores) -> None:
     """scores.jsonl: a line a prediction, {"id": …, "squad/f1": 80.0, …}, in the order of predictions.jsonl."""
     with atomic_write(Path(folder) / SCORES) as file:
-        for place, prediction in enumerate(predictions):
-            values = {name: of_score[place] for name, of_score in items.items()}
+        for index, prediction in enumerate(predictions):
+            values = {name: of_score[index] for name, of_score in items.items()}
             file.write(json.dumps({"id": prediction.id, **values}, ensure_ascii=False, allow_nan=False) + "\n")
 
 

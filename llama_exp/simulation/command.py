@@ -45,7 +45,7 @@ class SimulateOptions:
 def simulate(config: Config, options: SimulateOptions) -> Outcome:
     """Let a client and an agent talk, by a run found by the keys that trained it:
 
-        python train.py dataset=tweetsumm dataset.task=turns sample=null lora.r=8       a model that can speak
+        llama-exp train dataset=tweetsumm dataset.task=turns sample=null lora.r=8       a model that can speak
         llama-exp simulate dataset=tweetsumm lora.r=8                                   it talks with itself
         llama-exp simulate dataset=tweetsumm lora.r=8 client=script:lines.txt           with a fixed client
         llama-exp simulate dataset=tweetsumm lora.r=8 client=untuned against=untuned    against the untuned model

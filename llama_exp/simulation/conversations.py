@@ -88,7 +88,7 @@ def count_endings(conversations: Iterable[Conversation]) -> dict[str, int]:
 
 
 def count_silent(conversations: Iterable[Conversation]) -> int:
-    """Conversations in which no model said a word."""
+    """Conversations without a turn from a model."""
     return sum(not any(split_words(turn.text) for turn in one.turns if turn.made) for one in conversations)
 
 

@@ -81,7 +81,7 @@ class Simulator:
         with self.base.use(speaker.adapter) as model:
             replies = [reply for some in generate(model, self.base.tokenizer, prompts, **settings) for reply in some]
         for reply in replies:
-            conversations[reply.place].add(Utterance(speaker.side, reply.text, finished=reply.finished))
+            conversations[reply.index].add(Utterance(speaker.side, reply.text, finished=reply.finished))
 
     def _script_index(self, speaker: Speaker, conversation: OpenConversation) -> int:
         """How many of its lines a script has spoken; a given opening is not one of them."""

@@ -14,7 +14,7 @@ def verify(folder: Path = PATH) -> None:
         lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").split("\n")
     except OSError:
         raise UserError(f"{folder / 'SHA256SUMS'} is missing. {ADVICE}") from None
-    wrong = [said for line in lines if line for said in check(folder, *line.split(maxsplit=1))]
+    wrong = [fault for line in lines if line for fault in check(folder, *line.split(maxsplit=1))]
     if wrong:
         raise UserError(f"The embedded model in {folder} is not whole: {'; '.join(wrong)}. {ADVICE}")
 

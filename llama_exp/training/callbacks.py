@@ -90,8 +90,8 @@ class Checkpoints(Checkpoint):
 
 
 class Curves(L.Callback):
-    """metrics.csv, a row a step; the same numbers to any logger. The file is the truth: a logger's failure is only
-    said.
+    """metrics.csv, a row a step; the same numbers to any logger. The file is complete: a logger that fails is only
+    reported.
 
     late: how many steps may be pending while the next one runs; None = what suits the device.
     """
@@ -118,10 +118,10 @@ class Curves(L.Callback):
         self.tokens = self.plan.seen(trainer.global_step, self.plan.lengths)
         if not trainer.is_global_zero:
             return
-        kept = []
+        rows = []
         if self.path.is_file() and trainer.global_step:
             with open(self.path, newline="", encoding="utf-8") as file:
-                kept = [
+                rows = [
                     row
                     for row in csv.DictReader(file)
                     if (row["step"] or "x").isdigit() and int(row["step"]) <= trainer.global_step
@@ -129,7 +129,7 @@ class Curves(L.Callback):
         with atomic_write(self.path) as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(rows)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         module.read_finished()  # before the progress bar asks for the numbers
@@ -190,7 +190,7 @@ class Curves(L.Callback):
 class KeepBest(L.Callback):
     """Keeps the adapter with the lowest validation loss, and stops after `patience` validations without a better one.
 
-    It is kept in memory and in the checkpoint, so that the two never speak of different steps.
+    It is held in memory and in the checkpoint, so that both are of the same step.
     """
 
     def __init__(self, patience: int | None):

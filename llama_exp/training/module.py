@@ -97,7 +97,7 @@ class FineTuningModule(L.LightningModule):
             None  # number, learning rate and values of the step that ends
         )
         self.began: Moment  # the step that is read next
-        # Who is told of each step, in order. Without a listener the module logs to the Trainer's loggers itself.
+        # Called after each step, in order. Without a listener the module logs to the Trainer's loggers itself.
         self.listener: Callable[[Step], None] | None = None
         # How many steps may be pending while the next one runs: reading one at once would leave a GPU without work
         # meanwhile.

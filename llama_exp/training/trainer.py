@@ -77,7 +77,7 @@ def build_trainer(run: Run, data, base: torch.nn.Module) -> L.Trainer:
 
 
 def precision(wanted: Any, dtype: torch.dtype) -> str:
-    """Lightning's name for what the base computes in. Raises UserError where another one is asked for."""
+    """Lightning's name for what the base computes in. Raises UserError where another one is requested."""
     usual = {torch.float32: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}[dtype]
     if wanted is not None and str(wanted).split("-")[0] != usual.split("-")[0]:
         raise UserError(f"trainer.precision={wanted}: this device computes in {usual} or 32-true.")

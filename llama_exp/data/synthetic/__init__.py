@@ -1,4 +1,4 @@
-"""Rows in each dataset's raw schema, made by rule about an invented world: offline, free of any licence, any number.
+"""Synthetic rows in each dataset's raw schema, about an invented world: offline, free of any licence, any number.
 
     for row in rows("squad", "train", 1000, seed=0): ...
 

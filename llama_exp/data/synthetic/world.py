@@ -1,4 +1,4 @@
-"""The invented world behind every synthetic row: names made by rule, kinds of subject, and the facts told about them.
+"""The invented world behind every synthetic row: generated names, kinds of subject, and facts about them.
 
 A name belongs to one side for ever: `names("train")`, `names("test")` ... are disjoint sets, cut by a checksum of the
 name itself, so no seed and no row count can move a name from one side to another.
