@@ -16,7 +16,7 @@ from llama_exp.config.seeds import fold_seed
 from llama_exp.errors import UserError
 from llama_exp.model.checkpoint import check_same_files
 from llama_exp.runs.adapter import check_adapter
-from llama_exp.runs.summary import read_summary
+from llama_exp.runs.summary import find_summary
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEARS = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
@@ -124,7 +124,7 @@ def load_lora(base: nn.Module, folder: Path, name: str = "default") -> nn.Module
 def _check_files(base: nn.Module, folder: Path) -> None:
     """Raise UserError for files that training did not save, another base, and what our forward pass leaves out."""
     check_adapter(folder)
-    summary = read_summary(folder.parent)
+    summary = find_summary(folder.parent)
     if summary and summary.base and (found := getattr(causal_lm(base), "checksums", {})):
         check_same_files(base.config._name_or_path, summary.base, found)
     if unknown := _unsupported_options(folder):

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from llama_exp.errors import UserError
-from llama_exp.runs.summary import read_summary
+from llama_exp.runs.summary import find_summary
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -21,7 +21,7 @@ def check_adapter(folder: Path) -> None:
     """
     if missing := [name for name in ADAPTER_FILES if not (folder / name).is_file()]:
         raise UserError(f"No adapter at {folder}: {' and '.join(missing)} missing.")
-    summary = read_summary(folder.parent)
+    summary = find_summary(folder.parent)
     stored, found = summary.adapter if summary else {}, adapter_checksums(folder)
     if changed := [name for name in stored if stored[name] != found.get(name)]:
         raise UserError(

@@ -28,7 +28,7 @@ from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.runs.files import atomic_write, write_json
 from llama_exp.runs.lock import LOCK, lock_folder
-from llama_exp.runs.summary import Summary, read_summary, write_summary
+from llama_exp.runs.summary import Summary, find_summary, write_summary
 
 
 class Clock:
@@ -121,11 +121,7 @@ class Run:
 
     @property
     def summary(self) -> Summary | None:
-        """None where there is none that can be read: then the run has not finished."""
-        try:
-            return read_summary(self.folder)
-        except (OSError, ValueError):
-            return None
+        return find_summary(self.folder)
 
     @property
     def is_finished(self) -> bool:

@@ -68,6 +68,14 @@ def write_summary(folder: Path, summary: Summary) -> None:
     write_json(folder / "summary.json", dataclasses.asdict(summary))
 
 
+def find_summary(folder: Path) -> Summary | None:
+    """The summary in a folder; None where there is none that can be read: then no run has finished there."""
+    try:
+        return read_summary(folder)
+    except (OSError, ValueError):
+        return None
+
+
 def read_summary(folder: Path) -> Summary:
     """The summary in a folder. Raises OSError or ValueError where there is none that can be read, UserError for one
     that a newer version wrote, whose numbers might mean something else.
