@@ -18,7 +18,7 @@ from llama_exp.model.lora import attach_lora, detach_lora, load_lora, save_lora
 from llama_exp.runs.run import Run
 
 from .conftest import small
-from .test_finetune import CPU, LORA, base_config
+from .test_training_module import CPU, LORA, base_config
 
 
 def configured(folder, **changes):

@@ -88,7 +88,7 @@ def test_dequantised_weights_are_held_only_meanwhile(llama):
     from llama_exp.model.base import load_base
     from llama_exp.model.kernels.decoder_layer import keep_in_memory
 
-    from .test_finetune import CPU, base_config
+    from .test_training_module import CPU, base_config
 
     base = load_base(base_config(llama), CPU)
     layers = [m for m in base.modules() if isinstance(m, torch.nn.Linear)]

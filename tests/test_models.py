@@ -30,7 +30,7 @@ from llama_exp.records import Example, Turn
 from .conftest import make_it_matter
 from .templates import CHATML, LLAMA3, MISTRAL, ZEPHYR, byte_level, of_llama2, with_tokens
 from .test_chat_format import messages
-from .test_finetune import CPU, LORA, base_config
+from .test_training_module import CPU, LORA, base_config
 
 ROPE3 = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

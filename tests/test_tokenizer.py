@@ -10,7 +10,7 @@ from llama_exp.model.tokenizer import load_tokenizer
 
 from .templates import byte_level, with_tokens
 from .test_chat_format import TEXTS, _real
-from .test_finetune import base_config
+from .test_training_module import base_config
 
 
 def only_pieces(name, tmp_path):

@@ -1,6 +1,6 @@
 """Norm, rotation and gate, forward and backward: one pass over memory each with Liger's kernels on a GPU.
 
-Without Liger (pip install -e '.[gpu]') or on a CPU the same formulas run in plain PyTorch. tests/test_llama.py holds
+Without Liger (pip install -e '.[gpu]') or on a CPU the same formulas run in plain PyTorch. tests/test_kernels.py holds
 the formulas against autograd and transformers.
 """
 

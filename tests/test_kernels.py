@@ -22,7 +22,7 @@ from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora,
 from llama_exp.records import Tokens
 
 from .conftest import make_it_matter
-from .test_finetune import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
+from .test_training_module import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
 
 
 def theirs(model, tokens) -> list[torch.Tensor]:

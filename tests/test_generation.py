@@ -11,7 +11,7 @@ from llama_exp.model.kernels import batch_decode
 from llama_exp.model.kernels.batch_decode import DecodeRequest, decode_batch, group_by_prefix, make_batches
 from llama_exp.model.lora import attach_lora, causal_lm, detach_lora
 
-from .test_finetune import CPU, LORA, adapted, base_config  # noqa: F401 (adapted is a fixture)
+from .test_training_module import CPU, LORA, adapted, base_config  # noqa: F401 (adapted is a fixture)
 
 EOS = 2
 
