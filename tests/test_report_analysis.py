@@ -48,8 +48,9 @@ def grid(tmp_path_factory):
 def test_the_interval_of_several_runs_holds_more_than_the_test_set_and_says_how_much(grid):
     interval = at(weighed(grid), 8, 1000).interval(F1)
     assert interval.note.startswith("test set and 3 data samples with one training seed each")
-    assert [name for name, _ in interval.shares] == ["test set", "training and sampling"]
-    assert sum(share for _, share in interval.shares) == pytest.approx(1)
+    assert [name for name, *_ in interval.shares] == ["test set", "training and sampling"]
+    assert sum(share for _, share, *_ in interval.shares) == pytest.approx(1)
+    assert all(0 <= low <= share <= high <= 1 for _, share, low, high in interval.shares)
 
 
 def test_runs_that_scatter_widen_the_interval(tmp_path):
@@ -58,7 +59,8 @@ def test_runs_that_scatter_widen_the_interval(tmp_path):
             write_run(tmp_path / name, f1=f1, data_seed=seed)
     steady, wild = (weighed(tmp_path / name).best()[1].interval(F1) for name in ("steady", "wild"))
     assert wild.high - wild.low > 2 * (steady.high - steady.low)
-    assert dict(wild.shares)["training and sampling"] > 0.7
+    [(_, share, low, _)] = [one for one in wild.shares if one[0] == "training and sampling"]
+    assert share > 0.7 and low > 0.1
 
 
 def test_one_run_says_test_set_only_one_training_seed(tmp_path):
@@ -74,7 +76,7 @@ def test_the_best_and_what_cannot_be_told_from_it_are_named_and_the_rest_is_wors
     assert (best.rank, best.examples) == (8, 3000) and tied == [(16, 3000), (16, 1000)]
     assert len(c.ranking.worse) == 6 and 4 < c.ranking.detectable < 12
     said = " ".join(findings.answer(c))
-    tied = r"rank 16 on 3,000 examples \(60.0 ± 5.5, p = [01]\.\d+\) and rank 16 on 1,000 examples \(55.9 ± 5.8, p = 0\.\d+\)"
+    tied = r"rank 16 on 3,000 examples \(60.0 ± \d.\d, p = [01]\.\d+\) and rank 16 on 1,000 examples \(55.9 ± \d.\d, p = 0\.\d+\)"
     assert re.search(f"On the same 300 items there is no significant difference from {tied}", said)
     assert "It is significantly better than the other 6 cells." in said and "smallest true difference" in said
     table = tables.scores_table(c)

@@ -15,6 +15,7 @@ from llama_exp.data import DATASETS
 from llama_exp.data.encoding import encode_all
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_score, plural, plus_minus
+from llama_exp.metrics import likelihood
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.results import Results
 from llama_exp.statistics.comparisons import FEW_CLUSTERS
@@ -65,10 +66,10 @@ def score(predictions: Sequence[Prediction], config: Config) -> Scored:
         found = metrics.measure(name, predictions, metric_settings(config))
         for key, items in found.items.items():
             scored.values[key] = sum(items) / len(items)
-            scored.intervals[key] = mean_interval(items, groups, bounds=scores[key].bounds)
+            scored.intervals[key] = mean_interval(items, groups, bounds=scores[key].limits)
         for key, statistic in found.corpus.items():
             scored.values[key] = statistic(predictions)
-            scored.intervals[key] = statistic_interval(statistic, predictions, groups, bounds=scores[key].bounds)
+            scored.intervals[key] = statistic_interval(statistic, predictions, groups, bounds=scores[key].limits)
         scored.items.update(found.items)
         if found.facts:
             scored.facts[name] = found.facts
@@ -78,8 +79,9 @@ def score(predictions: Sequence[Prediction], config: Config) -> Scored:
         scored.values["loss"] = sum(nll) / sum(tokens)
         scored.values["perplexity"] = math.exp(min(scored.values["loss"], 700))
         groups = [prediction.group for prediction in measured]
-        scored.intervals["loss"] = ratio_interval(nll, tokens, groups)
-        scored.intervals["perplexity"] = ratio_interval(nll, tokens, groups, transform=math.exp)
+        bounds = likelihood.LOSS.limits
+        scored.intervals["loss"] = ratio_interval(nll, tokens, groups, bounds=bounds)
+        scored.intervals["perplexity"] = ratio_interval(nll, tokens, groups, transform=math.exp, bounds=bounds)
     return scored
 
 

@@ -119,14 +119,16 @@ def _intervals(one: CellItems, c: Comparison) -> dict[str, StoredInterval]:
         elif all(
             metric in s.evaluation.scores and items.can(metric) for s, items in zip(one.runs, one.items, strict=True)
         ):
-            interval = _interval_of_runs(one, metric, c.describe(metric).bounds)
+            interval = _interval_of_runs(one, metric, c.describe(metric).limits)
             if interval:
                 found[metric] = interval
     return found
 
 
-def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float] | None) -> StoredInterval | None:
+def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float]) -> StoredInterval | None:
     table, draws = one.table(metric), [data_seed for data_seed, _ in one.seeds()]
+    if metric in likelihood.SCORES:  # the table is of losses
+        bounds = likelihood.LOSS.limits
     parts = variance_components(table, draws, bounds=bounds)
     total = parts.total
     if total.low is None:
@@ -134,8 +136,9 @@ def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float] |
     ends = (total.low, total.high)
     if metric == "perplexity":  # of the mean of the runs' perplexities: the interval of the loss, moved to that mean
         centre = one.cell.mean(metric) / math.exp(total.estimate)
-        ends = tuple(centre * math.exp(end) for end in ends)
-    return StoredInterval(*ends, total.method, total.note, parts.shares, parts.unseen)
+        ends = tuple(max(centre * math.exp(end), 1.0) for end in ends)
+    shares = tuple((part.name, part.share, part.low, part.high) for part in parts.parts)
+    return StoredInterval(*ends, total.method, total.note, shares, parts.unseen)
 
 
 def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[str, dict[int, LearningCurve]]:
@@ -199,8 +202,8 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
     unpaired = f"Not compared item by item: {names}{more}." if refused else ""
     if len(contenders) < 2:
         return replace(c, unpaired=unpaired)
-    ends = c.describe().bounds
-    ranking = rank_cells(contenders, width=ends[1] - ends[0] if ends else None)
+    low, high = c.describe().limits
+    ranking = rank_cells(contenders, width=high - low)
     return replace(
         c,
         ranking=replace(ranking, refused=tuple((k, w) for _, k, w in refused)),

@@ -184,7 +184,10 @@ def _uncertainty(c: Comparison, cell: Cell) -> list[str]:
     if runs == 1:
         return [SAY.one_run()]
     low, high = (format_score(end(cell.scores(c.metric)), c.describe().decimals) for end in (min, max))
-    shares = [f"{SOURCES.get(name, name)} {percent(share)}" for name, share in interval.shares]
+    shares = [
+        f"{SOURCES.get(name, name)} {percent(share)} ({percent(least)} to {percent(most)})"
+        for name, share, least, most in interval.shares
+    ]
     lines = [SAY.run_spread(runs=runs, low=low, high=high, shares=shares)]
     return [*lines, describe_unseen(interval.unseen, runs)] if interval.shares and interval.unseen else lines
 

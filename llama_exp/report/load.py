@@ -29,7 +29,8 @@ UNREADABLE = (OSError, ValueError, RecursionError, UserError)  # what reading a 
 
 @dataclass(frozen=True, slots=True)
 class StoredInterval:
-    """A 95 % interval. `shares`: of its variance, what came from the test set, from training, from sampling.
+    """A 95 % interval. `shares`: of its variance, what came from the test set, from training, from sampling, each with
+    the share and the ends of its interval.
 
     `unseen`: where the runs show no luck of their own, the standard error that it may have all the same.
     """
@@ -38,7 +39,7 @@ class StoredInterval:
     high: float
     method: str = ""
     note: str = ""
-    shares: tuple[tuple[str, float], ...] = ()
+    shares: tuple[tuple[str, float, float, float], ...] = ()
     unseen: float | None = None
 
 

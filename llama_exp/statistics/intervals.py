@@ -5,9 +5,14 @@
 The questions of one article share its difficulty, so the articles are the sample, not the questions. The method was
 chosen by simulation (docs/statistics.md):
 
-    every group weighs the same, no bounds    the ordinary t interval over the group means
-    fewer than 8 groups                       t with CR2 variance and Satterthwaite's degrees of freedom
-    otherwise                                 restricted wild cluster bootstrap, on the logit scale between bounds
+    a scale with one end (loss)         t on the log scale, with three quarters of the degrees of freedom
+    near a bound                        groups as clusters of trials (clustered_binomial.py)
+    between bounds, otherwise           as without, on the logit scale
+    every group weighs the same         the ordinary t interval over the group means
+    fewer than 8 groups                 t with CR2 variance and Satterthwaite's degrees of freedom
+    otherwise                           restricted wild cluster bootstrap
+
+`bounds` are the ends of the scale, (0, 100) or (0, inf): no interval leaves them.
 """
 
 import math
@@ -19,6 +24,7 @@ from scipy import special
 
 from llama_exp.formatting import plus_minus
 from llama_exp.statistics import messages
+from llama_exp.statistics.clustered_binomial import clustered_binomial, losses_are_concentrated
 from llama_exp.statistics.clusters import (
     Clusters,
     cluster_index,
@@ -29,7 +35,11 @@ from llama_exp.statistics.clusters import (
 )
 from llama_exp.statistics.wild_bootstrap import WildBootstrap
 
+Bounds = tuple[float, float] | None  # the ends of the scale; one of them may be infinite
 FEW = 8  # with fewer clusters even all sign patterns are too few for a 5 % tail (7 clusters: 64 patterns)
+TRIALS = "clustered binomial, averaged over correlations"
+CAUTIOUS = 12  # with fewer, one bad group decides: the whole of its probability counts
+HEAVY_TAIL = 0.75  # of the degrees of freedom: losses have long tails, which show late in few groups
 BLOCKS = 400  # at most this many groups are left out in turn
 
 
@@ -59,7 +69,7 @@ def mean_interval(
     groups: Sequence[Hashable] | None = None,
     weights: Sequence[float] | None = None,
     confidence: float = 0.95,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds = None,
     seed: int = 0,
 ) -> Interval:
     """Confidence interval for the (weighted) mean of per-item scores.
@@ -86,12 +96,14 @@ def ratio_interval(
     transform: Callable[[float], float] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    bounds: Bounds = None,
 ) -> Interval:
     """Confidence interval for sum(numerators) / sum(denominators), or for an increasing function of it.
 
-    Perplexity: `ratio_interval(nll_sums, token_counts, groups, transform=math.exp)`; its interval is not symmetric.
+    Perplexity: `ratio_interval(nll_sums, token_counts, groups, transform=math.exp, bounds=(0, math.inf))`.
+    `bounds` are those of the ratio, before the transform.
     """
-    plain = cluster_interval(cluster_sums(numerators, denominators, groups), confidence, None, seed)
+    plain = cluster_interval(cluster_sums(numerators, denominators, groups), confidence, bounds, seed)
     if transform is None or plain.estimate is None:
         return plain
     method = f"{getattr(transform, '__name__', 'function')} of {plain.method}"
@@ -115,7 +127,7 @@ def statistic_interval(
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
     confidence: float = 0.95,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds = None,
 ) -> Interval:
     """Confidence interval for a metric of all items together, such as macro-F1.
 
@@ -147,19 +159,24 @@ def statistic_interval(
         return _without_interval(estimate, count, len(items), note, confidence)
     moves = (sizes.sum() - sizes) * (estimate - without)
     moves -= moves.sum() * sizes / sizes.sum()  # centre: their sum is the jackknife's estimate of bias
-    found = cluster_interval(Clusters(sizes * estimate + moves, sizes, len(items)), confidence, bounds, seed)
+    pseudo = Clusters(sizes * estimate + moves, sizes, len(items))
+    found = cluster_interval(pseudo, confidence, bounds, seed, trials=False)
     return replace(found, estimate=estimate, clusters=count, method=f"delete-a-group jackknife, {found.method}")
 
 
 def cluster_interval(
     clusters: Clusters,
     confidence: float = 0.95,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds = None,
     seed: int = 0,
     few: int = FEW,
+    trials: bool = True,
 ) -> Interval:
-    """The interval from sums by cluster, by the method that the module's docstring lists; t below `few` clusters."""
-    count, items = len(clusters.sums), clusters.items
+    """The interval from sums by cluster, by the method that the module's docstring lists; t below `few` clusters.
+
+    trials  the sums are of per-item scores, each between the bounds
+    """
+    count, items, bounds = len(clusters.sums), clusters.items, known_ends(bounds)
     if count == 0:
         return _without_interval(None, 0, items, messages.NO_WEIGHT if items else messages.NO_ITEMS, confidence)
     estimate = clusters.estimate
@@ -167,45 +184,87 @@ def cluster_interval(
         return _without_interval(estimate, 1, items, messages.one_group(items), confidence)
     variance = robust_variance(clusters)
     if variance <= (1e-12 * max(abs(estimate), 1e-12)) ** 2:
-        return _no_spread(clusters, confidence, bounds)
-    error, method, ends = math.sqrt(variance), "", None
-    equal = clusters.equal_weights
-    if count >= few and not (equal and bounds is None):
+        return _no_spread(clusters, confidence, bounds, trials)
+    error, df = math.sqrt(variance), satterthwaite_df(clusters.weights)
+    method, ends = _method_and_ends(clusters, error, df, confidence, bounds, seed, few, trials)
+    return Interval(estimate, *ends, error, count, items, method, _few_groups(count, df), confidence)
+
+
+def _method_and_ends(
+    clusters: Clusters, error: float, df: float, confidence: float, bounds: Bounds, seed: int, few: int, trials: bool
+) -> tuple[str, tuple[float, float]]:
+    count, estimate, ends = len(clusters.sums), clusters.estimate, two_ends(bounds)
+    if bounds and not ends:
+        reach = max(HEAVY_TAIL * df, 1.0)
+        return "cluster-robust t on the log scale (CR2)", t_interval(estimate, error, reach, confidence, bounds)
+    if ends and trials and losses_are_concentrated(clusters, ends):
+        found = clustered_binomial(clusters, confidence, ends, cautious=count < CAUTIOUS)
+        return TRIALS, found
+    if count >= few and not (clusters.equal_weights and bounds is None):
         method = "restricted wild cluster bootstrap" + (" on the logit scale" if bounds else "")
-        ends = WildBootstrap.from_clusters(clusters, bounds, seed).interval(confidence)
-    if ends is None:
-        method = "t over groups of equal weight" if equal else "cluster-robust t (CR2, Satterthwaite)"
-        ends = t_interval(estimate, error, satterthwaite_df(clusters.weights), confidence, bounds)
-    note = messages.FEW_GROUPS.format(few=FEW) if count < FEW else ""
-    return Interval(estimate, *ends, error, count, items, method, note, confidence)
+        wild = WildBootstrap.from_clusters(clusters, ends, seed).interval(confidence)
+        if wild:
+            return method, wild
+    method = "t over groups of equal weight" if clusters.equal_weights else "cluster-robust t (CR2, Satterthwaite)"
+    return method, t_interval(estimate, error, df, confidence, bounds)
+
+
+def _few_groups(count: int, df: float) -> str:
+    """Why an interval is wide: few groups, or one that outweighs the others."""
+    if count < FEW:
+        return messages.FEW_GROUPS.format(few=FEW)
+    return messages.UNEVEN_GROUPS.format(groups=count, worth=round(df + 1)) if df + 1 < FEW else ""
+
+
+def known_ends(bounds: Bounds) -> Bounds:
+    """The bounds, where at least one is finite."""
+    return bounds if bounds and any(map(math.isfinite, bounds)) else None
+
+
+def two_ends(bounds: Bounds) -> Bounds:
+    """The bounds, where both are finite."""
+    return bounds if bounds and all(map(math.isfinite, bounds)) else None
+
+
+def clip_to_bounds(low: float, high: float, bounds: Bounds) -> tuple[float, float]:
+    """An interval without what lies off the scale."""
+    return (low, high) if bounds is None else (max(low, bounds[0]), min(high, bounds[1]))
 
 
 def t_interval(
-    estimate: float, error: float, df: float, confidence: float = 0.95, bounds: tuple[float, float] | None = None
+    estimate: float, error: float, df: float, confidence: float = 0.95, bounds: Bounds = None
 ) -> tuple[float, float]:
-    """estimate +- t x error; between bounds on the logit scale, by the delta method."""
-    reach = special.stdtrit(df, (1 + confidence) / 2)
-    if bounds is None:
-        return float(estimate - reach * error), float(estimate + reach * error)
+    """estimate +- t x error; between bounds on the logit scale, from one end on the log scale, by the delta method."""
+    reach = float(special.stdtrit(df, (1 + confidence) / 2)) * error
+    if (bounds := known_ends(bounds)) is None:
+        return float(estimate - reach), float(estimate + reach)
+    if two_ends(bounds) is None:
+        return _from_one_end(estimate, reach, bounds)
     low, width = bounds[0], bounds[1] - bounds[0]
     part = float(np.clip((estimate - low) / width, 1e-9, 1 - 1e-9))
-    half = reach * error / (width * part * (1 - part))
+    half = reach / (width * part * (1 - part))
     down, up = special.expit(special.logit(part) - half), special.expit(special.logit(part) + half)
     return float(low + width * down), float(low + width * up)
 
 
-def _no_spread(clusters: Clusters, confidence: float, bounds: tuple[float, float] | None) -> Interval:
-    """All groups have the same score: at a bound (0 or 100 %) the rule of three gives an interval, elsewhere nothing.
+def _from_one_end(estimate: float, half: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    rising = math.isfinite(bounds[0])
+    away = estimate - bounds[0] if rising else bounds[1] - estimate
+    if away <= 0:
+        return clip_to_bounds(estimate - half, estimate + half, bounds)
+    near, far = away * math.exp(-half / away), away * math.exp(min(half / away, 700.0))
+    return (bounds[0] + near, bounds[0] + far) if rising else (bounds[1] - far, bounds[1] - near)
 
-    Clopper & Pearson (1934) with the groups as the sample: 0 failures in G groups leave up to 1 - 0.025^(1/G).
-    """
-    count, estimate = len(clusters.sums), clusters.estimate
-    if bounds is None or not (np.isclose(estimate, bounds[0]) or np.isclose(estimate, bounds[1])):
+
+def _no_spread(clusters: Clusters, confidence: float, bounds: Bounds, trials: bool) -> Interval:
+    """All groups have the same score: as trials they still leave an interval open, elsewhere their spread says nothing."""
+    count, estimate, ends = len(clusters.sums), clusters.estimate, two_ends(bounds)
+    at_bound = ends is not None and bool(np.isclose(estimate, ends).any())
+    if ends is None or not (trials or at_bound):
         return _without_interval(estimate, count, clusters.items, messages.NO_SPREAD, confidence)
-    room = (bounds[1] - bounds[0]) * (1 - ((1 - confidence) / 2) ** (1 / count))
-    ends = (bounds[0], bounds[0] + room) if np.isclose(estimate, bounds[0]) else (bounds[1] - room, bounds[1])
-    note = messages.CLOPPER_PEARSON.format(groups=count)
-    return Interval(estimate, *ends, None, count, clusters.items, "Clopper-Pearson over groups", note, confidence)
+    found = clustered_binomial(clusters, confidence, ends, cautious=True)
+    note = messages.ALIKE.format(groups=count)
+    return Interval(estimate, *found, None, count, clusters.items, TRIALS, note, confidence)
 
 
 def _without_interval(estimate: float | None, clusters: int, items: int, note: str, confidence: float) -> Interval:

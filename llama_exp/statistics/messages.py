@@ -17,8 +17,12 @@ NO_WEIGHT = "every weight is 0"
 ONE_ITEM = "the one item is of one group, so nothing shows how another group would differ"
 ONE_GROUP = "all {items:,} items are of one group, so nothing shows how another group would differ"
 FEW_GROUPS = "fewer than {few} groups: the interval is wide because little is known"
+UNEVEN_GROUPS = (
+    "the {groups} groups are so unequal that they are worth {worth} equal ones: the interval is wide because little is "
+    "known"
+)
 NO_SPREAD = "every group has the same score, so its spread says nothing"
-CLOPPER_PEARSON = NO_SPREAD + "; the interval is what {groups} equal groups leave open (Clopper-Pearson)"
+ALIKE = NO_SPREAD + "; the interval is what {groups} groups leave open"
 UNDEFINED = "the metric is undefined on these items ({value})"
 UNDEFINED_WITHOUT = "the metric is undefined when one of {groups} groups is left out, so its spread is unknown"
 NO_DIFFERENCE = "the two give every group the same score"
@@ -30,6 +34,9 @@ ONE_SAMPLE = "test set and {runs} training seeds; one data sample, so which exam
 SAMPLES = (
     "test set and {samples} data samples with one training seed each, so sampling and training noise cannot be "
     "separated"
+)
+TOO_FEW_TO_SEPARATE = (
+    "test set, {samples} data samples and {runs} training runs, too few to separate sampling from training noise"
 )
 SAMPLES_AND_RUNS = "test set, {samples} data samples and {runs} training runs"
 RUNS_OF_EACH = "test set and {runs} of each"
@@ -75,9 +82,11 @@ def smallest_p(groups: int, smallest: float) -> str:
     return SMALLEST_P.format(groups_differ=f"{plural(groups, 'group')} {differ}", smallest=smallest)
 
 
-def sources_in_interval(samples: int, runs: int, repeated: bool) -> str:
-    """Which noise the interval of several runs holds; `repeated`: a data sample has several runs."""
-    template = ONE_SAMPLE if samples == 1 else SAMPLES_AND_RUNS if repeated else SAMPLES
+def sources_in_interval(data_seeds: Sequence[int], separable: bool) -> str:
+    """Which noise the interval of several runs holds; `separable`: whether this design tells sampling from training."""
+    samples, runs = len(set(data_seeds)), len(data_seeds)
+    one_each = SAMPLES if samples == runs else TOO_FEW_TO_SEPARATE
+    template = ONE_SAMPLE if samples == 1 else SAMPLES_AND_RUNS if separable else one_each
     return template.format(samples=samples, runs=runs)
 
 

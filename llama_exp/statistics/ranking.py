@@ -11,6 +11,7 @@ pair without repeated runs has that of the sweep alone. Only where no cell of th
 these very runs, on the test set's noise.
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -69,10 +70,10 @@ class Ranking:
     refused: tuple[tuple[Hashable, str], ...] = ()
 
 
-def rank_cells(contenders: Sequence[Contender], width: float | None = None) -> Ranking:
+def rank_cells(contenders: Sequence[Contender], width: float = math.inf) -> Ranking:
     """Compare all pairs of contenders, given best first; they must have answered the same items in the same groups.
 
-    width  of the metric's scale, where it has two ends: no larger difference is called detectable
+    width  of the metric's scale: no larger difference is called detectable
     """
     pairs = list(combinations(range(len(contenders)), 2))
     sweep = Sweep(contenders)
@@ -85,7 +86,7 @@ def rank_cells(contenders: Sequence[Contender], width: float | None = None) -> R
     keys = [one.key for one in contenders]
     against = {key: (one, p) for key, one, p in zip(keys[1:], compared, adjusted, strict=False)}
     detectable = _detectable(sources[:count], len(pairs))
-    beyond = detectable is not None and width is not None and detectable >= width
+    beyond = detectable is not None and detectable >= width
     return Ranking(
         best=keys[0],
         tied=tuple(key for key, (_, p) in against.items() if p >= LEVEL),

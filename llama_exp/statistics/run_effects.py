@@ -83,6 +83,17 @@ class RunEffects:
         mean, spread = float(share @ self._expected), float(share @ self._cross @ share)
         return RunVariance(total, items, mean**2 / spread if spread > 0 else 0.0)
 
+    def unbiased(self, weights: np.ndarray) -> float:
+        """What runs add to this contrast's variance beyond the test items; below 0 where chance has it so."""
+        kernels = dict(zip(EFFECTS, self._kernels, strict=True))
+        return float(sum(value * (weights @ kernels[name] @ weights) for name, value in self.components().items()))
+
+    def own_run(self) -> tuple[float, float]:
+        """The variance that is each run's own, as the scores scatter, and the part of it that is chance on these items."""
+        both = self._squares(self.scores[:, None]), self._squares(self.residuals)
+        scores, items = (float(np.linalg.solve(self._moments, squares)[0]) for squares in both)
+        return scores, items
+
     def components(self) -> dict[str, float]:
         """{effect: its variance beyond the test items}, of those that this design shows; unbiased, so it may be < 0."""
         if not len(self._kept):

@@ -24,9 +24,12 @@ from llama_exp.statistics.clusters import (
     satterthwaite_df,
 )
 from llama_exp.statistics.comparisons import groups_of, shared_ids
-from llama_exp.statistics.intervals import Interval, cluster_interval, t_interval
+from llama_exp.statistics.intervals import Bounds, Interval, clip_to_bounds, cluster_interval
+from llama_exp.statistics.run_effects import RunEffects
+from llama_exp.statistics.two_sources import TwoSources
 
-METHOD = "test-set (CR2) plus between-run variance, t with Satterthwaite's degrees of freedom"
+DRAWS = 2000
+METHOD = "test-set (CR2) plus between-run variance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +68,32 @@ class RunSums:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One source of a cell's uncertainty.
+
+    variance    of the cell's mean; unbiased, so it may be below 0
+    share       of the whole variance, 0 to 1, with the ends of its 95 % interval
+    """
+
+    name: str
+    variance: float
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class VarianceComponents:
     """The interval of a cell's mean score, and what its variance consists of.
 
     total   the interval, with every source of noise that the runs can show; its `note` names them
-    shares  (source, share of the variance), adding up to 1; training and sampling are one source where each data seed
-            has one run, because they cannot be separated then; () where there is no spread
+    parts   by source; training and sampling are one where this design cannot separate them; () where there is no spread
     unseen  where the runs show no noise of their own: the upper end of the one-sided interval of its standard error. A
             variance whose estimate is 0 is not known to be 0
     """
 
     total: Interval
-    shares: tuple[tuple[str, float], ...] = ()
+    parts: tuple[Part, ...] = ()
     unseen: float | None = None
 
 
@@ -93,36 +110,78 @@ def run_sums(scores: Sequence[Mapping[str, float]], groups: Mapping[str, Hashabl
 
 
 def variance_components(
-    runs: RunSums, data_seeds: Sequence[int], confidence: float = 0.95, bounds: tuple[float, float] | None = None
+    runs: RunSums, data_seeds: Sequence[int], confidence: float = 0.95, bounds: Bounds = None
 ) -> VarianceComponents:
     """A cell's interval from several runs on the same test items, and its variance by source.
 
     Run r was trained on the sample of data_seeds[r]. Training seeds are nested in data seeds: seed 0 on two different
-    samples is two unrelated runs.
+    samples is two unrelated runs. The estimate is the mean over all runs.
     """
-    count, samples = len(runs.sums), len(set(data_seeds))
+    count, mean = len(runs.sums), runs.mean
+    test = cluster_interval(mean, confidence, bounds)
     if count == 1:
-        found = cluster_interval(runs.mean, confidence, bounds)
-        return VarianceComponents(replace(found, note=messages.ONE_RUN), (("test set", 1.0),))
-    # The independent draws are the data seeds, each the mean of its runs; with one data seed, the runs themselves.
-    owners = np.unique(data_seeds, return_inverse=True)[1] if samples > 1 else np.arange(count)
-    draws, runs_per_draw = runs.average_by(owners), np.bincount(owners)
-    mean = draws.mean
+        return VarianceComponents(replace(test, note=messages.ONE_RUN), (Part("test set", 0.0, 1.0, 1.0, 1.0),))
     if len(mean.sums) < 2:
-        return VarianceComponents(cluster_interval(mean, confidence, bounds))
-    df = len(draws.sums) - 1
-    test, between = robust_variance(mean), float(draws.means.var(ddof=1)) / len(draws.sums)
-    noise = max(between - interaction(draws), 0.0)  # what the finite test set adds to each run is in `test` already
-    note = messages.sources_in_interval(samples, count, repeated=bool((runs_per_draw > 1).any()))
-    if test + noise <= 0:  # every group of every run has the same score: no spread, but that is not certainty
-        found = cluster_interval(mean, confidence, bounds)
-        return VarianceComponents(replace(found, note=f"{note}; {found.note}"))
-    error, total_df = add_variances(test, satterthwaite_df(mean.weights), noise, between, df)
-    ends = t_interval(mean.estimate, error, total_df, confidence, bounds)
-    total = Interval(mean.estimate, *ends, error, len(mean.sums), runs.items, METHOD, note, confidence)
-    parts = {"test set": test, **_split_by_source(runs, owners, runs_per_draw, noise, samples)}
-    shares = tuple((name, float(part / (test + noise))) for name, part in parts.items())
-    return VarianceComponents(total, shares, None if noise > 0 else _upper_limit(between, df, confidence))
+        return VarianceComponents(test)
+    nested = tuple((int(data_seed), run) for run, data_seed in enumerate(data_seeds))
+    effects = RunEffects(runs.means, runs.scaled_residuals(), np.zeros(count, dtype=int), nested)
+    luck = effects.variance(effects.weights(0))
+    sources = TwoSources(robust_variance(mean), satterthwaite_df(mean.weights), luck)
+    note = messages.sources_in_interval(data_seeds, _separable(data_seeds))
+    if sources.error <= 0:  # every group of every run has the same score: no spread, but that is not certainty
+        return VarianceComponents(replace(test, note=f"{note}; {test.note}"))
+    low, high = _ends(test, sources, 1 - confidence, bounds)
+    total = replace(test, low=low, high=high, standard_error=sources.error, method=METHOD, note=note)
+    unseen = None if luck.beyond_items > 0 else _upper_limit(luck.total, luck.df, confidence)
+    return VarianceComponents(total, _parts(effects, sources, data_seeds), unseen)
+
+
+def _ends(test: Interval, sources: TwoSources, level: float, bounds: Bounds) -> tuple[float, float]:
+    """The ends of the interval: the test set's own, lopsided near a bound, widened by the luck of the runs."""
+    estimate, reach = test.estimate or 0.0, sources.reach(level)
+    usual = -float(special.stdtrit(sources.test_df, level / 2)) * sqrt(sources.test)
+    ends = []
+    for end, sign in ((test.low, -1), (test.high, 1)):
+        ratio = abs(end - estimate) / usual if end is not None and usual > 0 else 1.0
+        ends.append(estimate + sign * reach * sqrt(sources.test * ratio**2 + sources.runs.beyond_items))
+    return clip_to_bounds(ends[0], ends[1], bounds)
+
+
+def _separable(data_seeds: Sequence[int]) -> bool:
+    """Whether training and sampling are told apart with two degrees of freedom each, so that their shares say something."""
+    samples = len(set(data_seeds))
+    return samples > 2 and len(data_seeds) - samples > 1
+
+
+def _parts(effects: RunEffects, sources: TwoSources, data_seeds: Sequence[int]) -> tuple[Part, ...]:
+    """The variance of the cell's mean by source, with intervals of the shares.
+
+    Generalised confidence intervals (Weerahandi 1993): every mean square divided by draws of its chi-squared.
+    """
+    rng, luck, samples = np.random.default_rng(0), sources.runs, len(set(data_seeds))
+    weights, runs = effects.weights(0), len(data_seeds)
+    both, drawn = effects.unbiased(weights), luck.total / _relative(rng, luck.df) - luck.items
+    found = {"test set": (sources.test, sources.test / _relative(rng, sources.test_df))}
+    if _separable(data_seeds):
+        scores, items = effects.own_run()
+        training = (scores - items) / runs
+        draws = (scores / _relative(rng, runs - samples) - items) / runs
+        found |= {"training": (training, draws), "sampling": (both - training, drawn - draws)}
+    else:
+        found["training" if samples == 1 else "training and sampling"] = both, drawn
+    whole = sum(max(value, 0.0) for value, _ in found.values())
+    every = np.sum([np.maximum(draws, 0.0) for _, draws in found.values()], axis=0)
+    parts = []
+    for name, (value, draws) in found.items():
+        low, high = np.quantile(np.maximum(draws, 0.0) / np.maximum(every, 1e-300), (0.025, 0.975))
+        share = max(value, 0.0) / whole if whole > 0 else 0.0
+        parts.append(Part(name, float(value), float(share), float(low), float(high)))
+    return tuple(parts)
+
+
+def _relative(rng: np.random.Generator, df: float) -> np.ndarray:
+    """(DRAWS,) an estimated variance relative to the true one."""
+    return np.maximum(rng.chisquare(max(df, 1.0), DRAWS) / max(df, 1.0), 1e-12)
 
 
 def interaction(draws: RunSums) -> float:
@@ -135,37 +194,10 @@ def interaction(draws: RunSums) -> float:
     return float(((residuals - residuals.mean(axis=0)) ** 2).sum() / (count * (count - 1)))
 
 
-def add_variances(test: float, test_df: float, noise: float, between: float, df: float) -> tuple[float, float]:
-    """Standard error of test-set variance plus run noise, and its Satterthwaite degrees of freedom.
-
-    `noise` is `between` less a well-known part, so it is as uncertain as all of `between`.
-    """
-    variance = test + noise
-    spread = test**2 / test_df + (between**2 / df if noise > 0 else 0.0)
-    return sqrt(variance), max(variance**2 / spread, 1.0)
-
-
-def _upper_limit(between: float, df: int, confidence: float) -> float:
+def _upper_limit(between: float, df: float, confidence: float) -> float:
     """Upper limit of the runs' own standard error: that of `between`, by chi-squared.
 
     What the test items explain of `between` is not taken off, which errs on the safe side. Of all cells (also those
     whose runs do show noise) about 5 in 100 have more than this although they showed none.
     """
     return sqrt(df * between / float(special.chdtri(df, confidence)))
-
-
-def _split_by_source(
-    runs: RunSums, owners: np.ndarray, runs_per_draw: np.ndarray, noise: float, samples: int
-) -> dict[str, float]:
-    """The noise of the runs, as variances of the cell's mean: training, sampling, or both together."""
-    if samples == 1:
-        return {"training": noise}
-    if (runs_per_draw < 2).all():
-        return {"training and sampling": noise}
-    squares, freedom = 0.0, 0
-    for draw in np.flatnonzero(runs_per_draw > 1):
-        own, size = runs.select(owners == draw), runs_per_draw[draw]
-        squares += (own.means.var(ddof=1) - interaction(own) * size) * (size - 1)
-        freedom += size - 1
-    training = max(squares / freedom, 0.0) * float((1 / runs_per_draw).mean()) / len(runs_per_draw)
-    return {"training": min(training, noise), "sampling": noise - min(training, noise)}
