@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import math
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from llama_exp.statistics import (
 )
 from llama_exp.statistics.ranking import Sweep
 from llama_exp.statistics.variance import run_sums
+from llama_exp.statistics.winner import correct_winner
 
 RNG = np.random.default_rng(7)
 GROUPS = [f"article{g}" for g, size in enumerate([40, 12, 5, 33, 8, 21, 3, 17, 9, 26]) for _ in range(size)]
@@ -362,6 +364,38 @@ def of_means(key: str, means: list[float], seeds: list[int], groups: int = 20, s
     return Contender(key, RunSums(sums * 5, np.full(groups, 5.0), 5 * groups), tuple((0, seed) for seed in seeds))
 
 
+@pytest.mark.parametrize(("cells", "lead"), [(9, 0.0), (9, 6.0), (2, 0.5)], ids=["nine equal", "one clear", "two near"])
+def test_the_corrected_interval_of_the_best_cell_holds_its_true_score(cells, lead):
+    """Uncorrected, the best of nine equal independent cells is in its own interval 79 times of 100, never above it."""
+    rng, covered, above = np.random.default_rng(0), [], []
+    for _ in range(300):
+        scores = rng.normal(0, 1, cells) + np.where(np.arange(cells) == 0, lead, 0.0)
+        order = np.argsort(-scores)
+        truth = lead if order[0] == 0 else 0.0
+        found = correct_winner(scores[order], np.eye(cells))
+        covered.append(found.low <= truth <= found.high)
+        above.append(found.estimate > truth)
+    assert 0.91 <= np.mean(covered) <= 0.985 and 0.4 < np.mean(above) < 0.6
+
+
+def test_a_cell_that_is_clearly_best_keeps_its_score_and_interval():
+    found = correct_winner(np.array([80.0, 20.0, 10.0]), np.eye(3))
+    assert found.estimate == pytest.approx(80, abs=1e-6)
+    assert (found.low, found.high) == pytest.approx((80 - 1.96, 80 + 1.96), abs=0.05)
+    assert correct_winner(np.array([80.0, 20.0]), np.zeros((2, 2))) is None
+
+
+def test_the_best_of_a_sweep_is_corrected_towards_the_others_also_where_lower_is_better():
+    means = [60.0, 59.5, 59.2, 58.8]
+    cells = [of_means(key, [mean], [0]) for key, mean in zip("abcd", means, strict=True)]
+    found = rank_cells(cells).winner
+    assert found.cells == 4 and found.estimate < 60 and found.low < found.estimate < found.high
+    falling = [replace(one, sums=replace(one.sums, sums=-one.sums.sums)) for one in cells]
+    mirrored = rank_cells(falling).winner
+    assert (mirrored.estimate, mirrored.low, mirrored.high) == pytest.approx((-found.estimate, -found.high, -found.low))
+    assert rank_cells(cells, (59.9, 100.0)).winner.low == 59.9 and rank_cells(cells[:1]).winner is None
+
+
 UNBALANCED = {
     "one seed shared, on which the other is ahead": ([50.0, 68.0, 70.0], [0, 1, 2], [60.0], [0]),
     "no seed shared": ([50.0, 68.0, 70.0], [0, 1, 2], [61.0, 60.0], [7, 8]),
@@ -400,7 +434,7 @@ def test_a_difference_of_fully_shared_runs_is_the_paired_t_over_runs_where_items
 
 def test_a_difference_larger_than_the_scale_is_not_called_detectable():
     cells = [of_means("a", [20.0, 90.0], [0, 1]), of_means("b", [50.0], [0])]
-    inside, outside = rank_cells(cells, width=1e9), rank_cells(cells, width=100)
+    inside, outside = rank_cells(cells), rank_cells(cells, (0, 100))
     assert inside.detectable > 100 and not inside.beyond_scale
     assert outside.detectable is None and outside.beyond_scale
     assert "No true difference within the scale" in messages.describe_detectable(outside.detectable)

@@ -202,8 +202,7 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
     unpaired = f"Not compared item by item: {names}{more}." if refused else ""
     if len(contenders) < 2:
         return replace(c, unpaired=unpaired)
-    low, high = c.describe().limits
-    ranking = rank_cells(contenders, width=high - low)
+    ranking = rank_cells(contenders, c.describe("loss" if c.metric == "perplexity" else "").limits)
     return replace(
         c,
         ranking=replace(ranking, refused=tuple((k, w) for _, k, w in refused)),

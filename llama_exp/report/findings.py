@@ -6,7 +6,9 @@ compared, which is careful: a comparison item by item can find differences that 
 The wording is in templates/findings.jinja.
 """
 
-from llama_exp.formatting import format_p_value, format_range, format_score, format_with_interval, percent
+from math import exp
+
+from llama_exp.formatting import format_p_value, format_range, format_score, format_with_interval, percent, with_range
 from llama_exp.metrics import METRICS, load
 from llama_exp.report import costs
 from llama_exp.report.cells import Cell, Comparison, Panel, overlap
@@ -47,6 +49,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
     lines = [
         _best(c, panel, cell, label),
         samples_shrunk([s for _, s in c.cells()]),
+        _chosen(c),
         *(_ranking(c) if c.ranking else _by_intervals(c)),
         _cheapest(c, prices),
         *_uncertainty(c, cell),
@@ -75,6 +78,17 @@ def _best(c: Comparison, panel: Panel, cell: Cell, label: str) -> str:
         untuned=with_confidence(c, panel.baseline) if untuned else "",
         other_settings=" and ".join(load(family).label for family in _kept_apart(c)),
     )
+
+
+def _chosen(c: Comparison) -> str:
+    """The best score without the luck of having been chosen by the items that it is measured on."""
+    winner = c.ranking and c.ranking.winner
+    if not winner or c.ranking.best != c.best()[1].key:
+        return ""
+    numbers = winner.estimate, winner.low, winner.high
+    if c.metric == "perplexity":  # cells are compared by their losses
+        numbers = tuple(exp(min(number, 700.0)) for number in numbers)
+    return SAY.chosen(cells=winner.cells, score=with_range(*numbers))
 
 
 def samples_shrunk(cells: list[Cell]) -> str:

@@ -22,9 +22,11 @@ from scipy import optimize, special
 from llama_exp.statistics import messages
 from llama_exp.statistics.clusters import Clusters, robust_variance, satterthwaite_df
 from llama_exp.statistics.comparisons import Difference, cluster_difference, difference_p_value, holm
+from llama_exp.statistics.intervals import clip_to_bounds
 from llama_exp.statistics.run_effects import NOTHING_SHOWN, RunEffects, RunVariance
 from llama_exp.statistics.two_sources import TwoSources
 from llama_exp.statistics.variance import RunSums
+from llama_exp.statistics.winner import Winner, correct_winner
 
 LEVEL, POWER = 0.05, 0.8
 PRIOR = 4.0  # largest weight, in degrees of freedom, of a small sweep's scatter in each pair's own
@@ -56,6 +58,7 @@ class Ranking:
     beyond_scale  there is none within the scale
     runs          the fewest runs of a cell that was trained
     repeated      whether the scatter of runs is in the comparisons: some cell has several
+    winner        the best one's score, corrected for having been chosen by these items; None for one cell or no scatter
     refused       (key, reason) of what was left out, because it answered other items
     """
 
@@ -67,13 +70,14 @@ class Ranking:
     beyond_scale: bool
     runs: int
     repeated: bool
+    winner: Winner | None = None
     refused: tuple[tuple[Hashable, str], ...] = ()
 
 
-def rank_cells(contenders: Sequence[Contender], width: float = math.inf) -> Ranking:
+def rank_cells(contenders: Sequence[Contender], limits: tuple[float, float] = (-math.inf, math.inf)) -> Ranking:
     """Compare all pairs of contenders, given best first; they must have answered the same items in the same groups.
 
-    width  of the metric's scale: no larger difference is called detectable
+    limits  where scores can lie: no difference longer than that is called detectable
     """
     pairs = list(combinations(range(len(contenders)), 2))
     sweep = Sweep(contenders)
@@ -86,7 +90,7 @@ def rank_cells(contenders: Sequence[Contender], width: float = math.inf) -> Rank
     keys = [one.key for one in contenders]
     against = {key: (one, p) for key, one, p in zip(keys[1:], compared, adjusted, strict=False)}
     detectable = _detectable(sources[:count], len(pairs))
-    beyond = detectable is not None and detectable >= width
+    beyond = detectable is not None and detectable >= limits[1] - limits[0]
     return Ranking(
         best=keys[0],
         tied=tuple(key for key, (_, p) in against.items() if p >= LEVEL),
@@ -96,6 +100,7 @@ def rank_cells(contenders: Sequence[Contender], width: float = math.inf) -> Rank
         beyond_scale=beyond,
         runs=min((len(one.runs) for one in contenders if not one.fixed), default=1),
         repeated=sweep.repeated,
+        winner=sweep.winner(limits),
     )
 
 
@@ -132,6 +137,25 @@ class Sweep:
     def repeated(self) -> bool:
         """Whether some cell has several runs, so that their scatter is known."""
         return any(len(one.runs) > 1 for one in self.contenders if not one.fixed)
+
+    def winner(self, limits: tuple[float, float]) -> Winner | None:
+        """The first cell's score, corrected for being the best of all."""
+        weights, groups = self.means[0].weights, len(self.means[0].weights)
+        if len(self.contenders) < 2 or groups < 2:
+            return None
+        scores = np.array([one.estimate for one in self.means])
+        sign = 1.0 if scores[0] >= scores[-1] else -1.0  # best first: where the last is higher, lower is better
+        residuals = np.stack([one.sums.scaled_residuals().mean(axis=0) for one in self.contenders])
+        each = np.stack([self.effects.weights(index) for index in range(len(scores))])
+        covariance = residuals @ residuals.T + self.effects.covariance(each)
+        parts = TwoSources(robust_variance(self.means[0]), satterthwaite_df(weights), self.effects.variance(each[0]))
+        stretch = parts.reach(LEVEL) / -float(special.ndtri(LEVEL / 2))
+        found = correct_winner(sign * scores, covariance, stretch, LEVEL)
+        if found is None:
+            return None
+        ends = sorted((sign * found.low, sign * found.high))
+        low, high = clip_to_bounds(*ends, limits)
+        return Winner(min(max(sign * found.estimate, low), high), low, high, found.cells)
 
     def gap(self, first: int, second: int) -> Clusters:
         """The clusters of the difference of two cells' means over all their runs."""
