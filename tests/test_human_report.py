@@ -97,7 +97,7 @@ def test_a_condition_that_always_wins_is_preferred_although_there_is_no_spread(t
     folder, *_ = rated(tmp_path, lambda rater, trial: "right" if trial.kind == "control" else B)
     assert (
         report_study(folder).sentences[0]
-        == "zebra_plain is preferred to zebra_tuned with a win rate of 100 % (95 % CI 54 to 100, ties count half)."
+        == "zebra_plain is preferred to zebra_tuned with a win rate of 100 % (95 % CI 65 to 100, ties count half)."
     )
 
 

@@ -138,10 +138,10 @@ def test_losses_gradients_and_replies_are_those_of_transformers(model):
     prompts, _ = encode_prompts(EXAMPLES, tokenizer, 900)
     end = chat_format(tokenizer).end
     replies = {
-        one.place: one for batch in answers(ours, tokenizer, prompts, tokens, max_new_tokens=12) for one in batch
+        one.index: one for batch in answers(ours, tokenizer, prompts, tokens, max_new_tokens=12) for one in batch
     }
     batched = generate(ours, tokenizer, prompts, max_new_tokens=12, batch=2)
-    assert {one.place: one.text for batch in batched for one in batch} == {at: one.text for at, one in replies.items()}
+    assert {one.index: one.text for batch in batched for one in batch} == {at: one.text for at, one in replies.items()}
     for index, prompt in enumerate(prompts):
         out = theirs.generate(
             input_ids=torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=end, pad_token_id=end

@@ -5,6 +5,7 @@ Exit codes: 0 = done, 1 = at least one cell of a sweep failed, 2 = the command w
 """
 
 import atexit
+import contextlib
 import difflib
 import functools
 import gc
@@ -119,11 +120,24 @@ def overview(names: list[str] | None = None) -> str:
 
 def run_command(name: str, arguments: list[str] | None = None) -> None:
     """Run a command with its arguments (sys.argv's where None), and exit."""
-    # Python would search millions of objects for reference cycles while it exits: 3 s once torch is imported. What is
-    # registered first runs last, when everything else has been put away.
-    atexit.register(gc.freeze)
-    code = CommandLine(name, sys.argv[1:] if arguments is None else arguments).run()
-    sys.exit(code)
+    codes: list[int] = []
+    atexit.register(_leave, codes)  # what is registered first runs last, when everything else has been put away
+    codes.append(CommandLine(name, sys.argv[1:] if arguments is None else arguments).run())
+    sys.exit(codes[0])
+
+
+def _leave(codes: list[int]) -> None:
+    """End the process with its exit code, without taking Python apart.
+
+    That takes 3 s once torch is imported, and threads of libraries that are still running then abort the process: with
+    torch 2.11 a refused command ended with SIGABRT instead of 2.
+    """
+    if not codes:  # an exception that nobody expected: Python prints it and sets the code
+        return gc.freeze()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(codes[0])
 
 
 def run_old_name(old: str, name: str, arguments: list[str] | None = None) -> None:
