@@ -75,7 +75,7 @@ class RunEffects:
         if not len(self._kept):
             return NOTHING_SHOWN
         counts = np.array([weights @ self._kernels[j] @ weights for j in self._kept])
-        scores, residuals = self._squares(self.scores[:, None]), self._squares(self.residuals)
+        scores, residuals = self._both_squares
         # An effect whose estimate is below 0 counts as 0: less would let chance cancel what is certainly there.
         total = float(counts @ np.maximum(np.linalg.solve(self._moments, scores), 0.0))
         share = np.linalg.solve(self._moments, counts)
@@ -90,15 +90,14 @@ class RunEffects:
 
     def own_run(self) -> tuple[float, float]:
         """The variance that is each run's own, as the scores scatter, and the part of it that is chance on these items."""
-        both = self._squares(self.scores[:, None]), self._squares(self.residuals)
-        scores, items = (float(np.linalg.solve(self._moments, squares)[0]) for squares in both)
+        scores, items = (float(np.linalg.solve(self._moments, squares)[0]) for squares in self._both_squares)
         return scores, items
 
     def components(self) -> dict[str, float]:
         """{effect: its variance beyond the test items}, of those that this design shows; unbiased, so it may be < 0."""
         if not len(self._kept):
             return {}
-        squares = self._squares(self.scores[:, None]) - self._squares(self.residuals)
+        squares = self._both_squares[0] - self._both_squares[1]
         return dict(zip([EFFECTS[j] for j in self._kept], np.linalg.solve(self._moments, squares), strict=True))
 
     def covariance(self, weights: np.ndarray) -> np.ndarray:
@@ -141,6 +140,11 @@ class RunEffects:
         """(k, k) expected squares of each effect, per unit of each variance."""
         return np.array([[(self._centred[i] * self._centred[j]).sum() for j in self._kept] for i in self._kept])
 
+    @cached_property
+    def _both_squares(self) -> tuple[np.ndarray, np.ndarray]:
+        """(k,) the quadratic forms of the scores, and of the residuals: the same for every contrast of a sweep."""
+        return self._squares(self.scores[:, None]), self._squares(self.residuals)
+
     def _squares(self, columns: np.ndarray) -> np.ndarray:
         """(k,) the quadratic forms of these columns, added up."""
         return np.array([(columns * (self._centred[j] @ columns)).sum() for j in self._kept])
@@ -148,7 +152,7 @@ class RunEffects:
     @cached_property
     def _spread(self) -> list[np.ndarray]:
         """Each kept kernel times the covariance of the scores as they scatter."""
-        found = np.linalg.solve(self._moments, self._squares(self.scores[:, None]))
+        found = np.linalg.solve(self._moments, self._both_squares[0])
         found = np.maximum(found, 0.0)
         found[0] = max(found[0], 1e-6 * found.sum(), 1e-300)  # runs are never exactly the same
         covariance = sum(v * self._kernels[j] for v, j in zip(found, self._kept, strict=True))
