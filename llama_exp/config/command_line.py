@@ -48,6 +48,11 @@ def folder_options(run: Path, dataset: str, root: Path, named: Any = None) -> li
     usual place."""
     if named or run.parent != root / dataset:
         return [f"out={hydra_value(str(run))}"]
+    return outputs_option(root)
+
+
+def outputs_option(root: Path) -> list[str]:
+    """`outputs=FOLDER`; nothing for the usual folder."""
     return [] if root == Path("outputs") else [f"outputs={hydra_value(str(root))}"]
 
 

@@ -8,20 +8,22 @@ size there is no curve: then the ranks are weighed by their differences item by 
 
 import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llama_exp.config import command_line
 from llama_exp.formatting import format_duration, format_money, format_score, percent, round_count, with_range
 from llama_exp.report import costs
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.costs import Prices
 from llama_exp.report.labels import dataset_name, title
-from llama_exp.report.load import RunRecord, identity_among, load_evaluation_keys, stored_leaves
-from llama_exp.report.next_command import EVALUATED
+from llama_exp.report.load import RunRecord
+from llama_exp.report.next_command import similar_run_command
 from llama_exp.report.templating import Sentences
 from llama_exp.sanitize import as_dict, as_int
+
+if TYPE_CHECKING:
+    from llama_exp.statistics.learning_curve import Band
 
 SCHEMA = 1  # of answer.json; docs/answer.md
 SAY = Sentences("answer")
@@ -37,6 +39,10 @@ class Estimate:
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, band: "Band") -> "Estimate":
+        return cls(band.estimate, band.low, band.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Recommended:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What `examples` bring over the largest size tried; `rank` None: at the recommended rank."""
+    """What `examples`, `factor` times the largest size tried, bring over that size at the recommended rank."""
 
     examples: int
     factor: float
@@ -104,16 +110,13 @@ class Answer:
     metric: str
     lower_is_better: bool
     untuned: float | None
-    recommended: Recommended | None
+    recommended: Recommended
     more_data: tuple[Gain, ...] = ()
     other_ranks: tuple[RankCost, ...] = ()
     next: Next | None = None
     spent: Spent | None = None
     unknown: tuple[str, ...] = ()
-    sentences: tuple[str, ...] = field(default=())
-
-    def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+    sentences: tuple[str, ...] = ()
 
 
 def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
@@ -146,7 +149,7 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         spent=_spent(c, prices),
         unknown=_unknown(panel, c),
     )
-    return dataclasses.replace(answer, sentences=tuple(_sentences(answer, c, prices)))
+    return dataclasses.replace(answer, sentences=tuple(_sentences(answer, c)))
 
 
 def _tolerance(c: Comparison, best: Cell) -> float:
@@ -159,8 +162,7 @@ def _by_curves(panel: Panel, curves: dict, tolerance: float, c: Comparison) -> R
     from llama_exp.statistics.learning_curve.advice import recommend  # numpy
 
     choice = recommend(curves, tolerance, c.lower_is_better)
-    band = panel.curves[choice.rank].predict(choice.examples)
-    score = Estimate(band.estimate, band.low, band.high)
+    score = Estimate.of(panel.curves[choice.rank].predict(choice.examples))
     return Recommended(choice.rank, choice.examples, score, tolerance, choice.sure)
 
 
@@ -192,11 +194,7 @@ def _more_data(panel: Panel, found: Recommended) -> tuple[Gain, ...]:
     curve = panel.relative.get(found.rank)
     if not curve or curve.refusal:
         return ()
-    largest, gains = curve.sizes[-1], []
-    for factor in FACTORS:
-        band = curve.gain(factor)
-        gains.append(Gain(int(largest * factor), factor, Estimate(band.estimate, band.low, band.high)))
-    return tuple(gains)
+    return tuple(Gain(int(curve.sizes[-1] * times), times, Estimate.of(curve.gain(times))) for times in FACTORS)
 
 
 def _other_ranks(curves: dict, found: Recommended) -> tuple[RankCost, ...]:
@@ -204,8 +202,9 @@ def _other_ranks(curves: dict, found: Recommended) -> tuple[RankCost, ...]:
         return ()
     from llama_exp.statistics.learning_curve.advice import rank_difference  # numpy
 
-    bands = {r: rank_difference(curves, r, found.rank, found.examples) for r in sorted(curves) if r != found.rank}
-    return tuple(RankCost(rank, Estimate(b.estimate, b.low, b.high)) for rank, b in bands.items())
+    others = [rank for rank in sorted(curves) if rank != found.rank]
+    bands = [rank_difference(curves, rank, found.rank, found.examples) for rank in others]
+    return tuple(RankCost(rank, Estimate.of(band)) for rank, band in zip(others, bands, strict=True))
 
 
 def _next(panel: Panel, curves: dict, found: Recommended, root: Path) -> Next | None:
@@ -234,22 +233,10 @@ def _next(panel: Panel, curves: dict, found: Recommended, root: Path) -> Next | 
 def _next_run(cells: list[Cell], rank: int, size: int, narrowing: float, root: Path) -> Next:
     like = max((one for s in cells for one in s.runs), key=lambda one: one.run.examples or 0)
     same = [one.run for s in cells if s.examples == size for one in s.runs]
-    settings = load_evaluation_keys(like.evaluation)
-    leaves = _identity(like.run) | {key: settings[key] for key in EVALUATED if key in settings}
-    leaves |= {"sample": size, "lora.r": rank, "evaluate": True}
+    changes = {"sample": size, "lora.r": rank}
     if same:  # the largest size once more
-        leaves |= {key: max(getattr(run, key) for run in same) + 1 for key in ("seed", "data_seed")}
-    where = [] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"]
-    seconds = _seconds(cells, size)
-    return Next(command_line.command("train", leaves, *where), rank, size, narrowing, seconds)
-
-
-def _identity(run: RunRecord) -> dict[str, Any]:
-    """As stored: for a command, not to be shown."""
-    try:
-        return identity_among(stored_leaves(run.folder / "config.yaml")) or run.identity
-    except (OSError, ValueError, RecursionError):
-        return run.identity
+        changes |= {key: max(getattr(run, key) for run in same) + 1 for key in ("seed", "data_seed")}
+    return Next(similar_run_command(like, changes, root), rank, size, narrowing, _seconds(cells, size))
 
 
 def _available(run: RunRecord) -> int | None:
@@ -281,15 +268,14 @@ def _unknown(panel: Panel, c: Comparison) -> tuple[str, ...]:
     found = []
     if all(s.seeds(c.metric) == 1 for s in panel.cells):
         found.append(SAY.one_seed())
-    if any(curve.refusal for curve in panel.curves.values()) and all(c.refusal for c in panel.curves.values()):
+    if panel.curves and all(curve.refusal for curve in panel.curves.values()):
         found.append(SAY.one_size())
     return tuple(found)
 
 
-def _sentences(a: Answer, c: Comparison, prices: Prices) -> list[str]:
+def _sentences(a: Answer, c: Comparison) -> list[str]:
     """The first is the answer, the others what it rests on."""
     found, label = a.recommended, c.describe().label
-    assert found is not None
     if found.rank == 0:
         return [
             SAY.untuned(metric=label, score=format_score(a.untuned, c.describe().decimals), dataset=dataset_name(c))

@@ -1,6 +1,7 @@
-"""The command that continues a run, evaluates it, or evaluates the untuned model beside it."""
+"""The command that continues a run, evaluates it, evaluates the untuned model beside it, or trains another like it."""
 
 from pathlib import Path
+from typing import Any
 
 from llama_exp.config import command_line
 from llama_exp.report.cells import Comparison, ScoredRun
@@ -11,10 +12,7 @@ EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decid
 
 def next_command(run: RunRecord, folder: Path, compared: list[Comparison]) -> str:
     """What to type to continue a run, or to evaluate it on what the other runs on its data answered."""
-    try:
-        leaves = stored_leaves(run.folder / "config.yaml")
-    except (OSError, ValueError, RecursionError):
-        leaves = {}
+    leaves = _leaves(run)
     where = command_line.folder_options(run.folder, run.dataset, folder, leaves.get("out"))
     if run.status not in ("finished", "stopped early"):
         return command_line.command("train", leaves or run.identity, *where)
@@ -39,6 +37,20 @@ def untuned_command(tuned: ScoredRun, root: Path) -> str:
     )
     leaves.pop("eval_batch", None)  # how fast, not what
     leaves = {"model.name": tuned.run.model, **leaves, "dataset.name": tuned.evaluation.dataset, "lora.r": 0}
-    return command_line.command(
-        "evaluate", leaves, *([] if root == Path("outputs") else [f"outputs={command_line.hydra_value(str(root))}"])
-    )
+    return command_line.command("evaluate", leaves, *command_line.outputs_option(root))
+
+
+def similar_run_command(like: ScoredRun, changes: dict[str, Any], root: Path) -> str:
+    """What trains a run like this one but for some keys, and evaluates it on the same items."""
+    settings = load_evaluation_keys(like.evaluation)
+    leaves = identity_among(_leaves(like.run)) or like.run.identity
+    leaves = leaves | {key: settings[key] for key in EVALUATED if key in settings} | {"evaluate": True} | changes
+    return command_line.command("train", leaves, *command_line.outputs_option(root))
+
+
+def _leaves(run: RunRecord) -> dict[str, Any]:
+    """The values of a run's config as stored, for a command, not to be shown; {} where they cannot be read."""
+    try:
+        return stored_leaves(run.folder / "config.yaml")
+    except (OSError, ValueError, RecursionError):
+        return {}

@@ -3,6 +3,7 @@
 write_report(Path("outputs"))    prints the tables; writes outputs/report/{index.html, answer.json, *.png, runs.csv}
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ def write_report(
     print_pending(console, pending, commands)
     try:
         write_csv(home / "runs.csv", runs)
-        write_json(home / "answer.json", {"schema": SCHEMA, "answers": [a.as_json() for a in answers if a]})
+        write_json(home / "answer.json", {"schema": SCHEMA, "answers": [dataclasses.asdict(a) for a in answers if a]})
         from llama_exp.report.figures.draw import draw_figures  # matplotlib: the tables are printed before it is loaded
         from llama_exp.report.page import render
 
