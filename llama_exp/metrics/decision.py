@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from llama_exp.metrics.declaration import PERCENT, Score, metric
+from llama_exp.metrics.label import mean_f1
 from llama_exp.records import Prediction
 
 DECISIONS = ("yes", "no", "maybe")
@@ -29,17 +30,8 @@ def answers(predictions: Sequence[Prediction]) -> list[tuple[str, str]]:
 
 
 def macro_f1(predictions: Sequence[Prediction]) -> float:
-    """The mean over decisions of 2 hits / (times right + times given), in percent."""
-    pairs = answers(predictions)
-    labels = sorted({label for pair in pairs for label in pair if label})
-    if not labels:
-        return 0.0
-    return 100.0 * sum(_f1(pairs, label) for label in labels) / len(labels)
-
-
-def _f1(pairs: list[tuple[str, str]], label: str) -> float:
-    hits = sum(right == given == label for right, given in pairs)
-    return 2 * hits / (sum(right == label for right, _ in pairs) + sum(given == label for _, given in pairs))
+    """`mean_f1` of the decisions, in percent."""
+    return mean_f1(answers(predictions))
 
 
 def facts(predictions: Sequence[Prediction]) -> dict[str, int]:

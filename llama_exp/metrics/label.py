@@ -27,11 +27,15 @@ def pairs(predictions: Sequence[Prediction]) -> list[tuple[str, str]]:
 
 
 def macro_f1(predictions: Sequence[Prediction]) -> float:
-    """The mean over labels of 2 hits / (times right + times given), in percent."""
-    found = pairs(predictions)
+    """`mean_f1` of the labels, in percent."""
+    return mean_f1(pairs(predictions))
+
+
+def mean_f1(found: Sequence[tuple[str, str]]) -> float:
+    """The mean over labels of 2 hits / (times right + times given), in percent, of (right, given or "") pairs."""
     hits = Counter(right for right, given in found if right == given)
     times = Counter(right for right, _ in found) + Counter(given for _, given in found if given)
-    return 100.0 * sum(2 * hits[label] / count for label, count in times.items()) / len(times)
+    return 100.0 * sum(2 * hits[label] / times[label] for label in sorted(times)) / len(times) if times else 0.0
 
 
 def facts(predictions: Sequence[Prediction]) -> dict[str, int]:
