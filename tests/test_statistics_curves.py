@@ -165,6 +165,15 @@ def test_the_size_for_a_target_comes_with_its_interval_and_its_limits():
     assert messages.describe_size(curve, 99).startswith("Examples for 99: ")
 
 
+@pytest.mark.parametrize("rises", [True, False])
+def test_a_target_is_approached_from_the_side_that_the_metric_says(rises):
+    """Flat scores that happen to move away from the target have not passed it."""
+    scores = [62.0, 61.5, 61.0] if rises else [61.0, 61.5, 62.0]
+    curve = fit_curve([100, 300, 1000], scores, bounds=(0, 100), rises=rises)
+    assert curve.size_for(90.0 if rises else 30.0).estimate is None
+    assert curve.size_for(50.0 if rises else 80.0).estimate == 100
+
+
 def test_the_sentences_name_what_more_data_buys():
     lines = messages.describe_curve(sweep(bounds=(0, 100)), target=78.0)
     assert lines[0].startswith("Twice the data, 20,000 examples: +") and lines[0].endswith(

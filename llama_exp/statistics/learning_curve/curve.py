@@ -40,6 +40,7 @@ class LearningCurve:
 
     sizes, scores   the points: number of examples, mean score
     laws            {law: its probability}
+    rises           whether more data is expected to raise the score; None: as the points do
     repeated        whether any size was run more than once: only then do the runs show their own scatter
     """
 
@@ -50,6 +51,7 @@ class LearningCurve:
     refusal: str = ""
     bounds: tuple[float, float] | None = None
     confidence: float = 0.95
+    rises: bool | None = None
     grid: Laws | None = field(default=None, repr=False, compare=False)  # None where refused
     draws: Draws | None = field(default=None, repr=False, compare=False)
 
@@ -70,17 +72,12 @@ class LearningCurve:
         values = self.values([n, other])
         return self._bands(values[:, :1] - values[:, 1:])[0]
 
-    def chance(self, above: float, n: float, other: float) -> float:
-        """The probability that n examples score more than `above` over `other` examples."""
-        values = self.values([n, other])
-        return float((values[:, 0] - values[:, 1] > above).mean())
-
-    def size_for(self, target: float, lower_is_better: bool | None = None) -> RequiredSize:
+    def size_for(self, target: float) -> RequiredSize:
         """How many examples reach `target`: the median of the curves' own sizes, with an interval."""
-        falls = self.scores[-1] < self.scores[0] if lower_is_better is None else lower_is_better
+        rises = self.scores[-1] >= self.scores[0] if self.rises is None else self.rises
         grid = np.geomspace(self.sizes[0], self.sizes[-1] * REACH, 200)
         values = self.values(grid, offset=False)
-        reached = values <= target if falls else values >= target
+        reached = values >= target if rises else values <= target
         first = np.where(reached.any(axis=1), reached.argmax(axis=1), len(grid))
         needed = np.append(grid, np.inf)[first]
         tail = (1 - self.confidence) / 2

@@ -89,6 +89,7 @@ def fit_points(
             repeated=one.df > 0,
             bounds=bounds,
             confidence=confidence,
+            rises=rises,
             grid=laws,
             draws=draws,
         )
