@@ -97,6 +97,7 @@ def test_one_size_answers_about_ranks_alone(tmp_path):
     answer = answered(tmp_path)
     assert (answer.recommended.rank, answer.recommended.examples) == (8, 1000) and not answer.more_data
     assert "One size was tried" in " ".join(answer.sentences) and answer.next.examples == 2000
+    assert answer.next.narrowing is None, "there is no interval yet"
 
 
 def test_where_the_untuned_model_is_best_the_answer_says_so(tmp_path):

@@ -80,12 +80,16 @@ class RankCost:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The run that tells most for its price. narrowing: of the interval of what twice the data buys; seconds: training."""
+    """The run that tells most for its price.
+
+    narrowing   of the interval of what twice the data buys; None: with one size there is none to narrow
+    seconds     of training
+    """
 
     command: str
     rank: int
     examples: int
-    narrowing: float
+    narrowing: float | None
     seconds: float | None
 
 
@@ -218,7 +222,7 @@ def _next(panel: Panel, curves: dict, found: Recommended, root: Path) -> Next | 
     if rank not in curves:
         largest = max(s.examples or 0 for s in mine)
         size = min(2 * largest, available or 2 * largest)
-        return None if size == largest else _next_run(mine, rank, size, 1.0, root)
+        return None if size == largest else _next_run(mine, rank, size, None, root)
     from llama_exp.statistics.learning_curve.advice import next_runs  # numpy
 
     runs = [one for one in next_runs(curves[rank], rank, available) if one.narrowing > LITTLE]
@@ -230,7 +234,7 @@ def _next(panel: Panel, curves: dict, found: Recommended, root: Path) -> Next | 
     return _next_run(mine, rank, best.examples, best.narrowing, root)
 
 
-def _next_run(cells: list[Cell], rank: int, size: int, narrowing: float, root: Path) -> Next:
+def _next_run(cells: list[Cell], rank: int, size: int, narrowing: float | None, root: Path) -> Next:
     like = max((one for s in cells for one in s.runs), key=lambda one: one.run.examples or 0)
     same = [one.run for s in cells if s.examples == size for one in s.runs]
     changes = {"sample": size, "lora.r": rank}
@@ -302,7 +306,7 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
         lines.append(
             SAY.next_run(
                 command=a.next.command,
-                narrowing="" if a.next.narrowing == 1.0 else percent(a.next.narrowing),
+                narrowing="" if a.next.narrowing is None else percent(a.next.narrowing),
                 seconds="" if a.next.seconds is None else format_duration(a.next.seconds),
             )
         )
