@@ -1,8 +1,8 @@
 """The files of a run's adapter, and whether they are those that training saved. No torch here."""
 
-import hashlib
 from pathlib import Path
 
+from llama_exp.config.checksums import sha256
 from llama_exp.errors import UserError
 from llama_exp.runs.summary import find_summary
 
@@ -11,7 +11,7 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 def adapter_checksums(folder: Path) -> dict[str, str]:
     """{file name: SHA-256} of an adapter's two files."""
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ADAPTER_FILES}
+    return {name: sha256(folder / name) for name in ADAPTER_FILES}
 
 
 def check_adapter(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """The base model in this package: a Llama of 3.8 M parameters with its tokenizer, made by pretrain.py (README.md)."""
 
-import hashlib
 from pathlib import Path
 
+from llama_exp.config.checksums import sha256
 from llama_exp.errors import UserError
 
 PATH = Path(__file__).resolve().parent
@@ -22,7 +22,7 @@ def verify(folder: Path = PATH) -> None:
 def check(folder: Path, wanted: str, name: str) -> list[str]:
     """What is wrong with one file, or nothing."""
     try:
-        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        found = sha256(folder / name)
     except OSError:
         return [f"{name} is missing"]
     return [] if found == wanted else [f"{name} is damaged (SHA-256 {found[:12]}…, wanted {wanted[:12]}…)"]

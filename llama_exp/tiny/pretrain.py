@@ -8,7 +8,6 @@ A plain language model: next-token loss over every token, no question, no prompt
 import argparse
 import collections
 import csv
-import hashlib
 import itertools
 import json
 import multiprocessing
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llama_exp.config.checksums import sha256
 from llama_exp.data.synthetic import prose
 
 PIECES = 2048
@@ -207,7 +207,7 @@ def save(out: Path, model: LlamaForCausalLM, curve: list[tuple]) -> None:
 def write_sums(out: Path) -> None:
     """SHA256SUMS in sha256sum's format, over every file that is loaded."""
     named = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-    lines = [f"{hashlib.sha256((out / name).read_bytes()).hexdigest()}  {name}\n" for name in named]
+    lines = [f"{sha256(out / name)}  {name}\n" for name in named]
     (out / "SHA256SUMS").write_text("".join(lines))
 
 
