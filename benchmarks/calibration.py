@@ -12,8 +12,10 @@ interval (Wilson) of what was measured.
 
 import argparse
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from math import inf, sqrt
 from pathlib import Path
@@ -285,16 +287,15 @@ def stored(path: Path) -> list[dict]:
     return lines
 
 
-def run(families: list[str], draws: int, path: Path) -> None:
+def run(families: list[str], draws: int, path: Path, workers: int) -> None:
     done = {(line["family"], json.dumps(line["world"]), line["draws"]) for line in stored(path)}
-    for family in families:
-        for world in dict.fromkeys(FAMILIES[family].worlds()):
-            if (family, json.dumps(asdict(world)), draws) in done:
-                continue
-            line = measure(family, world, draws)
+    worlds = [(family, world) for family in families for world in dict.fromkeys(FAMILIES[family].worlds())]
+    left = [one for one in worlds if (one[0], json.dumps(asdict(one[1])), draws) not in done]
+    with ProcessPoolExecutor(workers) as pool:
+        for finished in as_completed([pool.submit(measure, family, world, draws) for family, world in left]):
             with path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            print(row(line), flush=True)
+                file.write(json.dumps(finished.result()) + "\n")
+            print(row(finished.result()), flush=True)
 
 
 def row(line: dict) -> str:
@@ -311,7 +312,8 @@ def table(path: Path) -> str:
         "| family | world | percent (99 % Monte-Carlo interval) | wanted | width | |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    lines = stored(path)
+    order = list(FAMILIES)
+    lines = sorted(stored(path), key=lambda line: order.index(line["family"]))
     kept = sum(not missed(line) for line in lines)
     return "\n".join([*head, *map(row, lines), "", f"{kept} of {len(lines)} worlds keep their limits."])
 
@@ -320,6 +322,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("families", nargs="*", help=f"which: {', '.join(FAMILIES)} (default: all)")
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print what has been run, and run nothing")
     asked = parser.parse_args()
@@ -328,7 +331,7 @@ def main() -> None:
     if asked.draws < 1:
         parser.error(f"--draws={asked.draws}; wanted 1 or more")
     if not asked.table:
-        run(asked.families or list(FAMILIES), asked.draws, asked.results)
+        run(asked.families or list(FAMILIES), asked.draws, asked.results, asked.workers)
     print(table(asked.results))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, get_args, get_type_hints
 
+from hydra.errors import OverrideParseException
+
 from llama_exp.config import command_line
 from llama_exp.config.key_names import OTHER_NAMES, similar_keys
 
@@ -59,8 +61,6 @@ def config_error_message(error: BaseException, arguments: Sequence[str], options
 
 def _unreadable_value(error: BaseException, arguments: Sequence[str], options: Sequence[str]) -> str | None:
     """A key=value that Hydra's grammar does not read: how to quote it."""
-    from hydra.errors import OverrideParseException
-
     if not isinstance(error, OverrideParseException):
         return None
     if unknown := _unknown_keys(arguments, options):  # perhaps a mistyped option, whose text Hydra is not to read

@@ -12,6 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import yaml
+
 from llama_exp.errors import UserError
 from llama_exp.sanitize import valid_unicode
 
@@ -73,8 +75,6 @@ def yaml_defaults(kind: type) -> dict[str, Any]:
     name = getattr(kind, "DEFAULTS", None)
     if name is None:
         return {}
-    import yaml
-
     from llama_exp.config.compose import CONF
 
     hints = get_type_hints(kind)
@@ -135,8 +135,6 @@ def _number(key: str, text: str, kind: type, minimum: float, maximum: float) -> 
 
 def _mapping(key: str, text: str, kind: type) -> dict[str, Any]:
     """`{squad/f1: 70}` as a dict."""
-    import yaml
-
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -7,6 +7,9 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from llama_exp.formatting import plural
 from llama_exp.runs.run import Outcome
@@ -76,10 +79,6 @@ class SweepOutcomes(Callback):
         print_forecasts(forecasts)
 
     def print_table(self) -> None:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
         failed = sum(message.startswith(FAILED) for _, message in self.cells)
         title = f"{plural(len(self.cells), 'cell')}, {failed} failed"
         table = Table("cell", "outcome", title=title, title_justify="left")

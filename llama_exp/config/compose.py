@@ -12,8 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
 from llama_exp.config.checks import config_errors
@@ -116,8 +119,6 @@ def explicit_keys(config: Config) -> set[str]:
 
 def typed_keys() -> set[str]:
     """The keys that this command names; none outside of a command."""
-    from hydra.core.hydra_config import HydraConfig
-
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     return {override.lstrip("+~").split("=")[0] for override in overrides}
 
@@ -164,10 +165,6 @@ def _defaults(overrides: tuple[str, ...], folders: tuple[str, ...]) -> Config:
 
 def _composed(overrides: Sequence[str], folders: Sequence[str]) -> DictConfig:
     """conf/ with overrides. A Hydra that runs already, ours or that of an application around us, stays as it is."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.version import VersionBase
-
     register()
     searchpath = f"hydra.searchpath={hydra_value([f'file://{folder}' for folder in folders])}"
     running, version = GlobalHydra.instance().hydra, VersionBase.instance().getbase()

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from llama_exp.config.schema import DatasetConfig, Source
 from llama_exp.data.readers import COMPRESSED, KINDS, BadFile, Row, columns_of, kind_of, read_rows
 from llama_exp.errors import UserError
@@ -129,8 +131,6 @@ def _declared_files(location: Path, subset: str | None, path: str) -> dict[str, 
 
 
 def _readme_configs(readme: Path) -> list[dict[str, Any]]:
-    import yaml
-
     if not readme.is_file():
         return []
     head = re.match(r"---\s*\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)

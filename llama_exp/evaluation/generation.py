@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from llama_exp.data.chat_format import chat_format
 from llama_exp.data.packing import collate, in_parts
@@ -98,8 +99,6 @@ def generate(
 
 
 def _settings(tokenizer, max_new_tokens: int, sampling: dict):
-    from transformers import GenerationConfig
-
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.unk_token_id or 0)
     return GenerationConfig(
         **{

@@ -12,9 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers.utils.logging import disable_progress_bar
+
 from llama_exp.config.schema import Config, Quantisation
+from llama_exp.data import DATASETS
 from llama_exp.data.chat_format import TemplateFormat, chat_format
+from llama_exp.data.encoding import encode_all, encode_prompts
 from llama_exp.errors import UserError
+from llama_exp.evaluation.generation import generate, likelihood
+from llama_exp.model.base import BaseLoader, compute_dtype, dequantise, load_base, resolve_path, target_device
+from llama_exp.model.lora import load_lora
+from llama_exp.model.tokenizer import load_tokenizer, read_tokenizer
 from llama_exp.records import Example
 from llama_exp.runs.run import Run
 
@@ -25,13 +34,6 @@ SHARD_SIZE = "2GB"  # an interrupted upload resumes at a shard
 
 def merge(run: Run, config: Config, folder: Path) -> None:
     """Write the merged model (bf16 safetensors) and its tokenizer to `folder`; `config` names the device."""
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    from llama_exp.model.base import compute_dtype, dequantise, load_base, resolve_path, target_device
-    from llama_exp.model.lora import load_lora
-    from llama_exp.model.tokenizer import read_tokenizer
-
     disable_progress_bar()
     model, device = run.config.model, target_device(config.trainer)
     base = load_base(model, device)
@@ -58,11 +60,6 @@ def compare_with_adapter(run: Run, config: Config, folder: Path, count: int) -> 
     Losses in nats per token over the held-out responses; equal_answers is the share of greedy answers that are equal
     over their first ANSWER_TOKENS tokens.
     """
-    from llama_exp.data import DATASETS
-    from llama_exp.model.base import BaseLoader, target_device
-    from llama_exp.model.lora import load_lora
-    from llama_exp.model.tokenizer import load_tokenizer
-
     bases, device = BaseLoader(), target_device(config.trainer)  # one base in memory at a time
     tokenizer = load_tokenizer(run.config.model)
     data = DATASETS.of(run.config, tokenizer)
@@ -85,9 +82,6 @@ def _loss_and_answers(
     model, tokenizer, trained: Config, batch: int, examples: Sequence[Example]
 ) -> tuple[float, list[str]]:
     """(loss over the responses in nats per token, the greedy answers)."""
-    from llama_exp.data.encoding import encode_all, encode_prompts
-    from llama_exp.evaluation.generation import generate, likelihood
-
     limit = trained.dataset.max_new_tokens
     encoded, _ = encode_all(examples, tokenizer, trained.max_length, limit)
     measured = likelihood(model, encoded).values()

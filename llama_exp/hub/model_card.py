@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+
 from llama_exp.chat.session import PromptFormat
 from llama_exp.config.schema import Config, Source
 from llama_exp.data.chat_format import PLAIN, user_text
@@ -65,8 +68,6 @@ def write_notice(config: Config, folder: Path) -> None:
     for name in LICENCE_FILES:
         with suppress(Exception):  # not there, not cached, not readable: NOTICE has the address
             if is_on_hub(config):
-                from huggingface_hub import try_to_load_from_cache
-
                 found = try_to_load_from_cache(config.model.path, name, revision=config.model.revision)
             else:
                 found = str(Path(config.model.path) / name)
@@ -79,9 +80,6 @@ def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | Non
     `comparison` is that of a merged model, None for an adapter; `outputs` is searched for the untuned model's
     evaluations.
     """
-    from huggingface_hub import ModelCard
-    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
-
     config, summary = run.config, run.summary
     evaluations, untuned = read_evaluations(run.folder), untuned_evaluations(run.folder, outputs)
     prompt_format = PromptFormat.of(config)
@@ -221,8 +219,6 @@ def data_name(dataset: str, path: str | None, hub: str | None) -> str:
 
 def metadata(config: Config, repo: str, evaluations: Iterable[Results], merged: bool):
     """The card's YAML head: licence, base, data and scores, by which the hub lists and links models."""
-    from huggingface_hub import EvalResult, ModelCardData
-
     from_hub = config.dataset.source is Source.hub and not config.dataset.path
     results = [
         EvalResult(

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+
 from llama_exp.errors import UserError
 
 # Files that an earlier upload of the other kind, or with other shards, may have left in a repository.
@@ -52,10 +56,6 @@ class HubRepository:
     @classmethod
     def open(cls, name: str, private: bool) -> "HubRepository":
         """Check the login, and refuse to publish by accident in a public repository."""
-        from huggingface_hub import HfApi, constants, get_token
-        from huggingface_hub.errors import RepositoryNotFoundError
-        from huggingface_hub.utils import disable_progress_bars
-
         for library in ("huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2"):
             logging.getLogger(library).setLevel(logging.ERROR)  # they log every address, the signed ones too
         if not sys.stderr.isatty():
@@ -123,9 +123,6 @@ class HubRepository:
 
 def check_name(name: str) -> None:
     """Raise UserError for a name that no repository can have."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     try:
         validate_repo_id(name)
     except HFValidationError as error:

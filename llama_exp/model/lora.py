@@ -8,6 +8,9 @@ import shutil
 from pathlib import Path
 
 import torch
+from peft import LoraConfig as PeftLora
+from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -54,9 +57,6 @@ def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = 
     What `prepare_model_for_kbit_training` does beyond freezing (upcasting norms and head) is left out: it costs memory
     and changes nothing that learns (huggingface/peft#3265).
     """
-    from peft import LoraConfig as PeftLora
-    from peft import get_peft_model
-
     names = LINEARS if lora.targets is Targets.all else ATTENTION
     peft_config = PeftLora(
         r=lora.r,
@@ -85,8 +85,6 @@ def _initialise(model: nn.Module, seed: int) -> None:
 
     Drawn on the CPU, so that a seed means the same start on every machine.
     """
-    from peft.tuners.lora import LoraLayer
-
     generator = torch.Generator().manual_seed(fold_seed(seed))
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
@@ -99,8 +97,6 @@ def _initialise(model: nn.Module, seed: int) -> None:
 
 def load_lora(base: nn.Module, folder: Path, name: str = "default") -> nn.Module:
     """Put a trained adapter on the base, beside those already there; a UserError if the two do not fit."""
-    from peft import PeftModel
-
     folder = Path(folder)
     _check_files(base, folder)
     try:
@@ -203,8 +199,6 @@ def detach_lora(model: nn.Module) -> nn.Module:
 
 def detach_lora_layers(base: nn.Module) -> None:
     """Undo a half-made attachment, after an adapter that did not fit."""
-    from peft.tuners.lora import LoraLayer
-
     for parent in list(base.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, LoraLayer):

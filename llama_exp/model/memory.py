@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
@@ -235,8 +236,6 @@ def memory_in_use(device: torch.device) -> int:
     """Bytes that this process holds."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    import psutil
-
     return psutil.Process().memory_info().rss
 
 
@@ -244,8 +243,6 @@ def available(device: torch.device) -> float:
     """Bytes that this process may take in all: what is free, and what it holds."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    import psutil
-
     return min(psutil.virtual_memory().available, free_in_cgroup()) + memory_in_use(device)
 
 

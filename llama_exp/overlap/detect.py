@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from datasketch import MinHash, MinHashLSH
 
 from llama_exp.overlap.shingles import Shingles, normalise, shingles
 
@@ -198,8 +199,6 @@ def _near(train: Shingles, held_out: Shingles, jaccard: float, permutations: int
     wanted = _mostly_in(_distinct(train.values)[0], held_out, jaccard)
     if not wanted:
         return {}
-    from datasketch import MinHash, MinHashLSH
-
     lsh = MinHashLSH(threshold=max(jaccard - 0.1, 0.1), num_perm=permutations)
     blank = MinHash(num_perm=permutations, seed=1, hashfunc=_low_32_bits)
     known = np.split(train.values, np.cumsum(train.sizes())[:-1])

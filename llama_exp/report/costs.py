@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from llama_exp.config.compose import CONF
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_duration, format_money
@@ -42,8 +44,6 @@ class Cost:
 
 def load(path: Path = SETTINGS) -> Prices:
     """conf/report.yaml or another file of its kind; a UserError names every key that is wrong."""
-    import yaml
-
     if path == SETTINGS and not path.is_file():  # installed without conf/
         return Prices()
     try:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import yaml
+
 from llama_exp.config.compose import CONF
 from llama_exp.formatting import (
     decimal_places,
@@ -110,8 +112,6 @@ def _item_name(c: Comparison) -> str:
 @functools.cache
 def _preset(dataset: str) -> dict[str, Any]:
     """conf/dataset/NAME.yaml of a dataset of this package, {} for others."""
-    import yaml
-
     path = next((path for path in (CONF / "dataset").glob("*.yaml") if path.stem == dataset), None)
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path else {}
 

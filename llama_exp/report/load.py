@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
+from llama_exp.config.identity import identity_leaves
 from llama_exp.errors import UserError
 from llama_exp.runs.results import Results, read_results
 from llama_exp.runs.summary import Summary, read_summary
@@ -287,14 +290,11 @@ def _identity_of(config: Path) -> dict[str, Any]:
 
 
 def identity_among(leaves: dict[str, Any]) -> dict[str, Any]:
-    from llama_exp.config.identity import identity_leaves
-
     return identity_leaves(leaves)
 
 
 def stored_leaves(config: Path) -> dict[str, Any]:
     """{dotted key: value} of a config.yaml, as stored: not yet cleaned."""
-    import yaml
 
     def walk(value, key):
         if isinstance(value, dict):

@@ -1,16 +1,15 @@
 """Versions and commit that a number was made with."""
 
 import contextlib
+import platform
+import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 
 def provenance() -> dict[str, Any]:
     """Versions and commit a number was made with."""
-    import platform
-    import subprocess
-    from importlib.metadata import version
-
     packages = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets", "llama_exp")
     versions = {"python": platform.python_version()}
     for package in packages:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
 
 from llama_exp.config.compose import dataset_target, default_config
 from llama_exp.config.identity import flat, identity, run_folder
@@ -225,8 +226,6 @@ def read_metrics(folder: Path) -> list[dict[str, str]]:
 
 def _is_whole(path: Path) -> bool:
     """Whether a safetensors file is complete: its header records how long the data is."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="np") as file:
             return bool(file.keys())

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from llama_exp.formatting import format_p_value
 from llama_exp.runs.files import atomic_write
 from llama_exp.sanitize import visible
@@ -21,8 +23,6 @@ def write_page(
     path: Path, simulations: "Sequence[Simulation]", differences: dict[str, dict[str, Any]] | None = None
 ) -> None:
     """`differences`: those of comparison.json, for two simulations."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -176,8 +177,6 @@ def backward(forward, ids: torch.Tensor) -> torch.Tensor:
 
 
 def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("transformers", "tokenizers", "safetensors", "numpy")}
 
 

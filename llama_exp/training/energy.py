@@ -8,6 +8,7 @@ machine.
 from collections.abc import Sequence
 
 import lightning as L
+import torch
 
 
 def joules(gpus: Sequence[str]) -> float | None:
@@ -33,8 +34,6 @@ def joules(gpus: Sequence[str]) -> float | None:
 
 def gpus_of(trainer: L.Trainer) -> list[str]:
     """UUIDs of the GPUs of all ranks; [] on CPU, and on several machines, of which each sees only its own."""
-    import torch
-
     if trainer.strategy.root_device.type != "cuda" or trainer.num_nodes > 1:
         return []
     used = range(trainer.world_size) if trainer.world_size > 1 else [trainer.strategy.root_device.index or 0]

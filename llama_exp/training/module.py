@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import bitsandbytes as bnb
 import lightning as L
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from llama_exp.config.schema import OptimizerConfig, OptimizerName, Schedule
 from llama_exp.config.seeds import fold_seed
 from llama_exp.errors import UserError
 from llama_exp.model.kernels.forward import response_nll
+from llama_exp.model.lora import causal_lm
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +268,6 @@ class FineTuningModule(L.LightningModule):
 def _optimizer_class(name: OptimizerName):
     if name is OptimizerName.adamw:
         return torch.optim.AdamW
-    import bitsandbytes as bnb
-
     return {OptimizerName.adamw_8bit: bnb.optim.AdamW8bit, OptimizerName.paged_adamw_8bit: bnb.optim.PagedAdamW8bit}[
         name
     ]
@@ -290,8 +290,6 @@ class neftune:  # noqa: N801 (a context manager, read as a verb)
             def add_noise(_layer, _inputs, embedded):  # embedded (1, T, d)
                 width = self.alpha / torch.sqrt(lengths.unsqueeze(-1) * embedded.shape[-1])
                 return embedded + torch.empty_like(embedded).uniform_(-1, 1) * width.to(embedded.dtype)
-
-            from llama_exp.model.lora import causal_lm
 
             self.hook = causal_lm(self.model).get_input_embeddings().register_forward_hook(add_noise)
 

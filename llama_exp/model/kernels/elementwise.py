@@ -5,6 +5,7 @@ the formulas against autograd and transformers.
 """
 
 from functools import lru_cache
+from types import SimpleNamespace
 
 import torch
 from torch.nn import functional as F
@@ -17,8 +18,6 @@ def liger():
         from liger_kernel.ops import rms_norm, rope, swiglu
     except ImportError:
         return None
-    from types import SimpleNamespace
-
     return SimpleNamespace(
         norm=rms_norm.rms_norm_forward,
         norm_backward=rms_norm.rms_norm_backward,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from torch import nn
 from torch.nn import functional as F
 
@@ -74,8 +75,6 @@ def _weight(layer: nn.Module, dtype: torch.dtype, out: torch.Tensor | None = Non
     weight = layer.weight
     if getattr(weight, "quant_state", None) is None:
         return weight.to(dtype) if out is None else out.copy_(weight)
-    from bitsandbytes.functional import dequantize_4bit
-
     if out is not None and weight.quant_state.dtype is dtype and out.is_cuda:
         return dequantize_4bit(weight.data, weight.quant_state, out=out)
     whole = dequantize_4bit(weight.data, weight.quant_state).to(dtype)
