@@ -23,7 +23,15 @@ from pathlib import Path
 import numpy as np
 from scipy import special
 
-from llama_exp.statistics import Clusters, Contender, RunSums, cluster_interval, rank_cells, variance_components
+from llama_exp.statistics import (
+    Clusters,
+    Contender,
+    Ranking,
+    RunSums,
+    cluster_interval,
+    rank_cells,
+    variance_components,
+)
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 CORNERS, WIDE = 30, 2.5758  # the normal quantile of a 99 % interval
@@ -139,9 +147,14 @@ def draw_cells(world: World, rng: np.random.Generator, lead: float | None = None
     return sorted(cells, key=lambda one: -one.sums.means.mean())
 
 
+def ranking_of(world: World, rng: np.random.Generator, lead: float | None = None) -> Ranking:
+    """The scores lie on a scale of 100 points, about 60, far from its ends."""
+    return rank_cells(draw_cells(world, rng, lead), (-40.0, 60.0))
+
+
 def equal(world: World, draws: int, rng: np.random.Generator) -> list[dict]:
     """Equally good cells: is any called worse?"""
-    return [{"hit": bool(rank_cells(draw_cells(world, rng)).worse)} for _ in range(draws)]
+    return [{"hit": bool(ranking_of(world, rng).worse)} for _ in range(draws)]
 
 
 def power(world: World, draws: int, rng: np.random.Generator) -> list[dict]:
@@ -151,8 +164,8 @@ def power(world: World, draws: int, rng: np.random.Generator) -> list[dict]:
     unit = 1 / sqrt(2 * float((share**2 * (4 + 100 / sizes)).sum()))
     found = []
     for _ in range(draws):
-        size = rank_cells(draw_cells(world, rng)).detectable
-        again = rank_cells(draw_cells(world, rng, lead=(size or 0.0) * unit))
+        size = ranking_of(world, rng).detectable
+        again = ranking_of(world, rng, (size or 0.0) * unit)
         found.append({"hit": again.best == 0 and 1 in again.worse, "width": size})
     return found
 
@@ -188,7 +201,7 @@ def winner(world: World, draws: int, rng: np.random.Generator) -> list[dict]:
     unit = 1 / sqrt(2 * float((share**2 * (4 + 100 / sizes)).sum()))
     found = []
     for _ in range(draws):
-        one = rank_cells(draw_cells(world, rng))
+        one = ranking_of(world, rng)
         truth = world.lead / unit if one.best == 0 else 0.0
         found.append({"hit": one.winner.low <= truth <= one.winner.high, "width": one.winner.high - one.winner.low})
     return found

@@ -34,6 +34,7 @@ from llama_exp.statistics import (
     variance_components,
 )
 from llama_exp.statistics.ranking import Sweep
+from llama_exp.statistics.single_runs import typical_scatters
 from llama_exp.statistics.variance import run_sums
 from llama_exp.statistics.winner import correct_winner
 
@@ -238,8 +239,11 @@ def contender(key: str, *runs: dict[str, float], first_seed: int = 0) -> Contend
     return Contender(key, run_sums(runs, GROUP_OF), tuple((first_seed + seed, 0) for seed in range(len(runs))))
 
 
-def ranked(*contenders: Contender):
-    return rank_cells(sorted(contenders, key=lambda one: -one.sums.means.mean()))
+ALIKE = np.zeros(1)  # scatter of runs: none, so that the test set's noise is all there is
+
+
+def ranked(*contenders: Contender, scatters=ALIKE):
+    return rank_cells(sorted(contenders, key=lambda one: -one.sums.means.mean()), scatters=scatters)
 
 
 def test_the_best_and_all_that_do_not_differ_significantly_from_it_are_marked():
@@ -255,7 +259,7 @@ def test_the_best_and_all_that_do_not_differ_significantly_from_it_are_marked():
     pairs = [paired_difference(*pair, GROUP_OF) for pair in combinations((base, flip(0.03, 0), flip(0.5, 1)), 2)]
     assert difference == pairs[1]
     assert p == pytest.approx(multipletests([one.p_value for one in pairs], method="holm")[1][1], rel=1e-9)
-    lowest = rank_cells([cells[2], cells[0]])  # a metric that falls: the caller says which is best
+    lowest = rank_cells([cells[2], cells[0]], scatters=ALIKE)  # a metric that falls: the caller says which is best
     assert (lowest.best, lowest.worse) == ("r8", ("r64",))
     assert rank_cells(cells[:1]).tied == rank_cells(cells[:1]).worse == ()
 
@@ -265,10 +269,10 @@ def test_the_smallest_detectable_difference_is_found_four_times_in_five():
     a, b, c = (
         Contender(seed, RunSums(np.array([list(cell(seed).values())]), weights, len(IDS)), runs) for seed in (1, 2, 3)
     )
-    size = rank_cells([a, b]).detectable
+    size = rank_cells([a, b], scatters=ALIKE).detectable
     error, df = paired_difference(cell(1), cell(2)).standard_error, len(IDS) - 1
     assert size == pytest.approx(error * (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)), rel=0.03)
-    assert rank_cells([a, b, c]).detectable > size
+    assert rank_cells([a, b, c], scatters=ALIKE).detectable > size
     rng, draws = np.random.default_rng(0), 4000
     t = size / error + rng.standard_t(df, draws)
     assert np.mean(np.abs(t) > stats.t.ppf(0.975, df)) == pytest.approx(0.8, abs=0.02)
@@ -414,7 +418,7 @@ def test_a_difference_is_that_of_the_printed_means_whatever_seeds_two_cells_have
 
 def test_cells_of_one_run_scatter_over_seeds_as_those_do_that_have_several():
     single = [of_means("b", [60.0], [0]), of_means("c", [55.0], [0])]
-    as_runs = rank_cells(single).against["c"][0]
+    as_runs = rank_cells(single, scatters=ALIKE).against["c"][0]
     found = rank_cells([of_means("a", [50.0, 68.0, 70.0], [0, 1, 2]), *single])
     several = rank_cells([*single, of_means("a", [50.0, 68.0, 70.0], [0, 1, 2])]).against["c"][0]
     assert not rank_cells(single).repeated and found.repeated and found.runs == 1
@@ -422,11 +426,38 @@ def test_cells_of_one_run_scatter_over_seeds_as_those_do_that_have_several():
     assert several.standard_error > 3 * as_runs.standard_error
 
 
+def test_single_runs_differ_only_beyond_the_scatter_that_runs_usually_have():
+    """By hand: the average over the scatters of a normal test, with the test set's variance beside them."""
+    scores, weights = np.random.default_rng(3).normal(0, 6, (2, 400)) + np.array([[60.0], [57.0]]), np.ones(400)
+    cells = [Contender(key, RunSums(row[None], weights, 400), ((0, 0),)) for key, row in enumerate(scores)]
+    same, usual = rank_cells(cells, (0, 100), ALIKE), rank_cells(cells, (0, 100))
+    assert same.worse == (1,) and usual.worse == (), "three points are within two typical scatters of 1.2"
+    difference, p = usual.against[1]
+    test, size = same.against[1][0].standard_error ** 2, difference.difference
+    by_hand = np.mean(2 * stats.norm.sf(size / np.sqrt(test + 2 * typical_scatters(100.0) ** 2)))
+    assert p == pytest.approx(by_hand, rel=0.05) and difference.low < 0 < difference.high
+    far = [cells[0], Contender(1, RunSums(scores[1:] - 20.0, weights, 400), ((0, 0),))]
+    assert rank_cells(far, (0, 100)).worse == (1,), "no usual scatter explains 23 points"
+    untuned = [cells[0], replace(cells[1], fixed=True)]
+    assert rank_cells(untuned, (0, 100)).against[1][1] < p, "an untuned model has no luck of its own"
+    assert usual.detectable > 2 * same.detectable and usual.winner.high - usual.winner.low > 3
+
+
+def test_where_no_group_differs_from_another_both_few_groups_and_runs_may_explain_a_difference():
+    def alike(score: float, groups: int) -> Contender:
+        weights = np.full(groups, 5.0)
+        return Contender(score, RunSums(np.full((1, groups), 5.0 * score), weights, 5 * groups), ((0, 0),))
+
+    few, many = (rank_cells([alike(100.0, n), alike(0.0, n)], (0, 100)).against[0.0][1] for n in (4, 12))
+    assert few == pytest.approx(2 / 2**4) and many < 0.05
+    assert rank_cells([alike(51.0, 12), alike(50.0, 12)], (0, 100)).worse == (), "one point may be luck"
+
+
 def test_a_difference_of_fully_shared_runs_is_the_paired_t_over_runs_where_items_do_not_matter():
     """The moments of a balanced design are the mean squares of the analysis of variance."""
     a, b = [50.0, 58.0, 70.0, 61.0], [47.0, 57.0, 64.0, 60.0]
     two = [of_means(key, means, [0, 1, 2, 3], scatter=0.0) for key, means in (("a", a), ("b", b))]
-    found = Sweep(two).own[0, 1]
+    found = Sweep(two, ALIKE).own[0, 1]
     ordinary = stats.ttest_rel(a, b)
     assert found.df == pytest.approx(3) and found.items == pytest.approx(0, abs=1e-9)
     assert np.sqrt(found.total) == pytest.approx((np.mean(a) - np.mean(b)) / ordinary.statistic, rel=1e-9)

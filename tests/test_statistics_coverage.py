@@ -61,7 +61,8 @@ def test_of_six_equal_cells_one_is_called_worse_in_at_most_5_of_100():
             Contender(i, RunSums(right[None].astype(float), sizes.astype(float), int(sizes.sum())), ((0, 0),))
             for i, right in enumerate(answers)
         ]
-        hits.append(bool(rank_cells(sorted(cells, key=lambda one: -one.sums.means.mean())).worse))
+        best_first = sorted(cells, key=lambda one: -one.sums.means.mean())
+        hits.append(bool(rank_cells(best_first, scatters=np.zeros(1)).worse))  # runs without luck
     assert np.mean(hits) <= 0.08
 
 

@@ -22,6 +22,7 @@ from llama_exp.statistics.exact import first_against_second
 from llama_exp.statistics.learning_curve import LearningCurve, Series
 from llama_exp.statistics.learning_curve.fit import fit_points
 from llama_exp.statistics.ranking import Contender, rank_cells
+from llama_exp.statistics.single_runs import SCENARIOS
 from llama_exp.statistics.variance import RunSums, variance_components
 
 Reader = Callable[[EvaluationRecord], EvaluationItems | str]
@@ -202,13 +203,20 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
     unpaired = f"Not compared item by item: {names}{more}." if refused else ""
     if len(contenders) < 2:
         return replace(c, unpaired=unpaired)
-    ranking = rank_cells(contenders, c.describe("loss" if c.metric == "perplexity" else "").limits)
+    limits = c.describe("loss" if c.metric == "perplexity" else "").limits
+    ranking = rank_cells(contenders, limits, None if c.metric == "perplexity" else _scatters(c))
     return replace(
         c,
         ranking=replace(ranking, refused=tuple((k, w) for _, k, w in refused)),
         unpaired=unpaired,
         exact=_exact_test([answered[one.key] for one in contenders], c),
     )
+
+
+def _scatters(c: Comparison) -> np.ndarray | None:
+    """What the learning curves say of how much runs scatter: equally likely standard deviations; None without a curve."""
+    draws = [curve.draws.scatters for panel in c.panels for curve in panel.relative.values() if curve.draws]
+    return np.quantile(np.concatenate(draws), (np.arange(SCENARIOS) + 0.5) / SCENARIOS) if draws else None
 
 
 def _exact_test(ranked: list[CellItems], c: Comparison) -> ExactTest | None:

@@ -41,6 +41,7 @@ TOO_FEW_TO_SEPARATE = (
 SAMPLES_AND_RUNS = "test set, {samples} data samples and {runs} training runs"
 RUNS_OF_EACH = "test set and {runs} of each"
 RUNS_AGAINST = "test set and {one} against {other}"
+SCATTER_ASSUMED = "test set and an assumed scatter of runs"
 RUNS_OF_ONE = "test set and {runs}"
 
 # What an evaluation cannot show

@@ -24,6 +24,7 @@ from llama_exp.statistics.clusters import Clusters, robust_variance, satterthwai
 from llama_exp.statistics.comparisons import Difference, cluster_difference, difference_p_value, holm
 from llama_exp.statistics.intervals import clip_to_bounds
 from llama_exp.statistics.run_effects import NOTHING_SHOWN, RunEffects, RunVariance
+from llama_exp.statistics.single_runs import SingleRuns, typical_scatters
 from llama_exp.statistics.two_sources import TwoSources
 from llama_exp.statistics.variance import RunSums
 from llama_exp.statistics.winner import Winner, correct_winner
@@ -57,7 +58,7 @@ class Ranking:
     detectable    the smallest true difference from the best that such an evaluation finds with a chance of 80 %
     beyond_scale  there is none within the scale
     runs          the fewest runs of a cell that was trained
-    repeated      whether the scatter of runs is in the comparisons: some cell has several
+    repeated      whether the scatter of runs is measured: some cell has several. Else it is assumed
     winner        the best one's score, corrected for having been chosen by these items; None for one cell or no scatter
     refused       (key, reason) of what was left out, because it answered other items
     """
@@ -74,21 +75,25 @@ class Ranking:
     refused: tuple[tuple[Hashable, str], ...] = ()
 
 
-def rank_cells(contenders: Sequence[Contender], limits: tuple[float, float] = (-math.inf, math.inf)) -> Ranking:
+def rank_cells(
+    contenders: Sequence[Contender],
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    scatters: np.ndarray | None = None,
+) -> Ranking:
     """Compare all pairs of contenders, given best first; they must have answered the same items in the same groups.
 
-    limits  where scores can lie: no difference longer than that is called detectable
+    limits    where scores can lie: no difference longer than that is called detectable
+    scatters  equally likely standard deviations of one run, used where no cell has several; None: typical ones
     """
     pairs = list(combinations(range(len(contenders)), 2))
-    sweep = Sweep(contenders)
+    sweep = Sweep(contenders, _typical(contenders, limits) if scatters is None else scatters)
     sources = [sweep.sources(*pair) for pair in pairs]
     count = len(contenders) - 1  # combinations() lists the best's pairs first
     compared = [sweep.difference(pair, parts) for pair, parts in zip(pairs[:count], sources, strict=False)]
-    p_values = [one.p_value for one in compared]
-    p_values += [sweep.p_value(pair, parts) for pair, parts in zip(pairs[count:], sources[count:], strict=True)]
-    adjusted = holm([1.0 if p is None else p for p in p_values])
+    p_values = np.array([sweep.p_values(pair, parts) for pair, parts in zip(pairs, sources, strict=True)])
+    adjusted = np.mean([holm(one) for one in p_values.T], axis=0) if pairs else np.empty(0)
     keys = [one.key for one in contenders]
-    against = {key: (one, p) for key, one, p in zip(keys[1:], compared, adjusted, strict=False)}
+    against = {key: (one, float(p)) for key, one, p in zip(keys[1:], compared, adjusted, strict=False)}
     detectable = _detectable(sources[:count], len(pairs))
     beyond = detectable is not None and detectable >= limits[1] - limits[0]
     return Ranking(
@@ -104,6 +109,14 @@ def rank_cells(contenders: Sequence[Contender], limits: tuple[float, float] = (-
     )
 
 
+def _typical(contenders: Sequence[Contender], limits: tuple[float, float]) -> np.ndarray:
+    """Typical scatters on this scale; where it has no ends, relative to the scores themselves."""
+    span = limits[1] - limits[0]
+    return typical_scatters(
+        span if math.isfinite(span) else abs(np.mean([one.sums.mean.estimate for one in contenders]))
+    )
+
+
 class Sweep:
     """All contenders' runs, and what each pair's difference scatters by.
 
@@ -112,11 +125,11 @@ class Sweep:
     weight  of the sweep's scatter in each pair's own, in degrees of freedom
     """
 
-    def __init__(self, contenders: Sequence[Contender]):
+    def __init__(self, contenders: Sequence[Contender], scatters: np.ndarray):
         trained = [(index, one) for index, one in enumerate(contenders) if not one.fixed]
         rows = [(index, run) for index, one in trained for run in one.runs]
         groups = len(contenders[0].sums.weights)
-        self.contenders = tuple(contenders)
+        self.contenders, self.scatters = tuple(contenders), scatters
         self.means = [one.sums.mean for one in contenders]
         self.effects = RunEffects(
             np.concatenate([np.empty(0), *(one.sums.means for _, one in trained)]),
@@ -147,8 +160,16 @@ class Sweep:
         sign = 1.0 if scores[0] >= scores[-1] else -1.0  # best first: where the last is higher, lower is better
         residuals = np.stack([one.sums.scaled_residuals().mean(axis=0) for one in self.contenders])
         each = np.stack([self.effects.weights(index) for index in range(len(scores))])
-        covariance = residuals @ residuals.T + self.effects.covariance(each)
-        parts = TwoSources(robust_variance(self.means[0]), satterthwaite_df(weights), self.effects.variance(each[0]))
+        covariance, test = residuals @ residuals.T, (robust_variance(self.means[0]), satterthwaite_df(weights))
+        if self.repeated:
+            covariance = covariance + self.effects.covariance(each)
+            parts: TwoSources | SingleRuns = TwoSources(*test, self.effects.variance(each[0]))
+        else:
+            trained = np.array([not one.fixed for one in self.contenders])
+            covariance = covariance + np.diag(trained * (self.scatters**2).mean())
+            parts = SingleRuns(*test, trained[0] * self.scatters**2)
+        if parts.error <= 0:
+            return None
         stretch = parts.reach(LEVEL) / -float(special.ndtri(LEVEL / 2))
         found = correct_winner(sign * scores, covariance, stretch, LEVEL)
         if found is None:
@@ -162,17 +183,19 @@ class Sweep:
         one, other = self.means[first], self.means[second]
         return Clusters(one.sums - other.sums, one.weights, one.items)
 
-    def sources(self, first: int, second: int) -> TwoSources:
+    def sources(self, first: int, second: int) -> TwoSources | SingleRuns:
         """The variance of a difference: of the test set, and of the runs as the pair and the sweep show them."""
         gap = self.gap(first, second)
         if len(gap.sums) < 2:
             return TwoSources(0.0, 1.0, NOTHING_SHOWN)
-        return TwoSources(robust_variance(gap), satterthwaite_df(gap.weights), self._runs(first, second))
+        test = robust_variance(gap), satterthwaite_df(gap.weights)
+        if self.repeated:
+            return TwoSources(*test, self._runs(first, second))
+        trained = sum(not self.contenders[index].fixed for index in (first, second))
+        return SingleRuns(*test, trained * self.scatters**2)
 
     def _runs(self, first: int, second: int) -> RunVariance:
         pair = (first, second)
-        if not self.repeated:
-            return NOTHING_SHOWN
         own, common = self.own[pair], self.common[pair]
         weight = self.weight if own.df else common.df
         df = own.df + weight
@@ -182,25 +205,33 @@ class Sweep:
         total, items = ((1 - share) * a + share * b for a, b in ((own.total, common.total), (own.items, common.items)))
         return RunVariance(total, items, df)
 
-    def difference(self, pair: tuple[int, int], parts: TwoSources) -> Difference:
+    def difference(self, pair: tuple[int, int], parts: TwoSources | SingleRuns) -> Difference:
         """The first minus the second, with interval and p-value."""
         gap = self.gap(*pair)
         if not self._runs_count(gap, parts):
             return cluster_difference(gap)
         half = parts.reach(LEVEL) * parts.error
         counts = [len(self.contenders[index].runs) for index in pair if not self.contenders[index].fixed]
-        p = parts.p_value(gap.estimate)
-        note = messages.runs_compared(counts)
+        note = messages.runs_compared(counts) if self.repeated else messages.SCATTER_ASSUMED
         ends = gap.estimate - half, gap.estimate + half
+        p = float(self.p_values(pair, parts).mean())
         return Difference(gap.estimate, *ends, p, parts.error, gap.items, len(gap.sums), METHOD, note)
 
-    def p_value(self, pair: tuple[int, int], parts: TwoSources) -> float | None:
-        """That of `difference`, without a bootstrap interval where there are single runs: several times as fast."""
-        gap = self.gap(*pair)
-        return parts.p_value(gap.estimate) if self._runs_count(gap, parts) else difference_p_value(gap)
+    def p_values(self, pair: tuple[int, int], parts: TwoSources | SingleRuns) -> np.ndarray:
+        """That of `difference`; one for each scatter of runs where that is assumed."""
+        gap, shape = self.gap(*pair), 1 if self.repeated else len(self.scatters)
+        if not self._runs_count(gap, parts):
+            return np.full(shape, _known(difference_p_value(gap)))
+        if not isinstance(parts, SingleRuns):
+            return np.array([parts.p_value(gap.estimate)])
+        found = parts.p_values(gap.estimate)
+        if parts.test <= 1e-24 * gap.estimate**2:  # all groups differ alike: few of them may do so by chance
+            found = np.maximum(found, _known(difference_p_value(gap)))
+        return found
 
-    def _runs_count(self, gap: Clusters, parts: TwoSources) -> bool:
-        return parts.runs.df > 0 and len(gap.sums) > 1 and parts.error > 1e-12 * abs(gap.estimate)
+    @staticmethod
+    def _runs_count(gap: Clusters, parts: TwoSources | SingleRuns) -> bool:
+        return parts.runs_count and len(gap.sums) > 1 and parts.error > 1e-12 * abs(gap.estimate)
 
     def _prior_weight(self) -> float:
         """The more the pairs' scatters differ beyond chance, the less they say about each other.
@@ -222,10 +253,15 @@ class Sweep:
         return weight
 
 
-def _detectable(sources: Sequence[TwoSources], pairs: int) -> float | None:
+def _known(p: float | None) -> float:
+    """1 where there is no p-value."""
+    return 1.0 if p is None else p
+
+
+def _detectable(sources: Sequence[TwoSources | SingleRuns], pairs: int) -> float | None:
     """Of the pair of middling standard error. Uses the scatter that was observed, never the differences.
 
     None where there is no scatter.
     """
     known = sorted((one for one in sources if one.error > 0), key=lambda one: one.error)
-    return known[len(known) // 2].detectable(LEVEL / pairs, POWER) if known else None
+    return known[len(known) // 2].detectable(LEVEL, pairs, POWER) if known else None

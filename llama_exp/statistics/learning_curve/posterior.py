@@ -16,11 +16,10 @@ from scipy import special, stats
 
 from llama_exp.statistics.learning_curve.laws import AHEAD, Laws
 from llama_exp.statistics.learning_curve.noise import Points
+from llama_exp.statistics.single_runs import LOG_SCATTER_SPREAD, TYPICAL_SCATTER
 
 RUN_SCATTERS = 0.0625 * 2.0 ** np.arange(11)  # s, in units of its prior median
-LOG_SCATTER_SPREAD = 0.7  # of s, where no runs are repeated
-TYPICAL_SCATTER = 0.012  # prior median of s, as a share of the scale: 1.2 points of F1
-TYPICAL_SCATTER_OF_RANGE = 0.05  # the same where the scale has no ends, as a share of the points' range
+TYPICAL_SCATTER_OF_RANGE = 0.05  # prior median of s where the scale has no ends, as a share of the points' range
 FARTHEST = 3.0  # ranges of the points beyond them that a score without an end is expected to stay within
 MISFITS = np.array([0.0, 0.001, 0.004, 0.012, 0.036])  # d, as shares of the scale
 MISFIT_PRIOR = np.array([0.7, 0.15, 0.1, 0.04, 0.01])
