@@ -5,6 +5,7 @@ import shlex
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from llama_exp.config.compose import load_config
 from llama_exp.report import costs, items
@@ -16,6 +17,7 @@ from llama_exp.report.write import write_report
 from llama_exp.statistics import Series
 from llama_exp.statistics.learning_curve.advice import next_runs, rank_difference, recommend
 from llama_exp.statistics.learning_curve.fit import fit_points
+from llama_exp.statistics.run_luck import RunLuck
 from tests.test_report import write_grid, write_run
 
 SIZES = [100, 300, 1000, 3000]
@@ -108,9 +110,41 @@ def test_where_the_untuned_model_is_best_the_answer_says_so(tmp_path):
     assert answer.sentences[0] == "The untuned model is best: F1 50.0. Fine-tuning has not helped on SQuAD."
 
 
+def test_of_several_settings_the_answer_names_the_one_that_it_is_about(tmp_path):
+    for rate, lift in ((0.001, 0.0), (0.005, 9.0)):
+        for sample, f1 in ((100, 40.0), (1000, 50.0)):
+            write_run(tmp_path, f"{sample}-{rate}", sample=sample, f1=f1 + lift, **{"optimizer.lr": rate})
+    answer = answered(tmp_path)
+    assert answer.setting == "lr 0.005"
+    assert " examples, with lr 0.005 (the best of 2 settings)." in answer.sentences[0]
+
+
 def test_one_cell_alone_has_no_answer(tmp_path):
     write_run(tmp_path, f1=50.0)
     assert answered(tmp_path) is None
+
+
+def test_seeds_of_one_cell_tell_how_much_of_a_score_is_luck(tmp_path):
+    for seed, lift in enumerate((-6, -3, -1, 1, 3, 6)):  # a standard deviation of 4.3 points
+        write_run(tmp_path, sample=1000, seed=seed, f1=60.0 + lift)
+    answer = answered(tmp_path)
+    luck = answer.luck
+    assert answer.recommended is None and answer.next is None and luck.runs == 6
+    assert luck.spread.low < 4 < luck.spread.high and luck.spread.value > 1.5
+    assert [one.difference for one in luck.seeds_needed] == [1, 2, 5]
+    runs = [one.seeds for one in luck.seeds_needed]
+    assert runs[0] > 3 * runs[1] > 3 * runs[2] >= 6, "half the difference needs four times the runs"
+    assert answer.sentences[0].startswith("Luck of a run: F1 of the 6 runs of rank 16 on 1,000 examples ")
+    assert "This answer cost" in answer.sentences[-1]
+
+
+def test_the_runs_that_a_difference_needs_find_it_in_four_of_five():
+    luck = RunLuck(2.0, 1.5, 3.0, 2.0, 10)
+    count = luck.seeds_needed(2.0)
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(2, 2, (4000, count)), rng.normal(0, 2, (4000, count))
+    assert np.mean(stats.ttest_ind(a, b, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.03)
+    assert luck.seeds_needed(0.01) is None and luck.seeds_needed(100.0) == 2
 
 
 def test_the_answer_heads_terminal_and_page_and_is_a_file(tmp_path, capsys):

@@ -354,7 +354,9 @@ def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
     [said] = [
         line
         for line in findings.answer(c)
-        if line.startswith("Exact test of these two runs on right or wrong (squad/exact_match): rank 16 on 1,000 examples 59.0 % right, ")
+        if line.startswith(
+            "Exact test of these two runs on right or wrong (squad/exact_match): rank 16 on 1,000 examples 59.0 % right, "
+        )
     ]
     assert signs.pvalue < 0.05
     assert "rank 16 on 100 examples 50.0 %; significantly better (p " in said

@@ -6,7 +6,7 @@ Scipy is imported here, and this module only once there is something to compare.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from llama_exp.statistics.exact import first_against_second
 from llama_exp.statistics.learning_curve import LearningCurve, Series
 from llama_exp.statistics.learning_curve.fit import fit_points
 from llama_exp.statistics.ranking import Contender, rank_cells
+from llama_exp.statistics.run_luck import RunLuck, run_luck
 from llama_exp.statistics.single_runs import SCENARIOS
 from llama_exp.statistics.variance import RunSums, variance_components
 
@@ -76,7 +77,7 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
         replace(p, cells=tuple(map(informed, p.cells)), baseline=informed(p.baseline), **_curves(p, c, answered))
         for p in c.panels
     )
-    return _with_ranking(replace(c, panels=panels), answered)
+    return _with_ranking(replace(c, panels=panels, luck=_luck(answered.values(), c.metric)), answered)
 
 
 def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
@@ -140,6 +141,16 @@ def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float]) 
         ends = tuple(max(centre * math.exp(end), 1.0) for end in ends)
     shares = tuple((part.name, part.share, part.low, part.high) for part in parts.parts)
     return StoredInterval(*ends, total.method, total.note, shares, parts.unseen)
+
+
+def _luck(answered: Iterable[CellItems | str], metric: str) -> tuple[Cell, RunLuck] | None:
+    """How far runs lie apart, of the cell that has most of them."""
+    trained = [one for one in answered if isinstance(one, CellItems) and one.cell.rank]
+    if metric == "perplexity" or not trained:  # items have losses: their scatter is in other units
+        return None
+    most = max(trained, key=lambda one: len(one.runs))
+    found = run_luck(most.table(metric), [data_seed for data_seed, _ in most.seeds()])
+    return (most.cell, found) if found else None
 
 
 def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[str, dict[int, LearningCurve]]:

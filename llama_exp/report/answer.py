@@ -16,7 +16,7 @@ from llama_exp.formatting import format_duration, format_money, format_score, pe
 from llama_exp.report import costs
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.costs import Prices
-from llama_exp.report.labels import dataset_name, title
+from llama_exp.report.labels import dataset_name, panel_name, title
 from llama_exp.report.load import RunRecord
 from llama_exp.report.next_command import similar_run_command
 from llama_exp.report.templating import Sentences
@@ -94,6 +94,25 @@ class Next:
 
 
 @dataclass(frozen=True, slots=True)
+class SeedsNeeded:
+    """Runs that each of two cells needs to find a true difference in 4 of 5 experiments; None: over 1,000."""
+
+    difference: float
+    seeds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Luck:
+    """How far single runs of one cell lie apart: a standard deviation, beyond the chance of the test items."""
+
+    rank: int
+    examples: int | None
+    runs: int
+    spread: Estimate
+    seeds_needed: tuple[SeedsNeeded, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
     """What the answer cost: training and evaluation of every run in it."""
 
@@ -105,7 +124,10 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One object of report/answer.json. Fields without a value are null; unknown: why, in sentences."""
+    """One object of report/answer.json. Fields without a value are null; unknown: why, in sentences.
+
+    setting  what the best panel differs in from the others, such as its learning rate: sizes and ranks are of that panel
+    """
 
     dataset: str
     title: str
@@ -114,9 +136,11 @@ class Answer:
     metric: str
     lower_is_better: bool
     untuned: float | None
-    recommended: Recommended
+    recommended: Recommended | None
+    setting: str = ""
     more_data: tuple[Gain, ...] = ()
     other_ranks: tuple[RankCost, ...] = ()
+    luck: Luck | None = None
     next: Next | None = None
     spent: Spent | None = None
     unknown: tuple[str, ...] = ()
@@ -124,15 +148,18 @@ class Answer:
 
 
 def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
-    """The answer of a comparison; None where fewer than two cells were scored."""
+    """The answer of a comparison; None where one cell was scored, and not three times."""
     best = c.best()
-    if not best or len(c.cells()) < 2:
+    if not best or (len(c.cells()) < 2 and not c.luck):
         return None
     panel = best[0]
     curves = {rank: curve for rank, curve in panel.relative.items() if not curve.refusal}
     tolerance = _tolerance(c, best[1])
     untuned = panel.baseline.mean(c.metric) if panel.baseline else None
-    if best[1].rank == 0:
+    found: Recommended | None
+    if len(c.cells()) < 2:
+        found = None
+    elif best[1].rank == 0:
         found = Recommended(0, None, None, tolerance, 1.0)
     elif curves:
         found = _by_curves(panel, curves, tolerance, c)
@@ -147,16 +174,30 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         lower_is_better=c.lower_is_better,
         untuned=untuned,
         recommended=found,
-        more_data=_more_data(panel, found),
-        other_ranks=_other_ranks(curves, found),
-        next=_next(panel, curves, found, root),
+        setting=panel_name(panel, c) if len(c.panels) > 1 else "",
+        more_data=_more_data(panel, found) if found else (),
+        other_ranks=_other_ranks(curves, found) if found else (),
+        luck=_luck(c, best[1]),
+        next=_next(panel, curves, found, root) if found else None,
         spent=_spent(c, prices),
-        unknown=_unknown(panel, c),
+        unknown=_unknown(panel, c) if found else (),
     )
     return dataclasses.replace(answer, sentences=tuple(_sentences(answer, c)))
 
 
+def _luck(c: Comparison, best: Cell) -> Luck | None:
+    """With the runs that differences of 1, 2 and 5 % of the scale need."""
+    if not c.luck:
+        return None
+    cell, found = c.luck
+    spread = Estimate(found.spread, found.low, found.high)
+    sizes = [factor * _tolerance(c, best) for factor in (1, 2, 5)]
+    needed = tuple(SeedsNeeded(size, found.seeds_needed(size)) for size in sizes)
+    return Luck(cell.rank, cell.examples, found.runs, spread, needed)
+
+
 def _tolerance(c: Comparison, best: Cell) -> float:
+    """1 % of the scale, or of the best score where the scale has no ends."""
     if bounds := c.describe().bounds:
         return CENTS * (bounds[1] - bounds[0])
     return CENTS * abs(best.mean(c.metric) or 0.0)
@@ -280,6 +321,8 @@ def _unknown(panel: Panel, c: Comparison) -> tuple[str, ...]:
 def _sentences(a: Answer, c: Comparison) -> list[str]:
     """The first is the answer, the others what it rests on."""
     found, label = a.recommended, c.describe().label
+    if found is None:
+        return [*_luck_sentences(a, c), *_spent_sentences(a)]
     if found.rank == 0:
         return [
             SAY.untuned(metric=label, score=format_score(a.untuned, c.describe().decimals), dataset=dataset_name(c))
@@ -294,6 +337,8 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
             tolerance=f"{found.tolerance:.2g}",
             points=bool(c.describe().bounds),
             sure=percent(found.sure) if found.sure < 0.995 else "over 99 %",
+            setting=a.setting,
+            settings=len(c.panels),
         )
     ]
     if a.more_data:
@@ -301,7 +346,7 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
         lines.append(SAY.more_data(rank=found.rank, gains=gains))
     if a.other_ranks:
         lines.append(SAY.other_ranks(ranks=[(one.rank, _signed(one.difference)) for one in a.other_ranks]))
-    lines += a.unknown
+    lines += [*_luck_sentences(a, c), *a.unknown]
     if a.next:
         lines.append(
             SAY.next_run(
@@ -310,10 +355,30 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
                 seconds="" if a.next.seconds is None else format_duration(a.next.seconds),
             )
         )
-    if a.spent:
-        money = "" if a.spent.money is None else format_money(a.spent.money, a.spent.currency)
-        lines.append(SAY.spent(runs=a.spent.runs, time=format_duration(a.spent.seconds), money=money))
-    return lines
+    return lines + _spent_sentences(a)
+
+
+def _luck_sentences(a: Answer, c: Comparison) -> list[str]:
+    if not (luck := a.luck):
+        return []
+    needed = [(f"{one.difference:.2g}", f"{one.seeds:,}" if one.seeds else "over 1,000") for one in luck.seeds_needed]
+    return [
+        SAY.luck(
+            metric=c.describe().label,
+            rank=luck.rank,
+            examples=f"{luck.examples:,}" if luck.examples else "all",
+            runs=luck.runs,
+            spread=with_range(luck.spread.value, luck.spread.low, luck.spread.high),
+            needed=needed,
+        )
+    ]
+
+
+def _spent_sentences(a: Answer) -> list[str]:
+    if not a.spent:
+        return []
+    money = "" if a.spent.money is None else format_money(a.spent.money, a.spent.currency)
+    return [SAY.spent(runs=a.spent.runs, time=format_duration(a.spent.seconds), money=money)]
 
 
 def _signed(one: Estimate) -> str:

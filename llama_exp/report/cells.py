@@ -17,6 +17,7 @@ from llama_exp.report.load import EvaluationRecord, RunRecord, StoredInterval
 if TYPE_CHECKING:
     from llama_exp.statistics.learning_curve import LearningCurve
     from llama_exp.statistics.ranking import Ranking
+    from llama_exp.statistics.run_luck import RunLuck
 
 # Of a sample: beyond that its size is not what was trained on, and everything that shows it says so.
 MANY_DROPPED = 0.05
@@ -145,6 +146,7 @@ class Comparison:
     ranking: "Ranking | None" = None  # compared item by item (analyse.py)
     unpaired: str = ""  # why there is none, or for which cells
     exact: "ExactTest | None" = None
+    luck: "tuple[Cell, RunLuck] | None" = None  # of the cell with most runs, where it has three or more
 
     def describe(self, metric: str = "") -> Score:
         """What is known about a score; default: the one that is ranked by."""
