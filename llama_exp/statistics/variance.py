@@ -59,7 +59,7 @@ class RunSums:
         """These runs only."""
         return RunSums(self.sums[rows], self.weights, self.items)
 
-    def average_by(self, owners: Sequence[int]) -> "RunSums":
+    def average_by(self, owners: np.ndarray | Sequence[int]) -> "RunSums":
         """One row per distinct owner, in rising order: the mean of its runs."""
         owners = np.asarray(owners)
         return RunSums(
