@@ -279,7 +279,7 @@ def test_differences_without_spread_are_judged_by_sign_or_not_at_all(good, group
     comparison = SimpleNamespace(
         ranking=found, metric="squad/f1", unpaired="", exact=None, cells=lambda: [], rivals=lambda: []
     )
-    assert difference.difference == good and said in " ".join(findings._ranking(comparison))
+    assert difference.difference == good and said in " ".join(findings._ranking(comparison, comparison.ranking))
 
 
 def test_the_untuned_model_is_compared_without_luck_of_its_own(tmp_path):
