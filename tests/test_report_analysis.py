@@ -76,7 +76,10 @@ def test_the_best_and_what_cannot_be_told_from_it_are_named_and_the_rest_is_wors
     assert (best.rank, best.examples) == (8, 3000) and tied == [(16, 3000), (16, 1000)]
     assert len(c.ranking.worse) == 6 and 4 < c.ranking.detectable < 12
     said = " ".join(findings.answer(c))
-    tied = r"rank 16 on 3,000 examples \(60.0 ± \d.\d, p = [01]\.\d+\) and rank 16 on 1,000 examples \(55.9 ± \d.\d, p = 0\.\d+\)"
+    tied = (
+        r"rank 16 on 3,000 examples \(60.0 ± \d.\d, p = [01]\.\d+\) "
+        r"and rank 16 on 1,000 examples \(55.9 ± \d.\d, p = 0\.\d+\)"
+    )
     assert re.search(f"On the same 300 items there is no significant difference from {tied}", said)
     assert "It is significantly better than the other 6 cells." in said and "smallest true difference" in said
     table = tables.scores_table(c)

@@ -257,7 +257,7 @@ def _from_one_end(estimate: float, half: float, bounds: tuple[float, float]) -> 
 
 
 def _no_spread(clusters: Clusters, confidence: float, bounds: Bounds, trials: bool) -> Interval:
-    """All groups have the same score: as trials they still leave an interval open, elsewhere their spread says nothing."""
+    """Of groups that all have the same score: as trials they leave an interval open, else their spread says nothing."""
     count, estimate, ends = len(clusters.sums), clusters.estimate, two_ends(bounds)
     at_bound = ends is not None and bool(np.isclose(estimate, ends).any())
     if ends is None or not (trials or at_bound):

@@ -148,7 +148,7 @@ def _ends(test: Interval, sources: TwoSources, level: float, bounds: Bounds) -> 
 
 
 def _separable(data_seeds: Sequence[int]) -> bool:
-    """Whether training and sampling are told apart with two degrees of freedom each, so that their shares say something."""
+    """Whether training and sampling have two degrees of freedom each, so that their shares say something."""
     samples = len(set(data_seeds))
     return samples > 2 and len(data_seeds) - samples > 1
 
