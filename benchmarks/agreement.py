@@ -6,10 +6,10 @@
 The same start and rows three times: transformers' and PEFT's own modules in float32 (the reference), the same in
 bfloat16, and ours in bfloat16. How far PEFT in bfloat16 strays from the reference is the noise of that precision.
 
-gradients  of the first step, with an adapter that does something: ‖g - reference‖ / ‖reference‖, all A and all B. Nothing is
-           amplified here, so ours may stray half as far again as PEFT, and no further: exit code 1.
-losses     of `steps` steps: the mean distance from the reference, in nats. Steps amplify noise: Adam's first ones take the
-           sign of each gradient, however small it is.
+gradients  of the first step, with an adapter that does something: ‖g - reference‖ / ‖reference‖, all A and all B.
+           Nothing is amplified here, so ours may stray half as far again as PEFT, and no further: exit code 1.
+losses     of `steps` steps: the mean distance from the reference, in nats. Steps amplify noise: Adam's first ones take
+           the sign of each gradient, however small it is.
 """
 
 import json

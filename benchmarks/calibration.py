@@ -72,7 +72,8 @@ class World:
 # Seeds of cells, (data seed, seed) each; where a grid has more cells than a design, its last one is repeated.
 DESIGNS = {
     "1v1": [range(1), range(1)], "3v1": [range(3), range(1)], "5v1": [range(5), range(1)], "2v2": [range(2), range(2)],
-    "3v3": [range(3), range(3)], "3v3, one shared": [range(3), range(2, 5)], "3v3, none shared": [range(3), range(3, 6)],
+    "3v3": [range(3), range(3)], "3v3, one shared": [range(3), range(2, 5)],
+    "3v3, none shared": [range(3), range(3, 6)],
     "5v3": [range(5), range(3)], "5v5": [range(5), range(5)],
 }  # fmt: skip
 
@@ -277,7 +278,7 @@ def measure(family: str, world: World, draws: int) -> dict:
 
 
 def limits_of(line: dict) -> tuple[float, float]:
-    """Below 8 groups, or the worth of 8, an interval need not be short: it must hold the truth and say that it is wide."""
+    """Below 8 groups, or the worth of 8, an interval may be wide: it must hold the truth and say that it is wide."""
     low, high = FAMILIES[line["family"]].limits
     sizes = group_sizes(World(**line["world"]))
     few = sizes.sum() ** 2 / (sizes**2).sum() < 8
@@ -317,7 +318,8 @@ def row(line: dict) -> str:
     least, most = (f"{100 * end:.0f}" for end in limits_of(line))
     verdict = "missed" if missed(line) else "kept"
     width = "" if line["width"] is None else f"{line['width']:.3g}"
-    return f"| {line['family']} | {name} | {100 * line['rate']:.1f} ({low} to {high}) | {least} to {most} | {width} | {verdict} |"
+    rate = f"{100 * line['rate']:.1f} ({low} to {high})"
+    return f"| {line['family']} | {name} | {rate} | {least} to {most} | {width} | {verdict} |"
 
 
 def table(path: Path) -> str:

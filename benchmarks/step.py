@@ -2,7 +2,8 @@
 
     examples=8 length=2048   what a step holds: as many Examples of that length, every token a label
     squad=FILE.parquet       instead: steps of `examples` real SQuAD rows, answers as labels
-    micro_batch=N recompute=true cache_weights=true save_activations=true   as llama_exp/model/memory.py chooses by what the card has free
+    micro_batch=N recompute=true cache_weights=true save_activations=true
+                             as llama_exp/model/memory.py chooses by what the card has free
     steps=12 profile=true peft=true (the same through transformers' and PEFT's own modules)
 
 Prints one line of JSON. Needs a GPU; random weights will do.

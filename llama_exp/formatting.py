@@ -8,8 +8,11 @@ from typing import Protocol
 class HasEnds(Protocol):
     """Anything with two ends: an interval of the statistics, or one read back from a file."""
 
-    low: float | None
-    high: float | None
+    @property
+    def low(self) -> float | None: ...
+
+    @property
+    def high(self) -> float | None: ...
 
 
 def format_score(value: float | None, decimals: int = 1) -> str:

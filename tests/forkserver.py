@@ -19,9 +19,10 @@ import socket
 import sys
 
 LIBRARIES = (
-    "torch torch.distributed lightning lightning.pytorch.callbacks.rich_model_summary transformers peft bitsandbytes datasets "
-    "accelerate safetensors.torch transformers.models.llama.modeling_llama transformers.integrations.bitsandbytes "
-    "hydra omegaconf jinja2 rich.progress rich.table scipy.stats matplotlib.figure matplotlib.backends.backend_agg torchmetrics"
+    "torch torch.distributed lightning lightning.pytorch.callbacks.rich_model_summary transformers peft bitsandbytes "
+    "datasets accelerate safetensors.torch transformers.models.llama.modeling_llama "
+    "transformers.integrations.bitsandbytes hydra omegaconf jinja2 rich.progress rich.table scipy.stats "
+    "matplotlib.figure matplotlib.backends.backend_agg torchmetrics"
 ).split()
 
 

@@ -174,7 +174,7 @@ def test_an_encoder_that_cannot_be_had_is_said_in_a_line(changes, said):
 
 
 def test_without_the_package_its_extra_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bertscore, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[bertscore\]'"):
         bertscore.embedded()
 

@@ -26,6 +26,10 @@ def configured(folder, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def quantised_by(method):
+    return lambda folder: configured(folder, quantization_config={"quant_method": method, "bits": 4})
+
+
 def reweighted(folder, change):
     path = folder / "model.safetensors"
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
@@ -69,6 +73,7 @@ def pickled(folder):
 
 
 ROPE = {"rope_theta": 1e4, "factor": 2.0}
+PARTIAL_ROPE = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
 REFUSED = {
     "one layer more": (lambda f: configured(f, num_hidden_layers=4), "missing: model.layers.3.input_layernorm.weight"),
     "one layer fewer": (lambda f: configured(f, num_hidden_layers=2), "surplus: model.layers.2.input_layernorm"),
@@ -76,7 +81,10 @@ REFUSED = {
     "another vocabulary": (lambda f: configured(f, vocab_size=2050), r"model.embed_tokens.weight \[2048, 64\] for"),
     "biases that are not there": (lambda f: configured(f, mlp_bias=True), "missing: .*down_proj.bias"),
     "a weight too many": (lambda f: reweighted(f, lambda w: w | {"extra": torch.ones(2)}), "surplus: extra"),
-    "bytes for numbers": (lambda f: reweighted(f, lambda w: w | {"lm_head.weight": w["lm_head.weight"].to(torch.int8)}), "I8"),
+    "bytes for numbers": (
+        lambda f: reweighted(f, lambda w: w | {"lm_head.weight": w["lm_head.weight"].to(torch.int8)}),
+        "I8",
+    ),
     "tied, with an output layer of its own": (lambda f: configured(f, tie_word_embeddings=True), "not the embeddings"),
     "an adapter beside it": (adapter_beside, "adapter_config.json: an adapter"),
     "half a file": (cut, "model.safetensors is damaged or cut short"),
@@ -84,13 +92,16 @@ REFUSED = {
     "a shard without a weight": (shard_without_a_weight, "missing: "),
     "a damaged index": (lambda f: (sharded(f), (f / "model.safetensors.index.json").write_text("{")), "is damaged"),
     "pickled weights": (pickled, "neither model.safetensors nor"),
-    "gptq": (lambda f: configured(f, quantization_config={"quant_method": "gptq", "bits": 4}), r"quantised already \(gptq"),
-    "awq": (lambda f: configured(f, quantization_config={"quant_method": "awq", "bits": 4}), r"quantised already \(awq"),
-    "dropout in attention": (lambda f: configured(f, attention_dropout=0.1), "attention_dropout=0.1, which is not applied"),
+    "gptq": (quantised_by("gptq"), r"quantised already \(gptq"),
+    "awq": (quantised_by("awq"), r"quantised already \(awq"),
+    "dropout in attention": (
+        lambda f: configured(f, attention_dropout=0.1),
+        "attention_dropout=0.1, which is not applied",
+    ),
     "dynamic rope": (lambda f: configured(f, rope_parameters={"rope_type": "dynamic", **ROPE}), "type 'dynamic'"),
     "an unknown rope": (lambda f: configured(f, rope_parameters={"rope_type": "spiral", **ROPE}), "'spiral'"),
     "rope on a part of a head": (
-        lambda f: configured(f, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}),
+        lambda f: configured(f, rope_parameters=PARTIAL_ROPE),
         "partial_rotary_factor",
     ),
     "another activation": (lambda f: configured(f, hidden_act="gelu"), "activation 'gelu'"),

@@ -121,8 +121,10 @@ def test_commands_keys_and_choices_are_completed():
 
 def test_help_version_and_completion_import_nothing_heavy(tmp_path):
     code = (
-        "import sys\nfrom llama_exp.cli.main import COMMANDS, CommandLine\nfrom llama_exp.cli.completion import completions\n"
-        "for name in COMMANDS: CommandLine(name, []).parameters\ncompletions('llama-exp train dataset=', ['-sc', 'query=bash'])\n"
+        "import sys\nfrom llama_exp.cli.main import COMMANDS, CommandLine\n"
+        "from llama_exp.cli.completion import completions\n"
+        "for name in COMMANDS: CommandLine(name, []).parameters\n"
+        "completions('llama-exp train dataset=', ['-sc', 'query=bash'])\n"
         "print(sorted({'torch', 'lightning', 'transformers', 'datasets', 'scipy'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

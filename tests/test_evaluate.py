@@ -54,7 +54,8 @@ def test_an_official_predictions_file_is_scored_without_a_model(dev_set, tmp_pat
     (tmp_path / "p.json").write_text(json.dumps(given))
     words = [f"dataset.path={dev_set}", f"predictions={tmp_path}/p.json", "eval_sample=20"]
     assert (
-        "20 questions; 0 without an answer (they score 0); 100 questions not in eval_sample=20 and 1 unknown ids ignored."
+        "20 questions; 0 without an answer (they score 0); 100 questions not in eval_sample=20 and 1 unknown ids "
+        "ignored."
     ) in command("evaluate.py", "dataset=squad", *words).stdout
 
 

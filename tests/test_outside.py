@@ -26,7 +26,8 @@ FILES = {
             columns = ("id", "question", "answer")
 
             def read(self, row):
-                return [Example(row["id"], self.fill(prompt=row["question"]), row["answer"], (row["answer"],), row["id"])]
+                prompt, answer = self.fill(prompt=row["question"]), row["answer"]
+                return [Example(row["id"], prompt, answer, (answer,), row["id"])]
 
 
         class CountSteps(L.Callback):

@@ -150,8 +150,8 @@ def test_bars_are_means_over_seeds_and_the_words_name_the_largest_stage(grid):
     assert [name for name, _ in bars][:2] == ["1,000 examples, rank 8", "1,000 examples, rank 64"]
     assert bars[0][1] == {"import": 7, "load": 2, "data": 0, "train": 100, "save": 0, "evaluate": 11}
     assert captions.time_caption(bars, 40) == (
-        "Training took most of the time: 73 % of 5 min 00 s over all bars; evaluation 15 %, start-up 9 % and model loading "
-        "3 %. A bar is the mean over seeds."
+        "Training took most of the time: 73 % of 5 min 00 s over all bars; evaluation 15 %, start-up 9 % and model "
+        "loading 3 %. A bar is the mean over seeds."
     )
     axes = training.draw_times(bars).axes[0]
     assert axes.texts[0].get_text() == "2 min 00 s"
@@ -189,8 +189,8 @@ def test_a_name_with_a_dollar_or_markup_is_drawn_as_it_is():
 def test_words_say_what_the_picture_shows(grid):
     panel, comparison = panel_of(grid)
     assert captions.scores_caption(panel, comparison) == (
-        "Rank 64 scores 28.0 ± 4.0 with 100 and 60.0 ± 4.0 with 1,000 examples: more data helped. With 1,000 examples, rank "
-        "64 is best (60.0 ± 4.0) and rank 8 worst (50.0 ± 4.0): their intervals do not overlap."
+        "Rank 64 scores 28.0 ± 4.0 with 100 and 60.0 ± 4.0 with 1,000 examples: more data helped. With 1,000 examples, "
+        "rank 64 is best (60.0 ± 4.0) and rank 8 worst (50.0 ± 4.0): their intervals do not overlap."
     )
     close = [run(8, 100, 30.0), run(8, 1000, 33.0), run(16, 1000, 34.0)]
     panel, comparison = panel_of(close)

@@ -116,7 +116,10 @@ def test_the_split_is_a_word_of_the_name_and_a_readme_may_declare_files(tmp_path
     assert [split_of(Path(name)) for name in names] == ["train", "validation", "test", "validation", None]
     write_jsonl(tmp_path / "one.jsonl", [{"a": "1"}])
     write_jsonl(tmp_path / "two.jsonl", [{"a": "2"}])
-    head = "configs:\n- config_name: x\n  data_files:\n  - {split: train, path: one.jsonl}\n  - {split: test, path: two*}\n"
+    head = (
+        "configs:\n- config_name: x\n  data_files:\n"
+        "  - {split: train, path: one.jsonl}\n  - {split: test, path: two*}\n"
+    )
     (tmp_path / "README.md").write_text(f"---\n{head}---\nText")
     assert read(tmp_path) == {"train": [{"a": "1"}], "test": [{"a": "2"}]}
 
@@ -131,21 +134,47 @@ def test_two_formats_of_one_split_are_refused(tmp_path):
 GOOD = "prompt,response\n" + "".join(f"p{n},r{n}\n" for n in range(30))
 LINES = "".join(json.dumps({"prompt": f"p{n}", "response": f"r{n}"}) + "\n" for n in range(30))
 REFUSED = {
-    "too many fields": ("r.csv", GOOD + "a, b, c\n", "r.csv: line 32 has 3 fields, the header names 2 (prompt, response)"),
+    "too many fields": (
+        "r.csv",
+        GOOD + "a, b, c\n",
+        "r.csv: line 32 has 3 fields, the header names 2 (prompt, response)",
+    ),
     "too few fields": ("r.csv", GOOD + "a\n", "r.csv: line 32 has 1 fields, the header names 2"),
-    "an open quotation mark": ("r.csv", GOOD + '"a,b\nc,d\n', "r.csv: line 32: a quotation mark opens here that is never"),
-    "a quotation mark inside": ("r.csv", GOOD + '"a "b" c",d\n', "r.csv: line 32: text follows a closing quotation mark"),
-    "a byte of Windows": ("r.csv", GOOD.encode() + b"a,caf\xe9\n", "line 32, column 'response': byte 0xe9 is not UTF-8"),
+    "an open quotation mark": (
+        "r.csv",
+        GOOD + '"a,b\nc,d\n',
+        "r.csv: line 32: a quotation mark opens here that is never",
+    ),
+    "a quotation mark inside": (
+        "r.csv",
+        GOOD + '"a "b" c",d\n',
+        "r.csv: line 32: text follows a closing quotation mark",
+    ),
+    "a byte of Windows": (
+        "r.csv",
+        GOOD.encode() + b"a,caf\xe9\n",
+        "line 32, column 'response': byte 0xe9 is not UTF-8",
+    ),
     "a byte of Windows in JSON": (
-        "r.jsonl", LINES.encode() + b'{"prompt": "\xfc", "response": "r"}\n', "line 31, column 'prompt': byte 0xfc"),
+        "r.jsonl",
+        LINES.encode() + b'{"prompt": "\xfc", "response": "r"}\n',
+        "line 31, column 'prompt': byte 0xfc",
+    ),
     "UTF-16": ("r.csv", codecs.BOM_UTF16_LE + GOOD.encode("utf-16-le"), "the file is UTF-16, wanted UTF-8"),
     "a column twice": ("r.csv", "prompt,response,prompt\na,b,c\n", "line 1 names the column 'prompt' twice"),
     "a type that changes": (
-        "r.jsonl", LINES + '{"prompt": {"a": 1}, "response": "r"}\n', "line 31, column 'prompt': wanted text, got an object"),
-    "a list for a prompt": ("r.jsonl", LINES + '{"prompt": ["a"], "response": "r"}\n', "line 31, column 'prompt': wanted text, got a list"),
+        "r.jsonl",
+        LINES + '{"prompt": {"a": 1}, "response": "r"}\n',
+        "line 31, column 'prompt': wanted text, got an object",
+    ),
+    "a list for a prompt": (
+        "r.jsonl",
+        LINES + '{"prompt": ["a"], "response": "r"}\n',
+        "line 31, column 'prompt': wanted text, got a list",
+    ),
     "a row that is none": ("r.jsonl", LINES + '"text"\n', "r.jsonl: line 31 is no row"),
     "a broken archive": ("r.csv.gz", b"no archive", "r.csv.gz: cannot be unpacked as gzip"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -457,8 +457,8 @@ def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
         "57.0 (95 % CI 53.0 to 61.0), rank 16 on 300 examples. The untuned model has not been evaluated." in one.stdout
     )
     assert (
-        "Its interval covers the test items only, because there is one run: another training seed could change the score"
-        in one.stdout
+        "Its interval covers the test items only, because there is one run: another training seed could change the "
+        "score" in one.stdout
     )
     assert "Untuned model: F1 0.33 (95 % CI 0.03 to 0.63). No fine-tuned model has been evaluated" in untuned.stdout
     page = Page(tmp_path / "one" / "report" / "index.html")
@@ -545,8 +545,8 @@ def test_a_run_whose_score_is_undefined_is_named_and_counts_in_no_mean(tmp_path)
     at.write_text(json.dumps(stored))
     printed = run_report(tmp_path).stdout
     assert (
-        "squad/f1 is undefined, or was not computed, in 1 of 3 runs, which count in no mean here: squad/tiny-300-r16-seed2."
-        in printed
+        "squad/f1 is undefined, or was not computed, in 1 of 3 runs, which count in no mean here: "
+        "squad/tiny-300-r16-seed2." in printed
     )
     assert "mean of 2 runs." in printed
 
@@ -853,8 +853,8 @@ def test_scores_of_two_encoders_are_never_compared_and_the_page_says_why(tmp_pat
     assert "BERTScore's layer 16" in text and "BERTScore's rescaled False" in text
     for told in (text, done.stdout):
         assert (
-            "Other BERTScore results of this dataset were computed with other settings and cannot be compared with these."
-            in told
+            "Other BERTScore results of this dataset were computed with other settings and cannot be compared with "
+            "these." in told
         )
         assert "The untuned model has not been evaluated with this BERTScore." in told
 
@@ -890,7 +890,10 @@ def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tm
     printed = run_report(tmp_path).stdout
     text = Page(tmp_path / "report" / "index.html").text
     assert "loss (195 items)" in printed and "perplexity (195 items)" in text
-    said = "Loss and perplexity are of 195 of these items: the responses of the others are empty or do not fit in max_length."
+    said = (
+        "Loss and perplexity are of 195 of these items: "
+        "the responses of the others are empty or do not fit in max_length."
+    )
     assert said in text
     for told in (printed, text):
         assert "Empty replies: 300 of 300 with rank 16 on 300 examples." in told, "5 % are not worth a line"

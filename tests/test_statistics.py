@@ -194,6 +194,14 @@ def test_perplexity_is_the_exponential_of_the_token_weighted_mean():
     assert found.standard_error == pytest.approx(plain.standard_error * found.estimate, rel=1e-6)
 
 
+def test_a_ratio_that_is_the_same_in_every_group_has_an_interval_of_its_function_too():
+    ones, twos = [1.0] * 12, [2.0] * 12
+    plain = ratio_interval(ones, twos, bounds=(0, 1))
+    found = ratio_interval(ones, twos, bounds=(0, 1), transform=math.exp)
+    assert (found.low, found.high) == pytest.approx((math.exp(plain.low), math.exp(plain.high)))
+    assert found.estimate == pytest.approx(math.exp(0.5)) and found.standard_error is None
+
+
 def test_the_same_on_every_machine():
     values = [i * 37 % 101 for i in range(len(GROUPS))]
     many = [f"g{int(i**0.6)}" for i in range(len(GROUPS))]  # 23 groups: sign patterns are drawn, not counted

@@ -234,8 +234,8 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
     train = json.loads((run / "summary.json").read_text())["counts"]["train"]
     assert 0 < train["encoded"] == 40 - train["dropped_response_too_long"] < 38
     assert (
-        f"  {train['encoded']} of 40 Examples reach training; {train['dropped_response_too_long']} dropped (the response "
-        "does not fit in max_length=128)\n"
+        f"  {train['encoded']} of 40 Examples reach training; {train['dropped_response_too_long']} dropped "
+        "(the response does not fit in max_length=128)\n"
     ) in done.stdout
     results = json.loads(next(run.glob("eval/*/results.json")).read_text())
     assert (results["train_examples"], results["examples_in_training"]) == (40, train["encoded"])
@@ -357,8 +357,10 @@ def test_loading_a_base_imports_nothing_that_was_not_there_before():
     """It runs in a thread while the main one imports Lightning: of two that import the same, one may see half a
     module."""
     code = (
-        "import sys\nfrom llama_exp.model import base as model\nfrom llama_exp.config.compose import default_config\nimport torch\n"
-        "config = default_config({'dataset': 'squad', 'model': 'tiny'}).model\nmodel.import_all()\nbefore = set(sys.modules)\n"
+        "import sys\nfrom llama_exp.model import base as model\n"
+        "from llama_exp.config.compose import default_config\nimport torch\n"
+        "config = default_config({'dataset': 'squad', 'model': 'tiny'}).model\n"
+        "model.import_all()\nbefore = set(sys.modules)\n"
         "model.load_base(config, torch.device('cpu'))\n"
         "print(sorted(sys.modules.keys() - before - {'llama_exp.tiny'}), 'lightning' in before)"
     )

@@ -56,7 +56,7 @@ def _read(path: Path) -> str:
 
 
 def chat(config: Config, options: ChatOptions) -> int:
-    """Talk to a finished run, found by the keys that trained it (lora.r=0: the untuned model; out=FOLDER: the run there):
+    """Talk to a finished run, found by the keys that trained it (lora.r=0: the untuned model; out=FOLDER: that run):
 
         llama-exp chat dataset=guanaco lora.r=8                           in the terminal; /help there
         llama-exp chat dataset=guanaco lora.r=8 prompt='Why, "friend"?'   one answer

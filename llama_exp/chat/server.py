@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,9 @@ class ChatHandlers:
             return JSONResponse({"error": str(error)}, 400)
         return JsonLinesResponse(self._replies(message, system, histories), request)
 
-    def _replies(self, message: str, system: str, histories: dict[str, tuple[Turn, ...]]) -> Iterator[dict[str, Any]]:
+    def _replies(
+        self, message: str, system: str, histories: dict[str, tuple[Turn, ...]]
+    ) -> Generator[dict[str, Any], None, None]:
         for side in self.sides:
             try:
                 for piece in self.session.ask(message, histories[side], system=system, tuned=side == "tuned"):
@@ -139,7 +141,7 @@ class ChatHandlers:
 class JsonLinesResponse(StreamingResponse):
     """JSON lines as they are generated. Generation stops when the browser goes away or the user presses Stop."""
 
-    def __init__(self, lines: Iterator[dict[str, Any]], request: Request):
+    def __init__(self, lines: Generator[dict[str, Any], None, None], request: Request):
         self.lines = lines
         super().__init__(self.encode_lines(request), media_type="application/x-ndjson")
 

@@ -1,7 +1,7 @@
 """A loaded run to talk to: prompts formatted as in training, replies as they are generated."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -111,7 +111,7 @@ class ChatSession:
         *,
         system: str | None = None,
         tuned: bool = True,
-    ) -> Iterator[str | ChatReply]:
+    ) -> Generator[str | ChatReply, None, None]:
         """Reply to `prompt` after `history`; with tuned=False by the base without the adapter, prompted alike."""
         import torch
 

@@ -1,4 +1,4 @@
-"""The commands that join several rooms. What needs torch is imported when a run starts, so that --help takes no second."""
+"""The commands that join several packages. What needs torch is imported when a run starts, so that --help is fast."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +37,8 @@ def report(options: ReportOptions) -> None:
         llama-exp report
         llama-exp report outputs=elsewhere metric=squad/exact_match price_per_gpu_hour=2.50
 
-    Prints a table and writes OUTPUTS/report/: index.html with the findings of human studies, the figures as PNG, runs.csv.
+    Prints a table and writes OUTPUTS/report/: index.html with the findings of human studies, the figures as PNG,
+    runs.csv.
     """
     from llama_exp.report.write import write_report
 

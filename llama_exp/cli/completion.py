@@ -1,4 +1,7 @@
-"""Tab completion of `llama-exp`: eval "$(llama-exp -sc install=bash)". Hydra completes the keys of conf/, this the rest."""
+"""Tab completion of `llama-exp`: eval "$(llama-exp -sc install=bash)".
+
+Hydra completes the keys of conf/, this module the rest.
+"""
 
 import contextlib
 import io
@@ -10,7 +13,7 @@ from llama_exp.cli.options import known_keys
 
 
 def complete(arguments: list[str]) -> None:
-    """`-sc install=bash` prints the shell's script; `-sc query=bash` the arguments that may follow those in COMP_LINE."""
+    """`-sc install=bash` prints the shell's script; `-sc query=bash` what may follow the arguments in COMP_LINE."""
     action = arguments[1] if len(arguments) > 1 else ""
     if not action.startswith("query="):
         return hydra_completion(arguments)

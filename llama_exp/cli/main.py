@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def split_name(arguments: list[str]) -> tuple[str, list[str]]:
-    """("study create", the rest): the longest name of a command that the arguments begin with, else the first argument."""
+    """("study create", the rest): the longest command name that the arguments begin with, else the first argument."""
     pair = " ".join(arguments[:2])
     return (pair, arguments[2:]) if pair in COMMANDS else (arguments[0], arguments[1:])
 
@@ -147,7 +147,10 @@ def run_old_name(old: str, name: str, arguments: list[str] | None = None) -> Non
 
 
 class CommandLine:
-    """One command as it was typed. run() executes it and returns the exit code; `failures` are the reasons of failed cells."""
+    """One command as it was typed. run() executes it and returns the exit code.
+
+    failures    the reasons of failed cells
+    """
 
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name, self.arguments = name, arguments
@@ -246,7 +249,7 @@ class CommandLine:
             raise self.error
 
     def _run_cell(self, cfg: Any, given: dict[str, Any]) -> Any:
-        """One run. A failing cell of a sweep is recorded and the next one starts; a single run's error is stored for run()."""
+        """One run. A failing cell of a sweep is recorded and the next one starts; a single run's error is for run()."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -268,7 +271,7 @@ class CommandLine:
         return self.result
 
     def _record_failure(self, error: Exception) -> Any:
-        """Print a cell's failure: each reason, and each bug's traceback, once. The table at the end counts the cells."""
+        """Print a cell's failure: each reason, and each bug's traceback, once. The last table counts the cells."""
         from llama_exp.cli.sweep import FAILED
         from llama_exp.runs.run import Outcome
 
@@ -314,8 +317,8 @@ def prepare_process() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing half a traceback
     # No command compiles anything, but bitsandbytes calls torch.compile when it is imported: 3 s for the compiler.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    # Threads that spin while they wait are 25 times slower on a busy machine; threads that sleep at once are a third slower
-    # on an idle one. A short spin costs a sixth on either.
+    # Threads that spin while they wait are 25 times slower on a busy machine; threads that sleep at once are a third
+    # slower on an idle one. A short spin costs a sixth on either.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 

@@ -1,7 +1,7 @@
 """A command's own options: read from the arguments before Hydra sees them, and listed by --help.
 
-Hydra's grammar gives quotes, commas, `!`, `?`, `=`, braces and newlines a meaning; text that somebody writes to a model has
-none of it. So a command's own options never reach Hydra: everything after the first "=" is the value.
+Hydra's grammar gives quotes, commas, `!`, `?`, `=`, braces and newlines a meaning; text that somebody writes to a model
+has none of it. So a command's own options never reach Hydra: everything after the first "=" is the value.
 """
 
 import dataclasses
@@ -21,9 +21,10 @@ Options = TypeVar("Options")
 
 
 def parse_options(kind: type[Options], arguments: Sequence[str]) -> tuple[Options, list[str]]:
-    """(the options as a `kind`, typed; the arguments that are none of them). `kind`: a dataclass of config.options.option.
+    """(the options as a `kind`, typed; the arguments that are none of them).
 
-    Values come from the arguments, else from the YAML file in conf/ that `kind.DEFAULTS` names, else from the field's default.
+    `kind` is a dataclass of config.options.option. Values come from the arguments, else from the YAML file in conf/
+    that `kind.DEFAULTS` names, else from the field's default.
     Raises UserError for a value of another type and for a required option that is missing.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -96,7 +97,7 @@ def _typed_yaml(key: str, value: Any, hint: Any) -> Any:
 
 
 def typed(key: str, text: str, hint: Any, minimum: float = 0, maximum: float = math.inf) -> Any:
-    """`text` as a bool, int, float, str, Enum, list[str] (by commas) or dict (YAML); "null" is None where None is allowed."""
+    """`text` as a bool, int, float, str, Enum, list[str] (by commas) or dict (YAML); "null" is None where allowed."""
     if isinstance(hint, types.UnionType):  # int | None
         if text in ("null", "") and str not in get_args(hint):
             return None

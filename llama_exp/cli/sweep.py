@@ -1,4 +1,4 @@
-"""What a sweep prints: at each cell's start which one it is, and at the end a table of their outcomes. A Hydra callback."""
+"""What a sweep prints, as a Hydra callback: each cell's name at its start, and at the end a table of the outcomes."""
 
 from typing import Any
 

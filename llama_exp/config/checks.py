@@ -42,11 +42,19 @@ def config_errors(c: Config):
             yield f"{key}={value}: wanted a whole number from 0 to 2^63 - 1."
     if c.dataset.options and not c.dataset._target_:
         options = ", ".join(f"dataset.options.{name}" for name in c.dataset.options)
-        yield f"{options}: {c.dataset.name} reads no options; they are for a data module of your own (dataset._target_)."
+        yield (
+            f"{options}: {c.dataset.name} reads no options; they are for a data module of your own (dataset._target_)."
+        )
     if not c.model.path:
-        yield f"model={c.model.name} needs the model: model.path=FOLDER, or model.path=OWNER/NAME on the Hugging Face hub."
+        yield (
+            f"model={c.model.name} needs the model: model.path=FOLDER, or model.path=OWNER/NAME on the Hugging Face "
+            "hub."
+        )
     if c.dataset.path and c.dataset.source is Source.synthetic:
-        yield f"dataset.path={c.dataset.path} is not read where dataset.source=synthetic makes the rows. Leave one of them out."
+        yield (
+            f"dataset.path={c.dataset.path} is not read where dataset.source=synthetic makes the rows. Leave one of "
+            "them out."
+        )
     if c.micro_batch and c.batch % c.micro_batch:
         yield f"micro_batch={c.micro_batch} does not divide batch={c.batch}: a step is exactly `batch` Examples."
     if c.max_length - c.dataset.max_new_tokens < 32:

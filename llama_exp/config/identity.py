@@ -128,7 +128,7 @@ def run_folder(config: Config, defaults: Config) -> Path:
 
 
 def model_label(model: ModelConfig) -> str:
-    """`my-llama-3fa2b1`: the last part of a model's folder or hub id, and a hash of its files (on the hub: of the id)."""
+    """`my-llama-3fa2b1`: the last part of a model's folder or hub id, and a hash of its files (or of the hub id)."""
     folder = PACKAGED.get(model.path, Path(model.path))
     if folder.is_dir():
         name, digest = folder.resolve().name, folder_sha256(folder)

@@ -80,7 +80,10 @@ def trainer_errors(trainer: dict[str, Any]) -> Iterator[str]:
     for key in ("callbacks", "plugins"):
         for number, item in enumerate(as_list(trainer.get(key))):
             if not (isinstance(item, dict) and isinstance(item.get("_target_"), str)):
-                yield f"trainer.{key}: item {number} is {item!r}; wanted {{_target_: my_package.MyClass, argument: value}}."
+                yield (
+                    f"trainer.{key}: item {number} is {item!r}; wanted "
+                    "{_target_: my_package.MyClass, argument: value}."
+                )
 
 
 def as_list(value: Any) -> list[Any]:

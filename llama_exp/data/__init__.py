@@ -69,15 +69,16 @@ class Datasets(Mapping):
         if not dataset._target_ and dataset.name not in CLASSES:
             raise UserError(
                 f"Unknown dataset {dataset.name!r}; known: {', '.join(sorted(CLASSES))}. A dataset of your own needs "
-                f"--config-dir FOLDER with FOLDER/dataset/{dataset.name}.yaml and `_target_: my_package.MyDataModule` in it."
+                f"--config-dir FOLDER with FOLDER/dataset/{dataset.name}.yaml and `_target_: my_package.MyDataModule` "
+                "in it."
             )
         found = import_target(dataset._target_ or CLASSES[dataset.name], "dataset")
         from llama_exp.data.datamodule import ExampleDataModule
 
         if not (isinstance(found, type) and issubclass(found, ExampleDataModule)):
             raise UserError(
-                f"dataset._target_={dataset._target_}: wanted a subclass of llama_exp.ExampleDataModule, which reads rows "
-                "(`read`), splits and batches them."
+                f"dataset._target_={dataset._target_}: wanted a subclass of llama_exp.ExampleDataModule, which reads "
+                "rows (`read`), splits and batches them."
             )
         return found
 

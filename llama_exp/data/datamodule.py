@@ -56,7 +56,7 @@ def text(value: Any) -> str:
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    """A cell that holds one text or a list of them, as written, without the empty ones. One text is one, not letters."""
+    """A cell that holds one text or a list of them, as a list, as written, without the empty ones."""
     values = value if isinstance(value, list | tuple) else [value]
     return tuple(one if isinstance(one, str) else text(one) for one in values if text(one))
 
@@ -135,8 +135,8 @@ class ExampleDataModule(LightningDataModule):
         if typed and not self.names_columns:
             key, value = next(iter(typed.items()))
             raise UserError(
-                f"dataset.{key}={value}: dataset={self.dataset.name} reads the columns {', '.join(self.columns)} and no "
-                f"others. For a table of your own type dataset=table."
+                f"dataset.{key}={value}: dataset={self.dataset.name} reads the columns {', '.join(self.columns)} and "
+                "no others. For a table of your own type dataset=table."
             )
 
     @classmethod
@@ -334,7 +334,8 @@ class ExampleDataModule(LightningDataModule):
         if not carved:
             raise UserError(
                 f"{name}: no {split} split can be carved out of train, which is one group of {len(train)}. "
-                f"Give a source with more, or with a {split} split of its own{', or another dataset.group=COLUMN' * self.names_columns}."
+                f"Give a source with more, or with a {split} split of its own"
+                f"{', or another dataset.group=COLUMN' * self.names_columns}."
             )
         return kept, carved
 
@@ -352,9 +353,11 @@ class ExampleDataModule(LightningDataModule):
         ]
         if self._ready:
             lines.append("  Examples: " + ", ".join(f"{n:,} {split}" for split, n in counts["examples"].items()))
-            asked, available = counts["sample"]["asked"], counts["sample"]["available"]
-            if asked and asked > available:
-                lines.append(f"  sample={asked:,} is more than the {available:,} there are: all {available:,} are used")
+            requested, available = counts["sample"]["asked"], counts["sample"]["available"]
+            if requested and requested > available:
+                lines.append(
+                    f"  sample={requested:,} is more than the {available:,} there are: all {available:,} are used"
+                )
         return "\n".join(lines)
 
     # -- encode and load -----------------------------------------------------------------------------------------------

@@ -70,8 +70,8 @@ def encode_prompts(examples: Sequence[Example], tokenizer, limit: int) -> tuple[
 def _shorten(example: Example, tokenizer, limit: int) -> tuple[Example, list[int]]:
     """The one rule, which never looks at the answer: first the oldest exchanges go, then the context's last words.
 
-    Where there is no context, or none of it is left, the message itself loses its last words. A word that is longer than
-    words are (Chinese, Thai, a line without spaces) loses its last characters.
+    Where there is no context, or none of it is left, the message itself loses its last words. A word that is longer
+    than words are (Chinese, Thai, a line without spaces) loses its last characters.
     """
     while example.history:
         example = dataclasses.replace(example, history=example.history[2:])

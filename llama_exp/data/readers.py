@@ -1,4 +1,4 @@
-"""One file -> rows, with text as it was written: `0012`, `12.0`, `true`, `NA` and dates are not taken for anything else.
+"""One file -> rows, with text as it was written: `0012`, `12.0`, `true`, `NA` and dates stay what they are.
 
 CSV, TSV, JSON, JSON lines, parquet and Arrow, also compressed. Nothing is guessed from the values of a column, so a
 value does not change with the rows around it, and all formats give the same rows. An empty cell of CSV is "", a null is
@@ -134,8 +134,8 @@ def _limit(file: Path) -> int:
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise BadFile(
-            f"stopped while unpacking: it holds more than {limit / 2**20:,.0f} MiB, {MAX_RATIO} times its size and more "
-            "than a data file would. Unpack it yourself and give the unpacked file, if it is meant to be read"
+            f"stopped while unpacking: it holds more than {limit / 2**20:,.0f} MiB, {MAX_RATIO} times its size and "
+            "more than a data file would. Unpack it yourself and give the unpacked file, if it is meant to be read"
         )
 
 
@@ -222,7 +222,7 @@ def _in_words(error: csv.Error) -> str:
 
 
 def _repaired(fields: list[str], header: list[str], number: int, repairs: Counter[str]) -> list[str]:
-    """A row with empty fields too many is one that a spreadsheet saved; any other would put texts into wrong columns."""
+    """Surplus fields that are empty come from a spreadsheet; any others would put texts into wrong columns."""
     if len(fields) > len(header) and not any(fields[len(header) :]):
         repairs["empty fields beyond the last column left out (rows)"] += 1
         return fields[: len(header)]

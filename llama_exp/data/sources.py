@@ -88,8 +88,9 @@ def files_by_split(location: Path, subset: str | None, path: str) -> dict[str, l
         if len({kind_of(file) for file in several}) > 1:
             both = ", ".join(file.relative_to(location).as_posix() for file in several[:4])
             raise UserError(
-                f"dataset.path={path}: files of several formats for {split} ({both}), which may be the same rows twice. "
-                f"Name one of them: dataset.path={path.rstrip('/')}/{several[0].relative_to(location).as_posix()}"
+                f"dataset.path={path}: files of several formats for {split} ({both}), which may be the same rows "
+                "twice. Name one of them: "
+                f"dataset.path={path.rstrip('/')}/{several[0].relative_to(location).as_posix()}"
             )
     return by_split
 
@@ -117,7 +118,8 @@ def _declared_files(location: Path, subset: str | None, path: str) -> dict[str, 
     chosen = by_name.get(subset) or by_name.get("default") or (configs[0] if len(configs) == 1 else None)
     if chosen is None:
         raise UserError(
-            f"dataset.path={path} holds several subsets: {', '.join(by_name)}. Type dataset.subset={next(iter(by_name))}."
+            f"dataset.path={path} holds several subsets: {', '.join(by_name)}. Type "
+            f"dataset.subset={next(iter(by_name))}."
         )
     declared = chosen["data_files"]
     if isinstance(declared, str) or not all(isinstance(one, dict) for one in declared):
@@ -159,8 +161,8 @@ def check(dataset: DatasetConfig) -> None:
         dataset.source is Source.hub and not dataset.hub and (dataset._target_ or "llama_exp.").startswith("llama_exp.")
     ):
         raise UserError(
-            f"dataset={dataset.name} has no data yet. Give a file or folder (dataset.path=FILE) or a repository on the hub "
-            "(dataset.hub=OWNER/NAME)."
+            f"dataset={dataset.name} has no data yet. Give a file or folder (dataset.path=FILE) or a repository on the "
+            "hub (dataset.hub=OWNER/NAME)."
         )
 
 
@@ -232,7 +234,8 @@ def check_columns(there: Iterable[str], wanted: tuple[str, ...], where: str) -> 
     """Raise a UserError that names the missing columns and those there are."""
     if missing := [column for column in wanted if column not in there]:
         raise UserError(
-            f"{where}: wanted the columns {', '.join(wanted)}; missing {', '.join(missing)}; there are {', '.join(there)}."
+            f"{where}: wanted the columns {', '.join(wanted)}; missing {', '.join(missing)}; there are "
+            f"{', '.join(there)}."
         )
 
 

@@ -49,11 +49,11 @@ def answers(
     max_new_tokens: int,
     batch: int | None = None,
 ) -> Iterator[list[Reply]]:
-    """Reply greedily to each prompt (the ids of ChatFormat.prompts); yields a batch of replies at a time, longest prompts
-    first.
+    """Reply greedily to each prompt (the ids of ChatFormat.prompts).
 
-    The same replies as `generate`'s, and as `likelihood`'s the likelihood of each prompt's response in `measured`
-    (None: there is none, or it does not fit). batch: prompts at once; None = as many as the memory holds.
+    Yields a batch of replies at a time, longest prompts first: the same replies as `generate`'s, and as `likelihood`'s
+    the likelihood of each prompt's response in `measured` (None: there is none, or it does not fit).
+    batch: prompts at once; None = as many as the memory holds.
     """
     llama = causal_lm(model)
     llama.eval()

@@ -21,7 +21,8 @@ from llama_exp.runs.results import Results
 from llama_exp.statistics.comparisons import FEW_CLUSTERS
 from llama_exp.statistics.intervals import Interval, mean_interval, ratio_interval, statistic_interval
 
-NO_ANSWER = "\ufffd"  # of an id that is not in a predictions file: unlike "", it matches no reference, not even one of signs alone
+# Of an id that is not in a predictions file: unlike "", it matches no reference, not even one of signs alone.
+NO_ANSWER = "\ufffd"
 
 
 def count_answers_lost(
@@ -174,5 +175,5 @@ def read_official_predictions(
 
 
 def official_id(name: str) -> str:
-    """The source's own id: a row that comes twice is `id` and `id~2` here. The official script scores both by one answer."""
+    """The source's own id: a row that comes twice is `id` and `id~2` here, and one answer in the official script."""
     return re.sub(r"~\d+$", "", name)

@@ -105,8 +105,8 @@ def prepare_merged(run: Run, config: Config, folder: Path, options: "PublishOpti
     if abs(merged - adapter) > options.tolerance or equal < options.agreement:
         raise UserError(
             f"Refused: the merged model differs from the adapter: {message}.\nWanted a difference in loss of at most "
-            f"tolerance={options.tolerance:g} nats per token and at least agreement={options.agreement:g} equal answers. "
-            "Publish the adapter (merged=false), or allow more."
+            f"tolerance={options.tolerance:g} nats per token and at least agreement={options.agreement:g} equal "
+            "answers. Publish the adapter (merged=false), or allow more."
         )
     return comparison
 

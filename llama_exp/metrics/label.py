@@ -1,8 +1,8 @@
 """Accuracy and macro-F1 where a response is one of a few labels. Strings in, percents out.
 
-As scikit-learn's `accuracy_score` and `f1_score(average="macro")` over the labels of the references; a reply that is none
-of them is a miss for the right label, and no class of its own. Case, spacing and the punctuation around a reply do not
-count. Pure Python.
+As scikit-learn's `accuracy_score` and `f1_score(average="macro")` over the labels of the references; a reply that is
+none of them is a miss for the right label, and no class of its own. Case, spacing and the punctuation around a reply do
+not count. Pure Python.
 """
 
 from collections import Counter

@@ -49,8 +49,8 @@ def read_checkpoint(model: ModelConfig) -> Checkpoint:
     for name in ADAPTER_FILES:
         if find_file(path, name, revision):
             raise UserError(
-                f"model.path={model.path} holds {name}: an adapter, which would be put on the base that lies beside it. "
-                "Move it out of the folder, or name the folder of the base itself."
+                f"model.path={model.path} holds {name}: an adapter, which would be put on the base that lies beside "
+                "it. Move it out of the folder, or name the folder of the base itself."
             )
     config = from_pretrained(AutoConfig, path, model.path, revision, {})
     if problem := unsupported(config):
@@ -63,7 +63,7 @@ def read_checkpoint(model: ModelConfig) -> Checkpoint:
     return checkpoint
 
 
-def weight_files(path: str, asked: str, revision: str | None) -> list[Path]:
+def weight_files(path: str, model_path: str, revision: str | None) -> list[Path]:
     """The files that hold the weights, as transformers chooses them: one, else the shards that the index names."""
     if whole := find_file(path, WEIGHTS, revision):
         return [whole]
@@ -71,8 +71,8 @@ def weight_files(path: str, asked: str, revision: str | None) -> list[Path]:
     if index is None:
         find_file(path, INDEX, revision, needed=True)  # what the hub answers is the better message
         raise UserError(
-            f"model.path={asked} has neither {WEIGHTS} nor {INDEX}. Wanted weights as safetensors, which can be read "
-            "without running code; convert others with save_pretrained of transformers."
+            f"model.path={model_path} has neither {WEIGHTS} nor {INDEX}. Wanted weights as safetensors, which can be "
+            "read without running code; convert others with save_pretrained of transformers."
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -80,7 +80,9 @@ def weight_files(path: str, asked: str, revision: str | None) -> list[Path]:
         raise UserError(f"{index} is damaged: wanted the names of the weights and their files.") from None
     files = {str(name): find_file(path, str(name), revision) for name in names}
     if missing := [name for name, file in files.items() if file is None]:
-        raise UserError(f"model.path={asked} lacks {join_list(missing)}, which {INDEX} names. Copy the folder again.")
+        raise UserError(
+            f"model.path={model_path} lacks {join_list(missing)}, which {INDEX} names. Copy the folder again."
+        )
     return [file for file in files.values() if file]
 
 
@@ -171,7 +173,7 @@ def stored_weights(files: Iterable[Path]) -> Iterator[tuple[str, tuple[tuple[int
 
 
 def described_weights(config) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the model that config.json describes. The output layer is left out where it is the embeddings."""
+    """{name: shape} of the model that config.json describes; of tied weights, the embeddings alone."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -157,8 +157,8 @@ def _check_whole(model: nn.Module, folder: Path, name: str) -> None:
     differ = sorted(wanted ^ set(_stored_names(folder)))
     if differ:
         raise UserError(
-            f"The adapter at {folder} does not fit its adapter_config.json or the base model: {len(differ)} weights are "
-            f"missing or left over, {differ[0]} among them."
+            f"The adapter at {folder} does not fit its adapter_config.json or the base model: {len(differ)} weights "
+            f"are missing or left over, {differ[0]} among them."
         )
 
 

@@ -31,20 +31,20 @@ def load_tokenizer(model: ModelConfig):
 
 
 @functools.lru_cache(maxsize=1)
-def _load_tokenizer(path: str, asked: str, revision: str | None):
-    tokenizer = read_tokenizer(path, asked, revision)
+def _load_tokenizer(path: str, model_path: str, revision: str | None):
+    tokenizer = read_tokenizer(path, model_path, revision)
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {path} has no EOS token: a reply would not end.")
-    _check_embeddings(tokenizer, path, asked, revision)
+    _check_embeddings(tokenizer, path, model_path, revision)
     tokenizer.model_max_length = int(1e9)  # lengths are ours to keep; the library would only warn
     return tokenizer
 
 
-def read_tokenizer(path: str, asked: str, revision: str | None):
+def read_tokenizer(path: str, model_path: str, revision: str | None):
     """The tokenizer as its files are, merges in SentencePiece's order where there is only a tokenizer.model."""
     from transformers import AutoTokenizer
 
-    tokenizer = from_pretrained(AutoTokenizer, path, asked, revision, {})
+    tokenizer = from_pretrained(AutoTokenizer, path, model_path, revision, {})
     pieces = find_file(path, "tokenizer.model", revision)
     if pieces and find_file(path, "tokenizer.json", revision) is None:
         rank_merges(tokenizer, pieces)
@@ -99,7 +99,7 @@ def ranked_merges(processor, ids: dict[str, int]) -> list[tuple[str, str]]:
     return [(left, right) for *_, left, right in sorted(merges)]
 
 
-def _check_embeddings(tokenizer, path: str, asked: str, revision: str | None) -> None:
+def _check_embeddings(tokenizer, path: str, model_path: str, revision: str | None) -> None:
     """Raise UserError for tokens that the tokenizer knows and the embeddings do not."""
     file = find_file(path, "config.json", revision)
     try:
@@ -110,7 +110,7 @@ def _check_embeddings(tokenizer, path: str, asked: str, revision: str | None) ->
     if unknown:
         names = [f"{name!r} ({number})" for name, number in sorted(unknown.items(), key=lambda item: item[1])]
         raise UserError(
-            f"The tokenizer of model.path={asked} knows {join_list(names)}, and config.json has embeddings for "
+            f"The tokenizer of model.path={model_path} knows {join_list(names)}, and config.json has embeddings for "
             f"{size} tokens (vocab_size). Take the tokens out of the tokenizer's files, or resize the embeddings."
         )
 
@@ -129,21 +129,21 @@ def find_file(path: str, name: str, revision: str | None, needed: bool = False) 
     return Path(cached) if cached else None
 
 
-def from_pretrained(loader, path: str, asked: str, revision: str | None, options: dict):
+def from_pretrained(loader, path: str, model_path: str, revision: str | None, options: dict):
     """`loader.from_pretrained` without code from the repository, its errors in one readable line."""
-    with readable(asked):
+    with readable(model_path):
         return loader.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
 
 
 @contextlib.contextmanager
-def readable(asked: str) -> Iterator[None]:
+def readable(model_path: str) -> Iterator[None]:
     """Turn what the hub and the file system can answer into one readable line."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"Could not load model.path={asked}: {reason}\n"
+            f"Could not load model.path={model_path}: {reason}\n"
             "Wanted a hub repository that this machine may read (log in with `hf auth login` if it is gated) or a "
             "folder with config.json, *.safetensors and a tokenizer: model.path=FOLDER."
         ) from error

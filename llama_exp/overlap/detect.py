@@ -193,8 +193,8 @@ def _ngram(train: Shingles, held_out: Shingles, share: float) -> dict[int, int]:
 def _near(train: Shingles, held_out: Shingles, jaccard: float, permutations: int) -> dict[int, int]:
     """MinHash proposes candidates and the sets themselves decide: no estimate is reported as a duplicate.
 
-    The LSH index is queried with a little less than `jaccard`, as it misses pairs just at its threshold. It is queried only
-    for texts that could be: at least `jaccard` of a near duplicate's runs occur somewhere in train.
+    The LSH index is queried with a little less than `jaccard`, as it misses pairs just at its threshold. It is queried
+    only for texts that could be: at least `jaccard` of a near duplicate's runs occur somewhere in train.
     """
     wanted = _mostly_in(_distinct(train.values)[0], held_out, jaccard)
     if not wanted:

@@ -19,8 +19,9 @@ def show_data(data, tokenizer, with_example: bool) -> None:
     requested = "all" if sample["asked"] is None else f"{sample['asked']:,}"
     print(data.describe())
     say(
-        f"  {requested} requested, {sample['used']:,} sampled; {data.reaching_training() or 'all of them reach training'}; "
-        f"{plural(counts['shortened'], 'prompt')} shortened ({counts['answers_lost']:,} lost the answer)"
+        f"  {requested} requested, {sample['used']:,} sampled; "
+        f"{data.reaching_training() or 'all of them reach training'}; {plural(counts['shortened'], 'prompt')} "
+        f"shortened ({counts['answers_lost']:,} lost the answer)"
     )
     say(
         f"  an epoch has {plural(counts['tokens'], 'token')}, {counts['label_tokens']:,} of them to learn "
@@ -29,8 +30,8 @@ def show_data(data, tokenizer, with_example: bool) -> None:
     marks = chat_format(tokenizer)
     if wrong := [item.id for item in tokens if not marks.is_whole(item)]:
         raise UserError(
-            f"{len(wrong):,} of {len(tokens):,} Examples do not have one beginning and one end per turn, the last end to "
-            f"learn: {join_list(wrong)}. Their prompts contain special tokens of another format."
+            f"{len(wrong):,} of {len(tokens):,} Examples do not have one beginning and one end per turn, the last end "
+            f"to learn: {join_list(wrong)}. Their prompts contain special tokens of another format."
         )
     say(f"  {marks.audit(tokens)}")
     if with_example:

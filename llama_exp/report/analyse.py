@@ -8,6 +8,7 @@ Scipy is imported here, and this module only once there is something to compare.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from llama_exp.statistics.single_runs import SCENARIOS
 from llama_exp.statistics.variance import RunSums, variance_components
 
 Reader = Callable[[EvaluationRecord], EvaluationItems | str]
+Curves = dict[int, LearningCurve]  # by rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +72,16 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
         answered[cell.key] = _cell_items(cell, c.metric, read)
     known = {key: _intervals(one, c) for key, one in answered.items() if isinstance(one, CellItems)}
 
-    def informed(cell: Cell | None) -> Cell | None:
-        return replace(cell, known=known[cell.key]) if cell and cell.key in known else cell
+    def informed(cell: Cell) -> Cell:
+        return replace(cell, known=known[cell.key]) if cell.key in known else cell
 
-    panels = tuple(
-        replace(p, cells=tuple(map(informed, p.cells)), baseline=informed(p.baseline), **_curves(p, c, answered))
-        for p in c.panels
-    )
+    def analysed(panel: Panel) -> Panel:
+        curves, relative = _curves(panel, c, answered)
+        baseline = informed(panel.baseline) if panel.baseline else None
+        cells = tuple(map(informed, panel.cells))
+        return replace(panel, cells=cells, baseline=baseline, curves=curves, relative=relative)
+
+    panels = tuple(map(analysed, c.panels))
     return _with_ranking(replace(c, panels=panels, luck=_luck(answered.values(), c.metric)), answered)
 
 
@@ -86,12 +91,14 @@ def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
     runs = [(s.run.data_seed, s.run.seed) for s in scored]
     if len(set(runs)) < len(runs):
         return "two of its runs have the same seeds"
-    found = [read(s.evaluation) for s in scored]
-    for one in found:
-        if isinstance(one, str):
-            return one
-        if not one.can(metric):
+    found: list[EvaluationItems] = []
+    for its in scored:
+        answers = read(its.evaluation)
+        if isinstance(answers, str):
+            return answers
+        if not answers.can(metric):
             return f"{metric} is not stored item by item"
+        found.append(answers)
     orders = [sorted(range(len(one.ids)), key=one.ids.__getitem__) for one in found]
     first = [(found[0].ids[i], found[0].groups[i]) for i in orders[0]]
     for one, order, its in zip(found[1:], orders[1:], scored[1:], strict=True):
@@ -103,7 +110,7 @@ def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
 def _other_items(a: EvaluationItems, one, b: EvaluationItems, other) -> str:
     """Which ids differ."""
     try:
-        shared_ids({str(one): dict.fromkeys(a.ids), str(other): dict.fromkeys(b.ids)})
+        shared_ids({str(one): dict.fromkeys(a.ids, 0.0), str(other): dict.fromkeys(b.ids, 0.0)})
     except ValueError as error:
         return str(error)
     return "the same items have other groups"
@@ -133,14 +140,14 @@ def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float]) 
         bounds = likelihood.LOSS.limits
     parts = variance_components(table, draws, bounds=bounds)
     total = parts.total
-    if total.low is None:
+    if total.estimate is None or total.low is None or total.high is None:
         return None
-    ends = (total.low, total.high)
+    low, high = total.low, total.high
     if metric == "perplexity":  # of the mean of the runs' perplexities: the interval of the loss, moved to that mean
-        centre = one.cell.mean(metric) / math.exp(total.estimate)
-        ends = tuple(max(centre * math.exp(end), 1.0) for end in ends)
+        centre = one.cell.score(metric) / math.exp(total.estimate)
+        low, high = (max(centre * math.exp(end), 1.0) for end in (low, high))
     shares = tuple((part.name, part.share, part.low, part.high) for part in parts.parts)
-    return StoredInterval(*ends, total.method, total.note, shares, parts.unseen)
+    return StoredInterval(low, high, total.method, total.note, shares, parts.unseen)
 
 
 def _luck(answered: Iterable[CellItems | str], metric: str) -> tuple[Cell, RunLuck] | None:
@@ -153,7 +160,7 @@ def _luck(answered: Iterable[CellItems | str], metric: str) -> tuple[Cell, RunLu
     return (most.cell, found) if found else None
 
 
-def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[str, dict[int, LearningCurve]]:
+def _curves(panel: Panel, c: Comparison, answered: dict) -> tuple[Curves, Curves]:
     """What more data bought, rank by rank, from the items where all runs have them; else from the runs' scores.
 
     Two fits: with all noise, and on these test items.
@@ -162,7 +169,7 @@ def _curves(panel: Panel, c: Comparison, answered: dict) -> dict[str, dict[int, 
     points = {rank: one.points for rank, one in series.items()}
     here = {rank: one.on_these_items() for rank, one in points.items()}
     bounds, rises = c.describe().limits, not c.lower_is_better
-    return {"curves": fit_points(points, bounds, rises=rises), "relative": fit_points(here, bounds, rises=rises)}
+    return fit_points(points, bounds, rises=rises), fit_points(here, bounds, rises=rises)
 
 
 def _series(panel: Panel, rank: int, c: Comparison, answered: dict) -> Series | None:
@@ -171,17 +178,20 @@ def _series(panel: Panel, rank: int, c: Comparison, answered: dict) -> Series | 
     line = [s for s in panel.cells if s.rank == rank and s.examples and s.mean(metric) is not None]
     if not line:
         return None
-    items = [answered.get(s.key) for s in line]
-    if metric not in likelihood.SCORES and all(isinstance(i, CellItems) and i.ids() == items[0].ids() for i in items):
+    items = [one for s in line if isinstance(one := answered.get(s.key), CellItems)]
+    paired = len(items) == len(line) and all(one.ids() == items[0].ids() for one in items)
+    runs: list[tuple[int, int, Any]]
+    groups: dict[str, str] | None
+    if metric not in likelihood.SCORES and paired:
         runs = [
-            (i.cell.examples, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
+            (i.cell.size, data_seed, dict(zip(i.ids(), i.values(r, metric), strict=True)))
             for i in items
             for r, (data_seed, _) in enumerate(i.seeds())
         ]
         groups = dict(zip(items[0].ids(), items[0].groups(), strict=True))
     else:
         runs = [
-            (s.examples, one.run.data_seed, one.evaluation.scores[metric])
+            (s.size, one.run.data_seed, one.evaluation.scores[metric])
             for s in line
             for one in s.runs
             if metric in one.evaluation.scores
@@ -225,7 +235,7 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
 
 
 def _scatters(c: Comparison) -> np.ndarray | None:
-    """What the learning curves say of how much runs scatter: equally likely standard deviations; None without a curve."""
+    """How much runs scatter by the learning curves: equally likely standard deviations; None without a curve."""
     draws = [curve.draws.scatters for panel in c.panels for curve in panel.relative.values() if curve.draws]
     return np.quantile(np.concatenate(draws), (np.arange(SCENARIOS) + 0.5) / SCENARIOS) if draws else None
 

@@ -126,7 +126,7 @@ class Spent:
 class Answer:
     """One object of report/answer.json. Fields without a value are null; unknown: why, in sentences.
 
-    setting  what the best panel differs in from the others, such as its learning rate: sizes and ranks are of that panel
+    setting  what sets the best panel apart, such as its learning rate: sizes and ranks are of that panel
     """
 
     dataset: str

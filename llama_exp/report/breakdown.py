@@ -59,10 +59,10 @@ def _select(items: ItemScores, indices: Sequence[int]) -> ItemScores:
 def _row(value: str, predictions: Sequence[Prediction], items: ItemScores) -> TagRow:
     groups = [p.group for p in predictions]
     scores = {name: mean_interval(values, groups, bounds=describe(name).limits) for name, values in items.items()}
-    measured = [p for p in predictions if p.nll is not None and p.tokens]
+    measured = [(p.nll, p.tokens, p.group) for p in predictions if p.nll is not None and p.tokens]
     if measured:
-        nll, tokens = [p.nll for p in measured], [p.tokens for p in measured]
-        scores["loss"] = ratio_interval(nll, tokens, [p.group for p in measured], bounds=describe("loss").limits)
+        nll, tokens, their_groups = zip(*measured, strict=True)
+        scores["loss"] = ratio_interval(nll, tokens, their_groups, bounds=describe("loss").limits)
     return TagRow(value, len(predictions), len(set(groups)), scores)
 
 

@@ -33,14 +33,14 @@ def scores_caption(panel: Panel, c: Comparison) -> str:
 
 def _data_effect(panel: Panel, cells: list[Cell], c: Comparison) -> str:
     """Of the line that holds the best cell, else of the longest."""
-    best = c.best()
+    best = next((cell.key for _, cell in c.ranked()), None)
     lines = [[s for s in cells if s.rank == rank] for rank in panel.ranks()]
     lines = [line for line in lines if len(line) > 1]
     if not lines:
         return ""
-    line = min(lines, key=lambda x: (bool(best) and best[1].key not in {s.key for s in x}, -len(x)))
-    first, last = min(line, key=lambda s: s.examples), max(line, key=lambda s: s.examples)
-    a, b = first.mean(c.metric), last.mean(c.metric)
+    line = min(lines, key=lambda x: (best is not None and best not in {s.key for s in x}, -len(x)))
+    first, last = min(line, key=lambda s: s.size), max(line, key=lambda s: s.size)
+    a, b = first.score(c.metric), last.score(c.metric)
     return SAY.data_effect(
         rank=last.rank,
         first_size=f"{first.examples:,}",
@@ -54,11 +54,11 @@ def _data_effect(panel: Panel, cells: list[Cell], c: Comparison) -> str:
 
 def _rank_effect(cells: list[Cell], c: Comparison) -> str:
     """At the largest size that several ranks were trained on."""
-    by_size = {n: [s for s in cells if s.examples == n] for n in {s.examples for s in cells}}
+    by_size = {n: [s for s in cells if s.size == n] for n in {s.size for s in cells}}
     size = max((n for n, group in by_size.items() if len(group) > 1), default=None)
     if size is None:
         return ""
-    group = sorted(by_size[size], key=lambda s: s.mean(c.metric), reverse=not c.lower_is_better)
+    group = sorted(by_size[size], key=lambda s: s.score(c.metric), reverse=not c.lower_is_better)
     top, bottom = group[0], group[-1]
     return SAY.rank_effect(
         size=f"{size:,}",
@@ -166,9 +166,9 @@ def target_score(c: Comparison, prices: Prices) -> float | None:
     best = c.best()
     if c.metric in prices.targets:
         return prices.targets[c.metric]
-    if not best or c.lower_is_better or best[1].mean(c.metric) >= 90:
+    if not best or c.lower_is_better or best[1].score(c.metric) >= 90:
         return None
-    return 10.0 * (best[1].mean(c.metric) // 10 + 1)
+    return 10.0 * (best[1].score(c.metric) // 10 + 1)
 
 
 def time_caption(bars: list[tuple[str, dict[str, float]]], shown: int) -> str:
@@ -178,7 +178,7 @@ def time_caption(bars: list[tuple[str, dict[str, float]]], shown: int) -> str:
         for stage, seconds in stages.items():
             totals[stage] = totals.get(stage, 0) + seconds
     whole = sum(totals.values())
-    first, *others = sorted((stage for stage in totals if totals[stage] > 0), key=totals.get, reverse=True)
+    first, *others = sorted((stage for stage in totals if totals[stage] > 0), key=totals.__getitem__, reverse=True)
     shares = [f"{STAGE_NAMES.get(s, s)} {percent(totals[s] / whole)}" for s in others if totals[s] >= 0.01 * whole]
     return SAY.time_spent(
         first=STAGE_NAMES.get(first, first).capitalize(),
@@ -194,7 +194,7 @@ def losses_caption(curves: dict[str, TrainingCurve]) -> str:
     """How many runs ended with a validation loss that is more than 2 % worse than their best."""
     measured = {name: [y for _, y in curve.validation] for name, curve in curves.items() if len(curve.validation) > 1}
     rises = {name: losses[-1] - min(losses) for name, losses in measured.items() if losses[-1] > 1.02 * min(losses)}
-    worst = max(rises, key=rises.get, default="")
+    worst = max(rises, key=rises.__getitem__, default="")
     return SAY.losses(
         measured=len(measured),
         rose=len(rises),

@@ -45,6 +45,11 @@ class Cell:
         return self.runs[0].evaluation.folder
 
     @property
+    def size(self) -> int:
+        """`examples`, for what sorts or draws by it; 0 where that is not recorded."""
+        return self.examples or 0
+
+    @property
     def encoded(self) -> list[int]:
         """How many of `examples` reached training, rising, where that is recorded of its runs; [] else."""
         return sorted({s.run.encoded for s in self.runs if s.run.encoded is not None})
@@ -70,6 +75,12 @@ class Cell:
         scores = self.scores(metric)
         return sum(scores) / len(scores) if scores else None
 
+    def score(self, metric: str) -> float:
+        """The mean of a metric that some run defines; raises LookupError elsewhere."""
+        if (mean := self.mean(metric)) is None:
+            raise LookupError(f"{metric} is undefined in {self.key}")
+        return mean
+
     def interval(self, metric: str) -> StoredInterval | None:
         """The interval of the mean over seeds, with all their noises where it is known; else the stored one.
 
@@ -80,11 +91,12 @@ class Cell:
         if metric in self.known:
             return self.known[metric]
         found = [s.evaluation.intervals.get(metric) for s in self.runs if metric in s.evaluation.scores]
-        if not found or None in found:
+        known = [interval for interval in found if interval is not None]
+        if not known or len(known) < len(found):
             return None
-        low, high = (sum(getattr(i, end) for i in found) / len(found) for end in ("low", "high"))
-        note = found[0].note if self.seeds(metric) < 2 else "test set only; the spread between seeds is not in it"
-        return StoredInterval(low, high, found[0].method, note)
+        low, high = (sum(getattr(i, end) for i in known) / len(known) for end in ("low", "high"))
+        note = known[0].note if self.seeds(metric) < 2 else "test set only; the spread between seeds is not in it"
+        return StoredInterval(low, high, known[0].method, note)
 
     def clean(self, metric: str) -> tuple[float, StoredInterval | None, list[int]] | None:
         """(mean, interval, items) on the test items that training does not overlap with, where all runs stored it.
@@ -92,11 +104,12 @@ class Cell:
         No interval for several runs, as each stored one knows nothing of the others. `items`: the counts, rising.
         """
         found = [s.evaluation.clean for s in self.runs if metric in s.evaluation.scores]
-        if not found or any(one is None or metric not in one.scores for one in found):
+        stored = [one for one in found if one is not None and metric in one.scores]
+        if not stored or len(stored) < len(found):
             return None
-        value = sum(one.scores[metric] for one in found) / len(found)
-        interval = found[0].intervals.get(metric) if len(found) == 1 else None
-        return value, interval, sorted({one.items for one in found if one.items is not None})
+        value = sum(one.scores[metric] for one in stored) / len(stored)
+        interval = stored[0].intervals.get(metric) if len(stored) == 1 else None
+        return value, interval, sorted({one.items for one in stored if one.items is not None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +180,7 @@ class Comparison:
         sign = -1 if self.lower_is_better else 1
 
         def merit(pair: tuple[Panel, Cell]) -> tuple:
-            return sign * pair[1].mean(self.metric), pair[1].rank == 0, -(pair[1].examples or 0), -pair[1].rank
+            return sign * pair[1].score(self.metric), pair[1].rank == 0, -pair[1].size, -pair[1].rank
 
         return sorted(self.cells(), key=merit, reverse=True)
 
@@ -181,10 +194,12 @@ class Comparison:
         None where there is neither.
         """
         best = self.best()
-        if best and self.ranking and self.ranking.best == best[1].key:
+        if not best:
+            return None
+        if self.ranking and self.ranking.best == best[1].key:
             tied = {key: index for index, key in enumerate(self.ranking.tied)}
             return sorted((ps for ps in self.cells() if ps[1].key in tied), key=lambda ps: tied[ps[1].key])
-        mine = best and best[1].interval(self.metric)
+        mine = best[1].interval(self.metric)
         if not mine:
             return None
         others = [(p, s, s.interval(self.metric)) for p, s in self.cells() if s is not best[1]]

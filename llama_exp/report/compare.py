@@ -147,19 +147,19 @@ def _panels(model: str, members: list[ScoredRun], untuned: list[ScoredRun]) -> l
         return str([one.run.identity.get(k) for k in facets])
 
     panels = []
-    for _, group in groupby(sorted(members, key=facet), key=facet):
-        group = list(group)
+    for _, grouped in groupby(sorted(members, key=facet), key=facet):
+        group = list(grouped)
         first = group[0].run.identity
         cells = []
-        for (rank, examples), same in groupby(sorted(group, key=_rank_and_size), key=_rank_and_size):
-            same = tuple(same)
+        for (rank, examples), scored in groupby(sorted(group, key=_rank_and_size), key=_rank_and_size):
+            same = tuple(scored)
             cells.append(Cell(rank, examples or None, same, whole=any(_whole(s.run) for s in same)))
         alike = (
             s for s in untuned if s.run.model == model and _same_model(s.run, group[0].run) and _same_rows(s, group)
         )
         mine = tuple(alike)[:1]
         baseline = Cell(0, None, mine) if mine else None
-        follows = {k: {s.run.rank: s.run.identity.get(k) for s in group} for k in following}
+        follows = {k: {s.run.rank or 0: s.run.identity.get(k) for s in group} for k in following}
         follows = {k: v for k, v in follows.items() if len(set(map(str, v.values()))) > 1}
         panels.append(Panel(model, {k: first.get(k) for k in facets}, follows, tuple(cells), baseline))
     return panels
@@ -167,9 +167,10 @@ def _panels(model: str, members: list[ScoredRun], untuned: list[ScoredRun]) -> l
 
 def differing(runs: list[RunRecord]) -> tuple[list[str], list[str]]:
     """Identity keys whose values differ between runs: those that split panels, and those that only follow the rank."""
-    facets, following = [], []
+    facets: list[str] = []
+    following: list[str] = []
     for key in sorted({k for r in runs for k in r.identity} - AXES):
-        by_rank: dict[int, set[str]] = {}
+        by_rank: dict[int | None, set[str]] = {}
         for run in runs:
             if key in run.identity or key not in IDENTITY_WHERE_STOPPED:  # else it decides nothing in that run
                 by_rank.setdefault(run.rank, set()).add(str(run.identity.get(key)))
@@ -179,7 +180,7 @@ def differing(runs: list[RunRecord]) -> tuple[list[str], list[str]]:
 
 
 def _rank_and_size(one: ScoredRun) -> tuple[int, int]:
-    return one.run.rank, one.run.examples or 0
+    return one.run.rank or 0, one.run.examples or 0
 
 
 def _whole(run: RunRecord) -> bool:
@@ -211,8 +212,8 @@ def group_runs(runs: Iterable[RunRecord]) -> list[RunGroup]:
     """Fine-tuning runs by what they have in common: dataset, model and training keys."""
     tuned = sorted((r for r in runs if r.rank), key=lambda r: (r.dataset, r.model))
     found = []
-    for (dataset, model), group in groupby(tuned, key=lambda r: (r.dataset, r.model)):
-        group = list(group)
+    for (dataset, model), grouped in groupby(tuned, key=lambda r: (r.dataset, r.model)):
+        group = list(grouped)
         facets, _ = differing(group)
         by_keys: dict[str, list[RunRecord]] = {}
         for run in group:

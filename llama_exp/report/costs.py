@@ -135,7 +135,7 @@ def pareto(points: Sequence[tuple[float, float]], lower: bool = False) -> list[i
 def front(c: Comparison, prices: Prices) -> list[tuple[Panel, Cell, float]]:
     """The cells for which nothing cheaper scores as well."""
     known = priced(c, prices)
-    on_front = pareto([(x, s.mean(c.metric)) for _, s, x in known], c.lower_is_better)
+    on_front = pareto([(x, s.score(c.metric)) for _, s, x in known], c.lower_is_better)
     return [known[i] for i in on_front]
 
 

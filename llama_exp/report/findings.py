@@ -7,6 +7,7 @@ The wording is in templates/findings.jinja.
 """
 
 from math import exp
+from typing import TYPE_CHECKING
 
 from llama_exp.formatting import format_p_value, format_range, format_score, format_with_interval, percent, with_range
 from llama_exp.metrics import METRICS, load
@@ -26,6 +27,9 @@ from llama_exp.report.labels import (
 )
 from llama_exp.report.load import RunRecord
 from llama_exp.report.templating import Sentences
+
+if TYPE_CHECKING:
+    from llama_exp.statistics.ranking import Ranking
 
 MANY_EMPTY = 0.05  # of the replies
 SAY = Sentences("findings")
@@ -50,7 +54,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         _best(c, panel, cell, label),
         samples_shrunk([s for _, s in c.cells()]),
         _chosen(c),
-        *(_ranking(c) if c.ranking else _by_intervals(c)),
+        *(_ranking(c, c.ranking) if c.ranking else _by_intervals(c)),
         _cheapest(c, prices),
         *_uncertainty(c, cell),
         _clean_items(c, cell),
@@ -67,7 +71,7 @@ def _best(c: Comparison, panel: Panel, cell: Cell, label: str) -> str:
     score = with_confidence(c, cell)
     if cell.rank == 0:
         return SAY.untuned_is_best(metric=label, score=score)
-    untuned = panel.baseline and panel.baseline.mean(c.metric) is not None
+    untuned = panel.baseline if panel.baseline and panel.baseline.mean(c.metric) is not None else None
     return SAY.best(
         metric=label,
         score=score,
@@ -75,41 +79,41 @@ def _best(c: Comparison, panel: Panel, cell: Cell, label: str) -> str:
         runs=cell.seeds(c.metric),
         in_training=in_training(cell) if cell.shrunk else "",
         alone=len(c.cells()) == 1,  # nothing to be the best of
-        untuned=with_confidence(c, panel.baseline) if untuned else "",
+        untuned=with_confidence(c, untuned) if untuned else "",
         other_settings=" and ".join(load(family).label for family in _kept_apart(c)),
     )
 
 
 def _chosen(c: Comparison) -> str:
     """The best score without the luck of having been chosen by the items that it is measured on."""
-    winner = c.ranking and c.ranking.winner
-    if not winner or c.ranking.best != c.best()[1].key:
+    winner = c.ranking.winner if c.ranking and c.ranking.best == c.ranked()[0][1].key else None
+    if not winner:
         return ""
-    numbers = winner.estimate, winner.low, winner.high
+    score, low, high = winner.estimate, winner.low, winner.high
     if c.metric == "perplexity":  # cells are compared by their losses
-        numbers = tuple(exp(min(number, 700.0)) for number in numbers)
-    return SAY.chosen(cells=winner.cells, score=with_range(*numbers))
+        score, low, high = (exp(min(number, 700.0)) for number in (score, low, high))
+    return SAY.chosen(cells=winner.cells, score=with_range(score, low, high))
 
 
 def samples_shrunk(cells: list[Cell]) -> str:
     """Which sample sizes mislead, because much of them did not reach training; "" where none does."""
-    shrunk = sorted((s for s in cells if s.shrunk), key=lambda s: (s.examples, s.rank))
+    shrunk = sorted((s for s in cells if s.shrunk), key=lambda s: (s.size, s.rank))
     sizes = list(dict.fromkeys(f"{in_training(s)} of {s.examples:,}" for s in shrunk))
     return SAY.samples_shrunk(sizes=sizes) if sizes else ""
 
 
-def _ranking(c: Comparison) -> list[str]:
+def _ranking(c: Comparison, ranking: "Ranking") -> list[str]:
     """What does not differ from the best, what is worse, and how small a difference could have been found."""
     from llama_exp.statistics.messages import describe_detectable  # numpy
 
-    ranking, rivals = c.ranking, c.rivals()
+    rivals = c.rivals()
     differences = [difference for difference, _ in ranking.against.values()]
     items = f"{differences[0].items:,} items"
     worse = [(p, s) for p, s in c.cells() if s.key in ranking.worse]
     if rivals:
         cells = [
             SAY.tied_cell(
-                cell=cell_name(p, s, c, beside=c.best()[0]),
+                cell=cell_name(p, s, c, beside=c.ranked()[0][0]),
                 score=with_interval(c, s),
                 p=format_p_value(ranking.against[s.key][1]),
             )
@@ -137,7 +141,7 @@ def _exact(c: Comparison) -> str:
     other = next((p, s) for p, s in c.cells() if s.key == test.other)
     return SAY.exact_test(
         metric=test.metric,
-        best=cell_name(*c.best(), c),
+        best=cell_name(*c.ranked()[0], c),
         mine=f"{test.mine:.1f}",
         other=cell_name(*other, c),
         theirs=f"{test.theirs:.1f}",
@@ -154,9 +158,9 @@ def _by_intervals(c: Comparison) -> list[str]:
     if rivals is None:
         verdict = SAY.no_interval()
     elif rivals:
-        ordered = sorted(rivals, key=lambda ps: ps[1].mean(c.metric), reverse=not c.lower_is_better)
+        ordered = sorted(rivals, key=lambda ps: ps[1].score(c.metric), reverse=not c.lower_is_better)
         names = [
-            f"{cell_name(p, s, c, beside=c.best()[0])} ({format_score(s.mean(c.metric), c.describe().decimals)})"
+            f"{cell_name(p, s, c, beside=c.ranked()[0][0])} ({format_score(s.mean(c.metric), c.describe().decimals)})"
             for p, s in ordered
         ]
         verdict = SAY.intervals_overlap(cells=names)
@@ -167,8 +171,8 @@ def _by_intervals(c: Comparison) -> list[str]:
 
 def _cheapest(c: Comparison, prices: Prices) -> str:
     """The cheapest cell that does not differ from the best; "" where the best is the cheapest itself."""
-    best, found = c.best(), costs.cheapest_tied(c, prices)
-    if not found or found[1].key == best[1].key:
+    best, found = c.ranked()[0][1], costs.cheapest_tied(c, prices)
+    if not found or found[1].key == best.key:
         return ""
     panel, cell, cost = found
     if cell.rank == 0:
@@ -181,7 +185,7 @@ def _cheapest(c: Comparison, prices: Prices) -> str:
     return SAY.cheapest(
         cell=cell_name(panel, cell, c),
         cost=costs.format_cost(cost, c, prices),
-        best_cost=costs.format_cost(next(x for _, s, x in costs.priced(c, prices) if s.key == best[1].key), c, prices),
+        best_cost=costs.format_cost(next(x for _, s, x in costs.priced(c, prices) if s.key == best.key), c, prices),
         training=costs.axis(c, prices) != "money",
         worst=worst,
         lower_is_better=lower,
@@ -228,9 +232,9 @@ def _loss_improved(c: Comparison, best: Cell) -> str:
     tuned = [(p, s) for p, s in c.cells() if s.rank and s.mean("loss") is not None]
     if untuned is None or not tuned or c.lower_is_better:
         return ""
-    panel, cell = min(tuned, key=lambda ps: ps[1].mean("loss"))
+    panel, cell = min(tuned, key=lambda ps: ps[1].score("loss"))
     a, b = cell.interval("loss"), best.interval("loss")
-    if cell.mean("loss") >= untuned or (a and b and overlap(a, b)):
+    if cell.score("loss") >= untuned or (a and b and overlap(a, b)):
         return ""
     return SAY.loss_improved(
         untuned=with_interval(c, best, "loss"),

@@ -72,7 +72,7 @@ def score(predictions: list[Prediction], evaluation: EvaluationRecord) -> Evalua
         tuple(p.id for p in predictions),
         tuple(p.group for p in predictions),
         scores,
-        tuple(float(p.nll) for p in predictions) if measured else None,
+        tuple(float(p.nll) for p in predictions if p.nll is not None) if measured else None,
         tuple(p.tokens for p in predictions) if measured else None,
     )
 
@@ -84,7 +84,7 @@ def _mismatch(items: EvaluationItems, evaluation: EvaluationRecord) -> str:
     if len(set(items.ids)) < len(items.ids):
         return f"predictions.jsonl holds {len(items.ids) - len(set(items.ids))} ids twice"
     means = {name: sum(values) / len(values) for name, values in items.scores.items()}
-    if items.loss is not None:
+    if items.loss is not None and items.tokens is not None:
         means["loss"] = sum(items.loss) / sum(items.tokens)
     for name, mean in means.items():
         stored = evaluation.scores.get(name)

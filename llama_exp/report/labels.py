@@ -70,7 +70,9 @@ def metric_settings(comparison: Comparison) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for family in sorted(METRICS.keys() & {metric.split("/")[0] for metric in comparison.metrics}):
         metric = load(family)
-        for one in scored_runs(comparison) if metric.describe_facts else ():
+        if metric.describe_facts is None:
+            continue
+        for one in scored_runs(comparison):
             if any(name in one.evaluation.scores for name in metric.scores):
                 facts = metric.describe_facts(one.evaluation.results.facts.get(family, {}))
                 found.setdefault(metric.label, []).append(facts)

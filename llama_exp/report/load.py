@@ -168,7 +168,8 @@ def load_curve(run: RunRecord) -> tuple[TrainingCurve, list[UnreadFile]]:
     path = run.folder / "metrics.csv"
     if not path.is_file():
         return TrainingCurve(), []
-    train, validation = [], []
+    train: list[tuple[float, float]] = []
+    validation: list[tuple[float, float]] = []
     try:
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
             rows = csv.DictReader(file)
@@ -230,8 +231,8 @@ def _evaluation(folder: Path) -> EvaluationRecord:
 
 
 def _subset(values: dict[str, Any]) -> Subset | None:
-    scores = {k: as_float(v) for k, v in as_dict(values, "scores").items()}
-    scores = {k: v for k, v in scores.items() if v is not None}
+    stored = as_dict(values, "scores")
+    scores = {name: number for name, value in stored.items() if (number := as_float(value)) is not None}
     items = as_int(values.get("items"))
     return (
         Subset(items, scores, dict(_intervals(as_dict(values, "intervals")))) if scores or items is not None else None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from llama_exp.formatting import percent
 from llama_exp.report.figures.style import CSS, INK, MUTED, RANKS, png, styled, svg
@@ -80,8 +81,8 @@ def rose(training: Points, step: float) -> bool:
 @styled
 def draw(curves: dict[str, Points]):
     """The losses, large; below them, small, what else was logged at each step."""
-    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1)  # room for the first digit of long tick labels
+    # w_pad: room for the first digit of long tick labels
+    figure = Figure(figsize=(7.2, 5.2), layout=ConstrainedLayoutEngine(w_pad=0.1))
     grid = figure.add_gridspec(2, len(BESIDE), height_ratios=(2.4, 1))
     axes = figure.add_subplot(grid[0, :])
     axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.7, linewidth=1, label="training")
@@ -106,7 +107,7 @@ def draw(curves: dict[str, Points]):
     axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("optimizer step")
     axes.set_xlim(left=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     for column, (key, name) in enumerate(BESIDE.items()):
         small = figure.add_subplot(grid[1, column])
         if curves[key]:

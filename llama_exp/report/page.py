@@ -3,6 +3,7 @@
 templates/page.html.jinja puts lists of strings on the page, and escapes every one of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def render(
     pending: list[tuple[RunRecord, str]],
     commands: dict[Path, str],
     prices: Prices,
-    studies: list[tuple[str, list[str], str]],
+    studies: Sequence[tuple[str, Sequence[str], str]],
 ) -> str:
     """The whole page as one string. `studies`: (name, what people found, link to its page)."""
     differing, same = tables.identity_tables(runs)

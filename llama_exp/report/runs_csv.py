@@ -29,7 +29,7 @@ def write_csv(path: Path, runs: list[RunRecord]) -> None:
 
 def _csv_row(run: RunRecord, evaluation: EvaluationRecord | None) -> dict[str, Any]:
     results = evaluation.results if evaluation else Results()
-    row = {
+    row: dict[str, Any] = {
         "run": run.name,
         "status": run.status,
         "reason": run.reason,

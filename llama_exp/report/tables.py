@@ -2,7 +2,7 @@
 dropped, what differs between them, versions."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class TextTable:
     """Rows of strings. `best` is the row to mark, `tied` those without a significant difference from it."""
 
     columns: tuple[Column, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     best: int | None = None
     tied: frozenset[int] = frozenset()
 
@@ -140,10 +140,10 @@ def runs_table(c: Comparison) -> TextTable:
 def against_best(cell: Cell, c: Comparison, wide: bool) -> str:
     """`best`, `worse by 5.6 ± 2.1`, or `no significant difference: 1.9 ± 4.3`; short in a narrow table."""
     ranking = c.ranking
-    if cell.key == c.best()[1].key:
+    if cell.key == c.ranked()[0][1].key:
         return "best"
     known = ranking.against.get(cell.key) if ranking else None
-    if known is None:
+    if ranking is None or known is None:
         refused = ranking and cell.key in dict(ranking.refused)
         tied = cell.key in {r.key for _, r in c.rivals() or ()}
         return "not compared" if refused else "intervals overlap" if tied else "worse"
@@ -151,7 +151,7 @@ def against_best(cell: Cell, c: Comparison, wide: bool) -> str:
     if not wide:
         return "tied" if tied else "worse"
     gap = known[0]
-    if gap.low is None:
+    if gap.low is None or gap.high is None:
         return NO_DIFFERENCE if tied else "worse"
     if tied:
         return f"{NO_DIFFERENCE}: {_difference(gap.difference, gap.low, gap.high)}"
@@ -254,7 +254,8 @@ def _pairs(value: Any) -> str:
 
 def identity_tables(runs: list[RunRecord]) -> tuple[TextTable, TextTable]:
     """Identity keys with several values, and those with one. The untuned model has no training keys to differ in."""
-    differing, same = [], []
+    differing: list[tuple[str, str]] = []
+    same: list[tuple[str, str]] = []
     for key in sorted({k for r in runs for k in r.identity} - AXES):
         values = Counter(clean(r.identity[key], 80) for r in runs if key in r.identity)
         (differing if len(values) > 1 else same).append((key, counted(values)))

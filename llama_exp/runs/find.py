@@ -61,11 +61,14 @@ def _why_unfinished(run: Run) -> str:
     folder = run.folder
     if run.exists:
         stored = dataclasses.replace(Run.load(folder).config, out=run.config.out)
-        return f"No adapter at {folder.absolute()}/adapter: its run has not finished. To continue: {training_command(stored)}"
+        return (
+            f"No adapter at {folder.absolute()}/adapter: its run has not finished. "
+            f"To continue: {training_command(stored)}"
+        )
     what = "that folder holds no run" if folder.is_dir() else "there is no such folder"
     return (
-        f"out={run.config.out}: {what} (looked at {folder.absolute()}). Name the folder of a finished run, or leave out=… "
-        "away and name the keys that trained it: dataset=… sample=… lora.r=…"
+        f"out={run.config.out}: {what} (looked at {folder.absolute()}). Name the folder of a finished run, or leave "
+        "out=… away and name the keys that trained it: dataset=… sample=… lora.r=…"
     )
 
 

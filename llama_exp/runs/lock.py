@@ -47,7 +47,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         raise UserError(
-            f"Cannot write to {folder}: {error.strerror or error}. Free some space or choose another place: outputs=FOLDER."
+            f"Cannot write to {folder}: {error.strerror or error}. Free some space or choose another place: "
+            "outputs=FOLDER."
         ) from error
 
 

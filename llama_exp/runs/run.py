@@ -84,8 +84,8 @@ class Run:
         run = cls.of(config)
         if run.exists:
             raise UserError(
-                f"{run.folder} holds a trained run, and lora.r=0 means the untuned model. Leave out=… away, or name another "
-                "folder."
+                f"{run.folder} holds a trained run, and lora.r=0 means the untuned model. Leave out=… away, or name "
+                "another folder."
             )
         return run
 

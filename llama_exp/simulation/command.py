@@ -51,8 +51,9 @@ def simulate(config: Config, options: SimulateOptions) -> Outcome:
         llama-exp simulate dataset=tweetsumm lora.r=8 client=untuned against=untuned    against the untuned model
 
     eval_batch conversations, else 32, are held at a time. Writes RUN/simulation/NAME/: conversations.jsonl,
-    conversations.html, simulation.json; with against= comparison.json and comparison.html, too. A conversation ends on a
-    closing, a repeat, silence, the end of a script or the turn limit. Run again, the command continues. More: docs/chat.md.
+    conversations.html, simulation.json; with against= comparison.json and comparison.html, too. A conversation ends on
+    a closing, a repeat, silence, the end of a script or the turn limit. Run again, the command continues. More:
+    docs/chat.md.
     """
     from llama_exp.simulation.simulate import run_simulation  # scipy: a second
 

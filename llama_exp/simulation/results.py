@@ -111,6 +111,6 @@ def paired_differences(first: list[Conversation], second: list[Conversation]) ->
     for name in dict.fromkeys(name for one in first for name in one.scores):
         pairs = [pair for pair in zip(first, second, strict=True) if all(name in one.scores for one in pair)]
         if pairs:
-            sides = ({one.id: one.scores[name] for one in side} for side in zip(*pairs, strict=True))
-            differences[name] = paired_difference(*sides, groups)
+            mine, theirs = ({one.id: one.scores[name] for one in side} for side in zip(*pairs, strict=True))
+            differences[name] = paired_difference(mine, theirs, groups)
     return differences

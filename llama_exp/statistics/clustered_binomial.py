@@ -24,7 +24,8 @@ REACH = 30.0  # of the search, on the logit scale
 def losses_are_concentrated(clusters: Clusters, bounds: tuple[float, float]) -> bool:
     """Whether what separates the mean from the nearer bound comes from so few groups that t cannot be trusted.
 
-    Groups are counted by the inverse of their shares' sum of squares: fewer than 30, and half of what their sizes allow.
+    Groups are counted by the inverse of their shares' sum of squares: fewer than 30, and half of what their sizes
+    allow.
     """
     below, above = clusters.sums - bounds[0] * clusters.weights, bounds[1] * clusters.weights - clusters.sums
     lost = below if below.sum() < above.sum() else above

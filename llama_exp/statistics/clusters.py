@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Numbers = Sequence[float] | np.ndarray
+
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
@@ -38,7 +40,7 @@ class Clusters:
         return bool(np.ptp(self.weights) <= 1e-9 * self.weights.max())
 
 
-def finite_array(name: str, values: Sequence[float]) -> np.ndarray:
+def finite_array(name: str, values: Numbers) -> np.ndarray:
     """Values as float64.
 
     Raises ValueError that counts NaN and infinite values: they must never be averaged over.
@@ -69,9 +71,7 @@ def cluster_index(groups: Sequence[Hashable] | None, items: int) -> tuple[np.nda
     return np.asarray(index, dtype=np.int64), len(number)
 
 
-def cluster_sums(
-    numerators: Sequence[float], denominators: Sequence[float], groups: Sequence[Hashable] | None
-) -> Clusters:
+def cluster_sums(numerators: Numbers, denominators: Numbers, groups: Sequence[Hashable] | None) -> Clusters:
     """Add up numerators and denominators by group.
 
     Raises ValueError for NaN, for lengths that differ and for negative denominators.

@@ -113,7 +113,7 @@ def cluster_difference(clusters: Clusters, confidence: float = 0.95, seed: int =
         return Difference(0.0, 0.0, 0.0, 1.0, 0.0, items, count, "none", messages.NO_DIFFERENCE, confidence)
     found = cluster_interval(clusters, confidence, None, seed, FEW_CLUSTERS)
     return Difference(
-        difference=found.estimate,
+        difference=clusters.estimate,
         low=found.low,
         high=found.high,
         p_value=difference_p_value(clusters, confidence, seed),

@@ -108,7 +108,7 @@ def ratio_interval(
         return plain
     method = f"{getattr(transform, '__name__', 'function')} of {plain.method}"
     estimate, step = plain.estimate, 1e-5 * max(abs(plain.estimate), 1e-3)
-    if plain.low is None:
+    if plain.low is None or plain.high is None:
         return replace(plain, estimate=transform(estimate), method=method)
     slope = (transform(estimate + step) - transform(estimate - step)) / (2 * step)
     return replace(
@@ -116,7 +116,7 @@ def ratio_interval(
         estimate=transform(estimate),
         low=transform(plain.low),
         high=transform(plain.high),
-        standard_error=abs(slope) * plain.standard_error,
+        standard_error=None if plain.standard_error is None else abs(slope) * plain.standard_error,
         method=method,
     )
 
@@ -257,7 +257,7 @@ def _from_one_end(estimate: float, half: float, bounds: tuple[float, float]) -> 
 
 
 def _no_spread(clusters: Clusters, confidence: float, bounds: Bounds, trials: bool) -> Interval:
-    """All groups have the same score: as trials they still leave an interval open, elsewhere their spread says nothing."""
+    """Of groups that all have the same score: as trials they leave an interval open, else their spread says nothing."""
     count, estimate, ends = len(clusters.sums), clusters.estimate, two_ends(bounds)
     at_bound = ends is not None and bool(np.isclose(estimate, ends).any())
     if ends is None or not (trials or at_bound):

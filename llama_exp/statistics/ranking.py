@@ -174,8 +174,8 @@ class Sweep:
         found = correct_winner(sign * scores, covariance, stretch, LEVEL)
         if found is None:
             return None
-        ends = sorted((sign * found.low, sign * found.high))
-        low, high = clip_to_bounds(*ends, limits)
+        low, high = sorted((sign * found.low, sign * found.high))
+        low, high = clip_to_bounds(low, high, limits)
         return Winner(min(max(sign * found.estimate, low), high), low, high, found.cells)
 
     def gap(self, first: int, second: int) -> Clusters:

@@ -89,7 +89,7 @@ class RunEffects:
         return float(sum(value * (weights @ kernels[name] @ weights) for name, value in self.components().items()))
 
     def own_run(self) -> tuple[float, float]:
-        """The variance that is each run's own, as the scores scatter, and the part of it that is chance on these items."""
+        """The variance that is each run's own, as the scores scatter, and the part that is chance on these items."""
         scores, items = (float(np.linalg.solve(self._moments, squares)[0]) for squares in self._both_squares)
         return scores, items
 

@@ -50,7 +50,7 @@ class RunLuck:
 
 
 def _power(effect: float, runs: int) -> float:
-    """The chance that a t test of two cells with so many runs each finds a difference of `effect` standard deviations."""
+    """The chance that a t test of so many runs each finds a difference of `effect` standard deviations."""
     return float(tt_ind_solve_power(effect, nobs1=runs, alpha=LEVEL))
 
 

@@ -1,4 +1,4 @@
-"""The variance of a difference of cells where none was run twice: the test set's, and a scatter of runs that is assumed.
+"""The variance of a difference of cells where none was run twice: the test set's, and an assumed scatter of runs.
 
 How much runs differ cannot be measured from one run a cell, and to take it for zero calls one equal cell in four worse
 (simulated: luck of one standard error). So it has a distribution: a prior, or what learning curves made of that prior.

@@ -59,7 +59,7 @@ class RunSums:
         """These runs only."""
         return RunSums(self.sums[rows], self.weights, self.items)
 
-    def average_by(self, owners: Sequence[int]) -> "RunSums":
+    def average_by(self, owners: np.ndarray | Sequence[int]) -> "RunSums":
         """One row per distinct owner, in rising order: the mean of its runs."""
         owners = np.asarray(owners)
         return RunSums(
@@ -148,7 +148,7 @@ def _ends(test: Interval, sources: TwoSources, level: float, bounds: Bounds) -> 
 
 
 def _separable(data_seeds: Sequence[int]) -> bool:
-    """Whether training and sampling are told apart with two degrees of freedom each, so that their shares say something."""
+    """Whether training and sampling have two degrees of freedom each, so that their shares say something."""
     samples = len(set(data_seeds))
     return samples > 2 and len(data_seeds) - samples > 1
 

@@ -69,8 +69,8 @@ class WildBootstrap:
         scale = 1 / np.maximum(1 - weights / weights.sum(), 1e-12)  # CR2's, squared
         columns = np.stack([sums, weights, scale * sums * weights, scale * weights**2], axis=1)  # (G, 4)
         flipped = np.concatenate([signs @ columns for signs in sign_patterns(len(sums), seed)])
-        totals = (scale @ sums**2, scale @ (sums * weights), scale @ weights**2)
-        return cls(clusters, bounds, flipped, tuple(float(total) for total in totals))
+        totals = float(scale @ sums**2), float(scale @ (sums * weights)), float(scale @ weights**2)
+        return cls(clusters, bounds, flipped, totals)
 
     def interval(self, confidence: float) -> tuple[float, float] | None:
         """Every supposed mean that is not rejected; None when the search finds no end (one cluster dominates)."""

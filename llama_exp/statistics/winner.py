@@ -4,7 +4,8 @@ The best of nine equal cells is the luckiest of them: its mean is too high, and 
 Given which cell came first, and what the others' scores are apart from what they share with it, its score follows a
 normal distribution cut off where another cell would have come first. Its quantiles give a median-unbiased estimate and
 a conditional interval; both are held within the interval that allows for any choice at a level of 0.5 % (the hybrid
-inference of Andrews, Kitagawa & McCloskey 2024, "Inference on winners"). Where one cell is clearly best nothing changes.
+inference of Andrews, Kitagawa & McCloskey 2024, "Inference on winners"). Where one cell is clearly best nothing
+changes.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import bitsandbytes as bnb
 import lightning as L
@@ -31,7 +32,8 @@ class Step:
     seconds: float
 
 
-Moment = float | torch.cuda.Event  # seconds of the CPU's clock, or a place among what the GPU has to do
+# Seconds of the CPU's clock, or a place among what the GPU has to do.
+Moment: TypeAlias = float | torch.cuda.Event
 
 
 def moment(device: torch.device) -> Moment:

@@ -150,7 +150,8 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted
         raise KeyboardInterrupt(describe_interruption(run, trainer.global_step, data.plan.total_steps)) from None
     except OSError as error:
         raise UserError(
-            f"Writing to {run.folder} failed: {error.strerror or error}. Free some space and type the same command again."
+            f"Writing to {run.folder} failed: {error.strerror or error}. Free some space and type the same command "
+            "again."
         ) from error
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

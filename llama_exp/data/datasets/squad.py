@@ -44,9 +44,9 @@ class SquadDataModule(ExampleDataModule):
         answers = row["answers"]
         if answers is not None and (row.get("is_impossible") or answers.get("text") == []):
             raise UserError(
-                f"{getattr(row, 'where', self.dataset.hub)}: question {text(row['id'])} has no answer, as in SQuAD 2.0. "
-                f"dataset={self.dataset.name} trains and scores by SQuAD 1.1, which has an answer to every question. Give "
-                "the files of 1.1, or leave out the questions where is_impossible is true."
+                f"{getattr(row, 'where', self.dataset.hub)}: question {text(row['id'])} has no answer, as in SQuAD "
+                f"2.0. dataset={self.dataset.name} trains and scores by SQuAD 1.1, which has an answer to every "
+                "question. Give the files of 1.1, or leave out the questions where is_impossible is true."
             )
         references = texts((answers or {}).get("text"))
         context, question = self.clean(text(row["context"])), self.clean(text(row["question"]))

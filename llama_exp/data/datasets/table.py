@@ -34,8 +34,8 @@ class TableDataModule(ExampleDataModule):
 
         {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]}
 
-    A response may be a list of references; the first is learnt. Where no column is named as the group, rows that share a
-    prompt, or a response or context of at least `LONG` characters, directly or through others, are one group.
+    A response may be a list of references; the first is learnt. Where no column is named as the group, rows that share
+    a prompt, or a response or context of at least `LONG` characters, directly or through others, are one group.
     """
 
     conf = "table"

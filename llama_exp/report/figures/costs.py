@@ -27,7 +27,7 @@ def draw_costs(points: Sequence[tuple[Panel, Cell, float]], front: set, comparis
         axes.plot([], [], color=colour(rank), marker=marker(rank), linestyle="none", label=f"rank {rank}")
     if untuned := [s for _, s, _ in points if not s.rank]:
         axes.axhline(
-            untuned[0].mean(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, label="untuned model, free"
+            untuned[0].score(metric), color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, label="untuned model, free"
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")

@@ -19,31 +19,27 @@ def draw_scores(panel: Panel, comparison: Comparison):
     figure = Figure(figsize=(6.4, 3.9), layout="constrained")
     axes = figure.subplots()
     cells = [s for s in panel.cells if s.examples and s.mean(metric) is not None]
-    sizes = sorted({s.examples for s in cells})
+    sizes = sorted({s.size for s in cells})
     ranks = sorted({s.rank for s in cells})
     labels, step = [], _sideways(sizes, len(ranks))
     reach = 0
     for i, rank in enumerate(ranks):
-        line = sorted((s for s in cells if s.rank == rank), key=lambda s: s.examples)
+        line = sorted((s for s in cells if s.rank == rank), key=lambda s: s.size)
         shift = step ** (i - (len(ranks) - 1) / 2)  # side by side, so that whiskers show
         curve = panel.curves.get(rank)
-        fitted = bool(curve and not curve.refusal)
-        end = _points(axes, line, comparison, rank, shift, joined=not fitted)
+        fitted = curve if curve and not curve.refusal else None
+        end = _points(axes, line, comparison, rank, shift, joined=fitted is None)
         if fitted:
-            end, reach = _learning_curve(axes, curve, colour(rank), shift), max(reach, curve.sizes[-1] * AHEAD)
+            end, reach = _learning_curve(axes, fitted, colour(rank), shift), max(reach, fitted.sizes[-1] * AHEAD)
         labels.append((end, f"rank {rank}", colour(rank)))
     if panel.baseline and panel.baseline.mean(metric) is not None:
-        level, interval = panel.baseline.mean(metric), panel.baseline.interval(metric)
+        level, interval = panel.baseline.score(metric), panel.baseline.interval(metric)
         if interval:
             axes.axhspan(interval.low, interval.high, color=MUTED, alpha=0.16, linewidth=0, zorder=1)
         axes.axhline(level, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.6, zorder=2)
         labels.append((level, "untuned model", MUTED))
     _size_axis(
-        axes,
-        sizes,
-        {s.examples for s in cells if s.whole},
-        reach,
-        max((s.dropped for s in cells if s.shrunk), default=0),
+        axes, sizes, {s.size for s in cells if s.whole}, reach, max((s.dropped for s in cells if s.shrunk), default=0)
     )
     axes.set_ylim(score_limits(comparison))
     axes.set_title(score_title(comparison) + (f" — {name}" if name else ""), pad=12)
@@ -54,8 +50,8 @@ def draw_scores(panel: Panel, comparison: Comparison):
 
 def _points(axes, line: list[Cell], c: Comparison, rank: int, shift: float, joined: bool) -> float:
     """A rank's cells: filled where they share the first place, open where they are shown to be worse."""
-    x = [s.examples * shift for s in line]
-    y = [s.mean(c.metric) for s in line]
+    x = [s.size * shift for s in line]
+    y = [s.score(c.metric) for s in line]
     if joined:
         axes.plot(x, y, color=colour(rank), linewidth=2, zorder=4)
     worse = set(c.ranking.worse) if c.ranking else set()
@@ -155,7 +151,7 @@ def _size_axis(axes, sizes: Sequence[int], whole: set[int], reach: float = 0, dr
     for size in reversed(sizes[:-1]):
         if shown[-1] / size > (sizes[-1] / sizes[0]) ** 0.07:
             shown.append(size)
-    named = {s: f"{s:,}" + ("\n(all)" if s in whole else "") for s in shown}
+    named: dict[float, str] = {s: f"{s:,}" + ("\n(all)" if s in whole else "") for s in shown}
     named |= {reach: f"{reach:,}\n(not tried)"} if reach > sizes[-1] else {}
     axes.set_xticks(list(named), list(named.values()))
     axes.set_xticks([], minor=True)

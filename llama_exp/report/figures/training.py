@@ -92,7 +92,7 @@ def stage_times(runs: Iterable[RunRecord]) -> list[tuple[str, dict[str, float]]]
     return sorted(means.items(), key=lambda bar: -sum(bar[1].values()))
 
 
-def tile_title(rank: int, examples: int | None) -> str:
+def tile_title(rank: int | None, examples: int | None) -> str:
     return f"{'unknown' if examples is None else format(examples, ',')} examples, rank {rank}"
 
 

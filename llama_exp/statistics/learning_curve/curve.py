@@ -81,12 +81,12 @@ class LearningCurve:
         first = np.where(reached.any(axis=1), reached.argmax(axis=1), len(grid))
         needed = np.append(grid, np.inf)[first]
         tail = (1 - self.confidence) / 2
-        low, estimate, high = np.quantile(needed, [tail, 0.5, 1 - tail], method="inverted_cdf").tolist()
+        ends = np.quantile(needed, [0.5, tail, 1 - tail], method="inverted_cdf").tolist()
+        estimate, low, high = (one if np.isfinite(one) else None for one in ends)
         chance = float(np.isfinite(needed).mean())
-        known = [one if np.isfinite(one) else None for one in (estimate, low, high)]
-        return RequiredSize(*known, limit=float(grid[-1]), chance=chance)
+        return RequiredSize(estimate, low, high, limit=float(grid[-1]), chance=chance)
 
-    def values(self, sizes: Sequence[float], offset: bool = True) -> np.ndarray:
+    def values(self, sizes: Sequence[float] | np.ndarray, offset: bool = True) -> np.ndarray:
         """(D, N) the drawn curves at each size, on the scale; beyond the points with their distance from the law."""
         if self.grid is None or self.draws is None:
             raise ValueError(f"this curve was refused: {self.refusal}")

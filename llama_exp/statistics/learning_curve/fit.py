@@ -5,6 +5,7 @@ sizes, scores -> tabulate, estimate_points (noise.py) -> laws (laws.py) -> weigh
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from llama_exp.statistics.learning_curve.curve import LearningCurve, law_shares
 from llama_exp.statistics.learning_curve.laws import laws_between, refined
 from llama_exp.statistics.learning_curve.noise import Points, estimate_points, tabulate
 from llama_exp.statistics.learning_curve.posterior import Scale, draw, likely_laws, noise_grid, posterior_weights, weigh
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,11 @@ def fit_curve(
 
 
 def fit_curves(
-    series: Mapping[Hashable, Series],
+    series: Mapping[Key, Series],
     bounds: tuple[float, float] | None = None,
     confidence: float = 0.95,
     rises: bool | None = None,
-) -> dict[Hashable, LearningCurve]:
+) -> dict[Key, LearningCurve]:
     """The learning curves of several ranks, which share the noise of runs and, as far as they agree, their shape.
 
     Points that are few or noisy raise nothing: their intervals are wide. One size alone makes no curve: a `refusal`.
@@ -63,11 +66,11 @@ def fit_curves(
 
 
 def fit_points(
-    points: Mapping[Hashable, Points],
+    points: Mapping[Key, Points],
     bounds: tuple[float, float] | None = None,
     confidence: float = 0.95,
     rises: bool | None = None,
-) -> dict[Hashable, LearningCurve]:
+) -> dict[Key, LearningCurve]:
     """`fit_curves` from means and their noise."""
     usable = {key: one for key, one in points.items() if len(one.sizes) > 1}
     found = {key: _refused(one, bounds, confidence) for key, one in points.items() if key not in usable}

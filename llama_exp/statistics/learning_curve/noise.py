@@ -116,7 +116,7 @@ def _positive(covariance: np.ndarray) -> np.ndarray:
 
 
 def _with_few_groups(test: np.ndarray, df: float) -> np.ndarray:
-    """The covariance of the test set, larger where few groups show it: as t's 95 % interval is wider than the normal's."""
+    """The covariance of the test set, larger where few groups show it, as t's interval is wider than the normal's."""
     return test * float(special.stdtrit(df, 0.975) / special.ndtri(0.975)) ** 2 if df > 0 else test
 
 
