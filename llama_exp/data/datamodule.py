@@ -238,7 +238,7 @@ class ExampleDataModule(LightningDataModule):
         if data.path:
             found = self.rows_on_disk()
         else:
-            found = sources.from_hub(data.hub, data.subset, data.revision, self.columns)
+            found = sources.from_hub(data.hub, data.subset, data.revision, self.columns, self._repairs)
         ours = {split: found[theirs] for split, theirs in self.splits.items() if theirs in found}
         if not ours.get("train"):
             there = ", ".join(f"{name} ({len(rows)} rows)" for name, rows in found.items())
