@@ -255,6 +255,31 @@ def test_a_column_that_one_file_of_several_lacks_is_named_with_the_file(tmp_path
         table(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("answer", "lost"),
+    [
+        ("The answer is word{}.", False),  # in the asker's words
+        ("word{}", True),
+        (["Word {}", "word{}"], True),  # the second reference lies in the context
+        ("no", False),  # in no word of these contexts
+    ],
+)
+def test_answers_that_were_cut_away_with_their_context_are_counted_where_answers_are_parts_of_it(
+    answer, lost, tmp_path, tokenizer
+):
+    context = " ".join(f"word{n}" for n in range(200))
+
+    def answer_to(n):
+        return [one.format(n) for one in answer] if isinstance(answer, list) else answer.format(n)
+
+    rows = [{"q": f"Which {n}?", "a": answer_to(4 * n), "c": context, "g": f"{n}"} for n in range(40)]
+    path = write_jsonl(tmp_path / "r.jsonl", rows)
+    data = table(path, prompt="q", response="a", context="c", group="g", tokenizer=tokenizer)
+    counts = data.encoded("train") and data.counts["encoded"]["train"]
+    assert counts["shortened"] == len(data.train) and (0 < counts["answers_lost"] < len(data.train)) == lost
+    assert ("of them lost the answer with it" in data.shortened_prompts()) == lost
+
+
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 
