@@ -33,6 +33,7 @@ KINDS = {
 }
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".xz": "xz"}
 ZIP = ".zip"  # of one text file, whose name says what it is
+ZIP_ERRORS = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 # A file that unpacks to more than both is refused while it unpacks: a few kilobytes must not fill the memory.
 MAX_UNPACKED, MAX_RATIO = 64 * 2**20, 100
 BATCH = 256  # rows of parquet that are unpacked at a time, at most
@@ -137,8 +138,10 @@ def _zipped(file: Path) -> tuple[str, bytes]:
     """(kind, content) of the one text file in an archive. Nothing is written, and its name is no path."""
     try:
         with zipfile.ZipFile(file) as archive:
-            # what macOS packs beside the files is none of them
-            members = [one for one in archive.infolist() if not one.is_dir() and "__MACOSX" not in one.filename]
+            files = [one for one in archive.infolist() if not one.is_dir()]
+            members = [
+                one for one in files if not PurePosixPath(one.filename).name.startswith(".")
+            ]  # of macOS: ._a.csv
             kinds = [KINDS.get(PurePosixPath(one.filename).suffix.lower()) for one in members]
             if len(members) != 1 or kinds[0] not in TEXT_READERS:
                 names = ", ".join(clean(one.filename, 60) for one in members[:8]) + ", …" * (len(members) > 8)
@@ -150,17 +153,9 @@ def _zipped(file: Path) -> tuple[str, bytes]:
                 raise BadFile("the archive is encrypted. Unpack it and give the unpacked file: unzip FILE -d FOLDER")
             with archive.open(members[0]) as stream:
                 return str(kinds[0]), _read_bounded(stream, _limit(file))
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-    ) as error:
-        if isinstance(error, BadFile):
-            raise
+    except BadFile:
+        raise
+    except ZIP_ERRORS as error:
         raise BadFile(f"cannot be unpacked as zip ({str(error).rstrip('.')})") from None
 
 
