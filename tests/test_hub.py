@@ -22,12 +22,13 @@ from llama_exp.config.compose import default_config
 from llama_exp.errors import UserError
 from llama_exp.hub import command as hub
 from llama_exp.hub import model_card
-from llama_exp.hub.publish import check_secrets
+from llama_exp.hub.publish import check_secrets, publish_run
 from llama_exp.records import Prediction
 from llama_exp.runs.files import write_json, write_jsonl
 from llama_exp.runs.run import Run
 
 from .conftest import make_it_matter
+from .test_tokenizer import trained_pieces
 
 TOKEN = "hf_" + "aVerySecretOne0123456789"
 WORDS = ("model=tiny", "dataset=squad", "sample=100", "lora.r=4")
@@ -505,6 +506,95 @@ def test_llama_2_goes_with_its_notice_and_synthetic_rows_are_called_so(tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "This model has not seen the real tweetsumm" in card
     assert "dialogstudio" not in card.split("## Training data")[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "licence", "readme", "version"),
+    [
+        ("meta-llama/Llama-3.1-8B", "unknown", "", "3.1"),
+        ("meta-llama/Meta-Llama-3-8B", "unknown", "", "3"),
+        ("my-base", "Llama 3.2 Community Licence", "", "3.2"),
+        ("my-base", "unknown", "---\nlicense: llama3.3\n---\n", "3.3"),
+        ("my-base", "unknown", "---\nlicense: other\nlicense_name: llama3\n---\n", "3"),
+        ("Llama-2-7b-hf", "Llama 2 Community Licence", "", "2"),
+        ("openlm-research/open_llama_3b_v2", "unknown", "", None),
+        ("princeton-nlp/Sheared-LLaMA-2.7B", "unknown", "", None),
+        ("Llama-3-mine", "Apache-2.0", "", None),
+        ("my-base", "unknown", "no head", None),
+    ],
+)
+def test_metas_licence_is_recognised_by_key_card_or_name(path, licence, readme, version, tmp_path):
+    model = default_config({"model": "custom"}).model
+    if "/" not in path:
+        (tmp_path / path).mkdir()
+        (tmp_path / path / "README.md").write_text(readme)
+        path = str(tmp_path / path)
+    config = dataclasses.replace(default_config({}), model=dataclasses.replace(model, path=path, licence=licence))
+    found = model_card.agreement(config)
+    assert (found and found.version) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "built_with", "name", "notice"),
+    [
+        (
+            "3.1",
+            "Built with Llama",
+            "Llama-it",
+            "Llama 3.1 is licensed under the Llama 3.1 Community License, Copyright",
+        ),
+        ("3", "Built with Meta Llama 3", "Llama-3-it", "Meta Llama 3 is licensed under the Meta Llama 3 Community"),
+    ],
+)
+def test_llama_3_is_named_shown_and_noticed_as_its_licence_asks(version, built_with, name, notice, tmp_path, capsys):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text(f"---\nlicense: llama{version}\n---\n")
+    (base / "LICENSE").write_text("the agreement itself")
+    model = dataclasses.replace(default_config({"model": "custom"}).model, path=str(base), licence="unknown")
+    config = dataclasses.replace(
+        Run.load(finished_run(tmp_path / "outputs", model=model)).config, outputs=str(tmp_path / "outputs")
+    )
+    folder = publish_run(config, hub.PublishOptions(dry_run=True))
+    assert "NOTICE" in (listed := capsys.readouterr().out) and f"for OWNER/{name.removesuffix('it')}" in listed
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"# {name.removesuffix('it')}" in card and f"**{built_with}**" in card and f"license: llama{version}\n" in card
+    )
+    written = (folder / "NOTICE").read_text(encoding="utf-8")
+    assert notice in written and notice in card and built_with in written
+    assert (folder / "LICENSE").read_text() == "the agreement itself"
+    with pytest.raises(UserError, match=f"a name that begins with .*Type repo=ann/{name}$"):
+        publish_run(config, hub.PublishOptions(dry_run=True, repo="ann/it"))
+    publish_run(config, hub.PublishOptions(dry_run=True, repo=f"ann/{name.lower()}"))
+
+
+def test_a_licence_typed_when_publishing_is_the_one_that_counts(publish, tmp_path):
+    done = publish("dry_run=true", "model.licence='Llama 3.2 Community Licence'", "dataset.licence='our own'")
+    assert "for OWNER/Llama-" in done.stdout and "NOTICE" in done.stdout
+    [card] = tmp_path.glob("**/hub/adapter/README.md")
+    assert "license: llama3.2\n" in card.read_text(encoding="utf-8")
+    assert "Llama" not in publish("dry_run=true").stdout
+
+
+def test_an_adapter_of_a_base_with_pieces_alone_brings_the_tokenizer_that_it_learnt_with(tmp_path):
+    from transformers import AutoTokenizer
+
+    from llama_exp.model.tokenizer import load_tokenizer
+
+    base = tmp_path / "base"
+    base.mkdir()
+    texts = trained_pieces(base, turned=True)
+    model = dataclasses.replace(default_config({"model": "custom"}).model, path=str(base), licence="MIT")
+    run = finished_run(tmp_path / "outputs", model=model)
+    config = dataclasses.replace(Run.load(run).config, outputs=str(tmp_path / "outputs"))
+    folder = publish_run(config, hub.PublishOptions(dry_run=True, repo="ann/it"))
+    [line] = re.findall("^tokenizer = .*", (folder / "README.md").read_text(encoding="utf-8"), re.M)
+    assert line.startswith('tokenizer = AutoTokenizer.from_pretrained("ann/it")')
+    published = AutoTokenizer.from_pretrained(folder)
+    learnt = load_tokenizer(model)(texts)["input_ids"]
+    assert published(texts)["input_ids"] == learnt != AutoTokenizer.from_pretrained(base)(texts)["input_ids"]
+    assert not any(str(tmp_path) in path.read_text() for path in folder.glob("*.json"))
 
 
 def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered_the_same_items(tmp_path):

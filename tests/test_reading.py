@@ -1,9 +1,15 @@
 """What is read is what was written, in every format; and what cannot be read is named with file, row and column."""
 
+import bz2
 import codecs
 import gzip
+import io
 import json
+import lzma
+import tracemalloc
+import zipfile
 
+import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,7 +39,6 @@ ODD = [
 
 
 def write_parquet(path, rows):
-    import pyarrow
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
@@ -41,8 +46,6 @@ def write_parquet(path, rows):
 
 
 def write_arrow(path, rows):
-    import pyarrow
-
     found = pyarrow.Table.from_pylist(rows)
     with pyarrow.ipc.new_file(path, found.schema) as file:
         file.write_table(found)
@@ -62,6 +65,17 @@ def packed(plain, path):
     return path
 
 
+def zipped(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def csv_bytes(path, rows):
+    return write_csv(path.with_name("plain.csv"), rows).read_bytes()
+
+
 WRITERS = {
     "csv": write_csv,
     "tsv": lambda path, rows: write_csv(path, rows, "\t"),
@@ -70,6 +84,12 @@ WRITERS = {
     "parquet": write_parquet,
     "arrow": write_arrow,
     "csv.gz": lambda path, rows: packed(write_csv(path.with_name("plain.csv"), rows), path),
+    "csv.bz2": lambda path, rows: (path.write_bytes(bz2.compress(csv_bytes(path, rows))), path)[1],
+    "csv.xz": lambda path, rows: (path.write_bytes(lzma.compress(csv_bytes(path, rows))), path)[1],
+    "csv.zst": lambda path, rows: (
+        path.write_bytes(pyarrow.compress(csv_bytes(path, rows), codec="zstd", asbytes=True)), path)[1],
+    "zip": lambda path, rows: zipped(
+        path, **{"__MACOSX/._a.csv": b"\0", "folder/": b"", "../../a.csv": csv_bytes(path, rows)}),
 }  # fmt: skip
 
 
@@ -131,8 +151,19 @@ def test_two_formats_of_one_split_are_refused(tmp_path):
         read(tmp_path)
 
 
+def zip_of(members, mark=0):
+    """An archive in memory; `mark` is set in the flags of the first member (1: encrypted)."""
+    packed = io.BytesIO()
+    zipped(packed, **members)
+    content = bytearray(packed.getvalue())
+    for at in (6, content.index(b"PK\1\2") + 8):
+        content[at] |= mark
+    return bytes(content)
+
+
 GOOD = "prompt,response\n" + "".join(f"p{n},r{n}\n" for n in range(30))
 LINES = "".join(json.dumps({"prompt": f"p{n}", "response": f"r{n}"}) + "\n" for n in range(30))
+GOOD_PACKED = zip_of({"r.csv": GOOD})[36:80]  # of the deflated bytes, behind the header and the name
 REFUSED = {
     "too many fields": (
         "r.csv",
@@ -173,6 +204,20 @@ REFUSED = {
         "line 31, column 'prompt': wanted text, got a list",
     ),
     "a row that is none": ("r.jsonl", LINES + '"text"\n', "r.jsonl: line 31 is no row"),
+    "a broken xz": ("r.csv.xz", lzma.compress(GOOD.encode())[:-20], "r.csv.xz: cannot be unpacked as xz"),
+    "a broken zip": ("r.zip", zip_of({"r.csv": GOOD})[:-30], "r.zip: cannot be unpacked as zip"),
+    "a damaged zip": (
+        "r.zip",
+        zip_of({"r.csv": GOOD}).replace(GOOD_PACKED, GOOD_PACKED[::-1]),
+        "r.zip: cannot be unpacked as zip",
+    ),
+    "an encrypted zip": ("r.zip", zip_of({"r.csv": GOOD}, 1), "r.zip: the archive is encrypted"),
+    "several files in a zip": (
+        "r.zip",
+        zip_of({"train.csv": GOOD, "test.csv": GOOD}),
+        "in the archive, got 2 (train.csv, test.csv)",
+    ),
+    "another format in a zip": ("r.zip", zip_of({"r.csv.gz": GOOD}), "in the archive, got 1 (r.csv.gz)"),
     "a broken archive": ("r.csv.gz", b"no archive", "r.csv.gz: cannot be unpacked as gzip"),
 }
 
@@ -213,19 +258,82 @@ def test_a_shard_of_empty_answers_and_a_missing_key_are_dropped_and_counted(tmp_
     assert data.counts["dropped"]["train"] == {"no response": 6} and len(everything(data)) == 31
 
 
-@pytest.mark.parametrize("suffix", ["csv.gz", "csv.bz2", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv.gz", "csv.bz2", "csv.xz", "zip", "parquet"])
 def test_a_small_file_that_unpacks_to_gigabytes_is_stopped_at_the_stated_bound(suffix, tmp_path):
-    import bz2
-
-    row, path = b"p," + b"x" * 2**20 + b"\n", tmp_path / f"bomb.{suffix}"
+    text, path = b"prompt,response\n" + (b"p," + b"x" * 2**20 + b"\n") * 80, tmp_path / f"bomb.{suffix}"
     if suffix == "parquet":
         write_parquet(path, [{"prompt": "p", "response": "x" * 2**20}] * 400)
+    elif suffix == "zip":
+        zipped(path, **{"bomb.csv": text})
     else:
-        pack = gzip.compress if suffix.endswith("gz") else bz2.compress
-        path.write_bytes(pack(b"prompt,response\n" + row * 80))
+        pack = {"csv.gz": gzip.compress, "csv.bz2": bz2.compress, "csv.xz": lzma.compress}[suffix]
+        path.write_bytes(pack(text))
     assert path.stat().st_size < 2**20
     with pytest.raises(UserError, match="stopped while unpacking: it holds more than .* MiB, 100 times its size"):
         from_path(str(path), None, ())
+
+
+@pytest.mark.parametrize("form", ["parquet", "categories", "arrow"])
+def test_one_long_text_that_every_row_repeats_is_stopped_before_it_fills_the_memory(form, tmp_path):
+    """256 rows of 8 MiB each are 2 GiB, in a file that stores the text once."""
+    from pyarrow import parquet
+
+    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 256, pyarrow.int32()), ["x" * 2**23])
+    table, path = pyarrow.table({"prompt": text, "response": text}), tmp_path / f"bomb.{form}"
+    if form == "arrow":
+        with pyarrow.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    else:
+        path = tmp_path / "bomb.parquet"
+        kept = {"store_schema": form == "categories", "dictionary_pagesize_limit": 2**30, "compression": "zstd"}
+        parquet.write_table(table, path, **kept)
+        assert path.stat().st_size < 2**20
+    tracemalloc.start()
+    before = pyarrow.default_memory_pool().max_memory()
+    with pytest.raises(UserError, match="stopped while unpacking"):
+        from_path(str(path), None, ())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak + pyarrow.default_memory_pool().max_memory() - before < 2**29
+
+
+# -- what `datasets` wrote ---------------------------------------------------------------------------------------------
+
+
+def labelled(count=60):
+    import datasets
+
+    label = datasets.ClassLabel(names=["calm", "angry"])
+    text = datasets.Value("string")
+    features = {"prompt": text, "response": label, "several": datasets.Sequence(label), "nested": {"tone": label}}
+    rows = {
+        "prompt": [f"p{n}" for n in range(count)],
+        "response": [n % 3 - 1 for n in range(count)],  # -1: no label
+        "several": [[n % 2, 0] for n in range(count)],
+        "nested": [{"tone": n % 2} for n in range(count)],
+    }
+    return datasets.Dataset.from_dict(rows, datasets.Features(features))
+
+
+@pytest.mark.parametrize("form", ["folder", "parquet", "arrow"])
+def test_class_labels_are_read_by_their_names_and_that_is_said(form, tmp_path):
+    path = tmp_path / form
+    if form == "folder":
+        labelled().save_to_disk(path)
+    elif form == "parquet":
+        labelled().to_parquet(path := tmp_path / "r.parquet")
+    else:
+        labelled().save_to_disk(path)
+        path = next(path.glob("*.arrow"))
+    assert [row["nested"] for row in only(path)[:2]] == [{"tone": "calm"}, {"tone": "angry"}]
+    data = DATASETS["table"](path=str(path), validation=0.2, test=0.2)
+    data.setup()
+    assert {e.response for e in everything(data)} == {"calm", "angry"}
+    assert data.counts["dropped"]["train"] == {"no response": 20}
+    assert "class labels of the column response read by their names" in data.describe()
+    several = DATASETS["table"](path=str(path), prompt="prompt", response="several", validation=0.2, test=0.2)
+    several.setup()
+    assert {e.references for e in everything(several)} == {("calm", "calm"), ("angry", "calm")}
 
 
 # -- SQuAD -------------------------------------------------------------------------------------------------------------

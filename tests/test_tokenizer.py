@@ -51,22 +51,41 @@ def test_a_saved_copy_has_the_same_ids(tmp_path, texts):
     assert again(texts[:300])["input_ids"] == tokenizer(texts[:300])["input_ids"]
 
 
-def test_pieces_trained_here_are_read_without_outside_files(tmp_path):
-    """The same rule where no copy of Llama 2's tokenizer is at hand."""
+def trained_pieces(folder, turned: bool = False) -> list[str]:
+    """A tokenizer.model of 500 pieces with its configuration in `folder`; returns the lines it was made of.
+
+    turned: the last pieces have the best scores, so that merges in the order of ids give other ids.
+    """
     import sentencepiece
 
     from llama_exp import tiny
 
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tiny.PATH / "README.md"), model_prefix=str(tmp_path / "tokenizer"), vocab_size=500, model_type="bpe",
+        input=str(tiny.PATH / "README.md"), model_prefix=str(folder / "tokenizer"), vocab_size=500, model_type="bpe",
         byte_fallback=True, character_coverage=1.0, minloglevel=2, normalization_rule_name="identity",
         remove_extra_whitespaces=False,
     )  # fmt: skip
+    if turned:
+        from sentencepiece import sentencepiece_model_pb2
+
+        file, model = folder / "tokenizer.model", sentencepiece_model_pb2.ModelProto()
+        model.ParseFromString(file.read_bytes())
+        merged = [piece for piece in model.pieces if piece.score < 0]
+        for piece, score in zip(merged, [piece.score for piece in reversed(merged)], strict=True):
+            piece.score = score
+        file.write_bytes(model.SerializeToString())
     config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return [line.strip() for line in (tiny.PATH / "README.md").read_text().splitlines() if line.strip()]
+
+
+def test_pieces_trained_here_are_read_without_outside_files(tmp_path):
+    """The same rule where no copy of Llama 2's tokenizer is at hand."""
+    import sentencepiece
+
+    lines = trained_pieces(tmp_path)
     tokenizer = load_tokenizer(base_config(tmp_path))
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
-    lines = [line.strip() for line in (tiny.PATH / "README.md").read_text().splitlines() if line.strip()]
     ours = tokenizer(lines, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert ours == [processor.encode(line) for line in lines]
 

@@ -2,15 +2,20 @@
 
 import csv
 import json
+import re
+import subprocess
 
 import pytest
+import yaml
 
-from llama_exp.config.compose import default_config
+from llama_exp.config.compose import default_config, load_config
 from llama_exp.data import DATASETS
 from llama_exp.data.datasets.table import turns
 from llama_exp.errors import UserError
 from llama_exp.metrics import default_metrics, measure
 from llama_exp.records import Prediction, Turn
+
+from .conftest import ROOT
 
 
 def write_csv(path, rows, delimiter=","):
@@ -174,6 +179,23 @@ def test_a_preset_with_another_file_says_what_it_gives_and_its_licence_is_not_ta
     assert "but not its licence" not in typed.stdout
 
 
+def test_the_comparison_in_the_docs_counts_the_characters_that_it_shows_and_its_files_are_valid():
+    section = (
+        (ROOT / "docs/your_data.md").read_text(encoding="utf-8").split("## From tickets.csv to a learning curve")[1]
+    )
+    table, *parts = section.split("\n**")
+    typed = {row.split(" | ")[0].strip("| "): int(row.split(" | ")[1]) for row in re.findall(r"^\| \w.*", table, re.M)}
+    blocks = {part.split("**")[0]: re.findall(r"```\w*\n(.*?)```", part, re.S) for part in parts}
+    assert typed == {tool: sum(map(len, files)) for tool, files in blocks.items()}
+    assert json.loads(f"{{{blocks['LLaMA-Factory'][0].strip().rstrip(',')}}}").keys() == {"train", "test"}
+    assert yaml.safe_load(blocks["Axolotl"][0])["datasets"][0]["type"]["field_output"] == "resolution"
+    compile(blocks["TRL"][0], "trl", "exec")
+    for script in (blocks["LLaMA-Factory"][1], blocks["Axolotl"][2]):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    words = blocks["llama_exp"][0].split()[3:]
+    assert load_config(*(word.replace("50,100,200", "50").replace("4,16,64", "4") for word in words)).lora.r == 4
+
+
 # -- rows to Examples --------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +277,31 @@ def test_a_column_that_one_file_of_several_lacks_is_named_with_the_file(tmp_path
         table(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("answer", "lost"),
+    [
+        ("The answer is word{}.", False),  # in the asker's words
+        ("word{}", True),
+        (["Word {}", "word{}"], True),  # the second reference lies in the context
+        ("no", False),  # in no word of these contexts
+    ],
+)
+def test_answers_that_were_cut_away_with_their_context_are_counted_where_answers_are_parts_of_it(
+    answer, lost, tmp_path, tokenizer
+):
+    context = " ".join(f"word{n}" for n in range(200))
+
+    def answer_to(n):
+        return [one.format(n) for one in answer] if isinstance(answer, list) else answer.format(n)
+
+    rows = [{"q": f"Which {n}?", "a": answer_to(4 * n), "c": context, "g": f"{n}"} for n in range(40)]
+    path = write_jsonl(tmp_path / "r.jsonl", rows)
+    data = table(path, prompt="q", response="a", context="c", group="g", tokenizer=tokenizer)
+    counts = data.encoded("train") and data.counts["encoded"]["train"]
+    assert counts["shortened"] == len(data.train) and (0 < counts["answers_lost"] < len(data.train)) == lost
+    assert ("of them lost the answer with it" in data.shortened_prompts()) == lost
+
+
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +327,6 @@ def test_metrics_follow_what_responses_look_like(responses, names):
 
 
 def test_all_cells_of_a_sweep_choose_the_metrics_of_the_whole_training_split(tmp_path):
-    from llama_exp.config.compose import load_config
     from llama_exp.evaluation.auto_metrics import with_metrics
     from llama_exp.session import Session
 

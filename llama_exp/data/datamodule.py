@@ -87,7 +87,8 @@ class ExampleDataModule(LightningDataModule):
     columns: tuple[str, ...]  # that `read` needs
     fields: tuple[str, ...] | None = ("prompt",)  # that a template may name; None = known when the rows are read
     tasks: tuple[str, ...] = ("answer",)  # what `read` can make of a row; the first is the default
-    answers_in_context = False  # whether a response is a span of the context, so that a shortened one may lose it
+    answers_in_context: bool | None = False  # whether a response is a span of the context, so that a shortened one may
+    # lose it; None = where nine in ten are
     names_columns = False  # whether `dataset.prompt=COLUMN` and its like say which column is what
     splits: dict[str, str] = {"train": "train", "validation": "validation", "test": "test"}
     # ours -> upstream's; what the source does not have is carved out of train by group
@@ -238,7 +239,7 @@ class ExampleDataModule(LightningDataModule):
         if data.path:
             found = self.rows_on_disk()
         else:
-            found = sources.from_hub(data.hub, data.subset, data.revision, self.columns)
+            found = sources.from_hub(data.hub, data.subset, data.revision, self.columns, self._repairs)
         ours = {split: found[theirs] for split, theirs in self.splits.items() if theirs in found}
         if not ours.get("train"):
             there = ", ".join(f"{name} ({len(rows)} rows)" for name, rows in found.items())

@@ -9,12 +9,17 @@ import codecs
 import csv
 import io
 import json
+import lzma
 import re
 import sys
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from llama_exp.sanitize import clean
 
 KINDS = {
     ".parquet": "parquet",
@@ -26,10 +31,12 @@ KINDS = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".xz": "xz"}
+ZIP = ".zip"  # of one text file, whose name says what it is
+ZIP_ERRORS = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 # A file that unpacks to more than both is refused while it unpacks: a few kilobytes must not fill the memory.
 MAX_UNPACKED, MAX_RATIO = 64 * 2**20, 100
-BATCH = 256  # rows of parquet that are unpacked at a time
+BATCH = 256  # rows of parquet that are unpacked at a time, at most
 
 
 class BadFile(ValueError):
@@ -74,8 +81,10 @@ class Number(float):
 
 
 def kind_of(file: Path) -> str | None:
-    """ "csv" for `a.csv` and `a.CSV.gz`; None for what is not read here."""
+    """ "csv" for `a.csv` and `a.CSV.gz`, "zip" for an archive; None for what is not read here."""
     suffixes = [suffix.lower() for suffix in file.suffixes[-2:]]
+    if suffixes and suffixes[-1] == ZIP:
+        return "zip"
     if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return KINDS.get(suffixes[-1]) if suffixes else None
@@ -90,9 +99,10 @@ def read_rows(file: Path, name: str, repairs: Counter[str]) -> list[Row]:
         raise BadFile("the file is empty (0 bytes)")
     kind = kind_of(file)
     if kind == "parquet" or kind == "arrow":
-        rows = list(_numbered(_arrow_values(file, kind), name))
+        rows = list(_numbered(_arrow_values(file, kind, repairs), name))
     else:
-        text, intact = _decoded(_unpacked(file))
+        kind, data = _zipped(file) if kind == "zip" else (kind, _unpacked(file))
+        text, intact = _decoded(data)
         rows = list(TEXT_READERS[kind](text, name, repairs))
         if not intact:
             raise BadFile(_undecodable(rows))
@@ -115,15 +125,47 @@ def _unpacked(file: Path) -> bytes:
         return file.read_bytes()
     import pyarrow
 
-    limit, parts, size = _limit(file), [], 0
     try:
-        with pyarrow.input_stream(str(file), compression=compression) as stream:
-            while part := stream.read(2**20):
-                size += len(part)
-                _check_size(size, limit)
-                parts.append(part)
-    except OSError as error:
-        raise BadFile(f"cannot be unpacked as {compression} ({error})") from None
+        with (
+            lzma.open(file) if compression == "xz" else pyarrow.input_stream(str(file), compression=compression)
+        ) as stream:
+            return _read_bounded(stream, _limit(file))
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise BadFile(f"cannot be unpacked as {compression} ({str(error).rstrip('.')})") from None
+
+
+def _zipped(file: Path) -> tuple[str, bytes]:
+    """(kind, content) of the one text file in an archive. Nothing is written, and its name is no path."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            files = [one for one in archive.infolist() if not one.is_dir()]
+            members = [
+                one for one in files if not PurePosixPath(one.filename).name.startswith(".")
+            ]  # of macOS: ._a.csv
+            kinds = [KINDS.get(PurePosixPath(one.filename).suffix.lower()) for one in members]
+            if len(members) != 1 or kinds[0] not in TEXT_READERS:
+                names = ", ".join(clean(one.filename, 60) for one in members[:8]) + ", …" * (len(members) > 8)
+                raise BadFile(
+                    f"wanted one file of CSV, TSV, JSON or JSON lines in the archive, got {len(members)} ({names}). "
+                    "Unpack it and give the folder: unzip FILE -d FOLDER"
+                )
+            if members[0].flag_bits & 1:
+                raise BadFile("the archive is encrypted. Unpack it and give the unpacked file: unzip FILE -d FOLDER")
+            with archive.open(members[0]) as stream:
+                return str(kinds[0]), _read_bounded(stream, _limit(file))
+    except BadFile:
+        raise
+    except ZIP_ERRORS as error:
+        raise BadFile(f"cannot be unpacked as zip ({str(error).rstrip('.')})") from None
+
+
+def _read_bounded(stream: Any, limit: int) -> bytes:
+    """All of a stream. Raises BadFile where it holds more than `limit` bytes, before they are in memory."""
+    parts, size = [], 0
+    while part := stream.read(2**20):
+        size += len(part)
+        _check_size(size, limit)
+        parts.append(part)
     return b"".join(parts)
 
 
@@ -296,26 +338,40 @@ TEXT_READERS: dict[str | None, Callable[[str, str, Counter[str]], Iterator[Row]]
 # -- parquet and Arrow -------------------------------------------------------------------------------------------------
 
 
-def _arrow_values(file: Path, kind: str) -> Iterator[dict]:
+def _arrow_values(file: Path, kind: str, repairs: Counter[str]) -> Iterator[dict]:
     import pyarrow
 
     limit, size = _limit(file), 0
     try:
         for batch in _parquet_batches(file, limit) if kind == "parquet" else _arrow_batches(file):
-            size += batch.nbytes
+            size += batch.nbytes + sum(map(_repeated_size, batch.columns))
             _check_size(size, limit)
-            yield from batch.to_pylist()
+            yield from with_label_names(batch.to_pylist(), _features(batch.schema), repairs)
     except (pyarrow.ArrowException, OSError) as error:
         raise BadFile(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '').rstrip('.')}") from None
+
+
+def _repeated_size(column: Any) -> int:
+    """Bytes of the texts of a column that stores each different text once and points at it."""
+    import pyarrow
+    from pyarrow import compute
+
+    if not pyarrow.types.is_dictionary(column.type) or column.type.value_type not in (
+        pyarrow.string(),
+        pyarrow.large_string(),
+    ):
+        return 0
+    return compute.sum(compute.binary_length(column.dictionary).take(column.indices)).as_py() or 0
 
 
 def _parquet_batches(file: Path, limit: int) -> Iterator[Any]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(file) as opened:
-        groups = range(opened.metadata.num_row_groups)
-        _check_size(sum(opened.metadata.row_group(index).total_byte_size for index in groups), limit)
-        yield from opened.iter_batches(batch_size=BATCH)
+        sizes = [opened.metadata.row_group(index).total_byte_size for index in range(opened.metadata.num_row_groups)]
+        _check_size(sum(sizes), limit)
+        # A value that a group stores once may be that of all its rows: so many rows hold no more than the limit.
+        yield from opened.iter_batches(batch_size=min(BATCH, max(1, limit // max([1, *sizes]))))
 
 
 def _arrow_batches(file: Path) -> Iterator[Any]:
@@ -330,6 +386,37 @@ def _arrow_batches(file: Path) -> Iterator[Any]:
             yield from (opened.get_batch(index) for index in range(opened.num_record_batches))
         else:
             yield from pyarrow.ipc.open_stream(source)
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """{column: its type}, as `datasets` writes it beside a table; {} where something else wrote the file."""
+    try:
+        return json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def with_label_names(rows: list[dict], features: dict[str, Any], repairs: Counter[str]) -> list[dict]:
+    """Rows with class labels by their names: `datasets` stores them as numbers, which say nothing to a model."""
+    labels = {column: kind for column, kind in features.items() if '"ClassLabel"' in json.dumps(kind)}
+    for column, kind in labels.items():
+        repairs[f"class labels of the column {column} read by their names"] = 1
+        for row in rows:
+            row[column] = _label_names(row.get(column), kind)
+    return rows
+
+
+def _label_names(value: Any, kind: Any) -> Any:
+    """`kind` is {"_type": "ClassLabel", "names": […]}, or a list or object with such in it. -1 is no label."""
+    if isinstance(value, list):
+        inner = kind[0] if isinstance(kind, list) else kind.get("feature", kind)
+        return [_label_names(one, inner) for one in value]
+    if isinstance(value, dict):
+        kinds = kind.get("feature", kind)  # an older Sequence of objects, which is stored as an object of lists
+        return {key: _label_names(inner, kinds.get(key, {})) for key, inner in value.items()}
+    if isinstance(value, int) and kind.get("_type") == "ClassLabel":
+        return dict(enumerate(kind["names"])).get(value)
+    return value
 
 
 def _numbered(values: Iterable[dict], name: str) -> Iterator[Row]:

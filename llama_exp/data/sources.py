@@ -13,7 +13,17 @@ from typing import Any
 import yaml
 
 from llama_exp.config.schema import DatasetConfig, Source
-from llama_exp.data.readers import COMPRESSED, KINDS, BadFile, Row, columns_of, kind_of, read_rows
+from llama_exp.data.readers import (
+    COMPRESSED,
+    KINDS,
+    ZIP,
+    BadFile,
+    Row,
+    columns_of,
+    kind_of,
+    read_rows,
+    with_label_names,
+)
 from llama_exp.errors import UserError
 
 CONVERTED = "refs/convert/parquet"
@@ -42,14 +52,15 @@ def from_path(path: str, subset: str | None, columns: tuple[str, ...], repairs: 
     repairs   counts what was put right while reading
     """
     location = find_path(path)
+    counted = Counter() if repairs is None else repairs
     if (location / "dataset_dict.json").exists() or (location / "state.json").exists():
         with readable_errors(f"dataset.path={path}", "Wanted what datasets' save_to_disk wrote."):
             import datasets
 
             found = datasets.load_from_disk(str(location))
-        return as_rows(found if isinstance(found, dict) else {"train": found}, columns, f"dataset.path={path}")
+        tables = found if isinstance(found, dict) else {"train": found}
+        return as_rows(tables, columns, f"dataset.path={path}", counted)
     rows: Rows = {}
-    counted = Counter() if repairs is None else repairs
     for split, files in files_by_split(location, subset, path).items():
         for file in files:
             name = file.relative_to(location).as_posix() if file != location else file.name
@@ -148,7 +159,7 @@ def find_path(path: str) -> Path:
     if not location.exists():
         raise UserError(f"dataset.path={path}: there is no such folder or file (looked at {location}).")
     if location.is_file() and kind_of(location) is None:
-        packed = f" (also compressed: {', '.join(COMPRESSED)})"
+        packed = f" (also compressed: {', '.join([*COMPRESSED, ZIP])})"
         raise UserError(f"dataset.path={path}: wanted a folder, or a file ending in {SUFFIXES}{packed}.")
     return location
 
@@ -166,7 +177,9 @@ def check(dataset: DatasetConfig) -> None:
         )
 
 
-def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[str, ...]) -> Rows:
+def from_hub(
+    hub: str, subset: str | None, revision: str | None, columns: tuple[str, ...], repairs: Counter[str] | None = None
+) -> Rows:
     """Download (or take from the cache) a dataset of the hub."""
     import datasets
 
@@ -183,7 +196,7 @@ def from_hub(hub: str, subset: str | None, revision: str | None, columns: tuple[
         found = datasets.load_dataset(hub, revision=revision, **part)
         if any(getattr(table.info, "builder_name", None) == "csv" for table in found.values()):  # 0012 stays 0012
             found = datasets.load_dataset(hub, revision=revision, **part, dtype=str, keep_default_na=False)
-    return as_rows(found, columns, hub)
+    return as_rows(found, columns, hub, Counter() if repairs is None else repairs)
 
 
 def synthetic(dataset: DatasetConfig) -> Rows:
@@ -212,12 +225,13 @@ def readable_errors(what: str, advice: str):
         raise UserError(f"Could not load {what}: {type(first).__name__}: {message[:300]}\n{advice}") from error
 
 
-def as_rows(found: Any, columns: tuple[str, ...], where: str) -> Rows:
+def as_rows(found: Any, columns: tuple[str, ...], where: str, repairs: Counter[str]) -> Rows:
     """What `datasets` loaded, {split: table}, as rows."""
     rows: Rows = {}
     for split, table in found.items():
         check_columns(table.column_names, columns, f"{where} ({split})")
-        rows[split] = [Row(row, f"{where} ({split})", "row", number) for number, row in enumerate(table.to_list(), 1)]
+        values = with_label_names(table.to_list(), table.features.to_dict(), repairs)
+        rows[split] = [Row(row, f"{where} ({split})", "row", number) for number, row in enumerate(values, 1)]
     return rows
 
 

@@ -5,6 +5,7 @@ identity gets in.
 """
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -29,14 +30,9 @@ from llama_exp.runs.run import Run
 from llama_exp.sanitize import clean, reason
 
 TINY = "llama_exp/tiny"
-LICENCES = {"Llama 2 Community Licence": "llama2", "MIT": "mit", "Apache-2.0": "apache-2.0"}
-NOTICE = """Llama 2 is licensed under the LLAMA 2 Community License,
-Copyright (c) Meta Platforms, Inc. All Rights Reserved.
-
-The agreement: https://ai.meta.com/llama/license/
-The acceptable use policy: https://ai.meta.com/llama/use-policy/
-"""
+LICENCES = {"MIT": "mit", "Apache-2.0": "apache-2.0"}
 LICENCE_FILES = ("LICENSE.txt", "LICENSE", "USE_POLICY.md")  # as in Meta's own repositories
+LLAMA = re.compile(r"llama[-_ ]?(2|3(?:\.\d)?)(?![\d.]*[bm](?![a-z]))", re.IGNORECASE)  # Llama-3.1-8B, not llama_3b
 DTYPES = {
     "32": "float32",
     "bf16": "bfloat16",
@@ -45,8 +41,73 @@ DTYPES = {
 UNKNOWN = "unknown"
 
 
-def is_llama2(config: Config) -> bool:
-    return config.model.licence.lower().startswith("llama 2")
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """What Meta's licence of a Llama asks of those who publish a model made with it (its sections 1.b.i and 1.b.iii)."""
+
+    version: str  # 2, 3, 3.1, 3.2, 3.3
+
+    @property
+    def tag(self) -> str:
+        """The hub's name of the licence."""
+        return f"llama{self.version}"
+
+    @property
+    def attribution(self) -> str:
+        llama, licence = {"2": ("Llama 2", "LLAMA 2"), "3": ("Meta Llama 3", "Meta Llama 3")}.get(
+            self.version, (f"Llama {self.version}", f"Llama {self.version}")
+        )
+        holder = "Copyright (c) Meta Platforms, Inc. All Rights Reserved."
+        return f"{llama} is licensed under the {licence} Community License, {holder}"
+
+    @property
+    def built_with(self) -> str:
+        """What is to be shown prominently; "" for Llama 2."""
+        return {"2": "", "3": "Built with Meta Llama 3"}.get(self.version, "Built with Llama")
+
+    @property
+    def prefix(self) -> str:
+        """What the model's name is to begin with; "" for Llama 2."""
+        return {"2": "", "3": "Llama-3"}.get(self.version, "Llama")
+
+    @property
+    def address(self) -> str:
+        return {"2": "https://ai.meta.com/llama"}.get(
+            self.version, f"https://www.llama.com/llama{self.version.replace('.', '_')}"
+        )
+
+    @property
+    def notice(self) -> str:
+        addresses = f"The agreement: {self.address}/license/\nThe acceptable use policy: {self.address}/use-policy/\n"
+        return "\n\n".join(filter(None, (self.attribution, self.built_with, addresses)))
+
+
+def agreement(config: Config) -> Agreement | None:
+    """Meta's licence of the base: by `model.licence`, else by the card in the base's folder, else by the base's name."""
+    licence = config.model.licence if config.model.licence != UNKNOWN else declared_licence(Path(config.model.path))
+    found = LLAMA.search(licence or base_name(config).split("/")[-1])
+    return Agreement(found[1]) if found else None
+
+
+def declared_licence(folder: Path) -> str:
+    """The licence that a copy of a hub repository declares in its README.md; "" for none."""
+    with suppress(OSError, ValueError):  # no file, or no YAML in it
+        card = ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        names = (card.data.get("license"), card.data.get("license_name"))
+        return " ".join(str(name) for name in names if name)
+    return ""
+
+
+def check_model_name(config: Config, repo: str) -> None:
+    """Raise a UserError for a name that Meta's licence does not allow for a model made with this base."""
+    terms = agreement(config)
+    owner, _, name = repo.rpartition("/")
+    if terms and not re.sub("[-_.]", "", name.lower()).startswith(terms.prefix.lower().replace("-", "")):
+        right = f"{owner}/{terms.prefix}-{name}".removeprefix("/")
+        raise UserError(
+            f"repo={repo}: the base is Llama {terms.version}, and its licence wants a name that begins with "
+            f"{terms.prefix!r}. Type repo={right}"
+        )
 
 
 def is_on_hub(config: Config) -> bool:
@@ -62,9 +123,11 @@ def base_name(config: Config) -> str:
 
 
 def write_notice(config: Config, folder: Path) -> None:
-    """NOTICE, required by section 1.b.iii of the Llama 2 agreement, and the agreement itself where the base came with
-    it."""
-    (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
+    """NOTICE, required by section 1.b.iii of Meta's agreements, and the agreement itself where the base came with it.
+    Nothing for a base that is no Llama of Meta's."""
+    if not (terms := agreement(config)):
+        return
+    (folder / "NOTICE").write_text(terms.notice, encoding="utf-8")
     for name in LICENCE_FILES:
         with suppress(Exception):  # not there, not cached, not readable: NOTICE has the address
             if is_on_hub(config):
@@ -98,7 +161,8 @@ def write_card(path: Path, run: Run, name: str, comparison: dict[str, Any] | Non
         base=base_name(config),
         on_hub=is_on_hub(config),
         tiny=TINY,
-        llama2=is_llama2(config),
+        agreement=agreement(config),
+        own_tokenizer=(path.parent / "tokenizer.json").is_file(),
         synthetic=config.dataset.source is Source.synthetic,
         comparison=comparison,
         summary=summary,
@@ -232,7 +296,8 @@ def metadata(config: Config, repo: str, evaluations: Iterable[Results], merged: 
         for name, value in one.scores.items()
         if value is not None
     ]
-    licence = LICENCES.get(config.model.licence)
+    terms = agreement(config)
+    licence = terms.tag if terms else LICENCES.get(config.model.licence)
     relation = "merge" if merged else "adapter"
     return ModelCardData(
         model_name=repo.split("/")[-1],
@@ -243,6 +308,6 @@ def metadata(config: Config, repo: str, evaluations: Iterable[Results], merged: 
         datasets=[config.dataset.hub] if from_hub else None,
         library_name="transformers" if merged else "peft",
         pipeline_tag="text-generation",
-        tags=["lora", TAG, *(["llama-2"] if is_llama2(config) else [])],
+        tags=["lora", TAG, *([f"llama-{terms.version}"] if terms else [])],
         eval_results=results or None,
     )

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_exp.config.compose import typed_keys
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_file_size
-from llama_exp.hub.model_card import base_name, is_llama2, write_card, write_notice
+from llama_exp.hub.model_card import agreement, base_name, check_model_name, write_card, write_notice
 from llama_exp.hub.upload import TOKEN, HubRepository, check_name
 from llama_exp.model import hardware
+from llama_exp.model.tokenizer import pieces_alone, read_tokenizer
 from llama_exp.runs.adapter import ADAPTER_FILES, adapter_checksums, check_adapter
 from llama_exp.runs.files import write_json
 from llama_exp.runs.find import find_run, training_command
@@ -31,10 +33,12 @@ def publish_run(config: Config, options: "PublishOptions") -> Path:
         check_name(options.repo)
     elif not options.dry_run:
         raise UserError("Where to? Type repo=NAME, or dry_run=true to see what would be uploaded.")
-    run = find_run(config)
+    run = with_typed_licences(find_run(config), config)
+    if options.repo is not None:
+        check_model_name(run.config, options.repo)
     # before a merge, so that a login that does not work costs no time
     repository = None if options.dry_run else HubRepository.open(options.repo, options.private)
-    name = repository.name if repository else options.repo or f"OWNER/{run.folder.name}"
+    name = repository.name if repository else options.repo or default_name(run)
     kind = "merged" if options.merged else "adapter"
     folder = run.folder / "hub" / kind
     comparison = None
@@ -42,8 +46,7 @@ def publish_run(config: Config, options: "PublishOptions") -> Path:
         comparison = prepare_merged(run, config, folder, options)
     else:
         prepare_adapter(run, folder)
-    if is_llama2(run.config):
-        write_notice(run.config, folder)
+    write_notice(run.config, folder)
     write_card(folder / "README.md", run, name, comparison, Path(config.outputs))
     check_secrets(folder, run.folder, repository)
     list_files(folder, name, options.private)
@@ -52,6 +55,22 @@ def publish_run(config: Config, options: "PublishOptions") -> Path:
     else:
         print(f"Uploaded: {repository.upload(folder, f'{kind} of {run.name}')}", flush=True)
     return folder
+
+
+def with_typed_licences(run: Run, config: Config) -> Run:
+    """The run with the licences that this command names: they say what is known now, and change nothing of the run."""
+    typed, model, dataset = typed_keys(), run.config.model, run.config.dataset
+    if "model.licence" in typed:
+        model = dataclasses.replace(model, licence=config.model.licence)
+    if "dataset.licence" in typed:
+        dataset = dataclasses.replace(dataset, licence=config.dataset.licence)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, model=model, dataset=dataset))
+
+
+def default_name(run: Run) -> str:
+    terms = agreement(run.config)
+    prefix = f"{terms.prefix}-" if terms and terms.prefix else ""
+    return f"OWNER/{prefix}{run.folder.name}"
 
 
 def list_files(folder: Path, name: str, private: bool) -> None:
@@ -76,6 +95,10 @@ def prepare_adapter(run: Run, folder: Path) -> None:
     adapter = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
     adapter |= {"base_model_name_or_path": base_name(run.config), "revision": run.config.model.revision}
     write_json(folder / ADAPTER_FILES[0], adapter)
+    model = run.config.model
+    if Path(model.path).is_dir() and pieces_alone(model.path, model.revision):
+        # transformers alone would read the base's tokenizer.model by other merges than the run did
+        read_tokenizer(model.path, model.path, model.revision).save_pretrained(folder)
 
 
 def prepare_merged(run: Run, config: Config, folder: Path, options: "PublishOptions") -> dict[str, Any]:

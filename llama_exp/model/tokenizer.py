@@ -45,10 +45,15 @@ def read_tokenizer(path: str, model_path: str, revision: str | None):
     from transformers import AutoTokenizer
 
     tokenizer = from_pretrained(AutoTokenizer, path, model_path, revision, {})
-    pieces = find_file(path, "tokenizer.model", revision)
-    if pieces and find_file(path, "tokenizer.json", revision) is None:
+    if pieces := pieces_alone(path, revision):
         rank_merges(tokenizer, pieces)
     return tokenizer
+
+
+def pieces_alone(path: str, revision: str | None) -> Path | None:
+    """The tokenizer.model of a model that has no tokenizer.json, so that its merges are made here."""
+    pieces = find_file(path, "tokenizer.model", revision)
+    return pieces if pieces and find_file(path, "tokenizer.json", revision) is None else None
 
 
 def rank_merges(tokenizer, file: Path) -> None:

@@ -112,9 +112,8 @@ def rank_cells(
 def _typical(contenders: Sequence[Contender], limits: tuple[float, float]) -> np.ndarray:
     """Typical scatters on this scale; where it has no ends, relative to the scores themselves."""
     span = limits[1] - limits[0]
-    return typical_scatters(
-        span if math.isfinite(span) else abs(np.mean([one.sums.mean.estimate for one in contenders]))
-    )
+    level = abs(float(np.mean([one.sums.mean.estimate for one in contenders])))
+    return typical_scatters(span if math.isfinite(span) else level)
 
 
 class Sweep:

@@ -42,6 +42,7 @@ class TableDataModule(ExampleDataModule):
     columns = ()
     fields = None
     names_columns = True
+    answers_in_context = None  # whatever the table holds: found out from the rows
 
     def _rows(self) -> sources.Rows:
         rows = super()._rows()
