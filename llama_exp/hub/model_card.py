@@ -43,7 +43,7 @@ UNKNOWN = "unknown"
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """What Meta's licence of a Llama asks of those who publish a model made with it (its sections 1.b.i and 1.b.iii)."""
+    """What Meta's licence of a Llama asks of who publishes a model made with it (its sections 1.b.i and 1.b.iii)."""
 
     version: str  # 2, 3, 3.1, 3.2, 3.3
 
@@ -83,7 +83,7 @@ class Agreement:
 
 
 def agreement(config: Config) -> Agreement | None:
-    """Meta's licence of the base: by `model.licence`, else by the card in the base's folder, else by the base's name."""
+    """Meta's licence of the base: by `model.licence`, else the card in the base's folder, else the base's name."""
     licence = config.model.licence if config.model.licence != UNKNOWN else declared_licence(Path(config.model.path))
     found = LLAMA.search(licence or base_name(config).split("/")[-1])
     return Agreement(found[1]) if found else None
