@@ -23,6 +23,7 @@ from llama_exp.statistics.learning_curve.fit import fit_points
 from llama_exp.statistics.learning_curve.laws import WEIGHTS, Laws, laws_between
 from llama_exp.statistics.learning_curve.noise import Points
 from llama_exp.statistics.learning_curve.posterior import Scale, draw, noise_grid, posterior_weights, weigh
+from llama_exp.statistics.single_runs import relative_scatter
 
 LAWS: dict[str, tuple[str, Callable]] = {
     "exponential": ("exponential", lambda n: 70 - 40 * np.exp(-n / 600)),
@@ -80,7 +81,8 @@ def points(world: World, rng: np.random.Generator) -> Points:
     spread = float(runs.var(axis=1, ddof=1).mean()) if world.seeds > 1 else 0.0
     means = runs.mean(axis=1) + rng.normal(0, world.test)
     draws, df = np.full(count, world.seeds), float(count * (world.seeds - 1))
-    return Points(sizes, means, draws, shared, world.test**2, spread, np.ones(count), df)
+    profile = np.ones(count) if spread > 0 else relative_scatter(sizes) ** 2
+    return Points(sizes, means, draws, shared, world.test**2, spread, profile, df)
 
 
 def with_known_law(one: Points, kind: str) -> LearningCurve:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,7 +80,8 @@ def test_three_sizes_and_one_seed_have_an_answer(tmp_path):
     found = answer.recommended
     assert found.rank in (8, 16) and 100 <= found.examples <= 1000 and 0.3 < found.sure <= 1
     assert [gain.factor for gain in answer.more_data] == [2, 10] and answer.more_data[1].examples == 10_000
-    assert answer.sentences[0].startswith(f"Enough: rank {found.rank} and {found.examples:,} examples. F1 ")
+    verdict = "Recommended" if found.sure >= 0.9 else "Best guess"
+    assert answer.sentences[0].startswith(f"{verdict}: rank {found.rank} and {found.examples:,} examples. F1 ")
     assert "how much runs differ is assumed, not measured" in " ".join(answer.sentences)
 
 
@@ -93,12 +95,21 @@ def test_the_command_to_run_next_composes_to_the_cell_that_it_names(tmp_path):
     assert 0 < step.narrowing < 1 and step.seconds > 0
 
 
+def test_a_test_set_of_few_groups_and_data_that_end_are_said(tmp_path):
+    write_grid(tmp_path, samples=(100, 300, 1000), available=1000)
+    (comparison,) = comparisons(load_runs(tmp_path)[0])
+    comparison = analyse(comparison, lambda evaluation: items.load_items(evaluation, None))
+    few = answer_of(replace(comparison, groups=6), costs.Prices(), tmp_path)
+    assert few.available == 1000 and "The data have 1,000 examples." in " ".join(few.sentences)
+    assert "The test set has 6 groups of items: with so few," in " ".join(few.sentences)
+
+
 def test_one_size_answers_about_ranks_alone(tmp_path):
     for rank, f1 in ((1, 40.0), (8, 60.0), (64, 60.0)):
         write_run(tmp_path, r=rank, sample=1000, f1=f1)
     answer = answered(tmp_path)
     assert (answer.recommended.rank, answer.recommended.examples) == (8, 1000) and not answer.more_data
-    assert "One size was tried" in " ".join(answer.sentences) and answer.next.examples == 2000
+    assert "Try sample=250,500,1000." in " ".join(answer.sentences) and answer.next.examples == 2000
     assert answer.next.narrowing is None, "there is no interval yet"
 
 
@@ -153,7 +164,7 @@ def test_the_answer_heads_terminal_and_page_and_is_a_file(tmp_path, capsys):
     printed = capsys.readouterr().out
     stored = json.loads((tmp_path / "report/answer.json").read_text())
     [answer] = stored["answers"]
-    assert stored["schema"] == 1 and answer["sentences"][0].startswith("Enough: rank ")
+    assert stored["schema"] == 1 and answer["sentences"][0].startswith(("Recommended: rank ", "Best guess: rank "))
     assert printed.startswith(answer["sentences"][0][:60])
     assert page.read_text().index(answer["sentences"][0][:30]) < page.read_text().index("Best: F1")
 

@@ -87,10 +87,16 @@ def test_the_best_and_what_cannot_be_told_from_it_are_named_and_the_rest_is_wors
 
 
 def test_pairing_tells_apart_what_overlapping_intervals_leave_open(tmp_path):
-    write_run(tmp_path, sample=100, f1=50.0, half=6.0)
-    write_run(tmp_path, sample=1000, f1=59.0, half=6.0)
+    write_run(tmp_path, sample=3000, f1=50.0, half=6.0)
+    write_run(tmp_path, sample=3500, f1=59.0, half=6.0)
     c = weighed(tmp_path)
     assert c.rivals() == [] and len(replace(c, ranking=None).rivals()) == 1
+
+
+def test_runs_of_few_examples_must_differ_by_more_because_they_scatter_farther(tmp_path):
+    for sample, f1 in ((50, 50.0), (60, 59.0)):
+        write_run(tmp_path, sample=sample, f1=f1)
+    assert len(weighed(tmp_path).rivals()) == 1, "9 points: as above, but of runs that scatter by 5"
 
 
 def test_settings_with_other_items_are_not_paired_and_the_ids_are_named(tmp_path):
@@ -298,7 +304,7 @@ def test_a_metric_that_needs_a_model_is_compared_by_the_scores_that_were_stored(
     """BERTScore's items, some below 0, are read from scores.jsonl; the predictions alone do not hold them."""
     rng, hard = random.Random(0), [random.Random(n).gauss(0, 20) for n in range(300)]
     values = {}
-    for sample, level in ((100, 5.0), (1000, 8.0)):
+    for sample, level in ((2000, 5.0), (3000, 11.0)):
         home = write_run(tmp_path, sample=sample, f1=50.0)
         [folder] = home.glob("eval/*")
         made = read_predictions(folder / "predictions.jsonl")
@@ -306,18 +312,18 @@ def test_a_metric_that_needs_a_model_is_compared_by_the_scores_that_were_stored(
         results = json.loads((folder / "results.json").read_text())
         results["scores"] = {"bertscore/f1": float(np.mean(values[sample])), "loss": 1.0}
         (folder / "results.json").write_text(json.dumps(results))
-        if sample == 100:
+        if sample == 2000:
             (comparison,) = comparisons(load_runs(tmp_path)[0])
             (one,) = (s.evaluation for _, setting in comparison.cells() for s in setting.runs)
             assert not items.load_items(one, tmp_path / "kept").can("bertscore/f1")
         write_scores(folder, made, {"bertscore/f1": values[sample]})
-    assert min(values[100]) < 0
+    assert min(values[2000]) < 0
     c = weighed(tmp_path, tmp_path / "kept")
     assert c.metric == "bertscore/f1" and c.unpaired == ""
     ((difference, p),) = c.ranking.against.values()
-    assert difference.difference == pytest.approx(np.mean(values[1000]) - np.mean(values[100]))
-    assert p < 0.001 and len(c.ranking.worse) == 1, "3 points, where single scores scatter by 20"
-    [broken] = tmp_path.glob("squad/*-100-*/eval/*/scores.jsonl")
+    assert difference.difference == pytest.approx(np.mean(values[3000]) - np.mean(values[2000]))
+    assert p < 0.05 and len(c.ranking.worse) == 1, "6 points, where the scores of items scatter by 20"
+    [broken] = tmp_path.glob("squad/*-2000-*/eval/*/scores.jsonl")
     broken.write_text(broken.read_text()[:500])
     assert "scores.jsonl does not hold the scores of predictions.jsonl" in weighed(tmp_path, tmp_path / "kept").unpaired
 

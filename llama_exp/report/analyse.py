@@ -24,7 +24,7 @@ from llama_exp.statistics.learning_curve import LearningCurve, Series
 from llama_exp.statistics.learning_curve.fit import fit_points
 from llama_exp.statistics.ranking import Contender, rank_cells
 from llama_exp.statistics.run_luck import RunLuck, run_luck
-from llama_exp.statistics.single_runs import SCENARIOS
+from llama_exp.statistics.single_runs import SCENARIOS, relative_scatter
 from llama_exp.statistics.variance import RunSums, variance_components
 
 Reader = Callable[[EvaluationRecord], EvaluationItems | str]
@@ -218,7 +218,8 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
             why = _other_items(first.items[0], cell_name(*ranked[0], c), one.items[0], cell_name(panel, cell, c))
             refused.append((cell_name(panel, cell, c), cell.key, why))
         else:
-            contenders.append(Contender(cell.key, one.table(c.metric), one.seeds(), fixed=cell.rank == 0))
+            spread = float(relative_scatter(np.array(cell.size)))
+            contenders.append(Contender(cell.key, one.table(c.metric), one.seeds(), cell.rank == 0, spread))
     names = "; ".join(f"{name} ({why})" for name, _, why in refused[:4])
     more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
     unpaired = f"Not compared item by item: {names}{more}." if refused else ""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of answer.json; docs/answer.md
 SAY = Sentences("answer")
 FACTORS = (2.0, 10.0)  # times the largest size tried
+FEW_GROUPS = 12  # of test items: with fewer, which they are decides the score
 LITTLE = 0.02  # a next run that narrows less than this is not worth its price
 CENTS = 0.01  # tolerance: this share of the scale, or of the best score where the scale has no ends
 
@@ -50,6 +51,7 @@ class Recommended:
     """The cheapest cell that suffices.
 
     score      expected at this cell
+    measured   its own mean score, where it was run
     tolerance  how far below the best of the grid it may lie
     sure       probability that it lies no further below
     """
@@ -59,6 +61,7 @@ class Recommended:
     score: Estimate | None
     tolerance: float
     sure: float
+    measured: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Spent:
 class Answer:
     """One object of report/answer.json. Fields without a value are null; unknown: why, in sentences.
 
+    available  training examples that the data have, where that is known
     setting  what sets the best panel apart, such as its learning rate: sizes and ranks are of that panel
     """
 
@@ -138,6 +142,7 @@ class Answer:
     untuned: float | None
     recommended: Recommended | None
     setting: str = ""
+    available: int | None = None
     more_data: tuple[Gain, ...] = ()
     other_ranks: tuple[RankCost, ...] = ()
     luck: Luck | None = None
@@ -165,6 +170,7 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         found = _by_curves(panel, curves, tolerance, c)
     else:
         found = _by_rank(panel, best[1], tolerance, c)
+    available = max((_available(one.run) or 0 for s in panel.cells for one in s.runs), default=0) or None
     answer = Answer(
         dataset=c.dataset,
         title=title(c),
@@ -175,10 +181,11 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         untuned=untuned,
         recommended=found,
         setting=panel_name(panel, c) if len(c.panels) > 1 else "",
+        available=available,
         more_data=_more_data(panel, found) if found else (),
         other_ranks=_other_ranks(curves, found) if found else (),
         luck=_luck(c, best[1]),
-        next=_next(panel, curves, found, root) if found else None,
+        next=_next(panel, curves, found, available, root) if found else None,
         spent=_spent(c, prices),
         unknown=_unknown(panel, c) if found else (),
     )
@@ -208,7 +215,8 @@ def _by_curves(panel: Panel, curves: dict, tolerance: float, c: Comparison) -> R
 
     choice = recommend(curves, tolerance, c.lower_is_better)
     score = Estimate.of(panel.curves[choice.rank].predict(choice.examples))
-    return Recommended(choice.rank, choice.examples, score, tolerance, choice.sure)
+    measured = [s.mean(c.metric) for s in panel.cells if (s.rank, s.examples) == (choice.rank, choice.examples)]
+    return Recommended(choice.rank, choice.examples, score, tolerance, choice.sure, *measured[:1])
 
 
 def _by_rank(panel: Panel, best: Cell, tolerance: float, c: Comparison) -> Recommended:
@@ -252,14 +260,13 @@ def _other_ranks(curves: dict, found: Recommended) -> tuple[RankCost, ...]:
     return tuple(RankCost(rank, Estimate.of(band)) for rank, band in zip(others, bands, strict=True))
 
 
-def _next(panel: Panel, curves: dict, found: Recommended, root: Path) -> Next | None:
+def _next(panel: Panel, curves: dict, found: Recommended, available: int | None, root: Path) -> Next | None:
     """The run that narrows most for its price; with one size, twice that size."""
     cells = [s for s in panel.cells if s.examples and s.rank]
     if not cells:
         return None
     rank = found.rank or max(s.rank for s in cells)
     mine = [s for s in cells if s.rank == rank] or cells
-    available = max((_available(one.run) or 0 for s in mine for one in s.runs), default=0) or None
     if rank not in curves:
         largest = max(s.examples or 0 for s in mine)
         size = min(2 * largest, available or 2 * largest)
@@ -311,15 +318,26 @@ def _spent(c: Comparison, prices: Prices) -> Spent:
 
 def _unknown(panel: Panel, c: Comparison) -> tuple[str, ...]:
     found = []
+    if c.groups is not None and c.groups < FEW_GROUPS:
+        found.append(SAY.few_groups(groups=c.groups, items=c.items))
     if all(s.seeds(c.metric) == 1 for s in panel.cells):
         found.append(SAY.one_seed())
     if panel.curves and all(curve.refusal for curve in panel.curves.values()):
-        found.append(SAY.one_size())
+        found.append(SAY.one_size(sizes=_more_sizes(panel)))
     return tuple(found)
+
+
+def _more_sizes(panel: Panel) -> str:
+    """`120,240,null`: sizes to try where there is one."""
+    largest = max(s.size for s in panel.cells)
+    last = "null" if any(s.whole for s in panel.cells) else str(largest)
+    return ",".join([*(str(int(float(f"{largest / part:.1e}"))) for part in (4, 2) if largest // part), last])
 
 
 def _sentences(a: Answer, c: Comparison) -> list[str]:
     """The first is the answer, the others what it rests on."""
+    from llama_exp.statistics.learning_curve.advice import SURE  # numpy
+
     found, label = a.recommended, c.describe().label
     if found is None:
         return [*_luck_sentences(a, c), *_spent_sentences(a)]
@@ -339,11 +357,12 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
             sure=percent(found.sure) if found.sure < 0.995 else "over 99 %",
             setting=a.setting,
             settings=len(c.panels),
+            measured="" if found.measured is None else format_score(found.measured, c.describe().decimals),
+            confident=found.sure >= SURE,
         )
     ]
     if a.more_data:
-        gains = [(f"{g.factor:g}", round_count(g.examples), _signed(g.gain)) for g in a.more_data]
-        lines.append(SAY.more_data(rank=found.rank, gains=gains))
+        lines.append(SAY.more_data(rank=found.rank, metric=label, **_gains(a)))
     if a.other_ranks:
         lines.append(SAY.other_ranks(ranks=[(one.rank, _signed(one.difference)) for one in a.other_ranks]))
     lines += [*_luck_sentences(a, c), *a.unknown]
@@ -356,6 +375,16 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
             )
         )
     return lines + _spent_sentences(a)
+
+
+def _gains(a: Answer) -> dict:
+    """What the sentence about more data says: the gains, whether twice the data helps for sure, and what there is."""
+    gains = [(f"{g.factor:g}", round_count(g.examples), _signed(g.gain)) for g in a.more_data]
+    twice = a.more_data[0].gain
+    sign = -1 if a.lower_is_better else 1
+    low = min(sign * twice.low, sign * twice.high)
+    beyond = a.available is not None and a.more_data[0].examples > a.available
+    return {"gains": gains, "helps": low > 0, "available": f"{a.available:,}" if beyond else ""}
 
 
 def _luck_sentences(a: Answer, c: Comparison) -> list[str]:

@@ -7,6 +7,7 @@ from llama_exp.config import command_line
 from llama_exp.report.cells import Comparison, ScoredRun
 from llama_exp.report.load import RunRecord, identity_among, load_evaluation_keys, stored_leaves
 
+VALIDATED = ("validations", "validation_sample")  # they cost time and decide which step is kept
 EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decides which items are answered
 
 
@@ -43,7 +44,9 @@ def untuned_command(tuned: ScoredRun, root: Path) -> str:
 def similar_run_command(like: ScoredRun, changes: dict[str, Any], root: Path) -> str:
     """What trains a run like this one but for some keys, and evaluates it on the same items."""
     settings = load_evaluation_keys(like.evaluation)
-    leaves = identity_among(_leaves(like.run)) or like.run.identity
+    stored = _leaves(like.run)
+    leaves = identity_among(stored) or like.run.identity
+    leaves = leaves | {key: stored[key] for key in VALIDATED if key in stored}
     leaves = leaves | {key: settings[key] for key in EVALUATED if key in settings} | {"evaluate": True} | changes
     return command_line.command("train", leaves, *command_line.outputs_option(root))
 

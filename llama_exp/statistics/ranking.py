@@ -40,12 +40,19 @@ class Contender:
 
     runs   (data seed, seed) of each row of `sums`
     fixed  nothing was trained, so no run is luckier than another (the untuned model)
+    spread how far its runs scatter, relative to runs of 1,000 examples: for where that is assumed
     """
 
     key: Hashable
     sums: RunSums
     runs: tuple[tuple[int, int], ...]
     fixed: bool = False
+    spread: float = 1.0
+
+    @property
+    def luck(self) -> float:
+        """The variance of one run, relative to a run of 1,000 examples."""
+        return 0.0 if self.fixed else self.spread**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,8 @@ def rank_cells(
     """Compare all pairs of contenders, given best first; they must have answered the same items in the same groups.
 
     limits    where scores can lie: no difference longer than that is called detectable
-    scatters  equally likely standard deviations of one run, used where no cell has several; None: typical ones
+    scatters  equally likely standard deviations of a run of 1,000 examples, used where no cell has several runs;
+              None: typical ones
     """
     pairs = list(combinations(range(len(contenders)), 2))
     sweep = Sweep(contenders, _typical(contenders, limits) if scatters is None else scatters)
@@ -164,9 +172,9 @@ class Sweep:
             covariance = covariance + self.effects.covariance(each)
             parts: TwoSources | SingleRuns = TwoSources(*test, self.effects.variance(each[0]))
         else:
-            trained = np.array([not one.fixed for one in self.contenders])
-            covariance = covariance + np.diag(trained * (self.scatters**2).mean())
-            parts = SingleRuns(*test, trained[0] * self.scatters**2)
+            luck = np.array([one.luck for one in self.contenders])
+            covariance = covariance + np.diag(luck * (self.scatters**2).mean())
+            parts = SingleRuns(*test, luck[0] * self.scatters**2)
         if parts.error <= 0:
             return None
         stretch = parts.reach(LEVEL) / -float(special.ndtri(LEVEL / 2))
@@ -190,8 +198,8 @@ class Sweep:
         test = robust_variance(gap), satterthwaite_df(gap.weights)
         if self.repeated:
             return TwoSources(*test, self._runs(first, second))
-        trained = sum(not self.contenders[index].fixed for index in (first, second))
-        return SingleRuns(*test, trained * self.scatters**2)
+        luck = sum(self.contenders[index].luck for index in (first, second))
+        return SingleRuns(*test, luck * self.scatters**2)
 
     def _runs(self, first: int, second: int) -> RunVariance:
         pair = (first, second)

@@ -4,6 +4,7 @@ How much runs differ cannot be measured from one run a cell, and to take it for 
 (simulated: luck of one standard error). So it has a distribution: a prior, or what learning curves made of that prior.
 
     s ~ log-normal, median 1.2 % of the scale (1.2 points of F1), spread 0.7: half of all tasks between 0.7 and 1.9
+    a run of n examples scatters by s x sqrt(1,000 / n): 3.8 points at 100 examples (docs/statistics.md)
     p-value = average over s of the p-value for this s
 
 All cells share s, so that corrections for several comparisons are averaged over s, too.
@@ -18,13 +19,19 @@ from scipy import optimize, special
 
 TYPICAL_SCATTER = 0.012  # median of s, as a share of the scale
 LOG_SCATTER_SPREAD = 0.7
+FEWEST = 20  # examples: fewer do not scatter farther
 SCENARIOS = 40  # values of s, equally likely
 DRAWS = 4000
 FEW_DF = 7.0  # fewer degrees of freedom of the test set: they are those of the whole
 
 
+def relative_scatter(examples: np.ndarray) -> np.ndarray:
+    """(K,) how far runs of so many examples scatter, relative to runs of 1,000: the fewer, the farther."""
+    return np.sqrt(1000.0 / np.maximum(examples, FEWEST))
+
+
 def typical_scatters(span: float) -> np.ndarray:
-    """(SCENARIOS,) standard deviations of one run, equally likely, on a scale of this length."""
+    """(SCENARIOS,) standard deviations of one run of 1,000 examples, equally likely, on a scale of this length."""
     shares = (np.arange(SCENARIOS) + 0.5) / SCENARIOS
     return TYPICAL_SCATTER * span * np.exp(LOG_SCATTER_SPREAD * special.ndtri(shares))
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from llama_exp.statistics.learning_curve.curve import Band, LearningCurve
+from llama_exp.statistics.single_runs import relative_scatter
 
 SURE = 0.9  # how sure the recommended cell must be to suffice
 OUTCOMES = 96  # possible scores of a next run that are weighed
@@ -91,7 +92,8 @@ def _expected_width(curve: LearningCurve, n: int, quantity: np.ndarray) -> float
     """The width of the quantity's interval once a run with n examples has been scored, averaged over its scores."""
     if curve.draws is None:
         raise ValueError(f"this curve was refused: {curve.refusal}")
-    expected, scatter = curve.values([n])[:, 0], curve.draws.scatters
+    usual = 1.0 if curve.repeated else relative_scatter(np.array(n))
+    expected, scatter = curve.values([n])[:, 0], curve.draws.scatters * usual
     chosen = np.linspace(0, len(expected) - 1, OUTCOMES).astype(int)
     luck = np.random.default_rng(2).standard_normal(OUTCOMES)
     outcomes = expected[chosen] + scatter[chosen] * luck

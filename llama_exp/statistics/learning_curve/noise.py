@@ -13,6 +13,7 @@ import numpy as np
 from scipy import special
 
 from llama_exp.statistics.clusters import finite_array, satterthwaite_df
+from llama_exp.statistics.single_runs import relative_scatter
 from llama_exp.statistics.variance import RunSums, interaction, run_sums
 
 PRIOR = 4.0  # weight, in degrees of freedom, of the pooled variance in each size's own
@@ -27,7 +28,8 @@ class Points:
                   sizes
     common        the part of `fixed` that lifts or lowers all points together: the test set
     run_variance  variance of one draw, averaged over sizes; 0 where no size has two
-    profile       (K,) each size's own variance of a draw, relative to run_variance
+    profile       (K,) each size's own variance of a draw, relative to run_variance; where that is 0, what is usual of
+                  the size, relative to 1,000 examples
     df            degrees of freedom of run_variance
     """
 
@@ -105,7 +107,7 @@ def estimate_points(scores: SweepScores) -> Points:
     fixed = _with_few_groups(_positive(test - np.diag(in_scatter)), test_df)
     common = max(float(fixed.sum() - np.trace(fixed)) / (count * (count - 1)), 0.0) if count > 1 else 0.0
     pooled = float(run.mean())
-    profile = run / pooled if pooled > 0 else np.ones(count)
+    profile = run / pooled if pooled > 0 else relative_scatter(scores.sizes) ** 2
     return Points(scores.sizes, means, draws, fixed + shared, common, pooled, profile, df if pooled > 0 else 0.0)
 
 
