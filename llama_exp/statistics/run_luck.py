@@ -3,7 +3,7 @@
     a run's score = cell + luck of its sample and seed + chance on the test items
 
 The scatter is that of one run with a sample and a seed of its own, estimated over all runs of the cell
-(run_effects.py); the number of runs is that of the two-sample t test (statsmodels).
+(run_effects.py); the number of runs is that of the two-sample t test, by its exact power (the noncentral t).
 """
 
 from bisect import bisect_left
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy import special
-from statsmodels.stats.power import tt_ind_solve_power
+from scipy import special, stats
 
 from llama_exp.statistics.run_effects import RunEffects
 from llama_exp.statistics.variance import RunSums
@@ -51,7 +50,9 @@ class RunLuck:
 
 def _power(effect: float, runs: int) -> float:
     """The chance that a t test of so many runs each finds a difference of `effect` standard deviations."""
-    return float(tt_ind_solve_power(effect, nobs1=runs, alpha=LEVEL))
+    df, shift = 2 * runs - 2, effect * sqrt(runs / 2)
+    critical = stats.t.ppf(1 - LEVEL / 2, df)
+    return float(stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift))
 
 
 def run_luck(runs: RunSums, data_seeds: Sequence[int]) -> RunLuck | None:
