@@ -232,7 +232,8 @@ def family(replications: int) -> None:
                 Contender(cell, RunSums(right[None], weights, items), ((0, 0),))
                 for cell, right in enumerate(rng.binomial(sizes, chances).astype(float))
             ]
-            ranking = rank_cells(sorted(cells, key=lambda one: -one.sums.means[0]))
+            best_first = sorted(cells, key=lambda one: -one.sums.means[0])
+            ranking = rank_cells(best_first, scatters=np.zeros(1))  # runs without luck: the test set alone
             raw = [difference.p_value for difference, _ in ranking.against.values()]
             hits[0].append(bool(ranking.worse))
             hits[1].append(min(holm(raw)) < 0.05)

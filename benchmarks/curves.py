@@ -11,7 +11,9 @@ last score, plus or minus what seeds vary".
 
 import argparse
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,18 +138,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--out", type=Path, default=Path("outputs/curves.jsonl"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     chosen = parser.parse_args()
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     lines = chosen.out.read_text().splitlines() if chosen.out.exists() else []
     known = {(row["world"], row["draws"]): row for row in map(json.loads, lines)}
-    print("| world | covers 2x | width | score / knowing / last | covers 10x | width | score / knowing / last |")
-    print("|---|---|---|---|---|---|---|")
-    for number, world in enumerate(dict.fromkeys(worlds())):
-        if (world.name, chosen.draws) not in known:
-            row = measure(world, chosen.draws, number)
+    every = list(dict.fromkeys(worlds()))
+    left = [(n, world) for n, world in enumerate(every) if (world.name, chosen.draws) not in known]
+    with ProcessPoolExecutor(chosen.workers) as pool:
+        for done in as_completed([pool.submit(measure, world, chosen.draws, n) for n, world in left]):
+            row = done.result()
             with open(chosen.out, "a") as file:
                 file.write(json.dumps(row) + "\n")
-            known[world.name, chosen.draws] = row
+            known[row["world"], row["draws"]] = row
+    print("| world | covers 2x | width | score / knowing / last | covers 10x | width | score / knowing / last |")
+    print("|---|---|---|---|---|---|---|")
+    for world in every:
         cells = [known[world.name, chosen.draws][key] for key in ("2x", "10x")]
         shown = [
             f"{100 * c['covers']:.1f} % (± {100 * c['error']:.1f}) | {c['width']} | "
