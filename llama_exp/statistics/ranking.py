@@ -24,7 +24,7 @@ from llama_exp.statistics.clusters import Clusters, robust_variance, satterthwai
 from llama_exp.statistics.comparisons import Difference, cluster_difference, difference_p_value, holm
 from llama_exp.statistics.intervals import clip_to_bounds
 from llama_exp.statistics.run_effects import NOTHING_SHOWN, RunEffects, RunVariance
-from llama_exp.statistics.single_runs import SingleRuns, typical_scatters
+from llama_exp.statistics.single_runs import SingleRuns, run_variances, typical_scatters
 from llama_exp.statistics.two_sources import TwoSources
 from llama_exp.statistics.variance import RunSums
 from llama_exp.statistics.winner import Winner, correct_winner
@@ -48,11 +48,6 @@ class Contender:
     runs: tuple[tuple[int, int], ...]
     fixed: bool = False
     spread: float = 1.0
-
-    @property
-    def luck(self) -> float:
-        """The variance of one run, relative to a run of 1,000 examples."""
-        return 0.0 if self.fixed else self.spread**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +89,8 @@ def rank_cells(
               None: typical ones
     """
     pairs = list(combinations(range(len(contenders)), 2))
-    sweep = Sweep(contenders, _typical(contenders, limits) if scatters is None else scatters)
+    span = _span(contenders, limits)
+    sweep = Sweep(contenders, typical_scatters(span) if scatters is None else scatters, span)
     sources = [sweep.sources(*pair) for pair in pairs]
     count = len(contenders) - 1  # combinations() lists the best's pairs first
     compared = [sweep.difference(pair, parts) for pair, parts in zip(pairs[:count], sources, strict=False)]
@@ -117,11 +113,10 @@ def rank_cells(
     )
 
 
-def _typical(contenders: Sequence[Contender], limits: tuple[float, float]) -> np.ndarray:
-    """Typical scatters on this scale; where it has no ends, relative to the scores themselves."""
+def _span(contenders: Sequence[Contender], limits: tuple[float, float]) -> float:
+    """Length of the scale; where it has no ends, the size of the scores themselves."""
     span = limits[1] - limits[0]
-    level = abs(float(np.mean([one.sums.mean.estimate for one in contenders])))
-    return typical_scatters(span if math.isfinite(span) else level)
+    return span if math.isfinite(span) else abs(float(np.mean([one.sums.mean.estimate for one in contenders])))
 
 
 class Sweep:
@@ -132,11 +127,11 @@ class Sweep:
     weight  of the sweep's scatter in each pair's own, in degrees of freedom
     """
 
-    def __init__(self, contenders: Sequence[Contender], scatters: np.ndarray):
+    def __init__(self, contenders: Sequence[Contender], scatters: np.ndarray, span: float = math.inf):
         trained = [(index, one) for index, one in enumerate(contenders) if not one.fixed]
         rows = [(index, run) for index, one in trained for run in one.runs]
         groups = len(contenders[0].sums.weights)
-        self.contenders, self.scatters = tuple(contenders), scatters
+        self.contenders, self.scatters, self.span = tuple(contenders), scatters, span
         self.means = [one.sums.mean for one in contenders]
         self.effects = RunEffects(
             np.concatenate([np.empty(0), *(one.sums.means for _, one in trained)]),
@@ -172,9 +167,9 @@ class Sweep:
             covariance = covariance + self.effects.covariance(each)
             parts: TwoSources | SingleRuns = TwoSources(*test, self.effects.variance(each[0]))
         else:
-            luck = np.array([one.luck for one in self.contenders])
-            covariance = covariance + np.diag(luck * (self.scatters**2).mean())
-            parts = SingleRuns(*test, luck[0] * self.scatters**2)
+            luck = [self._luck(index) for index in range(len(scores))]
+            covariance = covariance + np.diag([one.mean() for one in luck])
+            parts = SingleRuns(*test, luck[0])
         if parts.error <= 0:
             return None
         stretch = parts.reach(LEVEL) / -float(special.ndtri(LEVEL / 2))
@@ -198,8 +193,12 @@ class Sweep:
         test = robust_variance(gap), satterthwaite_df(gap.weights)
         if self.repeated:
             return TwoSources(*test, self._runs(first, second))
-        luck = sum(self.contenders[index].luck for index in (first, second))
-        return SingleRuns(*test, luck * self.scatters**2)
+        return SingleRuns(*test, self._luck(first) + self._luck(second))
+
+    def _luck(self, index: int) -> np.ndarray:
+        """(S,) assumed variance of a cell's one run."""
+        one = self.contenders[index]
+        return 0.0 * self.scatters if one.fixed else run_variances(self.scatters, one.spread, self.span)
 
     def _runs(self, first: int, second: int) -> RunVariance:
         pair = (first, second)

@@ -4,7 +4,7 @@ How much runs differ cannot be measured from one run a cell, and to take it for 
 (simulated: luck of one standard error). So it has a distribution: a prior, or what learning curves made of that prior.
 
     s ~ log-normal, median 1.2 % of the scale (1.2 points of F1), spread 0.7: half of all tasks between 0.7 and 1.9
-    runs of fewer than 1,000 examples scatter by s x sqrt(1,000 / n): 3.8 points at 100 (docs/statistics.md)
+    runs of fewer than 1,000 examples scatter by s x sqrt(1,000 / n), 3.8 points at 100, up to 10 % of the scale
     p-value = average over s of the p-value for this s
 
 All cells share s, so that corrections for several comparisons are averaged over s, too.
@@ -19,6 +19,7 @@ from scipy import optimize, special
 
 TYPICAL_SCATTER = 0.012  # median of s, as a share of the scale
 LOG_SCATTER_SPREAD = 0.7
+LARGEST = 0.1  # of the scale: few examples do not raise a scatter beyond it
 FEWEST = 20  # examples: fewer do not scatter farther
 SCENARIOS = 40  # values of s, equally likely
 DRAWS = 4000
@@ -28,6 +29,11 @@ FEW_DF = 7.0  # fewer degrees of freedom of the test set: they are those of the 
 def relative_scatter(examples: np.ndarray) -> np.ndarray:
     """(K,) how far runs of so many examples scatter, relative to runs of 1,000 or more: the fewer, the farther."""
     return np.sqrt(1000.0 / np.clip(examples, FEWEST, 1000.0))
+
+
+def run_variances(scatters: np.ndarray, relative: np.ndarray | float, span: float) -> np.ndarray:
+    """(S,) or (S, K) variances of runs that scatter `relative` to those of 1,000 examples; span: of the scale."""
+    return np.minimum(scatters * relative, np.maximum(scatters, LARGEST * span)) ** 2
 
 
 def typical_scatters(span: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from scipy import special, stats
 
 from llama_exp.statistics.learning_curve.laws import AHEAD, Laws
 from llama_exp.statistics.learning_curve.noise import Points
-from llama_exp.statistics.single_runs import LOG_SCATTER_SPREAD, TYPICAL_SCATTER
+from llama_exp.statistics.single_runs import LOG_SCATTER_SPREAD, TYPICAL_SCATTER, run_variances
 
 RUN_SCATTERS = 0.0625 * 2.0 ** np.arange(11)  # s, in units of its prior median
 TYPICAL_SCATTER_OF_RANGE = 0.05  # prior median of s where the scale has no ends, as a share of the points' range
@@ -108,7 +108,9 @@ def weigh(points: Points, laws: Laws, noises: Noises, scale: Scale) -> Evidence:
     precision = np.array([1 / scale.width**2, 1 / scale.width**2, 1 / bend**2])
     start = np.array([scale.centre, scale.centre, 0.0])
     x = laws.coefficients(points.sizes)  # (J, K, 3)
-    own = noises.scatters[:, None] ** 2 * points.profile / points.draws + noises.misfits[:, None] ** 2
+    scatters, relative = noises.scatters[:, None], np.sqrt(points.profile)
+    runs = (scatters * relative) ** 2 if points.df > 0 else run_variances(scatters, relative, scale.span)
+    own = runs / points.draws + noises.misfits[:, None] ** 2
     covariance = points.fixed + np.eye(len(points.sizes)) * own[:, None, :]  # (S, K, K)
     inverse = np.linalg.inv(covariance)
     residual = points.means - x @ start  # (J, K)
