@@ -66,9 +66,9 @@ def questions(row: dict) -> Iterator[dict]:
         yield row
         return
     for paragraph in row["paragraphs"]:
-        for asked in paragraph["qas"]:
-            answers = {"text": [answer["text"] for answer in asked["answers"]]}
-            values = {**asked, "title": row["title"], "context": paragraph["context"], "answers": answers}
+        for question in paragraph["qas"]:
+            answers = {"text": [answer["text"] for answer in question["answers"]]}
+            values = {**question, "title": row["title"], "context": paragraph["context"], "answers": answers}
             yield row.of(values) if isinstance(row, Row) else values
 
 
