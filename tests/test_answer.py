@@ -101,7 +101,7 @@ def test_a_test_set_of_few_groups_and_data_that_end_are_said(tmp_path):
     comparison = analyse(comparison, lambda evaluation: items.load_items(evaluation, None))
     few = answer_of(replace(comparison, groups=6), costs.Prices(), tmp_path)
     assert few.available == 1000 and "The data have 1,000 examples." in " ".join(few.sentences)
-    assert "The test set has 6 groups of items: with so few," in " ".join(few.sentences)
+    assert "The test set has 6 groups of items: the score depends on which they are." in " ".join(few.sentences)
 
 
 def test_one_size_answers_about_ranks_alone(tmp_path):
@@ -150,7 +150,7 @@ def test_seeds_of_one_cell_tell_how_much_of_a_score_is_luck(tmp_path):
 
 
 def test_the_runs_that_a_difference_needs_find_it_in_four_of_five():
-    luck = RunLuck(2.0, 1.5, 3.0, 2.0, 10)
+    luck = RunLuck(2.0, 1.5, 3.0, 2.0, 5, 10)
     count = luck.seeds_needed(2.0)
     rng = np.random.default_rng(1)
     a, b = rng.normal(2, 2, (4000, count)), rng.normal(0, 2, (4000, count))

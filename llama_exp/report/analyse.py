@@ -6,8 +6,9 @@ Scipy is imported here, and this module only once there is something to compare.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
         return replace(panel, cells=cells, baseline=baseline, curves=curves, relative=relative)
 
     panels = tuple(map(analysed, c.panels))
-    return _with_ranking(replace(c, panels=panels, luck=_luck(answered.values(), c.metric)), answered)
+    c = replace(c, panels=panels)
+    return _with_ranking(replace(c, luck=_luck(c, answered)), answered)
 
 
 def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
@@ -150,14 +152,16 @@ def _interval_of_runs(one: CellItems, metric: str, bounds: tuple[float, float]) 
     return StoredInterval(low, high, total.method, total.note, shares, parts.unseen)
 
 
-def _luck(answered: Iterable[CellItems | str], metric: str) -> tuple[Cell, RunLuck] | None:
-    """How far runs lie apart, of the cell that has most of them."""
-    trained = [one for one in answered if isinstance(one, CellItems) and one.cell.rank]
-    if metric == "perplexity" or not trained:  # items have losses: their scatter is in other units
+def _luck(c: Comparison, answered: dict[Path, CellItems | str]) -> tuple[Panel, Cell, RunLuck] | None:
+    """How far runs lie apart, of the cell that has most of them; of equals, one of the best panel."""
+    best = c.best()
+    trained = [(p, answered[s.key]) for p, s in c.cells() if s.rank]
+    known = [(p, one) for p, one in trained if isinstance(one, CellItems)]
+    if c.metric == "perplexity" or not known or not best:  # items have losses: their scatter is in other units
         return None
-    most = max(trained, key=lambda one: len(one.runs))
-    found = run_luck(most.table(metric), [data_seed for data_seed, _ in most.seeds()])
-    return (most.cell, found) if found else None
+    panel, most = max(known, key=lambda pair: (len(pair[1].runs), pair[0] is best[0]))
+    found = run_luck(most.table(c.metric), [data_seed for data_seed, _ in most.seeds()])
+    return (panel, most.cell, found) if found else None
 
 
 def _curves(panel: Panel, c: Comparison, answered: dict) -> tuple[Curves, Curves]:
@@ -218,8 +222,8 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
             why = _other_items(first.items[0], cell_name(*ranked[0], c), one.items[0], cell_name(panel, cell, c))
             refused.append((cell_name(panel, cell, c), cell.key, why))
         else:
-            spread = float(relative_scatter(np.array(cell.size)))
-            contenders.append(Contender(cell.key, one.table(c.metric), one.seeds(), cell.rank == 0, spread))
+            relative = float(relative_scatter(np.array(cell.size or 1000)))
+            contenders.append(Contender(cell.key, one.table(c.metric), one.seeds(), cell.rank == 0, relative))
     names = "; ".join(f"{name} ({why})" for name, _, why in refused[:4])
     more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
     unpaired = f"Not compared item by item: {names}{more}." if refused else ""

@@ -106,12 +106,20 @@ class SeedsNeeded:
 
 @dataclass(frozen=True, slots=True)
 class Luck:
-    """How far single runs of one cell lie apart: a standard deviation, beyond the chance of the test items."""
+    """How far single runs of one cell lie apart: a standard deviation, beyond the chance of the test items.
+
+    samples    data seeds among the runs; with one, the luck of the sample is not in the spread
+    as_scored  the standard deviation with that chance, which decides how many runs are needed
+    setting    of several panels, what sets the cell's apart
+    """
 
     rank: int
     examples: int | None
     runs: int
+    samples: int
     spread: Estimate
+    as_scored: float
+    setting: str
     seeds_needed: tuple[SeedsNeeded, ...]
 
 
@@ -196,11 +204,13 @@ def _luck(c: Comparison, best: Cell) -> Luck | None:
     """With the runs that differences of 1, 2 and 5 % of the scale need."""
     if not c.luck:
         return None
-    cell, found = c.luck
+    panel, cell, found = c.luck
     spread = Estimate(found.spread, found.low, found.high)
     sizes = [factor * _tolerance(c, best) for factor in (1, 2, 5)]
     needed = tuple(SeedsNeeded(size, found.seeds_needed(size)) for size in sizes)
-    return Luck(cell.rank, cell.examples, found.runs, spread, needed)
+    setting = panel_name(panel, c) if len(c.panels) > 1 else ""
+    as_scored = round(found.as_scored, 4)
+    return Luck(cell.rank, cell.examples, found.runs, found.samples, spread, as_scored, setting, needed)
 
 
 def _tolerance(c: Comparison, best: Cell) -> float:
@@ -228,19 +238,22 @@ def _by_rank(panel: Panel, best: Cell, tolerance: float, c: Comparison) -> Recom
     chosen = next((s for s in cells if sure[s.key] >= SURE), best)
     interval, mean = chosen.interval(c.metric), chosen.mean(c.metric)
     score = Estimate(mean, interval.low, interval.high) if interval and mean is not None else None
-    return Recommended(chosen.rank, chosen.examples, score, tolerance, sure.get(chosen.key, 1.0))
+    return Recommended(chosen.rank, chosen.examples, score, tolerance, sure[chosen.key])
 
 
 def _within(cell: Cell, best: Cell, tolerance: float, c: Comparison) -> float:
-    """The probability that a cell lies no further than the tolerance from the best, by the normal distribution."""
+    """The probability that a cell lies no further than the tolerance below the best, by the normal distribution.
+
+    Of the best itself: the lowest of those that another one is no further above it. 0 where nothing is known.
+    """
     from scipy.special import ndtr
 
+    known = {key: one for key, (one, _) in c.ranking.against.items()} if c.ranking else {}
     if cell.key == best.key:
-        return 1.0
-    difference = c.ranking.against[cell.key][0] if c.ranking and cell.key in c.ranking.against else None
-    if not difference or not difference.standard_error:
-        return 0.0
-    return float(ndtr((tolerance - abs(difference.difference)) / difference.standard_error))
+        found = [(tolerance + abs(one.difference), one.standard_error) for one in known.values()]
+    else:
+        found = [(tolerance - abs(one.difference), one.standard_error) for key, one in known.items() if key == cell.key]
+    return min((float(ndtr(room / error)) if error else 0.0 for room, error in found), default=0.0)
 
 
 def _more_data(panel: Panel, found: Recommended) -> tuple[Gain, ...]:
@@ -320,7 +333,7 @@ def _unknown(panel: Panel, c: Comparison) -> tuple[str, ...]:
     found = []
     if c.groups is not None and c.groups < FEW_GROUPS:
         found.append(SAY.few_groups(groups=c.groups, items=c.items))
-    if all(s.seeds(c.metric) == 1 for s in panel.cells):
+    if not (c.ranking and c.ranking.repeated) and all(s.seeds(c.metric) == 1 for s in panel.cells):
         found.append(SAY.one_seed())
     if panel.curves and all(curve.refusal for curve in panel.curves.values()):
         found.append(SAY.one_size(sizes=_more_sizes(panel)))
@@ -329,7 +342,7 @@ def _unknown(panel: Panel, c: Comparison) -> tuple[str, ...]:
 
 def _more_sizes(panel: Panel) -> str:
     """`120,240,null`: sizes to try where there is one."""
-    largest = max(s.size for s in panel.cells)
+    largest = max(4, *(s.size for s in panel.cells))
     last = "null" if any(s.whole for s in panel.cells) else str(largest)
     return ",".join([*(str(int(float(f"{largest / part:.1e}"))) for part in (4, 2) if largest // part), last])
 
@@ -342,9 +355,9 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
     if found is None:
         return [*_luck_sentences(a, c), *_spent_sentences(a)]
     if found.rank == 0:
-        return [
-            SAY.untuned(metric=label, score=format_score(a.untuned, c.describe().decimals), dataset=dataset_name(c))
-        ]
+        score = format_score(a.untuned, c.describe().decimals)
+        first = SAY.untuned(metric=label, score=score, dataset=dataset_name(c), tied=bool(c.ranking and c.ranking.tied))
+        return [first, *_luck_sentences(a, c), *a.unknown, *_spent_sentences(a)]
     score = "" if found.score is None else with_range(found.score.value, found.score.low, found.score.high)
     lines = [
         SAY.recommended(
@@ -378,13 +391,14 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
 
 
 def _gains(a: Answer) -> dict:
-    """What the sentence about more data says: the gains, whether twice the data helps for sure, and what there is."""
+    """What the sentence about more data says: the gains, what twice the data does for sure, and what there is."""
     gains = [(f"{g.factor:g}", round_count(g.examples), _signed(g.gain)) for g in a.more_data]
     twice = a.more_data[0].gain
-    sign = -1 if a.lower_is_better else 1
-    low = min(sign * twice.low, sign * twice.high)
+    low, high = sorted((-twice.low, -twice.high) if a.lower_is_better else (twice.low, twice.high))
+    little = a.recommended.tolerance if a.recommended else 0.0
+    verdict = "little" if -little < low and high < little else "helps" if low > 0 else "harms" if high < 0 else "open"
     beyond = a.available is not None and a.more_data[0].examples > a.available
-    return {"gains": gains, "helps": low > 0, "available": f"{a.available:,}" if beyond else ""}
+    return {"gains": gains, "verdict": verdict, "available": f"{a.available:,}" if beyond else ""}
 
 
 def _luck_sentences(a: Answer, c: Comparison) -> list[str]:
@@ -397,6 +411,8 @@ def _luck_sentences(a: Answer, c: Comparison) -> list[str]:
             rank=luck.rank,
             examples=f"{luck.examples:,}" if luck.examples else "all",
             runs=luck.runs,
+            samples=luck.samples,
+            setting=luck.setting,
             spread=with_range(luck.spread.value, luck.spread.low, luck.spread.high),
             needed=needed,
         )

@@ -159,7 +159,7 @@ class Comparison:
     ranking: "Ranking | None" = None  # compared item by item (analyse.py)
     unpaired: str = ""  # why there is none, or for which cells
     exact: "ExactTest | None" = None
-    luck: "tuple[Cell, RunLuck] | None" = None  # of the cell with most runs, where it has three or more
+    luck: "tuple[Panel, Cell, RunLuck] | None" = None  # of the cell with most runs, where it has three or more
 
     def describe(self, metric: str = "") -> Score:
         """What is known about a score; default: the one that is ranked by."""

@@ -7,8 +7,8 @@
 Cells are compared as *recipes*: a lucky seed does not make a better rank. What two cells' runs share (a data seed and a
 seed) cancels as far as it is in both means; the other runs count with all their luck. Each pair's own scatter is shrunk
 towards that of the whole sweep (Smyth 2004, "Linear models and empirical Bayes"; learning curves do the same), and a
-pair without repeated runs has that of the sweep alone. Only where no cell of the sweep has repeats are they compared as
-these very runs, on the test set's noise.
+pair without repeated runs has that of the sweep alone, more where its runs have fewer examples. Where no cell of the
+sweep has repeats the scatter of runs is assumed (single_runs.py).
 """
 
 import math
@@ -20,7 +20,7 @@ import numpy as np
 from scipy import optimize, special
 
 from llama_exp.statistics import messages
-from llama_exp.statistics.clusters import Clusters, robust_variance, satterthwaite_df
+from llama_exp.statistics.clusters import Clusters, finite_array, robust_variance, satterthwaite_df
 from llama_exp.statistics.comparisons import Difference, cluster_difference, difference_p_value, holm
 from llama_exp.statistics.intervals import clip_to_bounds
 from llama_exp.statistics.run_effects import NOTHING_SHOWN, RunEffects, RunVariance
@@ -40,14 +40,14 @@ class Contender:
 
     runs   (data seed, seed) of each row of `sums`
     fixed  nothing was trained, so no run is luckier than another (the untuned model)
-    spread how far its runs scatter, relative to runs of 1,000 examples: for where that is assumed
+    relative_scatter  how far its runs are expected to scatter, relative to runs of 1,000 examples
     """
 
     key: Hashable
     sums: RunSums
     runs: tuple[tuple[int, int], ...]
     fixed: bool = False
-    spread: float = 1.0
+    relative_scatter: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,8 @@ def rank_cells(
     scatters  equally likely standard deviations of a run of 1,000 examples, used where no cell has several runs;
               None: typical ones
     """
+    for one in contenders:
+        finite_array(f"scores of {one.key}", one.sums.sums.ravel())
     pairs = list(combinations(range(len(contenders)), 2))
     span = _span(contenders, limits)
     sweep = Sweep(contenders, typical_scatters(span) if scatters is None else scatters, span)
@@ -139,6 +141,8 @@ class Sweep:
             np.array([index for index, _ in rows], dtype=int),
             tuple(run for _, run in rows),
         )
+        # Whether some cell has several runs, so that their scatter is known.
+        self.repeated = any(len(one.runs) > 1 for _, one in trained)
         pairs = list(combinations(range(len(contenders)), 2)) if self.repeated else []
         self.own = {pair: self._contrast(self.effects.select(pair), *pair) for pair in pairs}
         self.common = {pair: self._contrast(self.effects, *pair) for pair in pairs}
@@ -148,28 +152,25 @@ class Sweep:
     def _contrast(effects: RunEffects, first: int, second: int) -> RunVariance:
         return effects.variance(effects.weights(first) - effects.weights(second))
 
-    @property
-    def repeated(self) -> bool:
-        """Whether some cell has several runs, so that their scatter is known."""
-        return any(len(one.runs) > 1 for one in self.contenders if not one.fixed)
-
     def winner(self, limits: tuple[float, float]) -> Winner | None:
         """The first cell's score, corrected for being the best of all."""
         weights, groups = self.means[0].weights, len(self.means[0].weights)
-        if len(self.contenders) < 2 or groups < 2:
-            return None
         scores = np.array([one.estimate for one in self.means])
+        if len(scores) < 2 or groups < 2 or scores[0] == scores[1]:  # of equal scores none is flattered by the choice
+            return None
         sign = 1.0 if scores[0] >= scores[-1] else -1.0  # best first: where the last is higher, lower is better
         residuals = np.stack([one.sums.scaled_residuals().mean(axis=0) for one in self.contenders])
         each = np.stack([self.effects.weights(index) for index in range(len(scores))])
         covariance, test = residuals @ residuals.T, (robust_variance(self.means[0]), satterthwaite_df(weights))
         if self.repeated:
-            covariance = covariance + self.effects.covariance(each)
-            parts: TwoSources | SingleRuns = TwoSources(*test, self.effects.variance(each[0]))
+            extra = np.sqrt([self._more_scatter(index) for index in range(len(scores))])
+            covariance = covariance + self.effects.covariance(each) * np.outer(extra, extra)
+            parts: TwoSources | SingleRuns = TwoSources(*test, self.effects.variance(each[0]).times(extra[0] ** 2))
         else:
-            luck = [self._luck(index) for index in range(len(scores))]
-            covariance = covariance + np.diag([one.mean() for one in luck])
-            parts = SingleRuns(*test, luck[0])
+            luck = np.stack([self._luck(index) for index in range(len(scores))], axis=1)
+            luck = luck[_plausible(scores, covariance, luck)]
+            covariance = covariance + np.diag(luck.mean(axis=0))
+            parts = SingleRuns(*test, luck[:, 0])
         if parts.error <= 0:
             return None
         stretch = parts.reach(LEVEL) / -float(special.ndtri(LEVEL / 2))
@@ -198,7 +199,16 @@ class Sweep:
     def _luck(self, index: int) -> np.ndarray:
         """(S,) assumed variance of a cell's one run."""
         one = self.contenders[index]
-        return 0.0 * self.scatters if one.fixed else run_variances(self.scatters, one.spread, self.span)
+        return 0.0 * self.scatters if one.fixed else run_variances(self.scatters, one.relative_scatter, self.span)
+
+    def _more_scatter(self, index: int) -> float:
+        """How much more than those with repeats a cell's one run is expected to scatter, as a ratio of variances."""
+        one = self.contenders[index]
+        if one.fixed or len(one.runs) > 1:
+            return 1.0
+        known = [other for other in self.contenders if len(other.runs) > 1 and not other.fixed]
+        usual = np.average([c.relative_scatter**2 for c in known], weights=[len(c.runs) - 1 for c in known])
+        return max(1.0, one.relative_scatter**2 / float(usual))
 
     def _runs(self, first: int, second: int) -> RunVariance:
         pair = (first, second)
@@ -209,7 +219,7 @@ class Sweep:
             return NOTHING_SHOWN
         share = weight / df
         total, items = ((1 - share) * a + share * b for a, b in ((own.total, common.total), (own.items, common.items)))
-        return RunVariance(total, items, df)
+        return RunVariance(total, items, df).times(max(map(self._more_scatter, pair)))
 
     def difference(self, pair: tuple[int, int], parts: TwoSources | SingleRuns) -> Difference:
         """The first minus the second, with interval and p-value."""
@@ -257,6 +267,24 @@ class Sweep:
         if excess > special.polygamma(1, weight / 2):  # trigamma falls: find where it equals the excess
             weight = float(optimize.brentq(lambda x: special.polygamma(1, x / 2) - excess, 1e-3, weight))
         return weight
+
+
+def _plausible(scores: np.ndarray, covariance: np.ndarray, luck: np.ndarray) -> np.ndarray:
+    """(S,) indices of scenarios of `luck` (S, K), the less often the closer the scores lie for such luck.
+
+    True differences widen the spread of scores and nothing narrows it: a scenario weighs by its chance of a spread as
+    small as the observed one.
+    """
+    apart = scores - scores.mean()
+    chance = []
+    for one in luck:
+        inverse = np.linalg.pinv(covariance + np.diag(one))
+        ones = inverse.sum(axis=0)
+        centred = apart - float(ones @ apart) / max(float(ones.sum()), 1e-300)
+        chance.append(float(special.chdtr(len(scores) - 1, max(float(centred @ inverse @ centred), 0.0))))
+    weights = np.array(chance) if max(chance) > 0 else np.eye(len(luck))[0]
+    edges = np.cumsum(weights)
+    return np.searchsorted(edges, (np.arange(len(luck)) + 0.5) / len(luck) * edges[-1])
 
 
 def _known(p: float | None) -> float:

@@ -39,6 +39,10 @@ class RunVariance:
         """What runs add to the variance of the test set; 0 where the items explain all their scatter."""
         return max(self.total - self.items, 0.0)
 
+    def times(self, factor: float) -> "RunVariance":
+        """Of runs that scatter more: this many times the variance beyond the items."""
+        return RunVariance(self.total + (factor - 1) * self.beyond_items, self.items, self.df)
+
 
 NOTHING_SHOWN = RunVariance(0.0, 0.0, 0.0)
 
