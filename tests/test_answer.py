@@ -11,7 +11,8 @@ from scipy import stats
 from llama_exp.config.compose import load_config
 from llama_exp.report import costs, items
 from llama_exp.report.analyse import analyse
-from llama_exp.report.answer import answer_of
+from llama_exp.report.answer import Estimate, answer_of
+from llama_exp.report.answer import _sentences as sentences
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import load_runs
 from llama_exp.report.write import write_report
@@ -111,6 +112,30 @@ def test_one_size_answers_about_ranks_alone(tmp_path):
     assert (answer.recommended.rank, answer.recommended.examples) == (8, 1000) and not answer.more_data
     assert "Try sample=250,500,1000." in " ".join(answer.sentences) and answer.next.examples == 2000
     assert answer.next.narrowing is None, "there is no interval yet"
+
+
+def test_of_ranks_that_do_not_differ_the_luckiest_is_a_guess(tmp_path):
+    for rank, f1 in ((4, 60.0), (16, 60.3), (64, 61.3)):
+        write_run(tmp_path, r=rank, sample=1000, f1=f1)
+    answer = answered(tmp_path)
+    assert answer.recommended.sure < 0.9 and answer.sentences[0].startswith("Best guess: rank ")
+
+
+def test_what_more_data_would_do_is_said_as_far_as_it_is_known(tmp_path):
+    write_grid(tmp_path)
+    (comparison,) = comparisons(load_runs(tmp_path)[0])
+    comparison = analyse(comparison, lambda evaluation: items.load_items(evaluation, None))
+    answer = answer_of(comparison, costs.Prices(), tmp_path)
+    said = {}
+    for name, low, high in (("helps", 1.5, 4.0), ("harms", -4.0, -1.5), ("little", -0.3, 0.4), ("open", -2.0, 5.0)):
+        gain = replace(answer.more_data[0], gain=Estimate((low + high) / 2, low, high))
+        said[name] = sentences(replace(answer, more_data=(gain,)), comparison)[1].split(".")[0]
+    assert said == {
+        "helps": "More data would help",
+        "harms": "More data would harm",
+        "little": "Twice the data would change little",
+        "open": "Whether more data would help is not known",
+    }
 
 
 def test_where_the_untuned_model_is_best_the_answer_says_so(tmp_path):

@@ -34,6 +34,7 @@ from llama_exp.statistics import (
     variance_components,
 )
 from llama_exp.statistics.ranking import Sweep
+from llama_exp.statistics.run_luck import run_luck
 from llama_exp.statistics.single_runs import typical_scatters
 from llama_exp.statistics.variance import run_sums
 from llama_exp.statistics.winner import correct_winner
@@ -449,6 +450,53 @@ def test_single_runs_differ_only_beyond_the_scatter_that_runs_usually_have():
     untuned = [cells[0], replace(cells[1], fixed=True)]
     assert rank_cells(untuned, (0, 100)).against[1][1] < p, "an untuned model has no luck of its own"
     assert usual.detectable > 2 * same.detectable and usual.winner.high - usual.winner.low > 3
+
+
+def test_one_run_of_few_examples_is_not_judged_by_the_repeats_of_many():
+    rng, weights = np.random.default_rng(4), np.full(40, 10.0)
+
+    def of(key: str, mean: float, runs: int, relative: float) -> Contender:
+        rows = (mean + rng.normal(0, 0.2, (runs, 1)) + rng.normal(0, 2, (runs, 40))) * weights
+        return Contender(
+            key, RunSums(rows, weights, 400), tuple((0, i) for i in range(runs)), relative_scatter=relative
+        )
+
+    large, alike, few = of("large", 65.0, 5, 1.0), of("alike", 60.0, 1, 1.0), of("few", 60.0, 1, 3.2)
+    assert rank_cells([large, alike], (0, 100)).worse == ("alike",), "5 points, where runs scatter by 0.2"
+    assert rank_cells([large, few], (0, 100)).worse == (), "5 points, where runs of 100 examples scatter by 3.8"
+
+
+def test_the_best_of_single_runs_that_lie_close_is_hardly_corrected():
+    """That nine cells lie close shows that their runs scatter little, so that the best one was not so lucky."""
+    rng, weights = np.random.default_rng(0), np.full(50, 20.0)
+    rows = 60 + rng.normal(0, 8, 50) + rng.normal(0, 1, (9, 50))
+    cells = [Contender(i, RunSums((row * weights)[None], weights, 1000), ((0, i),)) for i, row in enumerate(rows)]
+    cells.sort(key=lambda one: -one.sums.means.mean())
+    found, best = rank_cells(cells, (0, 100)).winner, cells[0].sums.means.mean()
+    assert best - 1.5 < found.estimate <= best
+    same = [Contender(i, cells[0].sums, ((0, i),)) for i in range(3)]
+    assert rank_cells(same, (0, 100)).winner is None, "of equals none is flattered by the choice"
+
+
+def test_scores_that_are_not_numbers_are_refused_by_name():
+    weights = np.full(4, 5.0)
+    cells = [
+        Contender(key, RunSums(np.full((1, 4), value), weights, 20), ((0, 0),))
+        for key, value in (("a", 1.0), ("b", np.nan))
+    ]
+    with pytest.raises(ValueError, match="scores of b: 4 of 4 are NaN"):
+        rank_cells(cells)
+    with pytest.raises(ValueError, match="NaN"):
+        run_luck(RunSums(np.full((3, 4), np.nan), weights, 20), [0, 0, 0])
+
+
+def test_luck_is_none_where_all_runs_are_the_same_and_says_of_how_many_samples_it_is():
+    rng, weights = np.random.default_rng(0), np.full(20, 5.0)
+    alike = RunSums(np.full((3, 20), 250.0), weights, 100)
+    assert run_luck(alike, [0, 0, 0]) is None
+    apart = RunSums((50 + rng.normal(0, 3, (4, 1)) + rng.normal(0, 1, (4, 20))) * weights, weights, 100)
+    assert run_luck(apart, [0, 0, 0, 0]).samples == 1 and run_luck(apart, [0, 0, 1, 1]).samples == 2
+    assert run_luck(apart, [0, 1, 2, 3]).seeds_needed(-5.0) == run_luck(apart, [0, 1, 2, 3]).seeds_needed(5.0)
 
 
 def test_where_no_group_differs_from_another_both_few_groups_and_runs_may_explain_a_difference():

@@ -241,7 +241,8 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
 
 def _scatters(c: Comparison) -> np.ndarray | None:
     """How much runs scatter by the learning curves: equally likely standard deviations; None without a curve."""
-    draws = [curve.draws.scatters for panel in c.panels for curve in panel.relative.values() if curve.draws]
+    curves = [curve for panel in c.panels for curve in panel.relative.values() if not curve.repeated]
+    draws = [curve.draws.scatters for curve in curves if curve.draws]
     return np.quantile(np.concatenate(draws), (np.arange(SCENARIOS) + 0.5) / SCENARIOS) if draws else None
 
 

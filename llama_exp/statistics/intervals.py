@@ -228,7 +228,9 @@ def two_ends(bounds: Bounds) -> Bounds:
 
 def clip_to_bounds(low: float, high: float, bounds: Bounds) -> tuple[float, float]:
     """An interval without what lies off the scale."""
-    return (low, high) if bounds is None else (max(low, bounds[0]), min(high, bounds[1]))
+    if bounds is None:
+        return low, high
+    return min(max(low, bounds[0]), bounds[1]), max(min(high, bounds[1]), bounds[0])
 
 
 def t_interval(

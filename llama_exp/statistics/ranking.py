@@ -7,8 +7,8 @@
 Cells are compared as *recipes*: a lucky seed does not make a better rank. What two cells' runs share (a data seed and a
 seed) cancels as far as it is in both means; the other runs count with all their luck. Each pair's own scatter is shrunk
 towards that of the whole sweep (Smyth 2004, "Linear models and empirical Bayes"; learning curves do the same), and a
-pair without repeated runs has that of the sweep alone, more where its runs have fewer examples. Where no cell of the
-sweep has repeats the scatter of runs is assumed (single_runs.py).
+pair without repeated runs has that of the sweep alone. The scatter of runs is assumed (single_runs.py) where no cell of
+the sweep has repeats, and for a cell of one run and few examples beside repeated cells of many.
 """
 
 import math
@@ -31,6 +31,7 @@ from llama_exp.statistics.winner import Winner, correct_winner
 
 LEVEL, POWER = 0.05, 0.8
 PRIOR = 4.0  # largest weight, in degrees of freedom, of a small sweep's scatter in each pair's own
+FARTHER = 1.2  # times: one run that is expected to scatter so much farther than those repeated is not judged by them
 METHOD = "paired by item, CR2 plus between-run variance"
 
 
@@ -163,9 +164,10 @@ class Sweep:
         each = np.stack([self.effects.weights(index) for index in range(len(scores))])
         covariance, test = residuals @ residuals.T, (robust_variance(self.means[0]), satterthwaite_df(weights))
         if self.repeated:
-            extra = np.sqrt([self._more_scatter(index) for index in range(len(scores))])
-            covariance = covariance + self.effects.covariance(each) * np.outer(extra, extra)
-            parts: TwoSources | SingleRuns = TwoSources(*test, self.effects.variance(each[0]).times(extra[0] ** 2))
+            runs, assumed = self.effects.covariance(each), [self._assumed(index) for index in range(len(scores))]
+            covariance = covariance + runs + np.diag(np.maximum(assumed - np.diag(runs), 0.0))
+            own = self.effects.variance(each[0]).at_least(assumed[0], PRIOR)
+            parts: TwoSources | SingleRuns = TwoSources(*test, own)
         else:
             luck = np.stack([self._luck(index) for index in range(len(scores))], axis=1)
             luck = luck[_plausible(scores, covariance, luck)]
@@ -201,14 +203,14 @@ class Sweep:
         one = self.contenders[index]
         return 0.0 * self.scatters if one.fixed else run_variances(self.scatters, one.relative_scatter, self.span)
 
-    def _more_scatter(self, index: int) -> float:
-        """How much more than those with repeats a cell's one run is expected to scatter, as a ratio of variances."""
+    def _assumed(self, index: int) -> float:
+        """The variance that is assumed of a cell's one run where the cells with repeats have far more examples."""
         one = self.contenders[index]
-        if one.fixed or len(one.runs) > 1:
-            return 1.0
         known = [other for other in self.contenders if len(other.runs) > 1 and not other.fixed]
-        usual = np.average([c.relative_scatter**2 for c in known], weights=[len(c.runs) - 1 for c in known])
-        return max(1.0, one.relative_scatter**2 / float(usual))
+        if one.fixed or len(one.runs) > 1 or not known:
+            return 0.0
+        usual = np.average([other.relative_scatter for other in known], weights=[len(c.runs) - 1 for c in known])
+        return float(np.median(self._luck(index))) if one.relative_scatter > FARTHER * float(usual) else 0.0
 
     def _runs(self, first: int, second: int) -> RunVariance:
         pair = (first, second)
@@ -219,7 +221,7 @@ class Sweep:
             return NOTHING_SHOWN
         share = weight / df
         total, items = ((1 - share) * a + share * b for a, b in ((own.total, common.total), (own.items, common.items)))
-        return RunVariance(total, items, df).times(max(map(self._more_scatter, pair)))
+        return RunVariance(total, items, df).at_least(sum(map(self._assumed, pair)), PRIOR)
 
     def difference(self, pair: tuple[int, int], parts: TwoSources | SingleRuns) -> Difference:
         """The first minus the second, with interval and p-value."""

@@ -39,9 +39,11 @@ class RunVariance:
         """What runs add to the variance of the test set; 0 where the items explain all their scatter."""
         return max(self.total - self.items, 0.0)
 
-    def times(self, factor: float) -> "RunVariance":
-        """Of runs that scatter more: this many times the variance beyond the items."""
-        return RunVariance(self.total + (factor - 1) * self.beyond_items, self.items, self.df)
+    def at_least(self, added: float, df: float) -> "RunVariance":
+        """With no less than `added` beyond the items, known with no more than these degrees of freedom."""
+        if added <= 0:
+            return self
+        return RunVariance(max(self.total, self.items + added), self.items, min(self.df, df) if self.df else df)
 
 
 NOTHING_SHOWN = RunVariance(0.0, 0.0, 0.0)
