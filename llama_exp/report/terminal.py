@@ -16,7 +16,7 @@ from llama_exp.report.cells import Comparison
 from llama_exp.report.costs import Prices
 from llama_exp.report.labels import split_of, title
 from llama_exp.report.load import RunRecord
-from llama_exp.report.tables import AGAINST_BEST, TextTable, scores_table
+from llama_exp.report.tables import AGAINST_BEST, TextTable, score_head, scores_table
 
 GAP = 2  # spaces between columns
 COSTS = ("trainable", "tokens", "memory", "training")  # the columns that a narrow terminal drops first, in this order
@@ -43,7 +43,7 @@ def print_tables(
     for c, answer in zip_longest(compared, answers):
         for index, line in enumerate(answer.sentences if answer else ()):
             say(console, line, "bold" if index == 0 else "")
-        numbers, left_out = drop_columns(scores_table(c, wide=False), c.metric, console.width)
+        numbers, left_out = drop_columns(scores_table(c, wide=False), score_head(c), console.width)
         name = Text(f"{title(c)}, {split_of(c)}")
         table = RichTable(
             title=name, title_justify="left", title_style="bold", box=None, header_style="dim", padding=(0, GAP, 0, 0)
@@ -76,7 +76,7 @@ def drop_columns(table: TextTable, ranked: str, width: int) -> tuple[TextTable, 
         )
 
     names = [column.name for column in table.columns]
-    first = next(at for at, name in enumerate(names) if name.startswith(ranked))
+    first = next(at for at, name in enumerate(names) if name == ranked or name.startswith(f"{ranked} ("))
     scores = [at for at in range(len(names) - 1, first, -1) if names[at] not in (*COSTS, AGAINST_BEST)]
     spare, shown_columns = [names.index(name) for name in COSTS] + scores, list(range(len(names)))
     while spare and sum(map(needed, shown_columns)) > width:
