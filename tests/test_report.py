@@ -290,8 +290,8 @@ def test_the_answer_comes_first_with_its_interval_and_the_untuned_model(sweep):
     best = "Best: F1 55.9 (95 % CI 49.7 to 62.0), rank 16 on 1,000 examples, mean of 3 runs. "
     assert best + "Untuned model: 5.3 (95 % CI 3.9 to 6.7)." in printed
     assert best + "Untuned model: 5.3 (95 % CI 3.9 to 6.7)." in page.text
-    order = ("Enough rank 16, 1,000 examples", "Expected F1", "F1 from twice the data, 2,000 examples")  # in large
-    order += ("Enough: rank 16", "Run next:", "python train.py dataset=squad", "with 100 and 55.9 ± 6.2 with 1,000")
+    order = ("Recommended rank 16, 1,000 examples", "Expected F1", "F1 from twice the data, 2,000 examples")  # in large
+    order += ("Recommended: rank 16", "Run next", "python train.py dataset=squad", "with 100 and 55.9 ± 6.2 with 1,000")
     order += ("Best: ", "tokens")
     places = [page.text.index(text) for text in order]
     assert places == sorted(places)

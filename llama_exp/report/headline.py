@@ -28,10 +28,10 @@ def large_numbers(answer: Answer, c: Comparison) -> list[LargeNumber]:
     if found.rank == 0:
         score = format_score(answer.untuned, facts.decimals)
         return [
-            LargeNumber(SAY.enough(), SAY.no_tuning(), (SAY.untuned_is_best(),)),
+            LargeNumber(SAY.recommended(confident=True), SAY.no_tuning(), (SAY.untuned_is_best(),)),
             LargeNumber(SAY.of_untuned(metric=facts.label), score),
         ]
-    first = _enough(found, answer.setting, bool(facts.bounds))
+    first = _recommended(found, answer.setting, bool(facts.bounds))
     return [first, _expected(answer, found, c), _twice(answer, facts.label)]
 
 
@@ -41,21 +41,24 @@ def headline(numbers: list[LargeNumber]) -> str:
     return "; ".join([first.value, *(f"{one.label} {one.value}" for one in others[:1])])
 
 
-def _enough(found: Recommended, setting: str, points: bool) -> LargeNumber:
+def _recommended(found: Recommended, setting: str, points: bool) -> LargeNumber:
+    from llama_exp.statistics.learning_curve.advice import SURE  # numpy
+
     cell = SAY.cell(rank=found.rank, examples="" if found.examples is None else f"{found.examples:,}")
     sure = percent(found.sure) if found.sure < 0.995 else "over 99 %"
     note = SAY.suffices(tolerance=f"{found.tolerance:.2g}", points=points, sure=sure, setting=setting)
-    return LargeNumber(SAY.enough(), cell, (note,))
+    return LargeNumber(SAY.recommended(confident=found.sure >= SURE), cell, (note,))
 
 
 def _expected(answer: Answer, found: Recommended, c: Comparison) -> LargeNumber:
     facts = c.describe()
-    untuned = SAY.untuned(score=format_score(answer.untuned, facts.decimals)) if answer.untuned is not None else ""
+    known = (SAY.measured, found.measured), (SAY.untuned, answer.untuned)
+    notes = [say(score=format_score(score, facts.decimals)) for say, score in known if score is not None]
     label = SAY.expected(metric=facts.label)
     if found.score is None:
-        return LargeNumber(label, SAY.unknown(), tuple(filter(None, (untuned,))))
+        return LargeNumber(label, SAY.unknown(), tuple(notes))
     value, interval = _parts(found.score)
-    return LargeNumber(label, value, tuple(filter(None, (SAY.interval(low_to_high=interval), untuned))))
+    return LargeNumber(label, value, (SAY.interval(low_to_high=interval), *notes))
 
 
 def _twice(answer: Answer, metric: str) -> LargeNumber:
@@ -64,7 +67,10 @@ def _twice(answer: Answer, metric: str) -> LargeNumber:
         return LargeNumber(SAY.twice(metric=metric, examples=""), SAY.unknown())
     value, interval = _parts(gain.gain, sign=True)
     label = SAY.twice(metric=metric, examples=round_count(gain.examples))
-    return LargeNumber(label, value, (SAY.interval(low_to_high=interval),))
+    notes = [SAY.interval(low_to_high=interval)]
+    if answer.available is not None and gain.examples > answer.available:
+        notes.append(SAY.available(examples=f"{answer.available:,}"))
+    return LargeNumber(label, value, tuple(notes))
 
 
 def _luck(luck: Luck, metric: str) -> list[LargeNumber]:

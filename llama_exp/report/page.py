@@ -116,7 +116,7 @@ def split_sentences(answer: Answer) -> tuple[tuple[str, ...], tuple[str, str, st
     for sentence in answer.sentences:
         before, here, after = sentence.partition(command)
         if here:
-            found = before.strip(), command, after.strip()
+            found = before.strip().rstrip(":"), command, after.strip()
         else:
             kept.append(sentence)
     return tuple(kept), found

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from llama_exp.config.command_line import outputs_option, shell_quoted
 from llama_exp.formatting import plural
 from llama_exp.report import findings
 from llama_exp.report.answer import Answer
@@ -99,3 +100,10 @@ def print_pending(
         say(console, f"    {commands[run.folder]}")
     if len(pending) > limit:
         say(console, f"  and {len(pending) - limit} more; the page lists them all.")
+
+
+def print_others(console: Console, count: int, folder: Path) -> None:
+    """What is on the page and was not printed, and the command that prints it."""
+    if count:
+        command = " ".join(["llama-exp report", *map(shell_quoted, outputs_option(folder))])
+        say(console, f"{plural(count, 'other comparison')}: {command}")

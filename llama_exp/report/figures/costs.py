@@ -36,7 +36,7 @@ def draw_costs(
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     _cost_ticks(axes, [x for _, x in trained])
     axes.set_xlabel(f"{unit} (log scale: equal steps multiply)" if width >= WIDE else f"{unit} (log scale)")
-    axes.set_ylim(score_limits(comparison))
+    axes.set_ylim(score_limits(comparison, curves=False))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title(score_title(comparison), pad=12)
     spot = {"loc": "outside right upper"} if width >= WIDE else {"loc": "outside lower left", "ncols": 2}
@@ -56,7 +56,7 @@ def _cost_points(axes, trained: Sequence[tuple[Cell, float]], front: set, c: Com
         drawstyle="steps-post",
         gid="front",
     )
-    low, high = score_limits(c)
+    low, high = score_limits(c, curves=False)
     worse = set(c.ranking.worse) if c.ranking else set()
     before = None  # the last one named
     for cell, x in trained:

@@ -117,17 +117,21 @@ def score_title(comparison: Comparison) -> str:
     return f"{score.label}, {score.better} is better"
 
 
-def score_limits(comparison: Comparison) -> tuple[float, float]:
-    """The same for all panels of a comparison, so that heights can be compared; from 0 unless that hides everything."""
+def score_limits(comparison: Comparison, curves: bool = True) -> tuple[float, float]:
+    """The same for all panels of a comparison, so that heights can be compared; from 0 unless that hides everything.
+
+    `curves`: with room for their bands, whose ends must be readable.
+    """
     metric, ends = comparison.metric, list[float]()
     for _, cell in comparison.cells():
         interval = cell.interval(metric)
         ends += cell.scores(metric) + ([interval.low, interval.high] if interval else [])
     bands = [
-        curve.predict(curve.sizes[-1] * AHEAD)
+        band
         for panel in comparison.panels
         for curve in panel.curves.values()
-        if not curve.refusal
+        if curves and not curve.refusal
+        for band in curve.predict_many([curve.sizes[0], curve.sizes[-1] * AHEAD])
     ]
     if not all(isfinite(limit) for limit in comparison.describe().limits):  # no end keeps a band from pressing all flat
         most = 2 * (max(ends) - min(ends))
