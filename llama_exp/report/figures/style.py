@@ -15,7 +15,7 @@ from matplotlib import rc_context
 
 # After Okabe and Ito (2008): distinct with any kind of colour vision; darkened where a letter would be too pale.
 # In the order of the ranks 1, 2, 4 … 128, those that are often drawn together (1, 4, 16, 64) furthest apart.
-RANKS = ("#0072b2", "#a66a00", "#00876a", "#5b5fc7", "#d55e00", "#7a5c3e", "#b8558c", "#3a8fc7")
+RANKS = ("#0072b2", "#a16600", "#008465", "#5b5fc7", "#be5200", "#7a5c3e", "#b04e85", "#4b7488")
 MARKERS = "os^Dv<>P"
 STAGES = {
     "import": "#d3d7dc",
