@@ -293,7 +293,9 @@ def test_data_cannot_steer_the_terminal():
         ),
         ([(1, 3.0), (2, 2.5), (3, 2.0)], "still falling: from 2.500 at step 2 to 2.000 at step 3"),
         ([(10, 3.0), (20, 2.01), (30, 2.0)], "is flat at 2.000: since step 20"),
-        ([(10, 3.0), (20, 2.0), (30, 2.01)], "is flat at 2.010"),
+        ([(10, 3.0), (20, 2.0), (30, 2.01)], "is flat at 2.010: it was lowest at step 20 (2.000)"),
+        ([(10, 0.745), (20, 0.714), (30, 0.718)], "is flat at 0.718: it was lowest at step 20 (0.714)"),
+        ([(10, 3.0), (20, 2.5), (30, 1.99), (40, 2.0)], "is flat at 2.000: it was lowest at step 30 (1.990)"),
     ],
 )
 def test_the_note_says_whether_more_steps_would_help(validation, said):

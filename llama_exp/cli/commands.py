@@ -1,5 +1,6 @@
 """The commands that join several packages. What needs torch is imported when a run starts, so that --help is fast."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ def evaluate(config: Config, session: Session) -> Outcome:
     return evaluate(config, session)
 
 
-def report(options: ReportOptions) -> None:
+def report(options: ReportOptions, first: Collection[Path] = ()) -> None:
     """Report all runs in a folder: which cell is best, how sure that is, and what it cost:
 
         llama-exp report
@@ -44,7 +45,7 @@ def report(options: ReportOptions) -> None:
 
     folder = Path(options.outputs)
     sections, unread = study_sections(folder)
-    write_report(folder, options.metric, options.prices(), extra_sections=sections, unread=unread)
+    write_report(folder, options.metric, options.prices(), extra_sections=sections, unread=unread, first=first)
 
 
 def study_sections(folder: Path) -> tuple[list["ExtraSection"], list["UnreadFile"]]:

@@ -64,7 +64,8 @@ class SweepOutcomes(Callback):
             from llama_exp.cli.commands import report
             from llama_exp.report.command import ReportOptions
 
-            report(ReportOptions(outputs=config.outputs))
+            runs = [outcome.folder for outcome in self.outcomes if isinstance(outcome, Outcome)]
+            report(ReportOptions(outputs=config.outputs), first=runs)
 
     def print_forecasts(self) -> None:
         """The table of preflight=true. A cell without a forecast was refused."""

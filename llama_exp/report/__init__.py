@@ -6,6 +6,7 @@ analyse   analyse.py     intervals over seeds, ranking, learning curves; costs.p
 write     write.py       all four steps: write_report(folder)
           findings.py    the sentences of the answer; captions.py: those under figures and tables
           labels.py      short names of cells, panels and comparisons; next_command.py: commands to type
+          headline.py    the large numbers at the head of an answer
           tables.py      tables as strings; terminal.py prints them, page.py puts them into HTML
           figures/       the figures; runs_csv.py: runs.csv
           templates/     every sentence and page (Jinja); templating.py loads them

@@ -151,14 +151,21 @@ def costs_explained(c: Comparison, prices: Prices) -> str:
         money_unknown=any(one.money is None for one in found),
         price="" if price is None else format_money(price, prices.currency),
         energy_unknown=any(one.energy is None for one in found),
+        no_energy=all(one.energy is None for one in found),
     )
 
 
-def curve_sentences(curve: "LearningCurve", target: float | None) -> list[str]:
-    """What a fitted curve says about more data, or why it says nothing."""
-    from llama_exp.statistics.messages import describe_curve  # numpy
+def curve_sentences(curve: "LearningCurve", target: float | None, relative: "LearningCurve | None" = None) -> list[str]:
+    """What a fitted curve says about more data, or why it says nothing.
 
-    return describe_curve(curve, target)
+    `relative`: the curve without the luck that all cells share, by which the answer tells gains: one number a page.
+    """
+    from llama_exp.statistics import messages  # numpy
+
+    said = messages.describe_curve(curve, target)
+    if curve.refusal or relative is None or relative.refusal:
+        return said
+    return [*(messages.describe_gain(relative, factor) for factor in (2.0, 10.0)), *said[2:]]
 
 
 def target_score(c: Comparison, prices: Prices) -> float | None:

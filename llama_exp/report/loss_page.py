@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from llama_exp.formatting import percent
-from llama_exp.report.figures.style import CSS, INK, MUTED, RANKS, png, styled, svg
+from llama_exp.report.figures.style import INK, MUTED, NARROW, RANKS, page_colours, png, styled, svg
 from llama_exp.report.figures.training import Points, loss_limits
 from llama_exp.report.templating import Sentences, load_template
 from llama_exp.runs.files import atomic_write
@@ -28,15 +28,16 @@ def write(folder: Path, ended: str = "") -> str | None:
     if not curves["loss"]:
         return None
     text = note(curves["validation_loss"], curves["loss"])
-    figure = draw(curves)
     with atomic_write(folder / "losses.png", "wb") as file:
-        file.write(png(figure))
+        file.write(png(draw(curves)))
     page = load_template("loss_page.html.jinja").render(
         name=f"{folder.parent.name}/{folder.name}",
         note=text,
         ended=ended,
-        colours="; ".join(f"{variable}: {colour}" for colour, variable in CSS.items()),
-        figure=svg(figure, 1, text),
+        wide=svg(draw_losses(curves, 9.6), 1, text),
+        narrow=svg(draw_losses(curves, NARROW), 2, text),
+        beside=[svg(draw_beside(curves[key], BESIDE[key]), 3 + i, BESIDE[key]) for i, key in enumerate(BESIDE)],
+        colours=page_colours(),
     )
     with atomic_write(folder / "losses.html") as file:
         file.write(page)
@@ -58,17 +59,24 @@ def note(validation: Points, training: Points = ()) -> str:
     """Whether more steps would help, by the validation loss, and whether the training loss went the same way."""
     if len(validation) < 2:
         return SAY.too_few()
-    best_step, best = min(validation, key=lambda point: point[1])
+    best_step, best = best_point(validation)
     last_step, last = validation[-1]
     if last > (1 + RISE) * best:
         sentence = SAY.both_rise if rose(training, best_step) else SAY.overfitting
         return sentence(step=f"{best_step:,.0f}", best=f"{best:.3f}", last=f"{last:.3f}")
+    if best_step < last_step:
+        return SAY.flat_since_best(last=f"{last:.3f}", step=f"{best_step:,.0f}", best=f"{best:.3f}")
     earlier = [point for point in validation if point[0] <= last_step * 2 / 3] or validation[:1]
     step, before = earlier[-1]
     if before > (1 + FALL) * last:
         steps = {"first_step": f"{step:,.0f}", "last_step": f"{last_step:,.0f}"}
         return SAY.still_falling(**steps, before=f"{before:.3f}", last=f"{last:.3f}")
     return SAY.flat(last=f"{last:.3f}", step=f"{step:,.0f}", least=percent(FALL))
+
+
+def best_point(validation: Points) -> tuple[float, float]:
+    """(step, loss) of the lowest validation loss; of equal ones, to the printed digits, the last."""
+    return min(reversed(validation), key=lambda point: round(point[1], 3))
 
 
 def rose(training: Points, step: float) -> bool:
@@ -80,41 +88,64 @@ def rose(training: Points, step: float) -> bool:
 
 @styled
 def draw(curves: dict[str, Points]):
-    """The losses, large; below them, small, what else was logged at each step."""
+    """One picture of everything: the losses, large; below them, small, what else was logged at each step."""
     # w_pad: room for the first digit of long tick labels
     figure = Figure(figsize=(7.2, 5.2), layout=ConstrainedLayoutEngine(w_pad=0.1))
     grid = figure.add_gridspec(2, len(BESIDE), height_ratios=(2.4, 1))
-    axes = figure.add_subplot(grid[0, :])
+    _losses(figure.add_subplot(grid[0, :]), curves)
+    for column, (key, name) in enumerate(BESIDE.items()):
+        _beside(figure.add_subplot(grid[1, column]), curves[key], name, fontsize=9)
+    return figure
+
+
+@styled
+def draw_losses(curves: dict[str, Points], width: float):
+    """The losses alone, so many inches wide: the page lays its panels out by the width of the screen."""
+    figure = Figure(figsize=(width, 3.4), layout=ConstrainedLayoutEngine(w_pad=0.1))
+    _losses(figure.subplots(), curves, unit=" in nats a label token" if width > NARROW else "")
+    return figure
+
+
+@styled
+def draw_beside(points: Points, name: str):
+    """A small panel of its own: the learning rate, the gradient norm, the speed."""
+    figure = Figure(figsize=(3.2, 1.9), layout=ConstrainedLayoutEngine(w_pad=0.1))
+    _beside(figure.subplots(), points, name, fontsize=10)
+    return figure
+
+
+def _losses(axes, curves: dict[str, Points], unit: str = " in nats a label token") -> None:
     axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.7, linewidth=1, label="training")
-    if curves["validation_loss"]:
-        x, y = zip(*curves["validation_loss"], strict=True)
-        best = min(range(len(y)), key=y.__getitem__)
-        axes.plot(x, y, color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation")
+    if validation := curves["validation_loss"]:
+        step, best = best_point(validation)
         axes.plot(
-            x[best],
-            y[best],
+            *zip(*validation, strict=True), color=RANKS[0], linewidth=2, marker="o", markersize=4, label="validation"
+        )
+        axes.plot(
+            step,
+            best,
             color=INK,
             linestyle="",
             marker="o",
             markersize=9,
             fillstyle="none",
-            label=f"best, {y[best]:.3f} at step {x[best]:,.0f}",
+            label=f"best, {best:.3f} at step {step:,.0f}",
         )
     low, high = loss_limits([curves["loss"]], [curves["validation_loss"]])
     axes.set_ylim(low, high)
     above = max(y for _, y in curves["loss"]) > high
-    axes.set_title("loss (nats a label token" + ("; the first steps begin above)" if above else ")"))
+    axes.set_title(f"loss{unit}" + (" (the first steps begin above)" if above else ""))
     axes.legend(frameon=False, fontsize=9)
     axes.set_xlabel("optimizer step")
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", integer=True)
-    for column, (key, name) in enumerate(BESIDE.items()):
-        small = figure.add_subplot(grid[1, column])
-        if curves[key]:
-            small.plot(*zip(*curves[key], strict=True), color=MUTED, linewidth=1.2)
-        small.set_title(name, fontsize=9)
-        small.tick_params(labelsize=8)
-        small.set_xlim(left=0)
-        small.locator_params(axis="x", nbins=3, integer=True)
-        small.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
-    return figure
+
+
+def _beside(axes, points: Points, name: str, fontsize: float) -> None:
+    if points:
+        axes.plot(*zip(*points, strict=True), color=MUTED, linewidth=1.2)
+    axes.set_title(name, fontsize=fontsize)
+    axes.tick_params(labelsize=fontsize - 1)
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=3, integer=True)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")

@@ -7,28 +7,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from markupsafe import Markup
-
 from llama_exp.report import captions, findings, tables
 from llama_exp.report.answer import Answer
 from llama_exp.report.cells import Comparison
 from llama_exp.report.costs import Prices
-from llama_exp.report.figures.style import CSS
-from llama_exp.report.labels import split_of, title
+from llama_exp.report.figures.style import page_colours
+from llama_exp.report.headline import headline, large_numbers
+from llama_exp.report.labels import panel_name, split_of, title
 from llama_exp.report.load import RunRecord, UnreadFile
 from llama_exp.report.templating import load_template
-
-PAGE_COLOURS = ("--ink", "--muted", "--grid", "--paper")  # set in the template itself
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A drawn figure: its SVG for the page, and the sentences around it."""
+    """A drawn figure: its SVG for the page, the same for a phone, and the sentences around it.
+
+    command  what to type to add what is missing in it
+    """
 
     svg: str
+    narrow: str = ""
     name: str = ""
     caption: str = ""
     notes: list[str] = field(default_factory=list)
+    command: str = ""
     width: float = 0.0
 
 
@@ -62,6 +64,7 @@ def render(
         pending=pending,
         pending_table=tables.pending_table(pending, commands),
         studies=studies,
+        no_baseline=captions.SAY.no_baseline(),
         losses=pictures.losses,
         losses_explained=captions.SAY.losses_explained(),
         time=pictures.time,
@@ -72,23 +75,48 @@ def render(
         versions=tables.versions_table(runs),
         unread=tables.unread_table(unread) if unread else None,
         pictures=pictures.files,
-        colours={name: Markup(colour) for colour, name in CSS.items() if name not in PAGE_COLOURS},
+        colours=page_colours(),
     )
 
 
 def _section(index: int, c: Comparison, answer: Answer | None, pictures: Pictures, prices: Prices) -> dict:
     """What the page shows of one comparison."""
+    best = c.best()
+    leading = panel_name(best[0], c) if best else ""
+    figures = pictures.scores.get(index, [])
+    sentences, run_next = split_sentences(answer) if answer else ((), None)
+    found, numbers = findings.answer(c, prices), large_numbers(answer, c) if answer else []
     return {
+        "id": f"comparison-{index + 1}",
         "title": title(c),
         "split": split_of(c),
-        "answer": [*(answer.sentences if answer else ()), *findings.answer(c, prices)],
+        "headline": headline(numbers) or (*sentences, *found)[0],
+        "numbers": numbers,
+        "answer": sentences,
+        "next": run_next,
+        "findings": found,
         "description": findings.description(c),
-        "figures": pictures.scores.get(index, []),
+        "figures": sorted(figures, key=lambda one: one.name != leading),  # the best first
         "table": tables.scores_table(c),
         "members": tables.runs_table(c),
         "curves": tables.curve_table(c, prices),
         "cost": pictures.costs.get(index),
         "costs": tables.cost_table(c, prices),
         "costs_explained": captions.costs_explained(c, prices),
-        "best_of": sum(s.rank > 0 for _, s in c.cells()),
+        "corrected": bool(c.ranking and c.ranking.winner),  # the findings say how much the choice flatters
+        "best_of": len(c.cells()),
     }
+
+
+def split_sentences(answer: Answer) -> tuple[tuple[str, ...], tuple[str, str, str] | None]:
+    """The sentences without the one that holds the command to run next; and that one as (before, command, after)."""
+    if not answer.next:
+        return answer.sentences, None
+    command, kept, found = answer.next.command, [], ("", answer.next.command, "")
+    for sentence in answer.sentences:
+        before, here, after = sentence.partition(command)
+        if here:
+            found = before.strip().rstrip(":"), command, after.strip()
+        else:
+            kept.append(sentence)
+    return tuple(kept), found

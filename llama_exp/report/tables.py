@@ -3,7 +3,7 @@ dropped, what differs between them, versions."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +120,25 @@ def _shown_metrics(c: Comparison, wide: bool) -> list[str]:
 
 
 def _score_heads(c: Comparison, metrics: list[str]) -> list[str]:
-    """Names of the score columns: a common family is named once; of how many items, where some have no loss."""
-    families = {_family(m) for m in (c.metric, *c.metrics)} - {""}
-    prefix = f"{min(families)}/" if len(families) == 1 else "/"
+    """Names of the score columns, as people know them; of how many items, where some have no loss."""
     measured = measured_items(c)
-    heads = [m if m == c.metric else m.removeprefix(prefix) for m in metrics]
     return [
-        f"{h} ({measured} items)" if m in likelihood.SCORES and measured else h
-        for m, h in zip(metrics, heads, strict=True)
+        f"{score_head(c, m)} ({measured} items)" if m in likelihood.SCORES and measured else score_head(c, m)
+        for m in metrics
     ]
+
+
+def score_head(c: Comparison, metric: str = "") -> str:
+    """`F1`: the label of a score, with its metric where another score has the same label.
+
+    A score that declares no label goes by its name; where all are of one metric, by the last part of it.
+    """
+    metric = metric or c.metric
+    names = {m: c.describe(m).label for m in dict.fromkeys((metric, c.metric, *c.metrics))}
+    if names[metric] != metric:
+        return names[metric] if Counter(names.values())[names[metric]] == 1 else f"{names[metric]} ({_family(metric)})"
+    one_family = len({_family(m) for m in names} - {""}) == 1
+    return metric.removeprefix(f"{_family(metric)}/") if one_family and metric != c.metric else metric
 
 
 def runs_table(c: Comparison) -> TextTable:
@@ -175,7 +185,7 @@ def cost_table(c: Comparison, prices: Prices) -> TextTable:
     named = any(panel_name(p, c) for p, _ in pairs)
     heads = columns(
         *["cell"] * named,
-        *("examples#", "rank#", f"{c.metric}#", "training time#", "tokens#", "peak memory#"),
+        *("examples#", "rank#", f"{score_head(c)}#", "training time#", "tokens#", "peak memory#"),
         *("trainable parameters#", "energy#", "money#"),
     )
     rows = []
@@ -195,7 +205,17 @@ def cost_table(c: Comparison, prices: Prices) -> TextTable:
                 *(format_energy(cost.energy), format_money(cost.money, prices.currency)),
             )
         )
-    return _marked(c, pairs, heads, rows)
+    return without_unknown(_marked(c, pairs, heads, rows))
+
+
+def without_unknown(table: TextTable) -> TextTable:
+    """The table without the columns in which nothing is known."""
+    known = [at for at in range(len(table.columns)) if {row[at] for row in table.rows} - {"unknown"}]
+    return replace(
+        table,
+        columns=tuple(table.columns[at] for at in known),
+        rows=[tuple(row[at] for at in known) for row in table.rows],
+    )
 
 
 def curve_table(c: Comparison, prices: Prices) -> TextTable | None:
@@ -204,7 +224,7 @@ def curve_table(c: Comparison, prices: Prices) -> TextTable | None:
     for panel in c.panels:
         for rank, curve in sorted(panel.curves.items()):
             name = ", ".join(filter(None, (panel_name(panel, c), f"rank {rank}")))
-            rows.append((name, " ".join(captions.curve_sentences(curve, target))))
+            rows.append((name, " ".join(captions.curve_sentences(curve, target, panel.relative.get(rank)))))
     return TextTable(columns("line", "gain from more data"), rows) if rows else None
 
 

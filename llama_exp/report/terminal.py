@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from llama_exp.config.command_line import outputs_option, shell_quoted
 from llama_exp.formatting import plural
 from llama_exp.report import findings
 from llama_exp.report.answer import Answer
@@ -16,7 +17,7 @@ from llama_exp.report.cells import Comparison
 from llama_exp.report.costs import Prices
 from llama_exp.report.labels import split_of, title
 from llama_exp.report.load import RunRecord
-from llama_exp.report.tables import AGAINST_BEST, TextTable, scores_table
+from llama_exp.report.tables import AGAINST_BEST, TextTable, score_head, scores_table
 
 GAP = 2  # spaces between columns
 COSTS = ("trainable", "tokens", "memory", "training")  # the columns that a narrow terminal drops first, in this order
@@ -43,7 +44,7 @@ def print_tables(
     for c, answer in zip_longest(compared, answers):
         for index, line in enumerate(answer.sentences if answer else ()):
             say(console, line, "bold" if index == 0 else "")
-        numbers, left_out = drop_columns(scores_table(c, wide=False), c.metric, console.width)
+        numbers, left_out = drop_columns(scores_table(c, wide=False), score_head(c), console.width)
         name = Text(f"{title(c)}, {split_of(c)}")
         table = RichTable(
             title=name, title_justify="left", title_style="bold", box=None, header_style="dim", padding=(0, GAP, 0, 0)
@@ -76,7 +77,7 @@ def drop_columns(table: TextTable, ranked: str, width: int) -> tuple[TextTable, 
         )
 
     names = [column.name for column in table.columns]
-    first = next(at for at, name in enumerate(names) if name.startswith(ranked))
+    first = next(at for at, name in enumerate(names) if name == ranked or name.startswith(f"{ranked} ("))
     scores = [at for at in range(len(names) - 1, first, -1) if names[at] not in (*COSTS, AGAINST_BEST)]
     spare, shown_columns = [names.index(name) for name in COSTS] + scores, list(range(len(names)))
     while spare and sum(map(needed, shown_columns)) > width:
@@ -99,3 +100,10 @@ def print_pending(
         say(console, f"    {commands[run.folder]}")
     if len(pending) > limit:
         say(console, f"  and {len(pending) - limit} more; the page lists them all.")
+
+
+def print_others(console: Console, count: int, folder: Path) -> None:
+    """What is on the page and was not printed, and the command that prints it."""
+    if count:
+        command = " ".join(["llama-exp report", *map(shell_quoted, outputs_option(folder))])
+        say(console, f"{plural(count, 'other comparison')}: {command}")

@@ -5,7 +5,7 @@ write_report(Path("outputs"))    prints the tables; writes outputs/report/{index
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -20,10 +20,11 @@ from llama_exp.report.cells import Comparison
 from llama_exp.report.compare import comparisons
 from llama_exp.report.costs import Prices
 from llama_exp.report.items import EvaluationItems, load_items
+from llama_exp.report.labels import scored_runs
 from llama_exp.report.load import EvaluationRecord, UnreadFile, load_runs
 from llama_exp.report.next_command import next_command
 from llama_exp.report.runs_csv import write_csv
-from llama_exp.report.terminal import make_console, print_pending, print_tables, say
+from llama_exp.report.terminal import make_console, print_others, print_pending, print_tables, say
 from llama_exp.runs.files import atomic_write, write_json
 from llama_exp.sanitize import clean
 
@@ -50,6 +51,7 @@ def write_report(
     console: Console | None = None,
     extra_sections: Sequence[ExtraSection] = (),
     unread: Sequence[UnreadFile] = (),
+    first: Collection[Path] = (),
 ) -> Path:
     """Print the tables and write `folder`/report/.
 
@@ -58,6 +60,8 @@ def write_report(
         prices: default: conf/report.yaml.
         extra_sections: shown after the scores.
         unread: files that the caller could not read, to be listed with the report's own.
+        first: folders of the runs of a sweep that has just ended: what compares them comes first on the page, and
+            alone in the terminal.
 
     Returns:
         The path of the page. Raises UserError where there is nothing to report or it cannot be written.
@@ -71,11 +75,14 @@ def write_report(
         known = sorted({m for c in compared for m in c.metrics})
         raise UserError(f"No evaluation has the metric {clean(metric)}. Known: {', '.join(known) or 'none yet'}.")
     compared = analyse_all(compared, home / "items")
+    compared, shown = in_front(compared, first)
     pending = findings.pending(runs)
     answers = [answer_of(c, prices, folder) for c in compared]
-    print_tables(console, compared, answers, prices)
+    print_tables(console, compared[:shown], answers[:shown], prices)
     commands = {run.folder: next_command(run, folder, compared) for run, _ in pending}
-    print_pending(console, pending, commands)
+    mine = {path.resolve() for path in first}
+    print_pending(console, [one for one in pending if not mine or one[0].folder.resolve() in mine], commands)
+    print_others(console, len(compared) - shown, folder)
     try:
         write_csv(home / "runs.csv", runs)
         write_json(home / "answer.json", {"schema": SCHEMA, "answers": [dataclasses.asdict(a) for a in answers if a]})
@@ -97,6 +104,18 @@ def write_report(
         say(console, f"Not read: {clean(one.path)} ({one.reason})", "yellow")
     say(console, f"Report: {home / 'index.html'}")
     return home / "index.html"
+
+
+def in_front(compared: list[Comparison], first: Collection[Path]) -> tuple[list[Comparison], int]:
+    """The comparisons with a run of `first` in front of the others, and how many they are; all without one."""
+    mine = {path.resolve() for path in first}
+    own = [bool(mine & {one.run.folder.resolve() for one in scored_runs(c) if one.run.rank}) for c in compared]
+    if not any(own):  # only untuned models: they belong to every comparison on their items
+        own = [bool(mine & {one.run.folder.resolve() for one in scored_runs(c)}) for c in compared]
+    if not any(own):
+        return compared, len(compared)
+    ordered = sorted(zip(own, compared, strict=True), key=lambda pair: not pair[0])
+    return [c for _, c in ordered], sum(own)
 
 
 def analyse_all(compared: list[Comparison], cache: Path) -> list[Comparison]:

@@ -7,14 +7,16 @@ from matplotlib.ticker import MaxNLocator
 
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.figures.scores import score_limits, score_title
-from llama_exp.report.figures.style import INK, MUTED, PAPER, colour, marker, styled, time_unit
+from llama_exp.report.figures.style import INK, MUTED, PAPER, WIDE, colour, marker, styled, time_unit
 
 
 @styled
-def draw_costs(points: Sequence[tuple[Panel, Cell, float]], front: set, comparison: Comparison, unit: str):
+def draw_costs(
+    points: Sequence[tuple[Panel, Cell, float]], front: set, comparison: Comparison, unit: str, width: float = WIDE
+):
     """Score against what training cost; the line joins what nothing cheaper equals. `points`: (panel, cell, cost)."""
     metric = comparison.metric
-    figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+    figure = Figure(figsize=(width, 3.9 if width >= WIDE else 4.2), layout="constrained")
     axes = figure.subplots()
     trained = sorted(((s, x) for _, s, x in points if s.rank and x > 0), key=lambda one: one[1])
     size = 1
@@ -33,11 +35,12 @@ def draw_costs(points: Sequence[tuple[Panel, Cell, float]], front: set, comparis
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     _cost_ticks(axes, [x for _, x in trained])
-    axes.set_xlabel(f"{unit} (log scale: equal steps multiply)")
-    axes.set_ylim(score_limits(comparison))
+    axes.set_xlabel(f"{unit} (log scale: equal steps multiply)" if width >= WIDE else f"{unit} (log scale)")
+    axes.set_ylim(score_limits(comparison, curves=False))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title(score_title(comparison), pad=12)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9, handlelength=1.6)
+    spot = {"loc": "outside right upper"} if width >= WIDE else {"loc": "outside lower left", "ncols": 2}
+    figure.legend(**spot, frameon=False, fontsize=9, handlelength=1.6)
     return figure
 
 
@@ -53,7 +56,7 @@ def _cost_points(axes, trained: Sequence[tuple[Cell, float]], front: set, c: Com
         drawstyle="steps-post",
         gid="front",
     )
-    low, high = score_limits(c)
+    low, high = score_limits(c, curves=False)
     worse = set(c.ranking.worse) if c.ranking else set()
     before = None  # the last one named
     for cell, x in trained:

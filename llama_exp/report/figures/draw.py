@@ -1,7 +1,9 @@
 """Draws every figure of a report: a PNG file each, and the same as SVG for the page."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -26,6 +28,11 @@ class _Folder:
 
     path: Path
     files: list[str] = field(default_factory=list)
+
+    def save_both(self, file_name: str, draw: Callable[[float], Figure], caption: str, **about) -> Picture:
+        """A figure that is drawn twice for the page: for a screen, and for a phone."""
+        picture = self.save(file_name, draw(style.WIDE), caption, **about)
+        return replace(picture, narrow=style.svg(draw(style.NARROW), f"{len(self.files)}n", caption))
 
     def save(self, file_name: str, figure: Figure, caption: str, **about) -> Picture:
         stem = re.sub(r"[^A-Za-z0-9._]+", "-", file_name)[:80].strip("-.")
@@ -52,7 +59,8 @@ def draw_figures(
     losses, unread = _loss_pictures(folder, runs)
     time, bars = None, training.stage_times(runs)
     if bars:
-        time = folder.save("seconds", training.draw_times(bars), captions.time_caption(bars, training.BARS))
+        caption = captions.time_caption(bars, training.BARS)
+        time = folder.save_both("seconds", lambda width: training.draw_times(bars, width), caption)
     folder.remove_old()
     return Pictures(drawn, spent, losses, time, tuple(folder.files)), unread
 
@@ -62,11 +70,10 @@ def _score_pictures(folder: _Folder, c: Comparison, runs: list[RunRecord]) -> li
     for panel in c.panels:
         if panel.cells:
             name, notes = panel_name(panel, c), captions.scores_notes(panel, c, runs)
-            if not panel.baseline:
-                command = untuned_command(panel.cells[0].runs[0], folder.path.parent)
-                notes.append(f"{captions.SAY.no_baseline()} {command}")
             file, caption = f"score-{title(c)}-{c.metric}-{name}", captions.scores_caption(panel, c)
-            found.append(folder.save(file, draw_scores(panel, c), caption, name=name, notes=notes))
+            command = "" if panel.baseline else untuned_command(panel.cells[0].runs[0], folder.path.parent)
+            about = {"name": name, "notes": notes, "command": command}
+            found.append(folder.save_both(file, partial(draw_scores, panel, c), caption, **about))
     return found
 
 
@@ -76,9 +83,8 @@ def _cost_picture(folder: _Folder, c: Comparison, prices: Prices) -> Picture | N
         return None
     front = {cell.key for _, cell, _ in costs.front(c, prices)}
     unit = prices.currency if costs.axis(c, prices) == "money" else "seconds"
-    figure = draw_costs(priced, front, c, unit)
-    notes = captions.cost_notes(c)
-    return folder.save(f"cost-{title(c)}-{c.metric}", figure, captions.cost_caption(c, prices), notes=notes)
+    draw, notes = partial(draw_costs, priced, front, c, unit), captions.cost_notes(c)
+    return folder.save_both(f"cost-{title(c)}-{c.metric}", draw, captions.cost_caption(c, prices), notes=notes)
 
 
 def _loss_pictures(folder: _Folder, runs: list[RunRecord]) -> tuple[list[Picture], list[UnreadFile]]:

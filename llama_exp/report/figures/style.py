@@ -15,7 +15,7 @@ from matplotlib import rc_context
 
 # After Okabe and Ito (2008): distinct with any kind of colour vision; darkened where a letter would be too pale.
 # In the order of the ranks 1, 2, 4 … 128, those that are often drawn together (1, 4, 16, 64) furthest apart.
-RANKS = ("#0072b2", "#a66a00", "#00876a", "#5b5fc7", "#d55e00", "#7a5c3e", "#b8558c", "#3a8fc7")
+RANKS = ("#0072b2", "#a16600", "#008465", "#5b5fc7", "#be5200", "#7a5c3e", "#b04e85", "#4b7488")
 MARKERS = "os^Dv<>P"
 STAGES = {
     "import": "#d3d7dc",
@@ -34,6 +34,9 @@ CSS = {
     **{c: f"--rank{i}" for i, c in enumerate(RANKS)},
     **{c: f"--{s}" for s, c in STAGES.items()},
 }
+PAGE_COLOURS = ("--ink", "--muted", "--grid", "--paper")  # the page's own, set in templates/page_style.jinja
+WIDE, NARROW = 6.4, 4.0  # inches: a figure on a screen, and on a phone, where a shrunk one could not be read
+HOVER = "hover: "  # a mark whose gid begins so has the rest as its tooltip
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -79,6 +82,11 @@ def marker(rank: int) -> str:
     return MARKERS[rank_index(rank)]
 
 
+def page_colours() -> dict[str, str]:
+    """{"--rank0": "#0072b2", …}: the colours of the figures that a page has no name of its own for."""
+    return {name: ink for ink, name in CSS.items() if name not in PAGE_COLOURS}
+
+
 def time_unit(longest: float) -> tuple[int, str]:
     """(seconds in it, name) of the unit that suits an axis up to `longest` seconds."""
     return (3600, "hours") if longest > 7200 else (60, "minutes") if longest > 180 else (1, "seconds")
@@ -107,8 +115,8 @@ def _save(figure, buffer, **how) -> None:
     figure.set_layout_engine("none")  # laid out once: the second file gets the same layout in half the time
 
 
-def svg(figure, number: int, label: str) -> str:
-    """The figure as inline SVG: its own ids, the page's fonts, colours from CSS variables."""
+def svg(figure, number: int | str, label: str) -> str:
+    """The figure as inline SVG: its own ids, the page's fonts, colours from CSS variables, tooltips without scripts."""
     buffer = io.StringIO()
     with rc_context(STYLE):
         _save(
@@ -122,6 +130,7 @@ def svg(figure, number: int, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>f{number}-", text)
+    text = re.sub(rf'<g id="f{number}-{HOVER}([^"]*)">', r"<g><title>\1</title>", text)
     for colour, variable in CSS.items():
         text = text.replace(colour, f"var({variable})")
     text = text.replace("'DejaVu Sans'", "var(--font)").replace("DejaVu Sans", "var(--font)")

@@ -6,11 +6,12 @@ from matplotlib.figure import Figure
 
 from llama_exp.formatting import format_duration
 from llama_exp.report.compare import RunGroup, group_runs
-from llama_exp.report.figures.style import INK, MUTED, STAGES, colour, styled, time_unit
+from llama_exp.report.figures.style import INK, MUTED, STAGES, WIDE, colour, styled, time_unit
 from llama_exp.report.labels import STAGE_NAMES, key_value, seconds_by_stage
 from llama_exp.report.load import RunRecord, TrainingCurve
 
 ACROSS, ROWS, BARS, POINTS = 8, 8, 40, 160
+VISIBLE = 0.004  # of the longest bar: less is no wider than a hair
 Points = Sequence[tuple[float, float]]  # (step, value)
 
 
@@ -104,28 +105,31 @@ def group_name(group: RunGroup, among: list[RunGroup]) -> str:
 
 
 @styled
-def draw_times(shown: list[tuple[str, dict[str, float]]]):
-    """A bar per cell, a colour per stage."""
+def draw_times(shown: list[tuple[str, dict[str, float]]], width: float = WIDE):
+    """A bar per cell, a colour per stage; the legend has the stages that can be seen."""
     shown = shown[:BARS]
-    figure = Figure(figsize=(6.8, 0.25 * len(shown) + 1.1), layout="constrained")
+    figure = Figure(figsize=(width, 0.25 * len(shown) + (1.1 if width >= WIDE else 1.3)), layout="constrained")
     axes = figure.subplots()
     longest = max(sum(stages.values()) for _, stages in shown)
     size, unit = time_unit(longest)
     left = [0.0] * len(shown)
     for stage, ink in STAGES.items():
-        width = [stages[stage] / size for _, stages in shown]
-        if sum(width):
-            axes.barh(range(len(shown)), width, left=left, color=ink, height=0.72, label=STAGE_NAMES[stage])
-            left = [a + b for a, b in zip(left, width, strict=True)]
+        lengths = [stages[stage] / size for _, stages in shown]
+        if sum(lengths):
+            label = STAGE_NAMES[stage] if max(lengths) >= VISIBLE * longest / size else "_"  # "_": not in the legend
+            axes.barh(range(len(shown)), lengths, left=left, color=ink, height=0.72, label=label)
+            left = [a + b for a, b in zip(left, lengths, strict=True)]
     for i, (_, stages) in enumerate(shown):
         total = format_duration(sum(stages.values()))
         axes.text(left[i] + 0.008 * longest / size, i, total, va="center", fontsize=8.5, color=MUTED)
     axes.set_yticks(range(len(shown)), [name[:44] for name, _ in shown])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlim(0, 1.14 * longest / size)
+    axes.set_xlim(0, (1.14 if width >= WIDE else 1.35) * longest / size)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", visible=True)
     axes.set_xlabel(unit)
-    figure.legend(loc="outside upper left", ncols=len(STAGES), frameon=False, fontsize=9, handlelength=1)
+    figure.legend(
+        loc="outside upper left", ncols=len(STAGES) if width >= WIDE else 3, frameon=False, fontsize=9, handlelength=1
+    )
     return figure

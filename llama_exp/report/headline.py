@@ -1,0 +1,93 @@
+"""The large numbers at the head of an answer: what suffices, the score to expect, what twice the data buys.
+
+Where one cell was run several times and nothing can be recommended: how far its runs lie apart, and how many runs it
+takes to find a difference. Labels and notes are in templates/page_headline.jinja.
+"""
+
+from dataclasses import dataclass
+
+from llama_exp.formatting import format_score, percent, round_count, with_range
+from llama_exp.report.answer import Answer, Estimate, Luck, Recommended
+from llama_exp.report.cells import Comparison
+from llama_exp.report.templating import Sentences
+
+SAY = Sentences("page_headline")
+
+
+@dataclass(frozen=True, slots=True)
+class LargeNumber:
+    label: str
+    value: str
+    notes: tuple[str, ...] = ()
+
+
+def large_numbers(answer: Answer, c: Comparison) -> list[LargeNumber]:
+    found, facts = answer.recommended, c.describe()
+    if found is None:
+        return _luck(answer.luck, facts.label) if answer.luck else []
+    if found.rank == 0:
+        score = format_score(answer.untuned, facts.decimals)
+        return [
+            LargeNumber(SAY.recommended(confident=True), SAY.no_tuning(), (SAY.untuned_is_best(),)),
+            LargeNumber(SAY.of_untuned(metric=facts.label), score),
+        ]
+    first = _recommended(found, answer.setting, bool(facts.bounds))
+    return [first, _expected(answer, found, c), _twice(answer, facts.label)]
+
+
+def headline(numbers: list[LargeNumber]) -> str:
+    """`rank 16, 300 examples; Expected F1 57.2`: one line for a table of contents; "" without numbers."""
+    first, *others = numbers or [LargeNumber("", "")]
+    return "; ".join([first.value, *(f"{one.label} {one.value}" for one in others[:1])])
+
+
+def _recommended(found: Recommended, setting: str, points: bool) -> LargeNumber:
+    from llama_exp.statistics.learning_curve.advice import SURE  # numpy
+
+    cell = SAY.cell(rank=found.rank, examples="" if found.examples is None else f"{found.examples:,}")
+    sure = percent(found.sure) if found.sure < 0.995 else "over 99 %"
+    note = SAY.suffices(tolerance=f"{found.tolerance:.2g}", points=points, sure=sure, setting=setting)
+    return LargeNumber(SAY.recommended(confident=found.sure >= SURE), cell, (note,))
+
+
+def _expected(answer: Answer, found: Recommended, c: Comparison) -> LargeNumber:
+    facts = c.describe()
+    known = (SAY.measured, found.measured), (SAY.untuned, answer.untuned)
+    notes = [say(score=format_score(score, facts.decimals)) for say, score in known if score is not None]
+    label = SAY.expected(metric=facts.label)
+    if found.score is None:
+        return LargeNumber(label, SAY.unknown(), tuple(notes))
+    value, interval = _parts(found.score)
+    return LargeNumber(label, value, (SAY.interval(low_to_high=interval), *notes))
+
+
+def _twice(answer: Answer, metric: str) -> LargeNumber:
+    gain = next((one for one in answer.more_data if one.factor == 2), None)
+    if gain is None:
+        return LargeNumber(SAY.twice(metric=metric, examples=""), SAY.unknown())
+    value, interval = _parts(gain.gain, sign=True)
+    label = SAY.twice(metric=metric, examples=round_count(gain.examples))
+    notes = [SAY.interval(low_to_high=interval)]
+    if answer.available is not None and gain.examples > answer.available:
+        notes.append(SAY.available(examples=f"{answer.available:,}"))
+    return LargeNumber(label, value, tuple(notes))
+
+
+def _luck(luck: Luck, metric: str) -> list[LargeNumber]:
+    value, interval = _parts(luck.spread)
+    notes = SAY.interval(low_to_high=interval), SAY.deviation(runs=luck.runs)
+    needed = [
+        LargeNumber(
+            SAY.needed(difference=f"{one.difference:.2g}"),
+            SAY.runs(count=f"{one.seeds:,}" if one.seeds else "over 1,000"),
+            (SAY.each(),),
+        )
+        for one in luck.seeds_needed
+    ]
+    return [LargeNumber(SAY.spread(metric=metric), value, notes), *needed]
+
+
+def _parts(one: Estimate, sign: bool = False) -> tuple[str, str]:
+    """("57.2", "49.9 to 64.1"), rounded as in the sentences."""
+    value, _, interval = with_range(one.value, one.low, one.high, sign=sign).partition(" (")
+    return value, interval.rstrip(")")
