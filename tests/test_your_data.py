@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -92,7 +93,21 @@ REFUSED = {
             "dataset.prompt=ticket_text dataset.response=resolution",
         ],
     ),
-    "no column named": ([], ["dataset.prompt=prompt and dataset.response=response: ", "Probably: python train.py"]),
+    "no column named": (
+        [],
+        [
+            "that holds what is asked and the answer: dataset.prompt=COLUMN and dataset.response=COLUMN. Its columns",
+            "dataset.prompt=ticket_text dataset.response=resolution",
+        ],
+    ),
+    "one column named": (
+        ["dataset.prompt=ticket_text"],
+        ["that holds the answer: dataset.response=COLUMN. Its columns", "dataset.response=resolution"],
+    ),
+    "a wrong one and none": (
+        ["dataset.prompt=ticket"],
+        ["dataset.prompt=ticket: ", "has no such column. Name the column", "dataset.response=COLUMN. Its columns"],
+    ),
     "the answer in the question": (
         ["dataset.prompt=nr", "dataset.response=resolution", "dataset.template='{nr} {resolution}'"],
         ["names {resolution}, the response: the answer would be shown"],
@@ -121,6 +136,24 @@ def test_what_cannot_be_meant_is_refused_in_words_and_nothing_is_written(name, c
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert all(words in done.stderr for words in said), done.stderr
     assert not command.outputs.exists()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["sample=20", "dataset.response=solution", "dataset.system='Be brief.'", "dataset.prompt=ticket_text"],
+        ["-m", "dataset.prompt=ticket", "dataset.response=resolution", "lora.r=4,8"],
+        ["dataset.split_seed=3"],
+    ],
+)
+def test_the_probable_command_keeps_every_key_that_was_typed(keys, command, tmp_path):
+    words = ["dataset=table", f"dataset.path={write_csv(tmp_path / 'tickets.csv', tickets())}", *keys]
+    done = command("train.py", *words, "model=tiny", f"outputs={command.outputs}", check=None)
+    [line] = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Probably: ")]
+    meant = shlex.split(line)[3:]
+    columns = {"dataset.prompt=ticket_text", "dataset.response=resolution"}
+    kept = {word for word in words if not word.startswith(("dataset.prompt=", "dataset.response="))}
+    assert set(meant) == {*kept, *columns, "model=tiny", f"outputs={command.outputs}"} and len(meant) == len(set(meant))
 
 
 def test_a_table_without_a_file_and_a_column_of_another_dataset_are_refused(command):

@@ -4,6 +4,7 @@ import atexit
 import copy
 import dataclasses
 import functools
+import itertools
 import os
 import shutil
 import sys
@@ -121,6 +122,12 @@ def typed_keys() -> set[str]:
     """The keys that this command names; none outside of a command."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     return {override.lstrip("+~").split("=")[0] for override in overrides}
+
+
+def typed_arguments() -> list[str]:
+    """The arguments of this command as they were typed, without its name; [] outside of a command."""
+    arguments = sys.argv[1:] if HydraConfig.initialized() else []
+    return list(itertools.dropwhile(lambda word: "=" not in word and not word.startswith("-"), arguments))
 
 
 def default_config(choices: dict[str, str]) -> Config:
