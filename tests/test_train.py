@@ -252,6 +252,16 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
     [
         (["dataset=squadd"], "Could not find 'dataset/squadd'"),
         (["dataset=sqaud"], "Did you mean squad?"),
+        (["dataset=tickets"], "DIR/dataset/tickets.yaml, is found with --config-dir DIR."),
+        (["logger=[csv,lines]"], "'logger/lines'. Choices of logger: csv, none, tensorboard, wandb. Type for example"),
+        (
+            ["logger=[csv,wandbb]"],
+            "Did you mean wandb?\nA file of your own, DIR/logger/wandbb.yaml, is found with --conf",
+        ),
+        (
+            ["model=x"],
+            "Choices of model: custom, llama2_13b, llama2_7b, llama2_7b_chat, tiny. Type for example model=c",
+        ),
         (["optimzer.lr=1", "smaple=3"], "No key 'smaple'. Did you mean sample"),
         (["sample=many"], "sample=many: wanted a whole number or null."),
         (["lora.r=abc"], "lora.r=abc: wanted a whole number."),

@@ -55,6 +55,7 @@ def config_error_message(error: BaseException, arguments: Sequence[str], options
         _unreadable_value(error, arguments, options)
         or _several_values(error)
         or _wrong_type(error)
+        or _unknown_choice(error)
         or "\n".join(_unknown_keys(arguments, options) or _without_internals(error))
     )
 
@@ -111,12 +112,25 @@ def _type_name(key: str) -> str | None:
     return TYPE_NAMES[kind] + null if kind in TYPE_NAMES else None
 
 
+def _unknown_choice(error: BaseException) -> str | None:
+    """group=choice, or group=[choice,…], without a file of that name."""
+    from llama_exp.config.compose import choices
+
+    found = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", str(error))
+    if not found or found[1] not in GROUPS or found[2] in (known := choices(found[1])):
+        return None
+    group, name = found[1], found[2]
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"Did you mean {near[0]}?" if near else f"Type for example {group}={known[0]}."
+    return (
+        f"Could not find '{group}/{name}'. Choices of {group}: {', '.join(known)}. {meant}\n"
+        f"A file of your own, DIR/{group}/{name}.yaml, is found with --config-dir DIR."
+    )
+
+
 def _without_internals(error: BaseException) -> list[str]:
     lines = [line for text in (str(error), str(error.__cause__ or "")) for line in text.split("\n")]
-    lines = [line for line in dict.fromkeys(lines) if line.strip() and not line.strip().startswith(INTERNALS)]
-    missing = re.search(r"Could not find '[^']*?([^/']+)'", str(error))
-    near = difflib.get_close_matches(missing[1], [line.strip() for line in lines[1:]], n=1) if missing else []
-    return [*lines, *(f"Did you mean {choice}?" for choice in near)]
+    return [line for line in dict.fromkeys(lines) if line.strip() and not line.strip().startswith(INTERNALS)]
 
 
 def _unknown_keys(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
