@@ -1,6 +1,7 @@
 """Hydra's errors as messages for a user: what was wanted, what was typed, what to type instead."""
 
 import dataclasses
+import decimal
 import difflib
 import re
 from collections.abc import Sequence
@@ -95,7 +96,17 @@ def _wrong_type(error: BaseException) -> str | None:
     if key.startswith("~"):
         return f"{key}: a key cannot be taken away. Give it a value: {key.removeprefix('~')}=VALUE."
     wanted = _type_name(key.lstrip("+~"))
-    return f"{key}={value}: wanted {wanted}." if wanted else None
+    return f"{key}={value}: wanted {wanted}.{_as_whole(key, value)}" if wanted else None
+
+
+def _as_whole(key: str, value: str) -> str:
+    """` Type sample=1000000` for sample=1e6: a whole number in another spelling."""
+    try:
+        number = decimal.Decimal(value)
+    except decimal.InvalidOperation:
+        return ""
+    whole = number.is_finite() and abs(number) < 10**18 and number == int(number)
+    return f" Type {key}={int(number)}" if whole else ""
 
 
 def _type_name(key: str) -> str | None:
