@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -274,6 +275,9 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
         (["sample=1,2"], "sample=1,2: several values are a sweep, which takes -m."),
         (["dataset.template=Say: {context}"], """Type "dataset.template='Say: {context}'\""""),
         (["dataset.template='{context}"], """Type "dataset.template='{context}'\""""),
+        (["dataset.path=~/x.csv"], f"Type dataset.path={Path.home()}/x.csv\n"),
+        (["outputs=~/my runs"], f"Type \"outputs='{Path.home()}/my runs'\"\n"),
+        (["model.path=~"], f"Type model.path={Path.home()}\n"),
         (["sample"], "sample: wanted key=value."),
         (["sweep=seedz"], "Could not find 'sweep/seedz'"),
         (["experiment=quikstart"], "Could not find 'experiment/quikstart'"),

@@ -3,6 +3,7 @@
 import dataclasses
 import decimal
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from enum import Enum
@@ -70,6 +71,9 @@ def _unreadable_value(error: BaseException, arguments: Sequence[str], options: S
     key, equals, text = error.override.partition("=")
     if not equals:
         return f"{error.override}: wanted key=value."
+    if text.startswith("~") and (full := os.path.expanduser(text)) != text:
+        typed = command_line.shell_quoted(f"{key}={command_line.hydra_value(full)}")
+        return f"{error.override}: ~ is read only at the start of a word. Type {typed}"
     text = text.removeprefix(text[:1]) if text[:1] in ("'", '"') else text
     text = text.removesuffix(text[-1:]) if text[-1:] in ("'", '"') else text
     return (
