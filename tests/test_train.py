@@ -264,6 +264,12 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
             "Choices of model: custom, llama2_13b, llama2_7b, llama2_7b_chat, tiny. Type for example model=c",
         ),
         (["optimzer.lr=1", "smaple=3"], "No key 'smaple'. Did you mean sample"),
+        (["lr=1e-4"], "No key 'lr'. Did you mean optimizer.lr=1e-4?"),
+        (
+            ["rank=8", "epochs=3"],
+            "No key 'rank'. Did you mean lora.r=8?\nNo key 'epochs'. Did you mean trainer.max_epochs=3?",
+        ),
+        (["warmup_steps=100"], "No key 'warmup_steps'. Did you mean optimizer.warmup?"),
         (["sample=many"], "sample=many: wanted a whole number or null."),
         (["sample=1e6"], "sample=1e6: wanted a whole number or null. Type sample=1000000\n"),
         (["sample=49.0"], "Type sample=49\n"),

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 from hydra.errors import OverrideParseException
 
 from llama_exp.config import command_line
-from llama_exp.config.key_names import OTHER_NAMES, similar_keys
+from llama_exp.config.key_names import OTHER_NAMES, OTHER_VALUES, similar_keys
 
 # Lines of Hydra's messages that are about Hydra.
 INTERNALS = (
@@ -162,7 +162,7 @@ def _unknown_keys(arguments: Sequence[str], options: Sequence[str]) -> list[str]
 
 
 def _unknown_key(argument: str, known: list[str]) -> str | None:
-    key = argument.split("=")[0].lstrip("+~")
+    key, _, value = argument.lstrip("+~").partition("=")
     if argument.startswith("-") or key in known or key.startswith(("hydra", "logger.")):
         return None
     if key.startswith("trainer."):  # Lightning knows more of them, added with +
@@ -173,4 +173,6 @@ def _unknown_key(argument: str, known: list[str]) -> str | None:
     if "." in key and any(other.startswith(f"{key}.") for other in known):
         return None
     near = similar_keys(key, known)
+    if key in OTHER_NAMES and key not in OTHER_VALUES:
+        near = [command_line.shell_quoted(f"{OTHER_NAMES[key]}={value}")]
     return f"No key {key!r}." + (f" Did you mean {', '.join(near)}?" if near else " --cfg job lists all.")
