@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 
-from llama_exp.config.command_line import hydra_value, shell_quoted
+from llama_exp.config.command_line import hydra_value, shell_quoted, with_override
 from llama_exp.config.compose import typed_arguments
 from llama_exp.config.schema import COLUMN_KEYS, DatasetConfig
 from llama_exp.data.readers import columns_of
@@ -111,9 +111,7 @@ def suggested_command(dataset: DatasetConfig, named: dict, rows: Sequence[dict],
         if name not in there:
             name = _guess(key, name, [column for column in there if column not in taken], rows)
             taken.append(name)
-            word, start = f"dataset.{key}={hydra_value(name)}", f"dataset.{key}="
-            replaced = [word if typed.startswith(start) else typed for typed in words]
-            words = replaced if word in replaced else [*words, word]
+            words = with_override(words, f"dataset.{key}", name)
     return " ".join([program("train"), *map(shell_quoted, words)])
 
 
