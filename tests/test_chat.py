@@ -62,6 +62,23 @@ def test_a_folder_that_holds_no_run_is_said_and_another_run_never_answers_for_it
     assert again in done.stderr and f"out={part}" in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "typed", "times"),
+    [
+        (["prompt=Who?"], "", 1),
+        ([], '{"prompt": "Who?"}\n"Where?"\n', 1),
+        ([], '{"question": "Who?", "context": "Ann."}\n', 0),
+        (["prompt=Who?", "raw=true"], "", 0),
+    ],
+)
+def test_a_message_without_the_fields_of_the_template_is_answered_with_one_note(words, typed, times):
+    untuned = ["dataset=squad", "dataset.source=synthetic", "model=tiny", "lora.r=0", "max_new_tokens=4"]
+    start = [sys.executable, "-m", "llama_exp", "chat", *untuned, *words]
+    done = subprocess.run(start, cwd=ROOT, input=typed, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.count("trained with a template of 2 fields") == times, done.stderr
+    assert done.stderr.count("{question}") == times
+
+
 def test_the_nearest_runs_come_first_and_the_nearest_with_its_whole_command(speaker, command, tmp_path):
     words, outputs = speaker
     [run] = (outputs / "tweetsumm").iterdir()
