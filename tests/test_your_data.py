@@ -13,8 +13,10 @@ from llama_exp.config.compose import default_config, load_config
 from llama_exp.data import DATASETS
 from llama_exp.data.datasets.table import turns
 from llama_exp.errors import UserError
+from llama_exp.evaluation.scoring import format_scores
 from llama_exp.metrics import default_metrics, measure
 from llama_exp.records import Prediction, Turn
+from llama_exp.runs.results import Results
 
 from .conftest import ROOT
 
@@ -208,6 +210,14 @@ def test_a_preset_with_another_file_says_what_it_gives_and_its_licence_is_not_ta
     [card] = [path.read_text() for path in command.outputs.glob("medical/*/hub/adapter/README.md")]
     assert "Licence of the data: not stated" in card
     assert "CC BY" not in card and "medical advice" not in card
+@pytest.mark.parametrize(
+    ("items", "groups", "said"),
+    [(6, 6, "squad/f1 50.0; only 6 items"), (11, 11, "squad/f1 50.0; only 11 items"), (12, 12, "squad/f1 50.0")],
+)
+def test_few_items_are_printed_where_every_item_is_a_group_of_its_own(items, groups, said):
+    assert format_scores(Results(scores={"squad/f1": 50.0}, items=items, groups=groups)) == said
+
+
     typed = command("train.py", *words, "dataset.licence='CC BY 4.0'", "lora.r=3")
     assert "but not its licence" not in typed.stdout
 
