@@ -129,6 +129,16 @@ REFUSED = {
 }
 
 
+def test_sizes_beyond_what_there_is_are_answered_once_with_sizes_that_make_a_curve(command, tmp_path):
+    path = write_csv(tmp_path / "tickets.csv", tickets(58))
+    words = ["dataset=table", f"dataset.path={path}", "dataset.prompt=ticket_text", "dataset.response=resolution"]
+    words += ["-m", "sample=50,100,200", "lora.r=2", *SMALL, f"outputs={command.outputs}"]
+    for more in (["preflight=true"], []):
+        said = command("train.py", *words, *more).stdout
+        assert "sample=50 is all 49 Examples there are: the cell sample=null. Smaller sizes" in said, said
+        assert said.count("make a curve: sample=12,24,null\n") == 1 and "sample=200 is all 49" in said
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_meant_is_refused_in_words_and_nothing_is_written(name, command, tmp_path):
     keys, said = REFUSED[name]
