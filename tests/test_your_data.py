@@ -210,6 +210,14 @@ def test_the_card_names_their_data_and_their_licence_and_few_groups_are_printed(
     assert "medical" not in card and str(tmp_path) not in card
 
 
+@pytest.mark.parametrize(
+    ("items", "groups", "said"),
+    [(6, 6, "squad/f1 50.0; only 6 items"), (11, 11, "squad/f1 50.0; only 11 items"), (12, 12, "squad/f1 50.0")],
+)
+def test_few_items_are_printed_where_every_item_is_a_group_of_its_own(items, groups, said):
+    assert format_scores(Results(scores={"squad/f1": 50.0}, items=items, groups=groups)) == said
+
+
 def test_a_preset_with_another_file_says_what_it_gives_and_its_licence_is_not_taken(command, tmp_path):
     rows = [{"qtype": "x", "Question": f"What is {n}?", "Answer": f"It is {n}."} for n in range(60)]
     path = write_jsonl(tmp_path / "mine.jsonl", rows)
@@ -220,14 +228,6 @@ def test_a_preset_with_another_file_says_what_it_gives_and_its_licence_is_not_ta
     [card] = [path.read_text() for path in command.outputs.glob("medical/*/hub/adapter/README.md")]
     assert "Licence of the data: not stated" in card
     assert "CC BY" not in card and "medical advice" not in card
-@pytest.mark.parametrize(
-    ("items", "groups", "said"),
-    [(6, 6, "squad/f1 50.0; only 6 items"), (11, 11, "squad/f1 50.0; only 11 items"), (12, 12, "squad/f1 50.0")],
-)
-def test_few_items_are_printed_where_every_item_is_a_group_of_its_own(items, groups, said):
-    assert format_scores(Results(scores={"squad/f1": 50.0}, items=items, groups=groups)) == said
-
-
     typed = command("train.py", *words, "dataset.licence='CC BY 4.0'", "lora.r=3")
     assert "but not its licence" not in typed.stdout
 
@@ -321,6 +321,21 @@ def test_one_group_alone_says_which_key_would_help(tmp_path):
     rows = [{"prompt": "p", "response": f"r{n}"} for n in range(5)]
     with pytest.raises(UserError, match="one group of 5.*another dataset.group=COLUMN"):
         table(write_jsonl(tmp_path / "r.jsonl", rows))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_table_with_too_few_rows_says_how_many_are_needed(count, tmp_path):
+    rows = [{"prompt": f"p{n}", "response": f"r{n}"} for n in range(3)]
+    with pytest.raises(UserError, match=f"for train: {count}. Wanted 3 or more, one each for train, test, validation"):
+        table(write_jsonl(tmp_path / "r.jsonl", rows[:count]))
+    assert len(everything(table(write_jsonl(tmp_path / "r.jsonl", rows)))) == 3
+
+
+def test_a_train_file_beside_a_test_file_needs_two_rows(tmp_path):
+    write_jsonl(tmp_path / "test.jsonl", [{"prompt": "q", "response": "r"}])
+    write_jsonl(tmp_path / "train.jsonl", [{"prompt": "p", "response": "r"}])
+    with pytest.raises(UserError, match="Wanted 2 or more, one each for train, validation"):
+        table(tmp_path)
 
 
 def test_a_column_that_one_file_of_several_lacks_is_named_with_the_file(tmp_path):
