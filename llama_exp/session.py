@@ -22,12 +22,22 @@ if TYPE_CHECKING:
 @dataclass
 class Session:
     """audits: overlaps found between training and held-out items; data: rows that were read and tokenised; bases: the
-    frozen base in memory; preflight: measurements (preflight.forecast.Preflight).
+    frozen base in memory; preflight: measurements (preflight.forecast.Preflight); sizes_named: whether
+    all_examples() has named sizes.
     """
 
     audits: AuditCache = field(default_factory=AuditCache)
     data: DataCache = field(default_factory=DataCache)
     preflight: Any = None
+    sizes_named: bool = False
+
+    def all_examples(self, sample: int, available: int) -> str:
+        """What to print where a sample is all there is; the first time, with sizes that make a curve."""
+        text = f"sample={sample} is all {available} Examples there are: the cell sample=null."
+        if not self.sizes_named and available >= 4:
+            text += f" Smaller sizes make a curve: sample={available // 4},{available // 2},null"
+        self.sizes_named = True
+        return text
 
     @cached_property
     def bases(self) -> "BaseLoader":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,39 @@ def test_a_folder_that_holds_no_run_is_said_and_another_run_never_answers_for_it
     done = command("llama-exp", "chat", f"out={part}", check=None)
     again = "To continue: python train.py dataset=tweetsumm model=tiny sample=16 lora.r=2 dataset.max_new_tokens=24"
     assert again in done.stderr and f"out={part}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "times"),
+    [
+        (["prompt=Who?"], "", 1),
+        ([], '{"prompt": "Who?"}\n"Where?"\n', 1),
+        ([], '{"question": "Who?", "context": "Ann."}\n', 0),
+        (["prompt=Who?", "raw=true"], "", 0),
+    ],
+)
+def test_a_message_without_the_fields_of_the_template_is_answered_with_one_note(words, typed, times):
+    untuned = ["dataset=squad", "dataset.source=synthetic", "model=tiny", "lora.r=0", "max_new_tokens=4"]
+    start = [sys.executable, "-m", "llama_exp", "chat", *untuned, *words]
+    done = subprocess.run(start, cwd=ROOT, input=typed, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.count("trained with a template of 2 fields") == times, done.stderr
+    assert done.stderr.count("{question}") == times
+
+
+def test_the_nearest_runs_come_first_and_the_nearest_with_its_whole_command(speaker, command, tmp_path):
+    words, outputs = speaker
+    [run] = (outputs / "tweetsumm").iterdir()
+    for sample in (100, 20, 30, 300):
+        shutil.copytree(run, copy := tmp_path / "outputs/tweetsumm" / f"of-{sample}")
+        stored = (copy / "config.yaml").read_text()
+        (copy / "config.yaml").write_text(stored.replace("\nsample: 16\n", f"\nsample: {sample}\n"))
+    typed = [word for word in words if not word.startswith(("outputs=", "sample="))]
+    typed += [f"outputs={tmp_path}/outputs", "seed=3", "sample=31", "prompt=Hi you"]
+    done = command("llama-exp", "chat", *typed, check=None)
+    [nearest] = [line for line in done.stderr.splitlines() if line.startswith("The nearest run: llama-exp chat ")]
+    assert [line.split("(")[1] for line in done.stderr.splitlines()[-4:]] == ["of-30)", "of-20)", "of-100)", "of-300)"]
+    again = shlex.split(nearest.removeprefix("The nearest run: llama-exp chat "))
+    assert set(typed) - set(again) == {"seed=3", "sample=31"} and set(again) - set(typed) == {"seed=0", "sample=30"}
 
 
 def test_words_that_fit_no_run_are_answered_with_those_of_the_runs_that_are_there(speaker, command):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
-from textwrap import dedent
 
 import pytest
 
@@ -14,78 +16,34 @@ from llama_exp.runs.load import load_run
 
 from .conftest import ROOT
 
-FILES = {
-    "my_parts.py": """
-        import lightning as L
-        from lightning.pytorch.loggers.logger import Logger
-
-        from llama_exp import Example, ExampleDataModule
+PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8").split("## Arguments of the Trainer")[0]
+TRAIN, EVALUATE = (shlex.split(line)[1:] for line in re.findall(r"^llama-exp .*", PAGE, re.M))
 
 
-        class Sums(ExampleDataModule):
-            columns = ("id", "question", "answer")
-
-            def read(self, row):
-                prompt, answer = self.fill(prompt=row["question"]), row["answer"]
-                return [Example(row["id"], prompt, answer, (answer,), row["id"])]
-
-
-        class CountSteps(L.Callback):
-            def __init__(self, path):
-                self.path = path
-
-            def on_train_end(self, trainer, module):
-                open(self.path, "w").write(str(trainer.global_step))
-
-
-        class Lines(Logger):
-            name = version = "lines"
-            experiment = None
-
-            def __init__(self, save_dir):
-                super().__init__()
-                self.path = f"{save_dir}/lines.txt"
-
-            def log_hyperparams(self, *args, **kwargs):
-                pass
-
-            def log_metrics(self, metrics, step=None):
-                print(step, *metrics, file=open(self.path, "a"))
-        """,
-    "my_conf/dataset/sums.yaml": """
-        name: sums
-        label: Sums to 60
-        item: sum
-        _target_: my_parts.Sums
-        path: rows.jsonl
-        """,
-    "my_conf/trainer/counted.yaml": """
-        defaults: [cpu]
-        callbacks:
-          - _target_: my_parts.CountSteps
-            path: count.txt
-        """,
-    "my_conf/logger/lines.yaml": """
-        # @package logger.lines
-        _target_: my_parts.Lines
-        """,
-}
+def files_of_the_page():
+    """{name: text}: a block of code is the file that a comment names, else a part of my_parts.py."""
+    files = {}
+    for text in re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE, re.S):
+        named = re.search(r"^# (my_\w+[.\w/]+)", text, re.M)
+        name = named[1] if named else "my_parts.py"
+        files[name] = files.get(name, "") + text
+    return files
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("elsewhere")
-    for name, text in FILES.items():
+    for name, text in files_of_the_page().items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).write_text(dedent(text).lstrip())
+        (home / name).write_text(text)
     rows = [{"id": f"r{n}", "question": f"What is {n} plus 1?", "answer": str(n + 1)} for n in range(60)]
     (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return home
 
 
-def typed(folder, program, *words, check=True):
+def typed(folder, *words, check=True):
     done = subprocess.run(
-        [sys.executable, str(ROOT / program), "--config-dir", "my_conf", "dataset=sums", "model=tiny", *words],
+        [sys.executable, "-m", "llama_exp", *words],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -99,21 +57,31 @@ def typed(folder, program, *words, check=True):
 RUN = ["sample=8", "batch=4", "lora.r=2", "trainer.max_epochs=1", "validation_sample=3"]
 
 
+@pytest.mark.parametrize(
+    ("part", "block"), [("dataset", 0), ("dataset", 1), ("metric", 0), ("callback", 0), ("callback", 1)]
+)
+def test_the_page_counts_the_lines_that_it_shows(part, block):
+    heading, text = re.search(rf"^## A {part}: (.*?)\n(.*?)^## ", PAGE, re.M | re.S).groups()
+    blocks = re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.S)
+    lines = [line for line in blocks[block].splitlines() if line and not line.startswith("#")]
+    assert len(lines) == int(re.findall(r"\d+", heading)[block])
+
+
 def test_all_three_work_in_one_command_and_the_run_is_found_again(folder):
-    words = [*RUN, "eval_sample=3", "trainer=counted", "trainer.max_epochs=1", "logger=[csv,lines]"]
-    typed(folder, "train.py", *words)
+    done = typed(folder, *TRAIN, *RUN)
     [run] = [path.parent for path in folder.glob("outputs/sums/*/summary.json")]
-    assert (folder / "count.txt").read_text() == "2"
+    assert "2" in done.stdout.splitlines()
     assert len((run / "lines.txt").read_text().splitlines()) >= 2 and (run / "csv/metrics.csv").is_file()
-    typed(folder, "evaluate.py", "sample=8", "lora.r=2", "eval_sample=3")
-    assert json.loads(next(run.glob("eval/*/results.json")).read_text())["items"] == 3
-    report = subprocess.run(  # reads result files alone: no class, no --config-dir
-        [sys.executable, "-m", "llama_exp", "report", "outputs"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    typed(folder, *EVALUATE, "sample=8", "lora.r=2", "eval_sample=3", "dataset.metrics=[squad,my_parts.word_count]")
+    results = json.loads(next(run.glob("eval/*/results.json")).read_text())
+    assert results["items"] == 3 and "length/words" in results["scores"]
+    missing = typed(folder, *EVALUATE, "sample=9", check=False).stderr
+    assert f"Train it first: llama-exp train --config-dir {folder / 'my_conf'} dataset=sums" in missing, missing
+    shutil.rmtree(run / "eval")
+    unscored = typed(folder, "report", "outputs").stdout
+    assert "llama-exp evaluate --config-dir DIR dataset=sums model=tiny sample=8" in " ".join(unscored.split())
+    typed(folder, *EVALUATE, "sample=8", "lora.r=2", "eval_sample=3")
+    report = typed(folder, "report", "outputs")  # reads result files alone: no class, no --config-dir
     assert "Sums to 60 (rows from rows.jsonl), test split, a sample of 3 sums" in report.stdout, report.stderr
     # the run's folder names the class, and loading the run imports nothing of that name
     assert "my_parts.Sums" in (run / "config.yaml").read_text()
@@ -133,7 +101,7 @@ def test_all_three_work_in_one_command_and_the_run_is_found_again(folder):
     ],
 )
 def test_an_import_path_that_is_wrong_is_one_line_and_nothing_is_written(words, said, folder):
-    done = typed(folder, "train.py", *RUN, *words, "outputs=none", check=False)
+    done = typed(folder, *TRAIN, *RUN, *words, "outputs=none", check=False)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (folder / "none").exists()
 

@@ -1,14 +1,19 @@
 """What a killed run leaves, and what the same command makes of it: real processes, SIGKILL at a known row."""
 
+import contextlib
 import csv
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from llama_exp.config.compose import load_config
+from llama_exp.runs.lock import lock_folder
+from llama_exp.runs.run import Run
 from tests.conftest import ROOT, python, small
 from tests.killer import killed_at
 
@@ -232,6 +237,29 @@ def test_two_trainings_of_one_cell_do_not_meet_and_a_killed_one_lets_go(processe
     command("train.py", *words)
     assert [step for step, _ in curve(tmp_path / "o")] == list(range(1, 13))
     assert not (run_of(tmp_path / "o") / ".lock").exists()
+
+
+@pytest.mark.parametrize("until_the_end", [True, False])
+def test_a_sweep_comes_back_once_to_a_cell_that_another_process_holds(until_the_end, tmp_path, command):
+    words = [word for word in small() if not word.startswith("sample=")] + [f"outputs={tmp_path}/o"]
+    first, second = (Run.of(load_config(*words, f"sample={sample}")).folder for sample in (8, 16))
+    with lock_folder(first) if until_the_end else contextlib.nullcontext():
+        holder = threading.Thread(target=hold, args=(first, second / "adapter"), daemon=True)
+        if not until_the_end:
+            holder.start()
+            while not (first / ".lock").exists():
+                time.sleep(0.01)
+        done = command("train.py", "-m", *words, "sample=8,16", check=None)
+    assert "Another process works on this cell" in done.stdout and "\nCell 1 again\n" in done.stdout, done.stdout
+    assert done.returncode == (3 if until_the_end else 0), done.stdout
+    assert ("2 cells, 0 failed, 1 busy elsewhere" in done.stdout) == until_the_end
+    assert (first / "adapter").exists() != until_the_end and (second / "adapter").exists()
+
+
+def hold(folder, until):
+    with lock_folder(folder):
+        while not until.exists():
+            time.sleep(0.01)
 
 
 def test_two_evaluations_of_one_cell_do_not_meet_and_a_killed_ones_cost_is_added(tmp_path, command):

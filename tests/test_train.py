@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -252,14 +253,37 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
     [
         (["dataset=squadd"], "Could not find 'dataset/squadd'"),
         (["dataset=sqaud"], "Did you mean squad?"),
+        (["dataset=tickets"], "DIR/dataset/tickets.yaml, is found with --config-dir DIR."),
+        (["logger=[csv,lines]"], "'logger/lines'. Choices of logger: csv, none, tensorboard, wandb. Type for example"),
+        (
+            ["logger=[csv,wandbb]"],
+            "Did you mean wandb?\nA file of your own, DIR/logger/wandbb.yaml, is found with --conf",
+        ),
+        (
+            ["model=x"],
+            "Choices of model: custom, llama2_13b, llama2_7b, llama2_7b_chat, tiny. Type for example model=c",
+        ),
         (["optimzer.lr=1", "smaple=3"], "No key 'smaple'. Did you mean sample"),
+        (["lr=1e-4"], "No key 'lr'. Did you mean optimizer.lr=1e-4?"),
+        (
+            ["rank=8", "epochs=3"],
+            "No key 'rank'. Did you mean lora.r=8?\nNo key 'epochs'. Did you mean trainer.max_epochs=3?",
+        ),
+        (["warmup_steps=100"], "No key 'warmup_steps'. Did you mean optimizer.warmup?"),
         (["sample=many"], "sample=many: wanted a whole number or null."),
+        (["sample=1e6"], "sample=1e6: wanted a whole number or null. Type sample=1000000\n"),
+        (["sample=49.0"], "Type sample=49\n"),
+        (["batch=1.6e1"], "batch=1.6e1: wanted a whole number. Type batch=16\n"),
+        (["sample=0.5"], "sample=0.5: wanted a whole number or null.\n"),
         (["lora.r=abc"], "lora.r=abc: wanted a whole number."),
         (["optimizer.lr=fast"], "optimizer.lr=fast: wanted a number."),
         (["split=tset"], "split=tset: wanted one of validation, test."),
         (["sample=1,2"], "sample=1,2: several values are a sweep, which takes -m."),
         (["dataset.template=Say: {context}"], """Type "dataset.template='Say: {context}'\""""),
         (["dataset.template='{context}"], """Type "dataset.template='{context}'\""""),
+        (["dataset.path=~/x.csv"], f"Type dataset.path={Path.home()}/x.csv\n"),
+        (["outputs=~/my runs"], f"Type \"outputs='{Path.home()}/my runs'\"\n"),
+        (["model.path=~"], f"Type model.path={Path.home()}\n"),
         (["sample"], "sample: wanted key=value."),
         (["sweep=seedz"], "Could not find 'sweep/seedz'"),
         (["experiment=quikstart"], "Could not find 'experiment/quikstart'"),

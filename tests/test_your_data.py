@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -12,8 +13,10 @@ from llama_exp.config.compose import default_config, load_config
 from llama_exp.data import DATASETS
 from llama_exp.data.datasets.table import turns
 from llama_exp.errors import UserError
+from llama_exp.evaluation.scoring import format_scores
 from llama_exp.metrics import default_metrics, measure
 from llama_exp.records import Prediction, Turn
+from llama_exp.runs.results import Results
 
 from .conftest import ROOT
 
@@ -92,7 +95,21 @@ REFUSED = {
             "dataset.prompt=ticket_text dataset.response=resolution",
         ],
     ),
-    "no column named": ([], ["dataset.prompt=prompt and dataset.response=response: ", "Probably: python train.py"]),
+    "no column named": (
+        [],
+        [
+            "that holds what is asked and the answer: dataset.prompt=COLUMN and dataset.response=COLUMN. Its columns",
+            "dataset.prompt=ticket_text dataset.response=resolution",
+        ],
+    ),
+    "one column named": (
+        ["dataset.prompt=ticket_text"],
+        ["that holds the answer: dataset.response=COLUMN. Its columns", "dataset.response=resolution"],
+    ),
+    "a wrong one and none": (
+        ["dataset.prompt=ticket"],
+        ["dataset.prompt=ticket: ", "has no such column. Name the column", "dataset.response=COLUMN. Its columns"],
+    ),
     "the answer in the question": (
         ["dataset.prompt=nr", "dataset.response=resolution", "dataset.template='{nr} {resolution}'"],
         ["names {resolution}, the response: the answer would be shown"],
@@ -112,6 +129,16 @@ REFUSED = {
 }
 
 
+def test_sizes_beyond_what_there_is_are_answered_once_with_sizes_that_make_a_curve(command, tmp_path):
+    path = write_csv(tmp_path / "tickets.csv", tickets(58))
+    words = ["dataset=table", f"dataset.path={path}", "dataset.prompt=ticket_text", "dataset.response=resolution"]
+    words += ["-m", "sample=50,100,200", "lora.r=2", *SMALL, f"outputs={command.outputs}"]
+    for more in (["preflight=true"], []):
+        said = command("train.py", *words, *more).stdout
+        assert "sample=50 is all 49 Examples there are: the cell sample=null. Smaller sizes" in said, said
+        assert said.count("make a curve: sample=12,24,null\n") == 1 and "sample=200 is all 49" in said
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_meant_is_refused_in_words_and_nothing_is_written(name, command, tmp_path):
     keys, said = REFUSED[name]
@@ -121,6 +148,24 @@ def test_what_cannot_be_meant_is_refused_in_words_and_nothing_is_written(name, c
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert all(words in done.stderr for words in said), done.stderr
     assert not command.outputs.exists()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["sample=20", "dataset.response=solution", "dataset.system='Be brief.'", "dataset.prompt=ticket_text"],
+        ["-m", "dataset.prompt=ticket", "dataset.response=resolution", "lora.r=4,8"],
+        ["dataset.split_seed=3"],
+    ],
+)
+def test_the_probable_command_keeps_every_key_that_was_typed(keys, command, tmp_path):
+    words = ["dataset=table", f"dataset.path={write_csv(tmp_path / 'tickets.csv', tickets())}", *keys]
+    done = command("train.py", *words, "model=tiny", f"outputs={command.outputs}", check=None)
+    [line] = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Probably: ")]
+    meant = shlex.split(line)[3:]
+    columns = {"dataset.prompt=ticket_text", "dataset.response=resolution"}
+    kept = {word for word in words if not word.startswith(("dataset.prompt=", "dataset.response="))}
+    assert set(meant) == {*kept, *columns, "model=tiny", f"outputs={command.outputs}"} and len(meant) == len(set(meant))
 
 
 def test_a_table_without_a_file_and_a_column_of_another_dataset_are_refused(command):
@@ -163,6 +208,14 @@ def test_the_card_names_their_data_and_their_licence_and_few_groups_are_printed(
     assert "Examples of tickets.csv" in card and "- tickets.csv, a local file" in card
     assert "The training data is under: our own." in card
     assert "medical" not in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize(
+    ("items", "groups", "said"),
+    [(6, 6, "squad/f1 50.0; only 6 items"), (11, 11, "squad/f1 50.0; only 11 items"), (12, 12, "squad/f1 50.0")],
+)
+def test_few_items_are_printed_where_every_item_is_a_group_of_its_own(items, groups, said):
+    assert format_scores(Results(scores={"squad/f1": 50.0}, items=items, groups=groups)) == said
 
 
 def test_a_preset_with_another_file_says_what_it_gives_and_its_licence_is_not_taken(command, tmp_path):
@@ -268,6 +321,21 @@ def test_one_group_alone_says_which_key_would_help(tmp_path):
     rows = [{"prompt": "p", "response": f"r{n}"} for n in range(5)]
     with pytest.raises(UserError, match="one group of 5.*another dataset.group=COLUMN"):
         table(write_jsonl(tmp_path / "r.jsonl", rows))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_table_with_too_few_rows_says_how_many_are_needed(count, tmp_path):
+    rows = [{"prompt": f"p{n}", "response": f"r{n}"} for n in range(3)]
+    with pytest.raises(UserError, match=f"for train: {count}. Wanted 3 or more, one each for train, test, validation"):
+        table(write_jsonl(tmp_path / "r.jsonl", rows[:count]))
+    assert len(everything(table(write_jsonl(tmp_path / "r.jsonl", rows)))) == 3
+
+
+def test_a_train_file_beside_a_test_file_needs_two_rows(tmp_path):
+    write_jsonl(tmp_path / "test.jsonl", [{"prompt": "q", "response": "r"}])
+    write_jsonl(tmp_path / "train.jsonl", [{"prompt": "p", "response": "r"}])
+    with pytest.raises(UserError, match="Wanted 2 or more, one each for train, validation"):
+        table(tmp_path)
 
 
 def test_a_column_that_one_file_of_several_lacks_is_named_with_the_file(tmp_path):

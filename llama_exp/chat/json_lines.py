@@ -26,15 +26,19 @@ def answer_lines(session: ChatSession, lines: Iterable[str], out=None) -> int:
     """Answer each line as it comes; return how many could not be answered."""
     out = out or sys.stdout
     failed = count = 0
+    note = session.format_note
     for line in filter(str.strip, lines):
         count += 1
         request: Any = None
         try:
             request = json.loads(valid_unicode(line))
             response = answer(session, request)
+            if note and (isinstance(request, str) or "prompt" in request):
+                print(note, file=sys.stderr, flush=True)
+                note = ""
         except json.JSONDecodeError as error:
             failed += 1
-            response = {"error": f'not JSON ({error}); wanted {{"prompt": "…"}} on a line of its own'}
+            response = {"error": f'not JSON ({error}); wanted {{"prompt": "…"}} or "…" on a line of its own'}
         except (UserError, ValueError, TypeError, KeyError) as error:
             failed += 1
             response = {"error": str(error)}

@@ -17,7 +17,7 @@ from llama_exp.model.adapters import SharedBase
 from llama_exp.records import Example, Turn
 from llama_exp.runs.find import find_run
 from llama_exp.runs.run import Run
-from llama_exp.sanitize import valid_unicode
+from llama_exp.sanitize import valid_unicode, visible
 
 CONTEXTS = ("context", "dialogue")  # template fields that may be shortened, as in training
 MIN_PROMPT_TOKENS = 32
@@ -139,6 +139,16 @@ class ChatSession:
     def unused_fields(self) -> tuple[str, ...]:
         """The fields of a template that typed messages do not fill, because it has several."""
         return self.format.fields if len(self.format.fields) > 1 and not self.settings.raw else ()
+
+    @property
+    def format_note(self) -> str:
+        """How the model was trained to be asked, where typed messages are sent unchanged; "" where they are not."""
+        if not (fields := self.unused_fields):
+            return ""
+        return (
+            f"This run was trained with a template of {len(fields)} fields ({', '.join(fields)}); what you type is "
+            f"sent unchanged:\n{visible(self.format.template)}"
+        )
 
     @property
     def name(self) -> str:

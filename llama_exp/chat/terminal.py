@@ -37,11 +37,8 @@ class TerminalChat:
         self.show(f"{self.session.name}. Type /help for the commands.")
         if self.system:
             self.show(f"system: {visible(self.system)}")
-        if fields := self.session.unused_fields:
-            self.show(
-                f"This run was trained with a template of {len(fields)} fields ({', '.join(fields)}); what you type is "
-                f"sent unchanged:\n{visible(self.session.format.template)}"
-            )
+        if note := self.session.format_note:
+            self.show(note)
 
     def handle(self, line: str) -> None:
         """A line that was typed: a command or a message."""
@@ -201,6 +198,8 @@ def answer_once(session: ChatSession, message: str) -> None:
     To a terminal with control characters made visible; elsewhere exactly as generated.
     """
     shown = visible if sys.stdout.isatty() else str
+    if note := session.format_note:
+        print(note, file=sys.stderr)
     reply = None
     for piece in session.ask(message):
         if isinstance(piece, ChatReply):

@@ -1,7 +1,9 @@
 """Hydra's errors as messages for a user: what was wanted, what was typed, what to type instead."""
 
 import dataclasses
+import decimal
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from enum import Enum
@@ -10,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 from hydra.errors import OverrideParseException
 
 from llama_exp.config import command_line
-from llama_exp.config.key_names import OTHER_NAMES, similar_keys
+from llama_exp.config.key_names import OTHER_NAMES, OTHER_VALUES, similar_keys
 
 # Lines of Hydra's messages that are about Hydra.
 INTERNALS = (
@@ -55,6 +57,7 @@ def config_error_message(error: BaseException, arguments: Sequence[str], options
         _unreadable_value(error, arguments, options)
         or _several_values(error)
         or _wrong_type(error)
+        or _unknown_choice(error)
         or "\n".join(_unknown_keys(arguments, options) or _without_internals(error))
     )
 
@@ -68,6 +71,9 @@ def _unreadable_value(error: BaseException, arguments: Sequence[str], options: S
     key, equals, text = error.override.partition("=")
     if not equals:
         return f"{error.override}: wanted key=value."
+    if text.startswith("~") and (full := os.path.expanduser(text)) != text:
+        typed = command_line.shell_quoted(f"{key}={command_line.hydra_value(full)}")
+        return f"{error.override}: ~ is read only at the start of a word. Type {typed}"
     text = text.removeprefix(text[:1]) if text[:1] in ("'", '"') else text
     text = text.removesuffix(text[-1:]) if text[-1:] in ("'", '"') else text
     return (
@@ -94,7 +100,17 @@ def _wrong_type(error: BaseException) -> str | None:
     if key.startswith("~"):
         return f"{key}: a key cannot be taken away. Give it a value: {key.removeprefix('~')}=VALUE."
     wanted = _type_name(key.lstrip("+~"))
-    return f"{key}={value}: wanted {wanted}." if wanted else None
+    return f"{key}={value}: wanted {wanted}.{_as_whole(key, value)}" if wanted else None
+
+
+def _as_whole(key: str, value: str) -> str:
+    """` Type sample=1000000` for sample=1e6: a whole number in another spelling."""
+    try:
+        number = decimal.Decimal(value)
+    except decimal.InvalidOperation:
+        return ""
+    whole = number.is_finite() and abs(number) < 10**18 and number == int(number)
+    return f" Type {key}={int(number)}" if whole else ""
 
 
 def _type_name(key: str) -> str | None:
@@ -111,12 +127,25 @@ def _type_name(key: str) -> str | None:
     return TYPE_NAMES[kind] + null if kind in TYPE_NAMES else None
 
 
+def _unknown_choice(error: BaseException) -> str | None:
+    """group=choice, or group=[choice,…], without a file of that name."""
+    from llama_exp.config.compose import choices
+
+    found = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", str(error))
+    if not found or found[1] not in GROUPS or found[2] in (known := choices(found[1])):
+        return None
+    group, name = found[1], found[2]
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"Did you mean {near[0]}?" if near else f"Type for example {group}={known[0]}."
+    return (
+        f"Could not find '{group}/{name}'. Choices of {group}: {', '.join(known)}. {meant}\n"
+        f"A file of your own, DIR/{group}/{name}.yaml, is found with --config-dir DIR."
+    )
+
+
 def _without_internals(error: BaseException) -> list[str]:
     lines = [line for text in (str(error), str(error.__cause__ or "")) for line in text.split("\n")]
-    lines = [line for line in dict.fromkeys(lines) if line.strip() and not line.strip().startswith(INTERNALS)]
-    missing = re.search(r"Could not find '[^']*?([^/']+)'", str(error))
-    near = difflib.get_close_matches(missing[1], [line.strip() for line in lines[1:]], n=1) if missing else []
-    return [*lines, *(f"Did you mean {choice}?" for choice in near)]
+    return [line for line in dict.fromkeys(lines) if line.strip() and not line.strip().startswith(INTERNALS)]
 
 
 def _unknown_keys(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
@@ -133,7 +162,7 @@ def _unknown_keys(arguments: Sequence[str], options: Sequence[str]) -> list[str]
 
 
 def _unknown_key(argument: str, known: list[str]) -> str | None:
-    key = argument.split("=")[0].lstrip("+~")
+    key, _, value = argument.lstrip("+~").partition("=")
     if argument.startswith("-") or key in known or key.startswith(("hydra", "logger.")):
         return None
     if key.startswith("trainer."):  # Lightning knows more of them, added with +
@@ -144,4 +173,6 @@ def _unknown_key(argument: str, known: list[str]) -> str | None:
     if "." in key and any(other.startswith(f"{key}.") for other in known):
         return None
     near = similar_keys(key, known)
+    if key in OTHER_NAMES and key not in OTHER_VALUES:
+        near = [command_line.shell_quoted(f"{OTHER_NAMES[key]}={value}")]
     return f"No key {key!r}." + (f" Did you mean {', '.join(near)}?" if near else " --cfg job lists all.")

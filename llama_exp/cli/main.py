@@ -1,7 +1,8 @@
 """llama-exp COMMAND key=value …: the table of all commands, and how one is run.
 
-Exit codes: 0 = done, 1 = at least one cell of a sweep failed, 2 = the command was wrong and nothing was started,
-130 = Ctrl-C, 141 = the reader of its output has closed it.
+Exit codes: 0 = done, 1 = at least one cell of a sweep, or one line piped to chat, failed, 2 = the command was wrong and
+nothing was started, 3 = no cell failed, but another process works on some: the same command continues, 130 = Ctrl-C,
+141 = the reader of its output has closed it.
 """
 
 import atexit
@@ -150,12 +151,14 @@ class CommandLine:
     """One command as it was typed. run() executes it and returns the exit code.
 
     failures    the reasons of failed cells
+    busy        how many cells another process worked on, also at the end
     """
 
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name, self.arguments = name, arguments
         self.command = COMMANDS[name]
         self.failures: list[str] = []
+        self.busy = 0
         self.result: Any = None
         self.error: Exception | None = None  # of a single run, until Hydra has returned
 
@@ -206,7 +209,9 @@ class CommandLine:
             raise UserError(self._unknown_options(arguments))
         else:
             self.result = self.function(**given)
-        return 1 if self.failures else self.result if isinstance(self.result, int) else 0
+        if self.failures or self.busy:
+            return 1 if self.failures else 3
+        return self.result if isinstance(self.result, int) else 0
 
     def help(self) -> str:
         kind = self.parameters["options"]
@@ -254,6 +259,7 @@ class CommandLine:
         from hydra.types import RunMode
 
         from llama_exp.config.compose import resolve
+        from llama_exp.runs.lock import FolderBusy
 
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
@@ -267,8 +273,33 @@ class CommandLine:
             if not sweep:
                 self.error = error  # Hydra would print a preamble
                 return None
-            return self._record_failure(error)
+            return self._postpone(cfg, given) if isinstance(error, FolderBusy) else self._record_failure(error)
         return self.result
+
+    def _postpone(self, cfg: Any, given: dict[str, Any]) -> Any:
+        """The outcome of a cell that another process works on: the sweep comes back to it when the others are done."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from llama_exp.cli.sweep import BUSY, Postponed
+        from llama_exp.config.compose import resolve
+        from llama_exp.runs.lock import FolderBusy
+        from llama_exp.runs.run import Outcome
+
+        of_cell = HydraConfig.instance().cfg
+
+        def again() -> Outcome:
+            HydraConfig.instance().cfg = of_cell  # says which keys were typed
+            try:
+                return self.function(config=resolve(cfg), **given)
+            except FolderBusy as error:
+                self.busy += 1
+                print(error, flush=True)
+                return Outcome(BUSY, Path())
+            except Exception as error:
+                return self._record_failure(error)
+
+        print("Another process works on this cell: the sweep comes back to it at its end.", flush=True)
+        return Postponed(BUSY, Path(), again)
 
     def _record_failure(self, error: Exception) -> Any:
         """Print a cell's failure: each reason, and each bug's traceback, once. The last table counts the cells."""

@@ -1,5 +1,7 @@
 """What a sweep prints, as a Hydra callback: each cell's name at its start, and at the end a table of the outcomes."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +17,14 @@ from llama_exp.formatting import plural
 from llama_exp.runs.run import Outcome
 
 FAILED = "FAILED: "  # how the message of a failed cell begins
+BUSY = "busy elsewhere"  # the message of a cell that another process works on
+
+
+@dataclass(frozen=True)
+class Postponed(Outcome):
+    """A cell that another process works on; `again` runs it once more."""
+
+    again: Callable[[], Outcome]
 
 
 class SweepOutcomes(Callback):
@@ -59,6 +69,7 @@ class SweepOutcomes(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("preflight"):
             return self.print_forecasts()
+        self.run_postponed()
         self.print_table()
         if config.get("evaluate"):
             from llama_exp.cli.commands import report
@@ -66,6 +77,14 @@ class SweepOutcomes(Callback):
 
             runs = [outcome.folder for outcome in self.outcomes if isinstance(outcome, Outcome)]
             report(ReportOptions(outputs=config.outputs), first=runs)
+
+    def run_postponed(self) -> None:
+        """Come back, once, to the cells that another process worked on."""
+        for number, outcome in enumerate(self.outcomes):
+            if isinstance(outcome, Postponed):
+                print(f"\nCell {number + 1} again", flush=True)
+                self.outcomes[number] = outcome.again()
+                self.cells[number] = (self.cells[number][0], self.outcomes[number].message)
 
     def print_forecasts(self) -> None:
         """The table of preflight=true. A cell without a forecast was refused."""
@@ -81,7 +100,8 @@ class SweepOutcomes(Callback):
 
     def print_table(self) -> None:
         failed = sum(message.startswith(FAILED) for _, message in self.cells)
-        title = f"{plural(len(self.cells), 'cell')}, {failed} failed"
+        busy = sum(message == BUSY for _, message in self.cells)
+        title = f"{plural(len(self.cells), 'cell')}, {failed} failed" + f", {busy} {BUSY}" * bool(busy)
         table = Table("cell", "outcome", title=title, title_justify="left")
         for cell, message in self.rows():
             table.add_row(Text(cell), Text(message))

@@ -40,7 +40,24 @@ def command(name: str, leaves: Mapping[str, Any], *more: str) -> str:
         if leaves[key] != (usual or {}).get(key, 0 if usual is None else "no such key"):
             overrides[key if usual is None or key in usual else f"+{key}"] = leaves[key]
     quoted = [shell_quoted(f"{key}={hydra_value(of)}") for key, of in overrides.items()]
-    return " ".join([program(name), *quoted, *map(shell_quoted, more)])
+    return " ".join([program(name), *_config_dir(str(overrides["dataset"])), *quoted, *map(shell_quoted, more)])
+
+
+def _config_dir(dataset: str) -> list[str]:
+    """`--config-dir DIR` for a dataset that is not in conf/; DIR as this command was given it."""
+    from llama_exp.config.compose import CONF, config_dirs
+
+    if (CONF / "dataset" / f"{dataset}.yaml").is_file():
+        return []
+    found = [folder for folder in config_dirs() if Path(folder, "dataset", f"{dataset}.yaml").is_file()]
+    return ["--config-dir", *map(shell_quoted, found[:1] or ["DIR"])]
+
+
+def with_override(words: Sequence[str], key: str, value: Any) -> list[str]:
+    """Arguments with key=value in the place of what was typed for that key, or at their end."""
+    override = f"{key}={hydra_value(value)}"
+    replaced = [override if word.lstrip("+").startswith(f"{key}=") else word for word in words]
+    return replaced if override in replaced else [*words, override]
 
 
 def folder_options(run: Path, dataset: str, root: Path, named: Any = None) -> list[str]:

@@ -4,6 +4,7 @@ import atexit
 import copy
 import dataclasses
 import functools
+import itertools
 import os
 import shutil
 import sys
@@ -121,6 +122,22 @@ def typed_keys() -> set[str]:
     """The keys that this command names; none outside of a command."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     return {override.lstrip("+~").split("=")[0] for override in overrides}
+
+
+def typed_arguments() -> list[str]:
+    """The arguments of this command as they were typed, without its name; [] outside of a command."""
+    arguments = sys.argv[1:] if HydraConfig.initialized() else []
+    return list(itertools.dropwhile(_is_name, arguments))
+
+
+def typed_program() -> str:
+    """How this command was started: `python evaluate.py`, `llama-exp chat`."""
+    name = " ".join(itertools.takewhile(_is_name, sys.argv[1:])) or Path(sys.argv[0]).stem
+    return program(name) if name in ("train", "evaluate") else f"llama-exp {name}"
+
+
+def _is_name(word: str) -> bool:
+    return "=" not in word and not word.startswith("-")
 
 
 def default_config(choices: dict[str, str]) -> Config:

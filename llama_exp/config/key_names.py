@@ -49,6 +49,19 @@ OTHER_NAMES = {
     "warmup_ratio": "optimizer.warmup",
     "warmup_steps": "optimizer.warmup",
 }
+# Those of them whose values mean something else here, or one of several: 100 steps of warm-up are no share.
+OTHER_VALUES = {
+    "adam_beta1",
+    "adam_beta2",
+    "base_model",
+    "eval_steps",
+    "gradient_accumulation_steps",
+    "lora_target",
+    "model_name",
+    "optim",
+    "target_modules",
+    "warmup_steps",
+}
 
 
 def similar_keys(key: str, known: Iterable[str]) -> list[str]:

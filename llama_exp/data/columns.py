@@ -13,7 +13,8 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 
-from llama_exp.config.command_line import hydra_value, shell_quoted
+from llama_exp.config.command_line import hydra_value, shell_quoted, with_override
+from llama_exp.config.compose import typed_arguments
 from llama_exp.config.schema import COLUMN_KEYS, DatasetConfig
 from llama_exp.data.readers import columns_of
 from llama_exp.errors import UserError
@@ -42,6 +43,7 @@ USUAL = {
     "prompt": "prompt question instruction query input text message body description title".split(),
     "response": "response answer resolution output completion reply summary label target category".split(),
 }
+ROLES = {"prompt": "what is asked", "response": "the answer"}  # of the columns that every table has
 VALUES, WIDTH = 3, 40  # shown of each column
 
 
@@ -70,12 +72,19 @@ def with_columns(dataset: DatasetConfig, rows: Sequence[dict]) -> tuple[DatasetC
 
 
 def _missing(dataset: DatasetConfig, missing: dict, named: dict, rows: Sequence[dict], there: list[str]) -> str:
-    wrong = join_list(f"dataset.{key}={name}" for key, name in missing.items())
     source = dataset.path or dataset.hub
+    wrong = join_list(f"dataset.{key}={name}" for key, name in missing.items() if getattr(dataset, key))
+    absent = [key for key in missing if not getattr(dataset, key)]
+    said = [f"{wrong}: {source} has no such column."] if wrong else []
+    if absent:
+        roles = join_list(ROLES[key] for key in absent)
+        said += [
+            f"Name the column of {source} that holds {roles}: {join_list(f'dataset.{key}=COLUMN' for key in absent)}."
+        ]
     width = max((len(clean(column, 30)) for column in there), default=0)
     shown = "\n".join(f"  {clean(column, 30):{width}}  {_values(column, rows)}" for column in there) or "  (none)"
     return (
-        f"{wrong}: {source} has no such column. Its columns, with some of their values:\n{shown}\n"
+        f"{' '.join(said)} Its columns, with some of their values:\n{shown}\n"
         f"Probably: {suggested_command(dataset, named, rows, there)}"
     )
 
@@ -91,15 +100,18 @@ def _values(column: str, rows: Sequence[dict]) -> str:
 
 
 def suggested_command(dataset: DatasetConfig, named: dict, rows: Sequence[dict], there: list[str]) -> str:
-    """The command with the columns that were probably meant; COLUMN where there is no saying."""
-    words = [f"dataset={dataset.name}"]
-    words += [f"dataset.{key}={hydra_value(getattr(dataset, key))}" for key in ("path", "hub") if getattr(dataset, key)]
+    """The command as typed, with the columns that were probably meant; COLUMN where there is no saying."""
+    words = typed_arguments()
+    if not words:  # in a program
+        keys = [key for key in ("path", "hub") if getattr(dataset, key)]
+        words = [f"dataset={dataset.name}", *(f"dataset.{key}={hydra_value(getattr(dataset, key))}" for key in keys)]
+        words += [f"dataset.{key}={hydra_value(name)}" for key, name in named.items()]
     taken = [name for name in named.values() if name in there]
     for key, name in named.items():
         if name not in there:
             name = _guess(key, name, [column for column in there if column not in taken], rows)
             taken.append(name)
-        words.append(f"dataset.{key}={hydra_value(name)}")
+            words = with_override(words, f"dataset.{key}", name)
     return " ".join([program("train"), *map(shell_quoted, words)])
 
 

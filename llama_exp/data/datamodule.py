@@ -309,6 +309,12 @@ class ExampleDataModule(LightningDataModule):
     def _split(self, examples: dict[str, list[Example]]) -> None:
         """Carve what the source lacks out of train, by group; then see that no group is on two sides."""
         whole = len(examples["train"])
+        lacking = [split for split in ("test", "validation") if split not in examples]
+        if 0 < whole <= len(lacking):
+            raise UserError(
+                f"{self.dataset.name}: too few Examples for train: {whole}. Wanted {len(lacking) + 1} or more, one "
+                f"each for {', '.join(['train', *lacking])}. Add rows to {self.dataset.path or self.dataset.hub}."
+            )
         for split in ("test", "validation"):
             if split not in examples and whole:
                 examples["train"], examples[split] = self._carved(split, examples["train"], whole)

@@ -134,8 +134,12 @@ def format_scores(results: Results) -> str:
     line = ", ".join(scores)
     if reasons:
         line += f" (no interval: {reasons[0]})"
-    if results.groups and results.groups < min(FEW_CLUSTERS, results.items or 0):
-        line += f"; {results.items:,} items in only {plural(results.groups, 'group')}: the intervals rest on the groups"
+    if results.groups and results.items and results.groups < FEW_CLUSTERS:
+        few = plural(results.groups, "group" if results.groups < results.items else "item")
+        if results.groups < results.items:
+            line += f"; {results.items:,} items in only {few}: the intervals rest on the groups"
+        else:
+            line += f"; only {few}"
     if results.empty_replies:
         line += f"; {results.empty_replies:,} of {results.items:,} replies are empty"
     return line

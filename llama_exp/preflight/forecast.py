@@ -107,7 +107,7 @@ def forecast(config: Config, session: Session) -> CellForecast:
         return CellForecast(cell_name(run), run.folder, "already trained")
     data = prepare_data(config, session)
     if config.sample and config.sample >= len(data.available):
-        say(f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.")
+        say(session.all_examples(config.sample, len(data.available)))
         return forecast(dataclasses.replace(config, sample=None), session)
     data.plan_steps(config.trainer.get("max_epochs"), config.trainer.get("max_steps"), config.max_tokens)
     return estimate(run, data, session)

@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llama_exp.config.command_line import FIRST_KEYS, command, folder_options, hydra_value, shell_quoted
-from llama_exp.config.compose import choices, default_config, explicit_keys
+from llama_exp.config.command_line import FIRST_KEYS, command, folder_options, hydra_value, shell_quoted, with_override
+from llama_exp.config.compose import choices, default_config, explicit_keys, typed_arguments, typed_program
 from llama_exp.config.identity import RUN_KEYS, flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.runs.run import Run
 
+SHORT_NAMES = {key: name for name, key in FIRST_KEYS.items()}
 SHOWN = 10  # runs listed in a message
 
 
@@ -44,7 +45,7 @@ def find_run(config: Config) -> Run:
         raise UserError(f"{len(matches)} runs match; add what tells them apart, or out=FOLDER:\n{_apart(matches)}")
     advice = f"Train it first: {training_command(config)}"
     if others := _other_runs(config, keys, parent):
-        advice += f"\nFinished runs on {dataset}, and the keys to type instead of yours:\n{others}"
+        advice += f"\n{others}"
     if config.trained_on:
         raise UserError(f"No run below {parent.absolute()} matches. {advice}")
     raise UserError(f"No adapter at {exact.adapter.absolute()}. {advice}")
@@ -81,22 +82,41 @@ def _apart(runs: list[Run]) -> str:
 
 def _options(values: dict[str, Any]) -> str:
     """Values as the keys of a command."""
-    short_names = {key: name for name, key in FIRST_KEYS.items()}
-    return " ".join(shell_quoted(f"{short_names.get(key, key)}={hydra_value(value)}") for key, value in values.items())
+    return " ".join(shell_quoted(f"{SHORT_NAMES.get(key, key)}={hydra_value(value)}") for key, value in values.items())
 
 
 def _other_runs(config: Config, keys: Iterable[str], parent: Path) -> str:
-    """The finished runs of a dataset, a line each: the keys in which they differ from the config."""
-    mine, lines = flat(config), []
+    """The command, as typed, that means the nearest finished run of a dataset; then a line for each, the nearest first:
+    the keys in which it differs from the config. "" where there is none."""
+    mine, others = flat(config), []
     for run in finished_runs(parent):
         differ = {key: run.values.get(key) for key in keys if run.values.get(key) != mine[key]}
         files = "model.label" in differ and "model.path" not in differ
         differ.pop("model.label", None)  # comes with the path
         if "model.name" in differ and not run.config.model.label:
             differ.pop("model.path", None)  # comes with the name
-        lines.append(f"  {_options(differ)}  ({run.folder.name}{', on other files in model.path' * files})")
-    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join(lines[:SHOWN] + more)
+        others.append((files, differ, run))
+    if not others:
+        return ""
+    others.sort(key=lambda other: (other[0], len(other[1]), [_distance(v, mine[k]) for k, v in other[1].items()]))
+    lines = [
+        f"  {_options(differ)}  ({run.folder.name}{', on other files in model.path' * files})"
+        for files, differ, run in others[:SHOWN]
+    ]
+    more = [f"  and {len(others) - SHOWN} more"] if len(others) > SHOWN else []
+    words, (files, differ, _) = typed_arguments(), others[0]
+    for key, value in differ.items():
+        words = with_override(words, SHORT_NAMES.get(key, key), value)
+    nearest = [f"The nearest run: {' '.join([typed_program(), *map(shell_quoted, words)])}"]
+    head = f"Finished runs on {parent.name}, the nearest first, and the keys in which they differ:"
+    return "\n".join([*(nearest if words and not files else []), head, *lines, *more])
+
+
+def _distance(value: Any, mine: Any) -> tuple:
+    """Sorts values by how far they are from mine; those that are no numbers come last."""
+    if isinstance(value, int | float) and isinstance(mine, int | float):
+        return (0, abs(value - mine), str(value))
+    return (1, 0, str(value))
 
 
 def _matches(config: Config, keys: Iterable[str], dataset: str, run: Run) -> bool:

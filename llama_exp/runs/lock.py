@@ -24,10 +24,14 @@ UNWRITABLE = {
 }
 
 
+class FolderBusy(UserError):
+    """Another process works in the folder."""
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process while the block runs. UserError where another process holds it or it is not
-    writable.
+    """Hold `folder` for this process while the block runs. FolderBusy where another process holds it, another
+    UserError where it is not writable.
 
     The system releases the lock when the process ends, however it ends. Of the processes of one run
     (DistributedDataParallel) the first holds it for all.
@@ -56,7 +60,7 @@ def _acquired(path: Path) -> contextlib.AbstractContextManager:
     try:
         return FileLock(path).acquire(blocking=False)
     except Timeout:
-        raise UserError(
+        raise FolderBusy(
             f"Another process works in {path.parent}. Wait for it, or stop it, and type the same command again."
         ) from None
     except OSError as error:

@@ -42,10 +42,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
         with run.clock("data"):
             data = recipe.read_data(run, session)
         if config.sample and config.sample >= len(data.available):  # one name for one cell
-            print(
-                f"sample={config.sample} is all {len(data.available)} Examples there are: the cell sample=null.",
-                flush=True,
-            )
+            print(session.all_examples(config.sample, len(data.available)), flush=True)
             return train(dataclasses.replace(config, sample=None), session)
         with run.clock("data"):
             overlap = recipe.plan(run, data, session)
