@@ -1,7 +1,7 @@
 """llama-exp COMMAND key=value …: the table of all commands, and how one is run.
 
 Exit codes: 0 = done, 1 = at least one cell of a sweep, or one line piped to chat, failed, 2 = the command was wrong and
-nothing was started, 3 = no cell failed, but another process works on some: the same command continues, 130 = Ctrl-C,
+nothing was started, 75 = no cell failed, but another process works on some: the same command continues, 130 = Ctrl-C,
 141 = the reader of its output has closed it.
 """
 
@@ -210,7 +210,7 @@ class CommandLine:
         else:
             self.result = self.function(**given)
         if self.failures or self.busy:
-            return 1 if self.failures else 3
+            return 1 if self.failures else os.EX_TEMPFAIL
         return self.result if isinstance(self.result, int) else 0
 
     def help(self) -> str:
