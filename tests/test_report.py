@@ -542,7 +542,7 @@ def test_a_run_whose_score_is_undefined_is_named_and_counts_in_no_mean(tmp_path)
     at.write_text(json.dumps(stored))
     printed = run_report(tmp_path).stdout
     assert (
-        "squad/f1 is undefined, or was not computed, in 1 of 3 runs, which count in no mean here: "
+        "F1 is undefined, or was not computed, in 1 of 3 runs, which count in no mean here: "
         "squad/tiny-300-r16-seed2." in printed
     )
     assert "mean of 2 runs." in printed

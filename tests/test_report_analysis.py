@@ -365,7 +365,7 @@ def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
     assert c.exact.metric == "squad/exact_match" and c.exact.other == at(c, 16, 100).key
     assert c.exact.p == pytest.approx(signs.pvalue, abs=0.01)
     [said] = [line for line in findings.answer(c) if line.startswith("Exact test of these two runs on right or wrong")]
-    assert "(squad/exact_match): rank 16 on 1,000 examples 59.0 % right, " in said
+    assert "(exact match): rank 16 on 1,000 examples 59.0 % right, " in said
     assert signs.pvalue < 0.05
     assert "rank 16 on 100 examples 50.0 %; significantly better (p " in said
     write_run(tmp_path, sample=300, f1=55.0)

@@ -140,7 +140,7 @@ def _exact(c: Comparison) -> str:
         return ""
     other = next((p, s) for p, s in c.cells() if s.key == test.other)
     return SAY.exact_test(
-        metric=test.metric,
+        metric=c.describe(test.metric).label,
         best=cell_name(*c.ranked()[0], c),
         mine=f"{test.mine:.1f}",
         other=cell_name(*other, c),
@@ -223,7 +223,7 @@ def _undefined(c: Comparison) -> str:
     """Runs that have no number for the metric, by name: they must not vanish, nor pass for 0."""
     runs = {one.run.name: c.metric in one.evaluation.scores for one in scored_runs(c)}
     lost = [name for name, known in runs.items() if not known]
-    return SAY.undefined(metric=c.metric, lost=lost, runs=len(runs)) if lost else ""
+    return SAY.undefined(metric=c.describe().label, lost=lost, runs=len(runs)) if lost else ""
 
 
 def _loss_improved(c: Comparison, best: Cell) -> str:
