@@ -404,7 +404,9 @@ def _gains(a: Answer) -> dict:
 def _luck_sentences(a: Answer, c: Comparison) -> list[str]:
     if not (luck := a.luck):
         return []
-    needed = [(f"{one.difference:.2g}", f"about {one.seeds:,}" if one.seeds else "over 1,000") for one in luck.seeds_needed]
+    needed = [
+        (f"{one.difference:.2g}", f"about {one.seeds:,}" if one.seeds else "over 1,000") for one in luck.seeds_needed
+    ]
     return [
         SAY.luck(
             metric=c.describe().label,
