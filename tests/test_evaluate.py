@@ -14,8 +14,10 @@ import pytest
 
 from llama_exp.config.identity import flat
 from llama_exp.data.synthetic import rows
+from llama_exp.evaluation.scoring import format_scores
 from llama_exp.metrics import squad
 from llama_exp.runs.files import read_predictions
+from llama_exp.runs.results import Results
 from llama_exp.runs.run import Run
 from tests.conftest import ROOT, python, small
 
@@ -135,6 +137,14 @@ def test_a_killed_evaluation_continues_and_answers_each_question_once(tmp_path, 
         for p in (path.with_name("results.json"), reference.with_name("results.json"))
     ]
     assert results[0] == pytest.approx(results[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "only"), [(["loss", "perplexity"], True), (["loss"], True), (["length/words", "loss"], False)]
+)
+def test_a_dataset_without_metrics_is_said_to_be_scored_by_loss_alone(names, only):
+    printed = format_scores(Results(scores=dict.fromkeys(names, 2.0), items=400, groups=400))
+    assert ("; loss only, as dataset.metrics is empty: 'dataset.metrics=[auto]'" in printed) == only
 
 
 def test_transfer_is_evaluated_below_the_run_it_was_trained_in(tmp_path, command):

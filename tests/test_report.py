@@ -12,12 +12,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
 from rich.console import Console
 
-from llama_exp.report import labels, next_command, terminal
+from llama_exp.report import labels, next_command, tables, terminal
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import load_item_ids, load_runs
 from llama_exp.sanitize import clean, spreadsheet_cell
@@ -954,3 +955,16 @@ def test_real_evaluations_are_compared_item_by_item_on_bertscore_and_rouge(speak
         text = Page(outputs / "report" / "index.html").text
         shown = re.search(r"(?:worse by|no significant difference:) ([\d.]+)", text).group(1)
         assert float(shown) == round(abs(gap), len(shown.partition(".")[2]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "shown"),
+    [
+        ("squad/f1 squad/exact_match length/words loss perplexity", "squad/f1 squad/exact_match length/words loss"),
+        ("rouge/1 rouge/2 rouge/L bertscore/f1 bertscore/recall loss", "rouge/1 rouge/2 bertscore/f1 loss"),
+        ("squad/f1 squad/exact_match squad/recall loss", "squad/f1 squad/exact_match squad/recall loss"),
+    ],
+)
+def test_a_narrow_table_shows_the_first_score_of_every_metric(scores, shown):
+    metrics = tuple(scores.split())
+    assert tables._shown_metrics(SimpleNamespace(metric=metrics[0], metrics=metrics), wide=False) == shown.split()

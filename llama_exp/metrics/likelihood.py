@@ -12,3 +12,5 @@ LOSS = Score(
 )
 PERPLEXITY = Score("perplexity", meaning="e to the loss", label="perplexity", better="lower", lowest=1.0, decimals=2)
 SCORES = {score.name: score for score in (LOSS, PERPLEXITY)}
+
+LOSS_ONLY = "loss only, as dataset.metrics is empty: 'dataset.metrics=[auto]' chooses by the responses"

@@ -111,12 +111,18 @@ def _family(metric: str) -> str:
 
 
 def _shown_metrics(c: Comparison, wide: bool) -> list[str]:
-    """The ranked metric first; a narrow table shows every score of one family, or two of several, and the loss."""
+    """The ranked metric first; a narrow table shows every score of one family, or of several two and the first of each
+    other family; and the loss."""
     metrics = [c.metric, *(m for m in c.metrics if m != c.metric)]
     if wide:
         return metrics
     one_family = len({_family(m) for m in metrics} - {""}) == 1
-    return [m for i, m in enumerate(metrics) if i < 2 or m == "loss" or (one_family and m != "perplexity")]
+    families = [_family(m) for m in metrics]
+    return [
+        m
+        for i, m in enumerate(metrics)
+        if i < 2 or m == "loss" or (m != "perplexity" and (one_family or families[i] not in families[:i]))
+    ]
 
 
 def _score_heads(c: Comparison, metrics: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from llama_exp.config.command_line import outputs_option, shell_quoted
 from llama_exp.formatting import plural
+from llama_exp.metrics import likelihood
 from llama_exp.report import findings
 from llama_exp.report.answer import Answer
 from llama_exp.report.cells import Comparison
@@ -56,6 +57,8 @@ def print_tables(
                 *map(Text, row), style="bold green" if i == numbers.best else "green" if i in numbers.tied else ""
             )
         console.print(table)
+        if set(c.metrics) <= likelihood.SCORES.keys():
+            say(console, f"Scored by {likelihood.LOSS_ONLY}.")
         if left_out:
             say(console, f"Columns that do not fit this terminal (see the page): {', '.join(left_out)}.", "dim")
         for line in findings.answer(c, prices):
