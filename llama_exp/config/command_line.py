@@ -44,12 +44,12 @@ def command(name: str, leaves: Mapping[str, Any], *more: str) -> str:
 
 
 def _config_dir(dataset: str) -> list[str]:
-    """`--config-dir DIR` for a dataset that is not in conf/; DIR as this command was given it."""
-    from llama_exp.config.compose import CONF, config_dirs
+    """`--config-dir DIR` for a dataset that is not in conf/; DIR as it was typed for this command."""
+    from llama_exp.config.compose import CONF, typed_config_dirs
 
     if (CONF / "dataset" / f"{dataset}.yaml").is_file():
         return []
-    found = [folder for folder in config_dirs() if Path(folder, "dataset", f"{dataset}.yaml").is_file()]
+    found = [folder for folder in typed_config_dirs() if Path(folder, "dataset", f"{dataset}.yaml").is_file()]
     return ["--config-dir", *map(shell_quoted, found[:1] or ["DIR"])]
 
 

@@ -156,12 +156,17 @@ def load_config(*overrides: str) -> Config:
 
 def config_dirs() -> tuple[str, ...]:
     """Folders beside conf/ that this command was given: --config-dir FOLDER. Hydra itself forgets them between runs."""
+    return tuple(os.path.abspath(folder) for folder in typed_config_dirs())
+
+
+def typed_config_dirs() -> list[str]:
+    """The same as they were typed: a printed command must not hold a path of this machine that nobody typed."""
     found, arguments = [], sys.argv[1:]
     for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option in ("--config-dir", "-cd"):
             found += [value] if equals else arguments[index + 1 : index + 2]
-    return tuple(os.path.abspath(folder) for folder in found)
+    return found
 
 
 def choices(group: str) -> list[str]:
