@@ -76,7 +76,7 @@ def test_all_three_work_in_one_command_and_the_run_is_found_again(folder):
     results = json.loads(next(run.glob("eval/*/results.json")).read_text())
     assert results["items"] == 3 and "length/words" in results["scores"]
     missing = typed(folder, *EVALUATE, "sample=9", check=False).stderr
-    assert f"Train it first: llama-exp train --config-dir {folder / 'my_conf'} dataset=sums" in missing, missing
+    assert "Train it first: llama-exp train --config-dir my_conf dataset=sums" in missing, missing
     shutil.rmtree(run / "eval")
     unscored = typed(folder, "report", "outputs").stdout
     assert "llama-exp evaluate --config-dir DIR dataset=sums model=tiny sample=8" in " ".join(unscored.split())
