@@ -63,6 +63,18 @@ class Recommended:
     sure: float
     measured: float | None = None
 
+    @property
+    def confident(self) -> bool:
+        """Whether it is a recommendation, not a best guess."""
+        from llama_exp.statistics.learning_curve.advice import SURE  # numpy
+
+        return self.sure >= SURE
+
+    @property
+    def how_sure(self) -> str:
+        """`93 %`: as it is printed."""
+        return percent(self.sure) if self.sure < 0.995 else "over 99 %"
+
 
 @dataclass(frozen=True, slots=True)
 class Gain:
@@ -158,6 +170,10 @@ class Answer:
     spent: Spent | None = None
     unknown: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
+
+    def available_for(self, gain: Gain) -> str:
+        """`1,000`: how many examples the data have, where that is fewer than this gain needs; else ""."""
+        return f"{self.available:,}" if self.available is not None and gain.examples > self.available else ""
 
 
 def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
@@ -349,8 +365,6 @@ def _more_sizes(panel: Panel) -> str:
 
 def _sentences(a: Answer, c: Comparison) -> list[str]:
     """The first is the answer, the others what it rests on."""
-    from llama_exp.statistics.learning_curve.advice import SURE  # numpy
-
     found, label = a.recommended, c.describe().label
     if found is None:
         return [*_luck_sentences(a, c), *_spent_sentences(a)]
@@ -367,11 +381,11 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
             score=score,
             tolerance=f"{found.tolerance:.2g}",
             points=bool(c.describe().bounds),
-            sure=percent(found.sure) if found.sure < 0.995 else "over 99 %",
+            sure=found.how_sure,
             setting=a.setting,
             settings=len(c.panels),
             measured="" if found.measured is None else format_score(found.measured, c.describe().decimals),
-            confident=found.sure >= SURE,
+            confident=found.confident,
         )
     ]
     if a.more_data:
@@ -397,8 +411,7 @@ def _gains(a: Answer) -> dict:
     low, high = sorted((-twice.low, -twice.high) if a.lower_is_better else (twice.low, twice.high))
     little = a.recommended.tolerance if a.recommended else 0.0
     verdict = "little" if -little < low and high < little else "helps" if low > 0 else "harms" if high < 0 else "open"
-    beyond = a.available is not None and a.more_data[0].examples > a.available
-    return {"gains": gains, "verdict": verdict, "available": f"{a.available:,}" if beyond else ""}
+    return {"gains": gains, "verdict": verdict, "available": a.available_for(a.more_data[0])}
 
 
 def _luck_sentences(a: Answer, c: Comparison) -> list[str]:

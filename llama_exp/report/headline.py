@@ -6,7 +6,7 @@ takes to find a difference. Labels and notes are in templates/page_headline.jinj
 
 from dataclasses import dataclass
 
-from llama_exp.formatting import format_score, percent, round_count, with_range
+from llama_exp.formatting import format_score, round_count, with_range
 from llama_exp.report.answer import Answer, Estimate, Luck, Recommended
 from llama_exp.report.cells import Comparison
 from llama_exp.report.templating import Sentences
@@ -42,12 +42,9 @@ def headline(numbers: list[LargeNumber]) -> str:
 
 
 def _recommended(found: Recommended, setting: str, points: bool) -> LargeNumber:
-    from llama_exp.statistics.learning_curve.advice import SURE  # numpy
-
     cell = SAY.cell(rank=found.rank, examples="" if found.examples is None else f"{found.examples:,}")
-    sure = percent(found.sure) if found.sure < 0.995 else "over 99 %"
-    note = SAY.suffices(tolerance=f"{found.tolerance:.2g}", points=points, sure=sure, setting=setting)
-    return LargeNumber(SAY.recommended(confident=found.sure >= SURE), cell, (note,))
+    note = SAY.suffices(tolerance=f"{found.tolerance:.2g}", points=points, sure=found.how_sure, setting=setting)
+    return LargeNumber(SAY.recommended(confident=found.confident), cell, (note,))
 
 
 def _expected(answer: Answer, found: Recommended, c: Comparison) -> LargeNumber:
@@ -68,8 +65,8 @@ def _twice(answer: Answer, metric: str) -> LargeNumber:
     value, interval = _parts(gain.gain, sign=True)
     label = SAY.twice(metric=metric, examples=round_count(gain.examples))
     notes = [SAY.interval(low_to_high=interval)]
-    if answer.available is not None and gain.examples > answer.available:
-        notes.append(SAY.available(examples=f"{answer.available:,}"))
+    if available := answer.available_for(gain):
+        notes.append(SAY.available(examples=available))
     return LargeNumber(label, value, tuple(notes))
 
 

@@ -96,8 +96,8 @@ def rank_cells(
     sweep = Sweep(contenders, typical_scatters(span) if scatters is None else scatters, span)
     sources = [sweep.sources(*pair) for pair in pairs]
     count = len(contenders) - 1  # combinations() lists the best's pairs first
-    compared = [sweep.difference(pair, parts) for pair, parts in zip(pairs[:count], sources, strict=False)]
     p_values = np.array([sweep.p_values(pair, parts) for pair, parts in zip(pairs, sources, strict=True)])
+    compared = [sweep.difference(*one) for one in zip(pairs[:count], sources, p_values, strict=False)]
     adjusted = np.mean([holm(one) for one in p_values.T], axis=0) if pairs else np.empty(0)
     keys = [one.key for one in contenders]
     against = {key: (one, float(p)) for key, one, p in zip(keys[1:], compared, adjusted, strict=False)}
@@ -144,6 +144,7 @@ class Sweep:
         )
         # Whether some cell has several runs, so that their scatter is known.
         self.repeated = any(len(one.runs) > 1 for _, one in trained)
+        self.assumed = self._assumed() if self.repeated else []
         pairs = list(combinations(range(len(contenders)), 2)) if self.repeated else []
         self.own = {pair: self._contrast(self.effects.select(pair), *pair) for pair in pairs}
         self.common = {pair: self._contrast(self.effects, *pair) for pair in pairs}
@@ -164,9 +165,9 @@ class Sweep:
         each = np.stack([self.effects.weights(index) for index in range(len(scores))])
         covariance, test = residuals @ residuals.T, (robust_variance(self.means[0]), satterthwaite_df(weights))
         if self.repeated:
-            runs, assumed = self.effects.covariance(each), [self._assumed(index) for index in range(len(scores))]
-            covariance = covariance + runs + np.diag(np.maximum(assumed - np.diag(runs), 0.0))
-            own = self.effects.variance(each[0]).at_least(assumed[0], PRIOR)
+            runs = self.effects.covariance(each)
+            covariance = covariance + runs + np.diag(np.maximum(self.assumed - np.diag(runs), 0.0))
+            own = self.effects.variance(each[0]).at_least(self.assumed[0], PRIOR)
             parts: TwoSources | SingleRuns = TwoSources(*test, own)
         else:
             luck = np.stack([self._luck(index) for index in range(len(scores))], axis=1)
@@ -203,14 +204,15 @@ class Sweep:
         one = self.contenders[index]
         return 0.0 * self.scatters if one.fixed else run_variances(self.scatters, one.relative_scatter, self.span)
 
-    def _assumed(self, index: int) -> float:
-        """The variance that is assumed of a cell's one run where the cells with repeats have far more examples."""
-        one = self.contenders[index]
-        known = [other for other in self.contenders if len(other.runs) > 1 and not other.fixed]
-        if one.fixed or len(one.runs) > 1 or not known:
-            return 0.0
-        usual = np.average([other.relative_scatter for other in known], weights=[len(c.runs) - 1 for c in known])
-        return float(np.median(self._luck(index))) if one.relative_scatter > FARTHER * float(usual) else 0.0
+    def _assumed(self) -> list[float]:
+        """The variance that is assumed of each cell's one run, where the cells with repeats have far more examples."""
+        trained = [one for one in self.contenders if not one.fixed]
+        repeats = [len(one.runs) - 1 for one in trained]
+        usual = float(np.average([one.relative_scatter for one in trained], weights=repeats))
+        alone = [
+            len(one.runs) == 1 and not one.fixed and one.relative_scatter > FARTHER * usual for one in self.contenders
+        ]
+        return [float(np.median(self._luck(index))) if of else 0.0 for index, of in enumerate(alone)]
 
     def _runs(self, first: int, second: int) -> RunVariance:
         pair = (first, second)
@@ -221,10 +223,10 @@ class Sweep:
             return NOTHING_SHOWN
         share = weight / df
         total, items = ((1 - share) * a + share * b for a, b in ((own.total, common.total), (own.items, common.items)))
-        return RunVariance(total, items, df).at_least(sum(map(self._assumed, pair)), PRIOR)
+        return RunVariance(total, items, df).at_least(self.assumed[first] + self.assumed[second], PRIOR)
 
-    def difference(self, pair: tuple[int, int], parts: TwoSources | SingleRuns) -> Difference:
-        """The first minus the second, with interval and p-value."""
+    def difference(self, pair: tuple[int, int], parts: TwoSources | SingleRuns, p_values: np.ndarray) -> Difference:
+        """The first minus the second, with its interval, and the mean of its p-values."""
         gap = self.gap(*pair)
         if not self._runs_count(gap, parts):
             return cluster_difference(gap)
@@ -232,7 +234,7 @@ class Sweep:
         counts = [len(self.contenders[index].runs) for index in pair if not self.contenders[index].fixed]
         note = messages.runs_compared(counts) if self.repeated else messages.SCATTER_ASSUMED
         ends = gap.estimate - half, gap.estimate + half
-        p = float(self.p_values(pair, parts).mean())
+        p = float(p_values.mean())
         return Difference(gap.estimate, *ends, p, parts.error, gap.items, len(gap.sums), METHOD, note)
 
     def p_values(self, pair: tuple[int, int], parts: TwoSources | SingleRuns) -> np.ndarray:

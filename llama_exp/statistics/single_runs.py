@@ -17,13 +17,15 @@ from math import sqrt
 import numpy as np
 from scipy import optimize, special
 
+from llama_exp.statistics.intervals import FEW
+
 TYPICAL_SCATTER = 0.012  # median of s, as a share of the scale
 LOG_SCATTER_SPREAD = 0.7
 LARGEST = 0.1  # of the scale: few examples do not raise a scatter beyond it
 FEWEST = 20  # examples: fewer do not scatter farther
 SCENARIOS = 40  # values of s, equally likely
 DRAWS = 4000
-FEW_DF = 7.0  # fewer degrees of freedom of the test set: they are those of the whole
+FEW_DF = FEW - 1.0  # fewer degrees of freedom of the test set: they are those of the whole
 
 
 def relative_scatter(examples: np.ndarray) -> np.ndarray:
