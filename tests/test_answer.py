@@ -147,12 +147,12 @@ def test_where_the_untuned_model_is_best_the_answer_says_so(tmp_path):
 
 
 def test_of_several_settings_the_answer_names_the_one_that_it_is_about(tmp_path):
-    for rate, lift in ((0.001, 0.0), (0.005, 9.0)):
+    for warmup, lift in ((0.0, 0.0), (0.1, 9.0)):
         for sample, f1 in ((100, 40.0), (1000, 50.0)):
-            write_run(tmp_path, f"{sample}-{rate}", sample=sample, f1=f1 + lift, **{"optimizer.lr": rate})
+            write_run(tmp_path, f"{sample}-{warmup}", sample=sample, f1=f1 + lift, **{"optimizer.warmup": warmup})
     answer = answered(tmp_path)
-    assert answer.setting == "lr 0.005"
-    assert " examples, with lr 0.005 (the best of 2 settings)." in answer.sentences[0]
+    assert answer.setting == "warmup 0.1"
+    assert " examples, with warmup 0.1 (the best of 2 settings)." in answer.sentences[0]
 
 
 def test_one_cell_alone_has_no_answer(tmp_path):

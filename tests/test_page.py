@@ -140,13 +140,13 @@ def test_one_title_headings_in_order_and_every_table_and_figure_has_a_name(grid,
 
 
 def test_the_figure_of_the_best_setting_is_beside_the_answer_and_the_others_follow_side_by_side(tmp_path, browse):
-    for rate, lift in ((0.001, -9), (0.005, 0), (0.02, -5)):
+    for warmup, lift in ((0.0, -9), (0.03, 0), (0.2, -5)):
         for size in (100, 1000):
-            keys = {"name": f"{rate}-{size}", "optimizer.lr": rate}
+            keys = {"name": f"{warmup}-{size}", "optimizer.warmup": warmup}
             write_run(tmp_path, sample=size, f1=40 + size / 50 + lift, **keys)
     page = browse(report(tmp_path)[0].as_uri(), viewport={"width": 1280, "height": 1000})
-    assert page.locator(".answer + .score h3").inner_text() == "lr 0.005"
-    assert page.locator("h4").all_inner_texts() == ["lr 0.001", "lr 0.02"]
+    assert page.locator(".answer + .score h3").inner_text() == "warmup 0.03"
+    assert page.locator("h4").all_inner_texts() == ["warmup 0.0", "warmup 0.2"]
     left, right = (one.bounding_box() for one in page.locator("figure:has(h4)").all())
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
     cut = "tables => tables.map(t => t.scrollWidth - t.parentElement.clientWidth).filter(over => over > 0)"

@@ -565,9 +565,10 @@ def test_keys_that_decide_nothing_in_a_run_are_no_difference_to_it(tmp_path):
 def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
     for r in (8, 16):
         for sample in (100, 1000):
-            for lr in (0.001, 0.005):
-                more = {"optimizer.lr": lr, "lora.alpha": 2 * r}
-                write_run(tmp_path, sample=sample, r=r, name=f"tiny-{sample}-r{r}-lr{lr}", f1=f1_of(sample, r), **more)
+            for warmup in (0.0, 0.1):
+                more = {"optimizer.warmup": warmup, "lora.alpha": 2 * r}
+                name = f"tiny-{sample}-r{r}-warmup{warmup}"
+                write_run(tmp_path, sample=sample, r=r, name=name, f1=f1_of(sample, r), **more)
     write_run(tmp_path, sample=100, f1=44.0, model="other")
     write_run(tmp_path, sample=100, f1=20.0, dataset="guanaco")
     write_run(tmp_path, sample=100, f1=44.0, name="hub", **{"dataset.source": "hub"})
@@ -576,7 +577,7 @@ def test_different_models_data_and_training_keys_never_share_a_line(tmp_path):
     assert squad.keys == {"dataset.source": "synthetic"} and squad_hub.keys == {"dataset.source": "hub"}
     assert (transfer.trained_on, transfer.dataset) == ("guanaco", "squad")
     named = [(p.model, p.keys, len(p.cells)) for p in squad.panels]
-    assert named == [("other", {}, 1), ("tiny", {"optimizer.lr": 0.001}, 4), ("tiny", {"optimizer.lr": 0.005}, 4)]
+    assert named == [("other", {}, 1), ("tiny", {"optimizer.warmup": 0.0}, 4), ("tiny", {"optimizer.warmup": 0.1}, 4)]
     assert squad.panels[1].follows_rank == {"lora.alpha": {8: 16, 16: 32}}
     done = run_report(tmp_path)
     assert done.returncode == 0

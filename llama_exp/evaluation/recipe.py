@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from llama_exp import metrics
-from llama_exp.config.schema import Config
+from llama_exp.config.compose import typed_keys
+from llama_exp.config.schema import Config, Split
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics, with_metrics_of
@@ -27,6 +28,15 @@ from llama_exp.runs.lock import lock_folder
 from llama_exp.runs.results import Results
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
+
+
+def with_validation(config: Config) -> list[Config]:
+    """The evaluations that training with evaluate=true ends with: first of the validation Examples, by whose scores a
+    report chooses a cell, then of those that it reports. validations=0 leaves the first out.
+    """
+    if config.split is not Split.test or config.validations == 0:
+        return [config]
+    return [dataclasses.replace(config, split=Split.validation, eval_sample=config.validation_sample), config]
 
 
 def evaluate(config: Config, session: Session | None = None) -> Outcome:
@@ -69,7 +79,7 @@ def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcom
     if results := stored_results(request.folder):
         return reuse(request, results)
     examples = data.held_out(config.split.value, config.eval_sample)
-    if config.eval_sample and config.eval_sample > len(examples):
+    if config.eval_sample and config.eval_sample > len(examples) and "eval_sample" in typed_keys():
         print(
             f"  eval_sample={config.eval_sample}: there are {len(examples)} held-out Examples; all are used.",
             flush=True,

@@ -230,7 +230,8 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
     if len(contenders) < 2:
         return replace(c, unpaired=unpaired)
     limits = c.describe("loss" if c.metric == "perplexity" else "").limits
-    ranking = rank_cells(contenders, limits, None if c.metric == "perplexity" else _scatters(c))
+    scatters = None if c.metric == "perplexity" else _scatters(c)
+    ranking = rank_cells(contenders, limits, scatters, not c.validated, c.lower_is_better)
     return replace(
         c,
         ranking=replace(ranking, refused=tuple((k, w) for _, k, w in refused)),

@@ -10,16 +10,17 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_exp.formatting import format_duration, format_money, format_score, percent, round_count, with_range
 from llama_exp.report import costs
 from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.costs import Prices
-from llama_exp.report.labels import dataset_name, panel_name, title
+from llama_exp.report.labels import dataset_name, key_name, key_value, panel_name, title
 from llama_exp.report.load import RunRecord
 from llama_exp.report.next_command import similar_run_command
 from llama_exp.report.templating import Sentences
+from llama_exp.report.tuning import nearest_cell, settings_at_edge
 from llama_exp.sanitize import as_dict, as_int
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Recommended:
 
     score      expected at this cell
     measured   its own mean score, where it was run
+    tuned      {key: value} that validation chose for the nearest cell of this rank
+    at_edge    the keys of these whose value is the lowest or highest tried: beyond it may be better
     tolerance  how far below the best of the grid it may lie
     sure       probability that it lies no further below
     """
@@ -62,6 +65,8 @@ class Recommended:
     tolerance: float
     sure: float
     measured: float | None = None
+    tuned: dict[str, Any] = dataclasses.field(default_factory=dict)
+    at_edge: tuple[str, ...] = ()
 
     @property
     def confident(self) -> bool:
@@ -150,6 +155,7 @@ class Answer:
     """One object of report/answer.json. Fields without a value are null; unknown: why, in sentences.
 
     available  training examples that the data have, where that is known
+    chosen_by  which split's scores chose the best cell
     setting  what sets the best panel apart, such as its learning rate: sizes and ranks are of that panel
     """
 
@@ -161,6 +167,7 @@ class Answer:
     lower_is_better: bool
     untuned: float | None
     recommended: Recommended | None
+    chosen_by: str = ""
     setting: str = ""
     available: int | None = None
     more_data: tuple[Gain, ...] = ()
@@ -194,6 +201,9 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         found = _by_curves(panel, curves, tolerance, c)
     else:
         found = _by_rank(panel, best[1], tolerance, c)
+    if found and (nearest := nearest_cell(panel, found.rank, found.examples)):
+        edge = settings_at_edge(panel, found.rank, found.examples)
+        found = dataclasses.replace(found, tuned=nearest.tuned, at_edge=tuple(key for key, _, _ in edge))
     available = max((_available(one.run) or 0 for s in panel.cells for one in s.runs), default=0) or None
     answer = Answer(
         dataset=c.dataset,
@@ -204,6 +214,7 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         lower_is_better=c.lower_is_better,
         untuned=untuned,
         recommended=found,
+        chosen_by="validation" if c.validated else c.split,
         setting=panel_name(panel, c) if len(c.panels) > 1 else "",
         available=available,
         more_data=_more_data(panel, found) if found else (),
@@ -211,7 +222,7 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         luck=_luck(c, best[1]),
         next=_next(panel, curves, found, available, root) if found else None,
         spent=_spent(c, prices),
-        unknown=_unknown(panel, c) if found else (),
+        unknown=_unknown(panel, c, found) if found else (),
     )
     return dataclasses.replace(answer, sentences=tuple(_sentences(answer, c)))
 
@@ -242,7 +253,8 @@ def _by_curves(panel: Panel, curves: dict, tolerance: float, c: Comparison) -> R
     choice = recommend(curves, tolerance, c.lower_is_better)
     score = Estimate.of(panel.curves[choice.rank].predict(choice.examples))
     measured = [s.mean(c.metric) for s in panel.cells if (s.rank, s.examples) == (choice.rank, choice.examples)]
-    return Recommended(choice.rank, choice.examples, score, tolerance, choice.sure, *measured[:1])
+    measured_here = next(iter(measured), None)
+    return Recommended(choice.rank, choice.examples, score, tolerance, choice.sure, measured_here)
 
 
 def _by_rank(panel: Panel, best: Cell, tolerance: float, c: Comparison) -> Recommended:
@@ -265,10 +277,11 @@ def _within(cell: Cell, best: Cell, tolerance: float, c: Comparison) -> float:
     from scipy.special import ndtr
 
     known = {key: one for key, (one, _) in c.ranking.against.items()} if c.ranking else {}
+    sign = -1 if c.lower_is_better else 1
     if cell.key == best.key:
-        found = [(tolerance + abs(one.difference), one.standard_error) for one in known.values()]
+        found = [(tolerance + sign * one.difference, one.standard_error) for one in known.values()]
     else:
-        found = [(tolerance - abs(one.difference), one.standard_error) for key, one in known.items() if key == cell.key]
+        found = [(tolerance - sign * o.difference, o.standard_error) for key, o in known.items() if key == cell.key]
     return min((float(ndtr(room / error)) if error else 0.0 for room, error in found), default=0.0)
 
 
@@ -337,16 +350,20 @@ def _seconds(cells: Iterable[Cell], size: int) -> float | None:
 
 
 def _spent(c: Comparison, prices: Prices) -> Spent:
-    runs = {one.run.folder: one for _, s in c.cells() for one in s.runs}
+    runs = {one.run.folder: one for one in c.runs() if c.metric in one.evaluation.scores}
     trained = sum(costs.seconds(one.run) or 0.0 for one in runs.values())
-    scored = sum(one.evaluation.results.seconds or 0.0 for one in runs.values())
+    evaluations = [e for one in runs.values() for e in (one.evaluation, one.validation) if e]
+    scored = sum(e.results.seconds or 0.0 for e in evaluations)
     money = [costs.money(one.run, prices) for one in runs.values() if one.run.rank]
     known = sum(one for one in money if one is not None) if money and None not in money else None
     return Spent(len(runs), round(trained + scored, 1), known, prices.currency)
 
 
-def _unknown(panel: Panel, c: Comparison) -> tuple[str, ...]:
-    found = []
+def _unknown(panel: Panel, c: Comparison, found_cell: Recommended) -> tuple[str, ...]:
+    found = [
+        SAY.at_edge(setting=key_value(key, value), name=key_name(key), highest=highest, key=key)
+        for key, value, highest in settings_at_edge(panel, found_cell.rank, found_cell.examples)
+    ]
     if c.groups is not None and c.groups < FEW_GROUPS:
         found.append(SAY.few_groups(groups=c.groups, items=c.items))
     if not (c.ranking and c.ranking.repeated) and all(s.seeds(c.metric) == 1 for s in panel.cells):
@@ -384,6 +401,8 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
             sure=found.how_sure,
             setting=a.setting,
             settings=len(c.panels),
+            tuned=", ".join(key_value(key, value) for key, value in found.tuned.items()),
+            tuned_by=next((p.tuned_by for p in c.panels if p.tuned_by), ""),
             measured="" if found.measured is None else format_score(found.measured, c.describe().decimals),
             confident=found.confident,
         )

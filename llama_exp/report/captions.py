@@ -76,7 +76,7 @@ def difference_verdict(c: Comparison, a: Cell, b: Cell) -> str:
     if c.ranking and c.ranking.best in (a.key, b.key):
         other = b.key if c.ranking.best == a.key else a.key
         if other in c.ranking.against:
-            return "significant" if other in c.ranking.worse else "tied"
+            return "tied" if other in c.ranking.tied else "significant"
     left, right = a.interval(c.metric), b.interval(c.metric)
     if not (left and right):
         return ""

@@ -25,19 +25,28 @@ MANY_DROPPED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ScoredRun:
+    """validation: the same run's scores on the validation Examples, by which it may be chosen."""
+
     run: RunRecord
     evaluation: EvaluationRecord
+    validation: EvaluationRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Runs that differ in seeds alone. Rank 0 is the untuned model, whatever `examples` says."""
+    """Runs that differ in seeds alone. Rank 0 is the untuned model, whatever `examples` says.
+
+    tuned   of a panel with several learning rates: the one that validation chose for this cell
+    others  the cells of the same rank and size at the other rates
+    """
 
     rank: int
     examples: int | None
     runs: tuple[ScoredRun, ...]
     whole: bool = False  # `examples` is all there is
     known: dict[str, StoredInterval] = field(default_factory=dict)  # from the items of all seeds (analyse.py)
+    tuned: dict[str, Any] = field(default_factory=dict)
+    others: "tuple[Cell, ...]" = ()
 
     @property
     def key(self) -> Path:
@@ -74,6 +83,19 @@ class Cell:
     def mean(self, metric: str) -> float | None:
         scores = self.scores(metric)
         return sum(scores) / len(scores) if scores else None
+
+    def validation(self, metric: str) -> float | None:
+        """The mean validation score, where all runs have one."""
+        found = [s.validation.scores.get(metric) if s.validation else None for s in self.runs]
+        known = [score for score in found if score is not None]
+        return sum(known) / len(known) if len(known) == len(found) else None
+
+    def validation_loss(self) -> float | None:
+        """The mean validation loss of the adapters that the runs ended with, where all runs measured it."""
+        key = "best_validation" if self.runs[0].run.identity.get("early_stopping") else "validation"
+        found = [s.run.summary.loss.get(key) for s in self.runs]
+        known = [loss for loss in found if loss is not None]
+        return sum(known) / len(known) if len(known) == len(found) else None
 
     def score(self, metric: str) -> float:
         """The mean of a metric that some run defines; raises LookupError elsewhere."""
@@ -119,11 +141,18 @@ class Panel:
     follows_rank: dict[str, dict[int, Any]]  # keys that differ between the lines: key -> rank -> value
     cells: tuple[Cell, ...]
     baseline: Cell | None
+    tuned: tuple[str, ...] = ()  # keys whose values validation chose, cell by cell
+    tuned_by: str = ""  # "validation scores" or "validation loss"
     curves: "dict[int, LearningCurve]" = field(default_factory=dict)  # rank -> what more data bought (analyse.py)
     relative: "dict[int, LearningCurve]" = field(default_factory=dict)  # the same without the test set's common luck
 
     def ranks(self) -> list[int]:
         return sorted({s.rank for s in self.cells})
+
+    def runs(self) -> list[ScoredRun]:
+        """All of them: also those of cells that were not chosen, and the untuned model's."""
+        cells = [*self.cells, *filter(None, [self.baseline])]
+        return [one for cell in cells for same in (cell, *cell.others) for one in same.runs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,20 +198,36 @@ class Comparison:
     def lower_is_better(self) -> bool:
         return self.describe().lower_is_better
 
+    def runs(self) -> list[ScoredRun]:
+        return [one for panel in self.panels for one in panel.runs()]
+
     def cells(self) -> list[tuple[Panel, Cell]]:
         """Everything that has the figure's metric, each untuned model once."""
         pairs = [(p, s) for p in self.panels for s in p.cells if s.mean(self.metric) is not None]
         untuned = {p.baseline.key: (p, p.baseline) for p in self.panels if p.baseline}
         return pairs + [(p, s) for p, s in untuned.values() if s.mean(self.metric) is not None]
 
+    @property
+    def validated(self) -> bool:
+        """Whether the best cell is chosen by validation scores: all cells have one, on the same Examples."""
+        return len(self.cells()) > 1 and all(s.validation(self.metric) is not None for _, s in self.cells())
+
     def ranked(self) -> list[tuple[Panel, Cell]]:
-        """Best mean first; of equal ones the cheaper: untuned, then less data, then the lower rank."""
+        """The best first, then the others by their score; of equal ones the cheaper: untuned, then less data, then the
+        lower rank.
+
+        The best is chosen by its validation score where all have one, and then its score here is not flattered.
+        """
         sign = -1 if self.lower_is_better else 1
 
-        def merit(pair: tuple[Panel, Cell]) -> tuple:
-            return sign * pair[1].score(self.metric), pair[1].rank == 0, -pair[1].size, -pair[1].rank
+        def merit(cell: Cell, score: float | None) -> tuple:
+            return sign * (score or 0.0), cell.rank == 0, -cell.size, -cell.rank
 
-        return sorted(self.cells(), key=merit, reverse=True)
+        pairs = sorted(self.cells(), key=lambda ps: merit(ps[1], ps[1].score(self.metric)), reverse=True)
+        if self.validated:
+            best = max(pairs, key=lambda ps: merit(ps[1], ps[1].validation(self.metric)))
+            pairs = [best, *(pair for pair in pairs if pair is not best)]
+        return pairs
 
     def best(self) -> tuple[Panel, Cell] | None:
         return next(iter(self.ranked()), None)

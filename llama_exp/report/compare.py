@@ -5,15 +5,17 @@ that merely follows the rank (alpha = 2r) may stay in one panel, with a note. Pa
 same held-out items share a comparison.
 """
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from llama_exp.config.identity import IDENTITY_WHERE_STOPPED
-from llama_exp.metrics import METRICS, by_importance, load
+from llama_exp.metrics import METRICS, by_importance, describe, load
 from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
 from llama_exp.report.load import EvaluationRecord, RunRecord, load_item_ids
+from llama_exp.report.tuning import choose_settings
 from llama_exp.sanitize import as_dict
 
 AXES = {"sample", "lora.r", "seed", "data_seed"}
@@ -43,7 +45,8 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
 
     `metric` is drawn; default: the dataset's own.
     """
-    scored = [ScoredRun(r, e) for r in runs if r.status in USABLE and r.rank is not None for e in r.evaluations]
+    usable = [r for r in runs if r.status in USABLE and r.rank is not None]
+    scored = [ScoredRun(r, e, _validation_of(r, e)) for r in usable for e in r.evaluations]
     untuned = [s for s in scored if s.run.rank == 0]
     by_test: dict[tuple, list[ScoredRun]] = {}
     for one in scored:
@@ -66,6 +69,8 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
         # Where all items were used no seed drew them: that sets nothing apart.
         apart = {k: v for k, v in test[-1] if any(other.get(k, v if k == "eval_seed" else None) != v for other in like)}
         made.append(_comparison(test, members, mine, metric, apart))
+    chosen_by = {one.validation.folder for c in made if c.validated for one in c.runs() if one.validation}
+    made = [c for c in made if not {one.evaluation.folder for one in c.runs()} <= chosen_by]
     cells = {id(c): sum(len(p.cells) for p in c.panels) for c in made}
     made.sort(
         key=lambda c: (
@@ -78,6 +83,30 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
         )
     )
     return made
+
+
+def _validation_of(run: RunRecord, evaluation: EvaluationRecord) -> EvaluationRecord | None:
+    """The same run's largest evaluation of validation Examples that are read and prompted like these."""
+    if evaluation.split == "validation":
+        return None
+
+    def read_as(e: EvaluationRecord) -> dict[str, str]:
+        settings = _settings(ScoredRun(run, e))
+        return {key: settings[key] for key in settings.keys() - {"eval_sample", "eval_seed", "evaluation"}}
+
+    alike = [
+        e
+        for e in run.evaluations
+        if (e.split, e.dataset) == ("validation", evaluation.dataset) and read_as(e) == read_as(evaluation)
+    ]
+    return max(alike, key=lambda e: e.items or 0, default=None)
+
+
+def _on_same_validation(scored: list[ScoredRun]) -> list[ScoredRun]:
+    """Without the validation scores on other Examples than most have."""
+    items = {id(one): _test(ScoredRun(one.run, one.validation))[2:] for one in scored if one.validation}
+    usual = max(items.values(), key=Counter(items.values()).__getitem__, default=None)
+    return [replace(one, validation=None) if items.get(id(one), usual) != usual else one for one in scored]
 
 
 def _test(one: ScoredRun) -> tuple:
@@ -123,14 +152,17 @@ def _comparison(
     test: tuple, members: list[ScoredRun], untuned: list[ScoredRun], metric: str | None, keys: dict[str, str]
 ) -> Comparison:
     dataset, trained_on, split, items, groups, _ = test
+    both = _on_same_validation(members + untuned)
+    members, untuned = both[: len(members)], both[len(members) :]
     evaluations = [one.evaluation for one in members + untuned]
     declared = {name: facts for e in evaluations for name, facts in e.results.declared.items()}
     metrics = tuple(by_importance(dict.fromkeys(name for e in evaluations for name in e.scores), declared))
     chosen = metric if metric in metrics else metrics[0] if metrics else "loss"
+    lower = describe(chosen, declared).lower_is_better
     panels = []
     by_model = sorted(members, key=lambda s: s.run.model)
     for model, group in groupby(by_model, key=lambda s: s.run.model):
-        panels += _panels(model, list(group), untuned)
+        panels += choose_settings(_panels(model, list(group), untuned), chosen, lower)
     drawn = {p.baseline.key for p in panels if p.baseline}
     for one in untuned:
         if one.evaluation.folder not in drawn:

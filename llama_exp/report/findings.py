@@ -19,9 +19,10 @@ from llama_exp.report.labels import (
     cell_name,
     dataset_name,
     in_training,
+    key_name,
     measured_items,
     metric_settings,
-    scored_runs,
+    validation_items,
     with_confidence,
     with_interval,
 )
@@ -54,6 +55,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         _best(c, panel, cell, label),
         samples_shrunk([s for _, s in c.cells()]),
         _chosen(c),
+        *(SAY.settings_chosen(keys=[key_name(key) for key in p.tuned], by=p.tuned_by) for p in c.panels[:1] if p.tuned),
         *(_ranking(c, c.ranking) if c.ranking else _by_intervals(c)),
         _cheapest(c, prices),
         *_uncertainty(c, cell),
@@ -85,7 +87,10 @@ def _best(c: Comparison, panel: Panel, cell: Cell, label: str) -> str:
 
 
 def _chosen(c: Comparison) -> str:
-    """The best score without the luck of having been chosen by the items that it is measured on."""
+    """What the choice of the best cell does to its score: nothing where validation chose it."""
+    if c.validated:
+        validation = format_score(c.ranked()[0][1].validation(c.metric), c.describe().decimals)
+        return SAY.chosen_by_validation(cells=len(c.cells()), items=f"{validation_items(c):,}", score=validation)
     winner = c.ranking.winner if c.ranking and c.ranking.best == c.ranked()[0][1].key else None
     if not winner:
         return ""
@@ -110,20 +115,17 @@ def _ranking(c: Comparison, ranking: "Ranking") -> list[str]:
     differences = [difference for difference, _ in ranking.against.values()]
     items = f"{differences[0].items:,} items"
     worse = [(p, s) for p, s in c.cells() if s.key in ranking.worse]
+    lines = []
     if rivals:
-        cells = [
-            SAY.tied_cell(
-                cell=cell_name(p, s, c, beside=c.ranked()[0][0]),
-                score=with_interval(c, s),
-                p=format_p_value(ranking.against[s.key][1]),
-            )
-            for p, s in rivals
-        ]
+        cells = [_compared(ranking, p, s, c) for p, s in rivals]
         lines = [SAY.tied(items=items, cells=cells, worse=len(worse))]
-    else:
+    elif not ranking.better:
         only = cell_name(*worse[0], c) if len(worse) == 1 else ""
         p = format_p_value(max(p for _, p in ranking.against.values()))
         lines = [SAY.better_than_all(items=items, cell=only, p=p, others=len(worse))]
+    if ranking.better:
+        better = [_compared(ranking, p, s, c) for p, s in c.cells() if s.key in ranking.better]
+        lines.append(SAY.others_are_better(cells=better, items=f"{validation_items(c):,}"))
     if ranking.runs == 1 and len(c.cells()) > 2:
         lines.append(SAY.single_runs(repeated=ranking.repeated))
     lines.append(c.unpaired)
@@ -133,6 +135,12 @@ def _ranking(c: Comparison, ranking: "Ranking") -> list[str]:
         return [*lines, SAY.all_equal()]
     shown = ranking.beyond_scale or ranking.detectable is not None
     return [*lines, _exact(c), describe_detectable(ranking.detectable) if shown else ""]
+
+
+def _compared(ranking: "Ranking", panel: Panel, cell: Cell, c: Comparison) -> str:
+    """`rank 8 on 1,000 examples (56.3 ± 2.1, p = 0.31)`."""
+    name, p = cell_name(panel, cell, c, beside=c.ranked()[0][0]), format_p_value(ranking.against[cell.key][1])
+    return SAY.compared_cell(cell=name, score=with_interval(c, cell), p=p)
 
 
 def _exact(c: Comparison) -> str:
@@ -221,7 +229,7 @@ def _clean_items(c: Comparison, cell: Cell) -> str:
 
 def _undefined(c: Comparison) -> str:
     """Runs that have no number for the metric, by name: they must not vanish, nor pass for 0."""
-    runs = {one.run.name: c.metric in one.evaluation.scores for one in scored_runs(c)}
+    runs = {one.run.name: c.metric in one.evaluation.scores for one in c.runs()}
     lost = [name for name, known in runs.items() if not known]
     return SAY.undefined(metric=c.describe().label, lost=lost, runs=len(runs)) if lost else ""
 

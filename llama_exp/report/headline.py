@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from llama_exp.formatting import format_score, round_count, with_range
 from llama_exp.report.answer import Answer, Estimate, Luck, Recommended
 from llama_exp.report.cells import Comparison
+from llama_exp.report.labels import key_value
 from llama_exp.report.templating import Sentences
 
 SAY = Sentences("page_headline")
@@ -43,6 +44,7 @@ def headline(numbers: list[LargeNumber]) -> str:
 
 def _recommended(found: Recommended, setting: str, points: bool) -> LargeNumber:
     cell = SAY.cell(rank=found.rank, examples="" if found.examples is None else f"{found.examples:,}")
+    setting = ", ".join(filter(None, (*(key_value(key, value) for key, value in found.tuned.items()), setting)))
     note = SAY.suffices(tolerance=f"{found.tolerance:.2g}", points=points, sure=found.how_sure, setting=setting)
     return LargeNumber(SAY.recommended(confident=found.confident), cell, (note,))
 

@@ -18,7 +18,7 @@ from llama_exp.formatting import (
     plural,
 )
 from llama_exp.metrics import METRICS, load
-from llama_exp.report.cells import Cell, Comparison, Panel, ScoredRun
+from llama_exp.report.cells import Cell, Comparison, Panel
 from llama_exp.report.load import RunRecord
 from llama_exp.runs.results import Results
 from llama_exp.sanitize import clean
@@ -61,7 +61,7 @@ def in_training(cell: Cell) -> str:
 
 def measured_items(comparison: Comparison) -> str:
     """`13`, or `13 to 15`: how many items have a loss, where that is not all of them; else ""."""
-    found = {n for one in scored_runs(comparison) if (n := one.evaluation.measured) is not None}
+    found = {n for one in comparison.runs() if (n := one.evaluation.measured) is not None}
     return "" if found == {comparison.items} else format_range(found)
 
 
@@ -72,7 +72,7 @@ def metric_settings(comparison: Comparison) -> list[tuple[str, str]]:
         metric = load(family)
         if metric.describe_facts is None:
             continue
-        for one in scored_runs(comparison):
+        for one in comparison.runs():
             if any(name in one.evaluation.scores for name in metric.scores):
                 facts = metric.describe_facts(one.evaluation.results.facts.get(family, {}))
                 found.setdefault(metric.label, []).append(facts)
@@ -88,6 +88,16 @@ def key_value(key: str, value: Any) -> str:
     return f"{name} {'none' if value in (None, 'None') else value}"
 
 
+def key_name(key: str) -> str:
+    """`learning rate` for optimizer.lr."""
+    return {"optimizer.lr": "learning rate", "trainer.max_epochs": "number of epochs"}.get(key, key)
+
+
+def validation_items(comparison: Comparison) -> int:
+    """How many validation Examples chose among its cells."""
+    return max((one.validation.items or 0 for one in comparison.runs() if one.validation), default=0)
+
+
 def panel_name(panel: Panel, comparison: Comparison) -> str:
     """What sets this panel apart: the model where there are several, and the training keys that differ."""
     several = len({p.model for p in comparison.panels}) > 1
@@ -99,7 +109,9 @@ def cell_name(panel: Panel, cell: Cell, comparison: Comparison, beside: Panel | 
     name = panel_name(panel, comparison)
     if cell.rank == 0:
         return "the untuned model" + (f" {panel.model}" if name.startswith("model ") else "")
-    return f"rank {cell.rank} on {size_of(cell)}" + (f" with {name}" if name and panel is not beside else "")
+    settings = ", ".join(key_value(key, value) for key, value in cell.tuned.items())
+    name = ", ".join(filter(None, (name if panel is not beside else "", settings)))
+    return f"rank {cell.rank} on {size_of(cell)}" + (f" with {name}" if name else "")
 
 
 def dataset_name(c: Comparison) -> str:
@@ -148,13 +160,7 @@ def split_of(comparison: Comparison) -> str:
 
 def _evaluation_keys(comparison: Comparison) -> dict[str, Any]:
     """How the items were chosen and prompted, as stored with the first evaluation."""
-    return next((one.evaluation.results.evaluation for one in scored_runs(comparison)), {})
-
-
-def scored_runs(comparison: Comparison) -> list[ScoredRun]:
-    """Every run's evaluation in it, those of the untuned models among them."""
-    cells = [cell for p in comparison.panels for cell in [*p.cells, *filter(None, [p.baseline])]]
-    return [one for cell in cells for one in cell.runs]
+    return next((one.evaluation.results.evaluation for one in comparison.runs()), {})
 
 
 def seconds_by_stage(run: RunRecord) -> dict[str, float]:

@@ -13,9 +13,10 @@ from llama_exp.report.cells import Comparison
 from llama_exp.report.costs import Prices
 from llama_exp.report.figures.style import page_colours
 from llama_exp.report.headline import headline, large_numbers
-from llama_exp.report.labels import panel_name, split_of, title
+from llama_exp.report.labels import panel_name, split_of, title, validation_items
 from llama_exp.report.load import RunRecord, UnreadFile
 from llama_exp.report.templating import load_template
+from llama_exp.report.tuning import settings_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,10 @@ def _section(index: int, c: Comparison, answer: Answer | None, pictures: Picture
         "cost": pictures.costs.get(index),
         "costs": tables.cost_table(c, prices),
         "costs_explained": captions.costs_explained(c, prices),
-        "corrected": bool(c.ranking and c.ranking.winner),  # the findings say how much the choice flatters
+        # the findings say how much the choice flatters
+        "corrected": c.validated or bool(c.ranking and c.ranking.winner),
+        "settings": [(panel_name(p, c), table) for p in c.panels if (table := settings_table(p, c))],
+        "settings_explained": captions.SAY.settings_explained(items=f"{validation_items(c):,}"),
         "best_of": len(c.cells()),
     }
 

@@ -14,6 +14,7 @@ from llama_exp.formatting import (
     format_large,
     format_memory,
     format_money,
+    format_score,
     format_with_interval,
     join_list,
 )
@@ -72,8 +73,13 @@ def scores_table(c: Comparison, wide: bool = True) -> TextTable:
     if any(s.shrunk for _, s in pairs):
         made["in training#"] = [in_training(s) for _, s in pairs]
     made["rank#"] = [str(s.rank) for _, s in pairs]
+    for key in dict.fromkeys(key for p in c.panels for key in p.tuned):
+        made[f"{key.rpartition('.')[2]}#"] = [str(s.tuned.get(key, "–")) for _, s in pairs]
     if any(s.seeds(c.metric) > 1 for _, s in pairs):
         made["runs#"] = [str(s.seeds(c.metric)) for _, s in pairs]
+    if c.validated:
+        validation = [format_score(s.validation(c.metric), c.describe().decimals) for _, s in pairs]
+        made[f"{heads[0]}, validation#"] = validation
     made[f"{heads[0]}#"] = [with_interval(c, s) for _, s in pairs]
     if ranked:
         made[AGAINST_BEST] = [against_best(s, c, wide) for _, s in pairs]
@@ -149,7 +155,8 @@ def score_head(c: Comparison, metric: str = "") -> str:
 
 def runs_table(c: Comparison) -> TextTable:
     """Which runs a cell is made of: a table of its own, as their names are long."""
-    rows = [(cell_name(p, s, c), join_list((one.run.name for one in s.runs), 8)) for p, s in _ordered(c)]
+    cells = [(p, same) for p, s in _ordered(c) for same in (s, *s.others)]
+    rows = [(cell_name(p, s, c), join_list((one.run.name for one in s.runs), 8)) for p, s in cells]
     return TextTable(columns("cell", "runs/"), rows)
 
 
@@ -164,16 +171,17 @@ def against_best(cell: Cell, c: Comparison, wide: bool) -> str:
         tied = cell.key in {r.key for _, r in c.rivals() or ()}
         return "not compared" if refused else "intervals overlap" if tied else "worse"
     tied = cell.key in ranking.tied
+    verdict = "better" if cell.key in ranking.better else "worse"
     if not wide:
-        return "tied" if tied else "worse"
+        return "tied" if tied else verdict
     gap = known[0]
     if gap.low is None or gap.high is None:
-        return NO_DIFFERENCE if tied else "worse"
+        return NO_DIFFERENCE if tied else verdict
     if tied:
         return f"{NO_DIFFERENCE}: {_difference(gap.difference, gap.low, gap.high)}"
     turned = gap.difference < 0  # of a score that is better when lower
     ends = (-gap.high, -gap.low) if turned else (gap.low, gap.high)
-    return f"worse by {_difference(abs(gap.difference), *ends)}"
+    return f"{verdict} by {_difference(abs(gap.difference), *ends)}"
 
 
 def _difference(difference: float, low: float, high: float) -> str:

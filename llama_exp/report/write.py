@@ -20,7 +20,6 @@ from llama_exp.report.cells import Comparison
 from llama_exp.report.compare import comparisons
 from llama_exp.report.costs import Prices
 from llama_exp.report.items import EvaluationItems, load_items
-from llama_exp.report.labels import scored_runs
 from llama_exp.report.load import EvaluationRecord, UnreadFile, load_runs
 from llama_exp.report.next_command import next_command
 from llama_exp.report.runs_csv import write_csv
@@ -109,9 +108,9 @@ def write_report(
 def in_front(compared: list[Comparison], first: Collection[Path]) -> tuple[list[Comparison], int]:
     """The comparisons with a run of `first` in front of the others, and how many they are; all without one."""
     mine = {path.resolve() for path in first}
-    own = [bool(mine & {one.run.folder.resolve() for one in scored_runs(c) if one.run.rank}) for c in compared]
+    own = [bool(mine & {one.run.folder.resolve() for one in c.runs() if one.run.rank}) for c in compared]
     if not any(own):  # only untuned models: they belong to every comparison on their items
-        own = [bool(mine & {one.run.folder.resolve() for one in scored_runs(c)}) for c in compared]
+        own = [bool(mine & {one.run.folder.resolve() for one in c.runs()}) for c in compared]
     if not any(own):
         return compared, len(compared)
     ordered = sorted(zip(own, compared, strict=True), key=lambda pair: not pair[0])

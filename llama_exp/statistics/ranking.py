@@ -57,18 +57,21 @@ class Ranking:
 
     tied          no significant difference from the best
     worse         significantly worse
+    better        significantly better, which none is where the best was chosen by these items
     against       {key: (best minus that one, its p-value adjusted by Holm over all pairs)}
     detectable    the smallest true difference from the best that such an evaluation finds with a chance of 80 %
     beyond_scale  there is none within the scale
     runs          the fewest runs of a cell that was trained
     repeated      whether the scatter of runs is measured: some cell has several. Else it is assumed
     winner        the best one's score, corrected for having been chosen by these items; None for one cell or no scatter
+                  and where other items chose it
     refused       (key, reason) of what was left out, because it answered other items
     """
 
     best: Hashable
     tied: tuple[Hashable, ...]
     worse: tuple[Hashable, ...]
+    better: tuple[Hashable, ...]
     against: dict[Hashable, tuple[Difference, float]]
     detectable: float | None
     beyond_scale: bool
@@ -82,12 +85,15 @@ def rank_cells(
     contenders: Sequence[Contender],
     limits: tuple[float, float] = (-math.inf, math.inf),
     scatters: np.ndarray | None = None,
+    chosen_here: bool = True,
+    lower_is_better: bool = False,
 ) -> Ranking:
     """Compare all pairs of contenders, given best first; they must have answered the same items in the same groups.
 
     limits    where scores can lie: no difference longer than that is called detectable
     scatters  equally likely standard deviations of a run of 1,000 examples, used where no cell has several runs;
               None: typical ones
+    chosen_here  whether the first is the best by these items; else it was chosen by others, such as validation
     """
     for one in contenders:
         finite_array(f"scores of {one.key}", one.sums.sums.ravel())
@@ -102,17 +108,20 @@ def rank_cells(
     keys = [one.key for one in contenders]
     against = {key: (one, float(p)) for key, one, p in zip(keys[1:], compared, adjusted, strict=False)}
     detectable = _detectable(sources[:count], len(pairs))
+    sign = -1 if lower_is_better else 1
+    apart = {key: sign * one.difference for key, (one, p) in against.items() if p < LEVEL}
     beyond = detectable is not None and detectable >= limits[1] - limits[0]
     return Ranking(
         best=keys[0],
         tied=tuple(key for key, (_, p) in against.items() if p >= LEVEL),
-        worse=tuple(key for key, (_, p) in against.items() if p < LEVEL),
+        worse=tuple(key for key, lead in apart.items() if lead >= 0 or chosen_here),
+        better=tuple(key for key, lead in apart.items() if lead < 0 and not chosen_here),
         against=against,
         detectable=None if beyond else detectable,
         beyond_scale=beyond,
         runs=min((len(one.runs) for one in contenders if not one.fixed), default=1),
         repeated=sweep.repeated,
-        winner=sweep.winner(limits),
+        winner=sweep.winner(limits) if chosen_here else None,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from llama_exp.data import DATASETS
-from llama_exp.evaluation.recipe import evaluate_model
+from llama_exp.evaluation.recipe import evaluate_model, with_validation
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.model.base import check_length
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
@@ -65,7 +65,8 @@ def train_run(run: Run, data, overlap: dict[str, Any] | None, base: Callable[[],
                 fitted = fit(run, trainer, module, data)
             message = save_run(run, trainer, module, data, fitted)
             if config.evaluate and trainer.is_global_zero:
-                message = evaluate_model(EvaluationRequest(run, config), model, data.tokenizer, data).message
+                for wanted in with_validation(config):
+                    message = evaluate_model(EvaluationRequest(run, wanted), model, data.tokenizer, data).message
             return Outcome(message, run.folder)
         finally:
             detach_lora(model)

@@ -9,7 +9,7 @@ from llama_exp.config.schema import Config, Source
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics
-from llama_exp.evaluation.recipe import evaluate
+from llama_exp.evaluation.recipe import evaluate, with_validation
 from llama_exp.evaluation.scoring import metric_settings
 from llama_exp.model import hardware
 from llama_exp.programs import program
@@ -95,5 +95,6 @@ def _already_finished(run: Run, session: Session) -> Outcome:
 
 def _evaluated(run: Run, message: str, session: Session) -> Outcome:
     if run.config.evaluate:
-        message += f"; {evaluate(run.config, session).message}"
+        *_, outcome = [evaluate(config, session) for config in with_validation(run.config)]
+        message += f"; {outcome.message}"
     return Outcome(message, run.folder)
