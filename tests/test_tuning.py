@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from benchmarks.choosing import WORLDS, measure
 from llama_exp.report import findings
 from llama_exp.report.answer import answer_of
 from llama_exp.report.compare import comparisons
@@ -205,3 +206,12 @@ def test_odd_stored_rates_are_no_error(tmp_path, rates):
         config.write_text(json.dumps(summary))
     write_report(tmp_path)
     assert dataclasses.asdict(answer_of(compared(tmp_path)[0], Prices(), tmp_path) or Prices())
+
+
+def test_a_choice_by_validation_does_not_flatter_the_reported_score_and_one_by_the_test_set_is_corrected():
+    found = measure(WORLDS[0], 120)
+    error = {way: values[:, 0].std(ddof=1) / len(values) ** 0.5 for way, values in found.items()}
+    bias = {way: values[:, 0].mean() for way, values in found.items()}
+    assert abs(bias["validation"]) < 4 * error["validation"]
+    assert bias["test"] > 4 * error["test"] and bias["test, corrected"] < bias["test"] / 2
+    assert 0.25 < (found["test, corrected"][:, 0] > 0).mean() < 0.65, "about half of them lie above the truth"

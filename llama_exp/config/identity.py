@@ -31,6 +31,7 @@ NOT_IDENTITY = {
     "eval_sample",
     "eval_seed",
     "eval_batch",
+    "forgetting",
     "trained_on",
     "predictions",
     "outputs",

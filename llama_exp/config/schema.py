@@ -170,6 +170,7 @@ class Config:
     eval_seed: int  # no sweep moves it
     eval_batch: int | None  # prompts a generation batch; null = as many as the memory holds
     bertscore: BertScoreConfig  # read where dataset.metrics names it
+    forgetting: str | None  # another dataset, or a file, whose loss shows what tuning forgot; null = none
     trained_on: str | None  # evaluate an adapter trained on this dataset
     predictions: str | None  # score this file instead of a model
 

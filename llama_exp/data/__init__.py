@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llama_exp.data.datasets.pubmedqa import PubMedQADataModule
     from llama_exp.data.datasets.squad import SquadDataModule
     from llama_exp.data.datasets.table import TableDataModule
+    from llama_exp.data.datasets.text import TextDataModule
     from llama_exp.data.datasets.tweetsumm import TweetSummDataModule
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "PubMedQADataModule",
     "SquadDataModule",
     "TableDataModule",
+    "TextDataModule",
     "TweetSummDataModule",
 ]
 
@@ -44,6 +46,7 @@ CLASSES = {  # name -> import path
     "pubmedqa": "llama_exp.data.datasets.pubmedqa.PubMedQADataModule",
     "squad": "llama_exp.data.datasets.squad.SquadDataModule",
     "table": "llama_exp.data.datasets.table.TableDataModule",
+    "text": "llama_exp.data.datasets.text.TextDataModule",
     "tweetsumm": "llama_exp.data.datasets.tweetsumm.TweetSummDataModule",
 }
 

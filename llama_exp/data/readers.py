@@ -21,6 +21,7 @@ from typing import Any
 
 from llama_exp.sanitize import clean
 
+NEIGHBOURS = 8  # paragraphs of a text that are one group
 KINDS = {
     ".parquet": "parquet",
     ".json": "json",
@@ -28,6 +29,7 @@ KINDS = {
     ".ndjson": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".txt": "text",
     ".arrow": "arrow",
     ".feather": "arrow",
 }
@@ -286,6 +288,15 @@ def _jsonl_rows(text: str, name: str, repairs: Counter[str]) -> Iterator[Row]:
             yield Row(row, name, "line", number)
 
 
+def _paragraphs(text: str, name: str, repairs: Counter[str]) -> Iterator[Row]:
+    """What stands between empty lines, with the number of the paragraph."""
+    line = 1
+    for number, part in enumerate(re.split(r"(\n\s*\n)", text)):
+        if number % 2 == 0 and part.strip():
+            yield Row({"text": part.strip(), "paragraph": number // 2}, name, "line", line)
+        line += part.count("\n")
+
+
 def _json_rows(text: str, name: str, repairs: Counter[str]) -> Iterator[Row]:
     """One array of rows, one object that holds such an array as "data", one object of columns; else JSON lines."""
     try:
@@ -333,6 +344,7 @@ TEXT_READERS: dict[str | None, Callable[[str, str, Counter[str]], Iterator[Row]]
     "tsv": _tsv_rows,
     "json": _json_rows,
     "jsonl": _jsonl_rows,
+    "text": _paragraphs,
 }
 
 # -- parquet and Arrow -------------------------------------------------------------------------------------------------

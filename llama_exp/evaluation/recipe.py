@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 from llama_exp import metrics
-from llama_exp.config.compose import typed_keys
-from llama_exp.config.schema import Config, Split
+from llama_exp.config.compose import choices, default_config, limit_answer_length, typed_keys
+from llama_exp.config.schema import Config, Source, Split
 from llama_exp.data import DATASETS, sources
+from llama_exp.data.synthetic import MAKERS
 from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics, with_metrics_of
 from llama_exp.evaluation.replies import COST, reply_to_all
@@ -31,23 +32,63 @@ from llama_exp.session import Session
 
 
 def with_validation(config: Config) -> list[Config]:
-    """The evaluations that training with evaluate=true ends with: first of the validation Examples, by whose scores a
-    report chooses a cell, then of those that it reports. validations=0 leaves the first out.
+    """The evaluations that training with evaluate=true ends with: first of validation Examples, by whose scores a
+    report chooses a cell, then of those that it reports.
+
+    The first are validation_sample, no more than the second ones; validations=0 leaves them out.
     """
     if config.split is not Split.test or config.validations == 0:
         return [config]
-    return [dataclasses.replace(config, split=Split.validation, eval_sample=config.validation_sample), config]
+    size = _choosing_size(config)
+    return [dataclasses.replace(config, split=Split.validation, eval_sample=size, forgetting=None), config]
+
+
+def forgetting_request(run: Run, config: Config) -> EvaluationRequest | None:
+    """How likely the responses of another dataset are, as config.forgetting names it; None where it names none.
+
+    That dataset is synthetic where the run's own is. Raises UserError for a name that is neither a dataset nor a file.
+    """
+    name = config.forgetting
+    if not name:
+        return None
+    if name == run.config.dataset.name:
+        raise UserError(f"forgetting={name} is what the run is tuned on. Name another dataset, or a file.")
+    is_file = Path(name).expanduser().exists()
+    if not is_file and name not in choices("dataset"):
+        raise UserError(
+            f"forgetting={name}: no such file, and no such dataset. Known: {', '.join(choices('dataset'))}."
+        )
+    kind = ("text" if Path(name).suffix.lower() == ".txt" else "table") if is_file else name
+    dataset = default_config({"dataset": kind, "model": config.model.name}).dataset
+    dataset = dataclasses.replace(dataset, metrics=[], path=name if is_file else dataset.path)
+    if kind in MAKERS and run.config.dataset.source is Source.synthetic:
+        dataset = dataclasses.replace(dataset, source=Source.synthetic)
+    sources.check(dataset)
+    other = dataclasses.replace(
+        run.config, dataset=dataset, split=Split.test, eval_sample=_choosing_size(config), trainer=config.trainer
+    )
+    return EvaluationRequest(run, limit_answer_length(other), generate=False)
+
+
+def _choosing_size(config: Config) -> int | None:
+    return min((size for size in (config.validation_sample, config.eval_sample) if size), default=None)
 
 
 def evaluate(config: Config, session: Session | None = None) -> Outcome:
-    """Score the run that the config means, or the predictions file that it names."""
+    """Score the run that the config means, or the predictions file that it names; with `forgetting`, also its loss on
+    other data."""
     session = session or Session()
     if config.predictions:
         return evaluate_file(config)
     run = find_run(config) if config.lora.r else Run.untuned(config)
     config = with_metrics_of(config, run.config)
+    if forgotten := forgetting_request(run, config):
+        _evaluate_request(forgotten, session)
     request = EvaluationRequest.of(config, run)
-    request = dataclasses.replace(request, config=with_metrics(request.config, session))
+    return _evaluate_request(dataclasses.replace(request, config=with_metrics(request.config, session)), session)
+
+
+def _evaluate_request(request: EvaluationRequest, session: Session) -> Outcome:
     if results := stored_results(request.folder):
         return reuse(request, results)
     hardware.check(request.config)

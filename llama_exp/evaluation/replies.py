@@ -47,10 +47,9 @@ def reply_to_all(
     def cost() -> dict[str, Any]:
         return total_cost(before, time.perf_counter() - started, tokens, peak_memory(device))
 
+    new = config.dataset.max_new_tokens if request.generate else 0
     with open(path, "a", encoding="utf-8") as file:
-        for replies in answers(
-            model, tokenizer, prompts, measured, max_new_tokens=config.dataset.max_new_tokens, batch=config.eval_batch
-        ):
+        for replies in answers(model, tokenizer, prompts, measured, max_new_tokens=new, batch=config.eval_batch):
             for reply in replies:
                 example, target = missing[reply.index], measured[reply.index]
                 prediction = Prediction(

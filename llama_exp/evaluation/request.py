@@ -24,10 +24,11 @@ SPLITTING = ("subset", "revision", "rows", "validation", "test", "split_seed", "
 @dataclass(frozen=True)
 class EvaluationRequest:
     """run: whose replies; config: the run's own, with the data and the size of the evaluation that the command
-    names."""
+    names; generate: False = only the likelihood of the responses is measured."""
 
     run: Run
     config: Config
+    generate: bool = True
 
     @classmethod
     def of(cls, command: Config, run: Run) -> "EvaluationRequest":
@@ -51,6 +52,7 @@ class EvaluationRequest:
         if self.run.is_untuned or config.dataset.name != trained.dataset.name:
             usual = default_config({"dataset": config.dataset.name, "model": config.model.name})
         parts = [config.dataset.name, config.split.value, str(config.eval_sample or "all")]
+        parts += [] if self.generate else ["loss"]
         parts += [f"eval_seed{config.eval_seed}"] if config.eval_seed else []
         mine, theirs = flat(config), flat(usual)
         decisive = identity(config, everything=True)

@@ -70,7 +70,7 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
     """The comparison with everything that its items tell."""
     answered: dict = {}
     for _, cell in c.cells():
-        answered[cell.key] = _cell_items(cell, c.metric, read)
+        answered[cell.key] = cell_items(cell, c.metric, read)
     known = {key: _intervals(one, c) for key, one in answered.items() if isinstance(one, CellItems)}
 
     def informed(cell: Cell) -> Cell:
@@ -87,7 +87,7 @@ def analyse(c: Comparison, read: Reader) -> Comparison:
     return _with_ranking(replace(c, luck=_luck(c, answered)), answered)
 
 
-def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
+def cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
     """The cell's items, or the reason why they cannot be used."""
     scored = [s for s in cell.runs if metric in s.evaluation.scores]
     runs = [(s.run.data_seed, s.run.seed) for s in scored]
@@ -107,6 +107,11 @@ def _cell_items(cell: Cell, metric: str, read: Reader) -> CellItems | str:
         if [(one.ids[i], one.groups[i]) for i in order] != first:
             return _other_items(found[0], scored[0].evaluation.folder, one, its.evaluation.folder)
     return CellItems(cell, tuple(scored), tuple(found), tuple(map(tuple, orders)))
+
+
+def contender(one: CellItems, metric: str) -> Contender:
+    relative = float(relative_scatter(np.array(one.cell.size or 1000)))
+    return Contender(one.cell.key, one.table(metric), one.seeds(), one.cell.rank == 0, relative)
 
 
 def _other_items(a: EvaluationItems, one, b: EvaluationItems, other) -> str:
@@ -222,8 +227,7 @@ def _with_ranking(c: Comparison, answered: dict) -> Comparison:
             why = _other_items(first.items[0], cell_name(*ranked[0], c), one.items[0], cell_name(panel, cell, c))
             refused.append((cell_name(panel, cell, c), cell.key, why))
         else:
-            relative = float(relative_scatter(np.array(cell.size or 1000)))
-            contenders.append(Contender(cell.key, one.table(c.metric), one.seeds(), cell.rank == 0, relative))
+            contenders.append(contender(one, c.metric))
     names = "; ".join(f"{name} ({why})" for name, _, why in refused[:4])
     more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
     unpaired = f"Not compared item by item: {names}{more}." if refused else ""

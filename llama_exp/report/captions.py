@@ -11,7 +11,15 @@ from llama_exp.report import costs
 from llama_exp.report.cells import Cell, Comparison, Panel, overlap
 from llama_exp.report.costs import Prices
 from llama_exp.report.findings import samples_shrunk
-from llama_exp.report.labels import STAGE_NAMES, cell_name, counted, provenance, size_of, with_interval
+from llama_exp.report.labels import (
+    STAGE_NAMES,
+    cell_name,
+    counted,
+    forgotten_dataset,
+    provenance,
+    size_of,
+    with_interval,
+)
 from llama_exp.report.load import RunRecord, TrainingCurve
 from llama_exp.report.templating import Sentences
 from llama_exp.sanitize import as_dict, as_float
@@ -111,6 +119,11 @@ def _bars(panel: Panel, cells: list[Cell], c: Comparison) -> str:
     training = any(s.known.get(c.metric) and s.known[c.metric].shares for s in cells)
     band = bool(panel.baseline and panel.baseline.interval(c.metric))
     return SAY.bars(band=band, training=training, one_seed=not training and not several, several=several)
+
+
+def forgetting_caption(c: Comparison) -> str:
+    items = max(cell.forgot.items for _, cell in c.cells() if cell.forgot)
+    return SAY.forgetting(dataset=forgotten_dataset(c), items=f"{items:,}")
 
 
 def cost_caption(c: Comparison, prices: Prices) -> str:

@@ -25,11 +25,25 @@ MANY_DROPPED = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ScoredRun:
-    """validation: the same run's scores on the validation Examples, by which it may be chosen."""
+    """validation: the same run's scores on the validation Examples, by which it may be chosen; forgetting: its loss on
+    data that it was not tuned on."""
 
     run: RunRecord
     evaluation: EvaluationRecord
     validation: EvaluationRecord | None = None
+    forgetting: EvaluationRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """What tuning did to the loss on other data, in nats a token: above 0 it forgot."""
+
+    dataset: str
+    items: int
+    untuned: float
+    change: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,7 @@ class Cell:
     known: dict[str, StoredInterval] = field(default_factory=dict)  # from the items of all seeds (analyse.py)
     tuned: dict[str, Any] = field(default_factory=dict)
     others: "tuple[Cell, ...]" = ()
+    forgot: Forgetting | None = None  # (forgetting.py)
 
     @property
     def key(self) -> Path:

@@ -46,7 +46,7 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
     `metric` is drawn; default: the dataset's own.
     """
     usable = [r for r in runs if r.status in USABLE and r.rank is not None]
-    scored = [ScoredRun(r, e, _validation_of(r, e)) for r in usable for e in r.evaluations]
+    scored = [ScoredRun(r, e, _validation_of(r, e), _forgetting_of(r, e)) for r in usable for e in r.evaluations]
     untuned = [s for s in scored if s.run.rank == 0]
     by_test: dict[tuple, list[ScoredRun]] = {}
     for one in scored:
@@ -70,7 +70,7 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
         apart = {k: v for k, v in test[-1] if any(other.get(k, v if k == "eval_seed" else None) != v for other in like)}
         made.append(_comparison(test, members, mine, metric, apart))
     chosen_by = {one.validation.folder for c in made if c.validated for one in c.runs() if one.validation}
-    made = [c for c in made if not {one.evaluation.folder for one in c.runs()} <= chosen_by]
+    made = [c for c in made if not {one.evaluation.folder for one in c.runs()} <= chosen_by and not _is_column(c)]
     cells = {id(c): sum(len(p.cells) for p in c.panels) for c in made}
     made.sort(
         key=lambda c: (
@@ -83,6 +83,21 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
         )
     )
     return made
+
+
+def _forgetting_of(run: RunRecord, evaluation: EvaluationRecord) -> EvaluationRecord | None:
+    """The same run's loss on other data; of several the one on most items."""
+    found = [e for e in run.evaluations if _is_forgetting(run, e) and e.dataset != evaluation.dataset]
+    return max(found, key=lambda e: (e.items or 0, e.name), default=None)
+
+
+def _is_forgetting(run: RunRecord, evaluation: EvaluationRecord) -> bool:
+    return evaluation.dataset != run.dataset and not evaluation.results.metrics and "loss" in evaluation.scores
+
+
+def _is_column(c: Comparison) -> bool:
+    """Whether it is the loss on data that the runs were not tuned on, which is a column of another comparison."""
+    return all(_is_forgetting(one.run, one.evaluation) and len(one.run.evaluations) > 1 for one in c.runs())
 
 
 def _validation_of(run: RunRecord, evaluation: EvaluationRecord) -> EvaluationRecord | None:

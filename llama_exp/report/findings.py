@@ -59,6 +59,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         *(_ranking(c, c.ranking) if c.ranking else _by_intervals(c)),
         _cheapest(c, prices),
         *_uncertainty(c, cell),
+        _forgotten(c),
         _clean_items(c, cell),
         _loss_improved(c, cell),
         _undefined(c),
@@ -216,6 +217,22 @@ def _uncertainty(c: Comparison, cell: Cell) -> list[str]:
     ]
     lines = [SAY.run_spread(runs=runs, low=low, high=high, shares=shares)]
     return [*lines, describe_unseen(interval.unseen, runs)] if interval.shares and interval.unseen else lines
+
+
+def _forgotten(c: Comparison) -> str:
+    """What the best cell forgot; where that is the untuned model, the best of the others."""
+    found = next(((p, s) for p, s in c.ranked() if s.forgot), None)
+    if not found or not (forgot := found[1].forgot):
+        return ""
+    change = with_range(forgot.change, forgot.low, forgot.high, sign=True)
+    return SAY.forgotten(
+        dataset=forgot.dataset,
+        cell=cell_name(*found, c),
+        items=f"{forgot.items:,}",
+        untuned=format_score(forgot.untuned, 2),
+        change=change,
+        verdict="forgot" if forgot.low > 0 else "learnt" if forgot.high < 0 else "open",
+    )
 
 
 def _clean_items(c: Comparison, cell: Cell) -> str:

@@ -93,6 +93,11 @@ def key_name(key: str) -> str:
     return {"optimizer.lr": "learning rate", "trainer.max_epochs": "number of epochs"}.get(key, key)
 
 
+def forgotten_dataset(comparison: Comparison) -> str:
+    """What the runs were not tuned on and their loss was measured on; "" where it was not."""
+    return next((s.forgot.dataset for _, s in comparison.cells() if s.forgot), "")
+
+
 def validation_items(comparison: Comparison) -> int:
     """How many validation Examples chose among its cells."""
     return max((one.validation.items or 0 for one in comparison.runs() if one.validation), default=0)

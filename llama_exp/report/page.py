@@ -39,6 +39,7 @@ class Picture:
 class Pictures:
     scores: dict[int, list[Picture]] = field(default_factory=dict)  # index of the comparison -> its panels
     costs: dict[int, Picture] = field(default_factory=dict)
+    forgetting: dict[int, Picture] = field(default_factory=dict)
     losses: list[Picture] = field(default_factory=list)
     time: Picture | None = None
     files: tuple[str, ...] = ()
@@ -101,6 +102,7 @@ def _section(index: int, c: Comparison, answer: Answer | None, pictures: Picture
         "table": tables.scores_table(c),
         "members": tables.runs_table(c),
         "curves": tables.curve_table(c, prices),
+        "forgetting": pictures.forgetting.get(index),
         "cost": pictures.costs.get(index),
         "costs": tables.cost_table(c, prices),
         "costs_explained": captions.costs_explained(c, prices),

@@ -17,6 +17,7 @@ from llama_exp.formatting import (
     format_score,
     format_with_interval,
     join_list,
+    with_range,
 )
 from llama_exp.metrics import likelihood
 from llama_exp.report import captions, costs
@@ -26,6 +27,7 @@ from llama_exp.report.costs import Prices
 from llama_exp.report.labels import (
     cell_name,
     counted,
+    forgotten_dataset,
     in_training,
     measured_items,
     panel_name,
@@ -85,6 +87,8 @@ def scores_table(c: Comparison, wide: bool = True) -> TextTable:
         made[AGAINST_BEST] = [against_best(s, c, wide) for _, s in pairs]
     if any(s.clean(c.metric) for _, s in pairs):
         made[f"{heads[0]}, clean items#"] = [_clean_score(s, c) for _, s in pairs]
+    if name := forgotten_dataset(c):
+        made[f"loss on {name}, change#"] = [_forgot(s) for _, s in pairs]
     for metric, head in zip(metrics[1:], heads[1:], strict=True):
         made[f"{head}#"] = [with_interval(c, s, metric) for _, s in pairs]
     if not wide:
@@ -182,6 +186,12 @@ def against_best(cell: Cell, c: Comparison, wide: bool) -> str:
     turned = gap.difference < 0  # of a score that is better when lower
     ends = (-gap.high, -gap.low) if turned else (gap.low, gap.high)
     return f"{verdict} by {_difference(abs(gap.difference), *ends)}"
+
+
+def _forgot(cell: Cell) -> str:
+    if cell.forgot is None:
+        return "–"
+    return with_range(cell.forgot.change, cell.forgot.low, cell.forgot.high, sign=True)
 
 
 def _difference(difference: float, low: float, high: float) -> str:

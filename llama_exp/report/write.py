@@ -122,9 +122,10 @@ def analyse_all(compared: list[Comparison], cache: Path) -> list[Comparison]:
     if not any(c.cells() for c in compared):
         return compared
     from llama_exp.report.analyse import analyse  # scipy: a second
+    from llama_exp.report.forgetting import with_forgetting
 
     read = read_once(cache)
-    return [analyse(c, read) for c in compared]
+    return [with_forgetting(analyse(c, read), read) for c in compared]
 
 
 def read_once(cache: Path) -> Callable[[EvaluationRecord], EvaluationItems | str]:

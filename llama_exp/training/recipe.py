@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from llama_exp.data import DATASETS
-from llama_exp.evaluation.recipe import evaluate_model, with_validation
+from llama_exp.evaluation.recipe import evaluate_model, forgetting_request, with_validation
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.model.base import check_length
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
@@ -39,7 +39,9 @@ def plan(run: Run, data, session: Session) -> dict[str, Any] | None:
     return find_overlap(config, data, session.audits, run.folder)
 
 
-def train_run(run: Run, data, overlap: dict[str, Any] | None, base: Callable[[], nn.Module]) -> Outcome | None:
+def train_run(
+    run: Run, data, overlap: dict[str, Any] | None, base: Callable[[], nn.Module], session: Session
+) -> Outcome | None:
     """Fit an adapter and save it; None where another process has finished the run in the meantime.
 
     base() waits for the loaded base.
@@ -65,11 +67,23 @@ def train_run(run: Run, data, overlap: dict[str, Any] | None, base: Callable[[],
                 fitted = fit(run, trainer, module, data)
             message = save_run(run, trainer, module, data, fitted)
             if config.evaluate and trainer.is_global_zero:
-                for wanted in with_validation(config):
-                    message = evaluate_model(EvaluationRequest(run, wanted), model, data.tokenizer, data).message
+                message = evaluate_tuned(run, model, data, session).message
             return Outcome(message, run.folder)
         finally:
             detach_lora(model)
+
+
+def evaluate_tuned(run: Run, model: nn.Module, data, session: Session) -> Outcome:
+    """Score the model in memory: what it forgot where that is asked, on validation, and last on what is reported."""
+    if forgotten := forgetting_request(run, run.config):
+        other = DATASETS.of(forgotten.config, data.tokenizer, session.data)
+        other.setup()
+        evaluate_model(forgotten, model, data.tokenizer, other)
+    *_, outcome = [
+        evaluate_model(EvaluationRequest(run, wanted), model, data.tokenizer, data)
+        for wanted in with_validation(run.config)
+    ]
+    return outcome
 
 
 def start_records(run: Run, data, overlap: dict[str, Any] | None) -> None:

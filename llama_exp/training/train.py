@@ -9,7 +9,7 @@ from llama_exp.config.schema import Config, Source
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics
-from llama_exp.evaluation.recipe import evaluate, with_validation
+from llama_exp.evaluation.recipe import evaluate, forgetting_request, with_validation
 from llama_exp.evaluation.scoring import metric_settings
 from llama_exp.model import hardware
 from llama_exp.programs import program
@@ -46,7 +46,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
             return train(dataclasses.replace(config, sample=None), session)
         with run.clock("data"):
             overlap = recipe.plan(run, data, session)
-    outcome = recipe.train_run(run, data, overlap, base)
+    outcome = recipe.train_run(run, data, overlap, base, session)
     return outcome or _already_finished(run, session)
 
 
@@ -58,7 +58,10 @@ def check(config: Config) -> None:
         )
     hardware.check(config)
     sources.check(config.dataset)
+    if config.forgetting and not config.evaluate:
+        raise UserError(f"forgetting={config.forgetting} is measured by the evaluation: add evaluate=true.")
     if config.evaluate:
+        forgetting_request(Run.of(config), config)
         metrics.check(config.dataset.metrics, metric_settings(config))
 
 

@@ -14,6 +14,7 @@ from llama_exp.report.compare import group_runs
 from llama_exp.report.costs import Prices
 from llama_exp.report.figures import style, training
 from llama_exp.report.figures.costs import draw_costs
+from llama_exp.report.figures.forgetting import draw_forgetting
 from llama_exp.report.figures.scores import draw_scores
 from llama_exp.report.labels import panel_name, title
 from llama_exp.report.load import RunRecord, UnreadFile, load_curve
@@ -45,7 +46,7 @@ class _Folder:
 
     def remove_old(self) -> None:
         for old in self.path.glob("*.png"):
-            if old.name not in self.files and re.match(r"(score-|cost-|loss-|seconds)", old.name):
+            if old.name not in self.files and re.match(r"(score-|cost-|forgetting-|loss-|seconds)", old.name):
                 old.unlink()
 
 
@@ -56,13 +57,14 @@ def draw_figures(
     folder = _Folder(home)
     drawn = {i: _score_pictures(folder, c, runs) for i, c in enumerate(compared) if c.best()}
     spent = {i: picture for i, c in enumerate(compared) if (picture := _cost_picture(folder, c, prices))}
+    forgotten = {i: picture for i, c in enumerate(compared) if (picture := _forgetting_picture(folder, c))}
     losses, unread = _loss_pictures(folder, runs)
     time, bars = None, training.stage_times(runs)
     if bars:
         caption = captions.time_caption(bars, training.BARS)
         time = folder.save_both("seconds", lambda width: training.draw_times(bars, width), caption)
     folder.remove_old()
-    return Pictures(drawn, spent, losses, time, tuple(folder.files)), unread
+    return Pictures(drawn, spent, forgotten, losses, time, tuple(folder.files)), unread
 
 
 def _score_pictures(folder: _Folder, c: Comparison, runs: list[RunRecord]) -> list[Picture]:
@@ -85,6 +87,15 @@ def _cost_picture(folder: _Folder, c: Comparison, prices: Prices) -> Picture | N
     unit = prices.currency if costs.axis(c, prices) == "money" else "seconds"
     draw, notes = partial(draw_costs, priced, front, c, unit), captions.cost_notes(c)
     return folder.save_both(f"cost-{title(c)}-{c.metric}", draw, captions.cost_caption(c, prices), notes=notes)
+
+
+def _forgetting_picture(folder: _Folder, c: Comparison) -> Picture | None:
+    cells = [cell for _, cell in c.cells() if cell.forgot]
+    if not cells:
+        return None
+    untuned = next((cell for _, cell in c.cells() if cell.rank == 0), None)
+    caption = captions.forgetting_caption(c)
+    return folder.save_both(f"forgetting-{title(c)}", partial(draw_forgetting, cells, untuned, c), caption)
 
 
 def _loss_pictures(folder: _Folder, runs: list[RunRecord]) -> tuple[list[Picture], list[UnreadFile]]:
