@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llama_exp.console import Countdown
 from llama_exp.data.encoding import encode_prompts, with_responses
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.records import Example, Prediction
@@ -47,7 +48,8 @@ def reply_to_all(
     def cost() -> dict[str, Any]:
         return total_cost(before, time.perf_counter() - started, tokens, peak_memory(device))
 
-    with open(path, "a", encoding="utf-8") as file:
+    countdown = Countdown("answered", len(examples), len(answered))
+    with countdown, open(path, "a", encoding="utf-8") as file:
         for replies in answers(
             model, tokenizer, prompts, measured, max_new_tokens=config.dataset.max_new_tokens, batch=config.eval_batch
         ):
@@ -73,8 +75,7 @@ def reply_to_all(
                 file.write(json_line(prediction))
             file.flush()
             write_json(request.folder / "cost.json", cost())
-            end = "\n" if len(answered) == len(examples) else ""
-            print(f"\r  answered {len(answered)}/{len(examples)}", end=end, flush=True)
+            countdown.add(len(replies))
     total = cost()
     predictions = [answered[example.id] for example in examples]
     write_jsonl(path, predictions)  # in a fixed order: scoring them again gives the same interval to the last digit
