@@ -124,10 +124,26 @@ def contrast(colour: str, paper: str, opacity: float = 1.0) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
+def test_a_run_with_early_stopping_names_the_step_it_keeps(tmp_path):
+    rows = ["3,3.2,3.1", "6,3.0,2.95", "9,2.5,2.915", "12,2.1,2.95"]
+    (tmp_path / "metrics.csv").write_text("step,loss,validation_loss\n" + "\n".join(rows))
+    kept = "Early stopping keeps step 9, validation loss 2.915; training ended at step 12."
+    for keeps_best in (True, False):
+        loss_page.write(tmp_path, "Stopped early: 12 steps.", keeps_best)
+        assert (kept in (tmp_path / "losses.html").read_text()) == keeps_best
+
+
+def test_the_smoothed_loss_is_the_mean_around_each_step_and_needs_enough_of_them():
+    line = [(float(step), 2.0 * step) for step in range(40)]
+    found = loss_page.smoothed(line)
+    assert found[20] == (20.0, 40.0) and found[0] == (0.0, 2.0), "half a window at the ends"
+    assert loss_page.smoothed(line[:19]) == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_of_the_losses_can_be_read_in_the_light_in_the_dark_and_on_a_phone(tmp_path, browse, scheme, width):
-    rows = [f"{step},{9 - step},{8 - step / 2},0.001,2.5,3000" for step in range(1, 9)]
+    rows = [f"{step},{9 - step / 5 + step % 2},{8 - step / 10},0.001,2.5,3000" for step in range(1, 41)]
     (tmp_path / "metrics.csv").write_text(
         "step,loss,validation_loss,lr,grad_norm,tokens_per_second\n" + "\n".join(rows)
     )
@@ -137,9 +153,10 @@ def test_the_page_of_the_losses_can_be_read_in_the_light_in_the_dark_and_on_a_ph
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     drawn = page.evaluate("""[...document.querySelectorAll('svg path')].map((one) => getComputedStyle(one))
         .filter((one) => one.fill === 'none').map((one) => [one.stroke, +one.strokeOpacity])""")
-    blue = "rgb(0, 114, 178)" if scheme == "light" else "rgb(98, 181, 234)"
-    lines = [(stroke, opacity) for stroke, opacity in drawn if stroke == blue]
-    assert {opacity for _, opacity in lines} == {0.7, 1}, "the training loss is paler than the validation loss"
+    training = "rgb(161, 102, 0)" if scheme == "light" else "rgb(217, 161, 59)"
+    validation = "rgb(0, 114, 178)" if scheme == "light" else "rgb(98, 181, 234)"
+    lines = [(stroke, opacity) for stroke, opacity in drawn if stroke in (training, validation)]
+    assert {*lines} == {(training, 0.7), (training, 1), (validation, 1)}, "each step is paler than the smoothed loss"
     assert all(contrast(stroke, paper, opacity) >= 3 for stroke, opacity in lines)
     words = page.locator("svg text").all()
     shown = [one for one in words if one.is_visible()]

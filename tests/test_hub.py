@@ -298,7 +298,7 @@ def test_an_adapter_goes_up_private_with_a_card_made_from_its_run(command, serve
     assert json.loads(repo["files"]["adapter_config.json"])["base_model_name_or_path"] == "llama_exp/tiny"
     card = repo["files"]["README.md"].decode()
     for told in (
-        "| squad/f1 | 71.2 | 66.1 to 75.9 |",
+        "| F1 | 71.2 | 66.1 to 75.9 |",
         "300 items in 12 groups",
         "100 of 900 Examples drawn",
         "97 trained on",
@@ -617,12 +617,9 @@ def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered
         model_card.write_card(card, Run.load(run), "ann/it", None, tmp_path / "outputs")
         return card.read_text(encoding="utf-8")
 
-    assert "| squad/f1 | 71.2 | 66.1 to 75.9 | 4.5 | 2.1 to 9.0 |" in (beside := written(base, "abc"))
+    assert "| F1 | 71.2 | 66.1 to 75.9 | 4.5 | 2.1 to 9.0 |" in (beside := written(base, "abc"))
     assert "| loss | 0.610 | unknown | 3.250 | unknown |" in beside
-    assert (
-        "| score | value | 95 % interval | untuned model | 95 % interval |\n|---|---:|---|---:|---|\n| squad/f1"
-        in beside
-    )
+    assert "| score | value | 95 % interval | untuned model | 95 % interval |\n|---|---:|---|---:|---|\n| F1" in beside
     assert "the same base without the adapter, given the same prompts" in beside
     others = {
         "split": {**base, "split": "validation"},
@@ -630,7 +627,7 @@ def test_the_untuned_models_scores_stand_beside_the_tuned_ones_where_it_answered
         "model": {**base, "model": "x"},
     }
     for told in (written(base, "abd"), *(written(other, "abc") for other in others.values())):
-        assert "| squad/f1 | 71.2 | 66.1 to 75.9 |\n" in told and "untuned" not in told
+        assert "| F1 | 71.2 | 66.1 to 75.9 |\n" in told and "untuned" not in told
 
 
 def test_a_merged_model_is_compared_with_its_adapter_and_answers_like_it(publish, server, tmp_path):

@@ -289,7 +289,7 @@ def sweep(tmp_path_factory):
 def test_the_answer_comes_first_with_its_interval_and_the_untuned_model(sweep):
     _, printed, page = sweep
     best = "Best: F1 55.9 (95 % CI 49.7 to 62.0), rank 16 on 1,000 examples, mean of 3 runs. "
-    assert best + "Untuned model: 5.3 (95 % CI 3.9 to 6.7)." in printed
+    assert printed.startswith("Recommended: rank 16 and 1,000 examples. F1 ")
     assert best + "Untuned model: 5.3 (95 % CI 3.9 to 6.7)." in page.text
     order = ("Recommended rank 16, 1,000 examples", "Expected F1", "F1 from twice the data, 2,000 examples")  # in large
     order += ("Recommended: rank 16", "Run next", "python train.py dataset=squad", "with 100 and 55.9 ± 6.2 with 1,000")
@@ -312,18 +312,13 @@ def test_the_table_has_a_row_per_setting_and_groups_seeds(sweep):
     _, printed, page = sweep
     starts = ("untuned", "100 ", "300 ", "1,000 ")
     rows = [line.split() for line in printed.splitlines() if line.strip().startswith(starts)]
-    assert [" ".join(row[:3]) for row in rows] == [
-        "untuned 0 1",
-        "100 8 3",
-        "300 8 3",
-        "1,000 8 3",
-        "100 16 3",
-        "300 16 3",
-        "1,000 16 3",
-    ]
-    assert rows[1][3:7] == ["34.2", "±", "5.4", "worse"] and rows[3][3:7] == ["54.0", "±", "5.8", "tied"]
-    assert rows[6][3:7] == ["55.9", "±", "6.2", "best"] and rows[0][3:7] == ["5.3", "±", "1.4", "worse"]
-    assert "172.0 k" in printed and "708 MiB" in printed
+    shown = ["untuned 0 1", "300 8 3", "1,000 8 3", "300 16 3", "1,000 16 3"]
+    assert [" ".join(row[:3]) for row in rows] == shown and "questions, 5 of 7 cells" in printed
+    assert rows[2][3:7] == ["54.0", "±", "5.8", "tied"] and rows[1][6] == "worse"
+    assert rows[4][3:7] == ["55.9", "±", "6.2", "best"] and rows[0][3:7] == ["5.3", "±", "1.4", "worse"]
+    for size, rank in ((100, 8), (300, 8), ("1,000", 8), (100, 16), (300, 16), ("1,000", 16)):
+        assert f"rank {rank} on {size} examples" in page.text
+    assert "172.0 k" in page.text and "708 MiB" in page.text
     assert "no significant difference: 1.9 ±" in page.text and "worse by 50.6 ±" in page.text
 
 
@@ -431,9 +426,7 @@ def test_a_terminal_without_room_leaves_columns_out_and_never_cuts_a_number(tmp_
         assert "…" not in "".join(lines[:5])
         shown = [name for name in wanted if re.search(rf"\b{name}\b", head)]
         assert len(shown) == kept and shown[0] == "F1"
-        left_out = [line for line in lines if line.startswith("Columns that do not fit this terminal (see the page): ")]
-        names = ", ".join(name for name in wanted if name not in shown)
-        assert left_out == [f"Columns that do not fit this terminal (see the page): {names}."] * (kept < 9)
+        assert max(map(len, lines[lines.index(head) :])) <= width
 
 
 def test_an_unknown_metric_names_the_known_ones(tmp_path):
@@ -454,12 +447,12 @@ def test_one_run_alone_and_the_untuned_model_alone_have_a_page(tmp_path):
     assert (
         "57.0 (95 % CI 53.0 to 61.0), rank 16 on 300 examples. The untuned model has not been evaluated." in one.stdout
     )
-    assert (
-        "Its interval covers the test items only, because there is one run: another training seed could change the "
-        "score" in one.stdout
-    )
     assert "Untuned model: F1 0.33 (95 % CI 0.03 to 0.63). No fine-tuned model has been evaluated" in untuned.stdout
     page = Page(tmp_path / "one" / "report" / "index.html")
+    assert (
+        "Its interval covers the test items only, because there is one run: another training seed could change the "
+        "score" in page.text
+    )
     assert (
         "To add it: python evaluate.py dataset=squad model=tiny lora.r=0 dataset.source=synthetic eval_sample=300"
         in page.text
@@ -472,10 +465,11 @@ def test_without_intervals_and_items_the_page_says_so(tmp_path):
     write_run(tmp_path, sample=100, f1=40.0, half=None)
     for predictions in tmp_path.rglob("predictions.jsonl"):
         predictions.unlink()
-    printed = run_report(tmp_path).stdout
-    assert "No interval is stored with these scores, so small differences may be chance." in printed
-    assert "Not compared item by item: predictions.jsonl is not there." in printed
-    assert "No intervals are stored." in Page(tmp_path / "report" / "index.html").text
+    run_report(tmp_path)
+    text = Page(tmp_path / "report" / "index.html").text
+    assert "No interval is stored with these scores, so small differences may be chance." in text
+    assert "Not compared item by item: predictions.jsonl is not there." in text
+    assert "No intervals are stored." in text
 
 
 def test_broken_and_foreign_files_are_named_with_the_reason_and_stop_nothing(tmp_path):
@@ -513,8 +507,10 @@ def test_of_equal_scores_the_untuned_model_is_best_and_a_better_loss_is_said(tmp
     tuned = tmp_path / "squad" / "tiny-300-r16-seed0" / "eval" / "squad-test-300" / "results.json"
     tuned.write_text(tuned.read_text().replace('"loss": 4.0', '"loss": 2.5'))
     printed = run_report(tmp_path).stdout
-    assert "Best: the untuned model, F1 0.0 ± 0. No fine-tuned model is better." in printed
-    assert "The loss did improve: 4.000 untuned, 2.500 with rank 16 on 300 examples." in printed
+    text = Page(tmp_path / "report" / "index.html").text
+    assert printed.startswith("The untuned model is best: F1 0.0.")
+    assert "Best: the untuned model, F1 0.0 ± 0. No fine-tuned model is better." in text
+    assert "The loss did improve: 4.000 untuned, 2.500 with rank 16 on 300 examples." in text
 
 
 def test_a_score_that_is_undefined_is_left_out_and_never_averaged(tmp_path):
@@ -544,7 +540,7 @@ def test_a_run_whose_score_is_undefined_is_named_and_counts_in_no_mean(tmp_path)
     printed = run_report(tmp_path).stdout
     assert (
         "F1 is undefined, or was not computed, in 1 of 3 runs, which count in no mean here: "
-        "squad/tiny-300-r16-seed2." in printed
+        "squad/tiny-300-r16-seed2." in Page(tmp_path / "report" / "index.html").text
     )
     assert "mean of 2 runs." in printed
 
@@ -626,10 +622,10 @@ def test_sizes_that_much_was_dropped_of_are_said_by_the_figure_in_the_headline_a
         summary = {"counts": {"train": {**counts, "sampled": sample, "encoded": encoded}}}
         write_run(tmp_path, sample=sample, f1=60 - sample / 100, summary=summary)
     printed = run_report(tmp_path).stdout
-    assert "rank 16 on 100 examples (40 of them reached training)." in printed
     said = "Fewer examples reached training: 40 of 100. The responses of the others are empty or do not fit"
     page = Page(tmp_path / "report" / "index.html").text
-    assert said in printed and page.count(said) == 2, "in the answer and by the figure"
+    assert "rank 16 on 100 examples (40 of them reached training)." in page
+    assert page.count(said) == 2, "in the answer and by the figure"
     rows = [line.split()[:3] for line in printed.splitlines() if line.lstrip().startswith(("100 ", "1,000 "))]
     assert rows == [["100", "40", "16"], ["1,000", "960", "16"]]
     assert "training examples sampled, up to 60 % of them dropped" in (tmp_path / "report" / "index.html").read_text()
@@ -804,8 +800,8 @@ def test_two_hundred_runs_are_one_page(tmp_path):
     write_grid(tmp_path, samples=(50, 100, 200, 400, 800, 1600, 3200, None), ranks=(4, 8, 16, 64), seeds=6)
     done = run_report(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "all 3,800 examples" in done.stdout
     page = Page(tmp_path / "report" / "index.html")
+    assert "all 3,800 examples" in page.text
     assert page.tags.count("svg") == 4 + 3 and page.tags.count("tr") > 33
     assert (tmp_path / "report" / "index.html").stat().st_size < 3_000_000
 
@@ -850,22 +846,21 @@ def test_scores_of_two_encoders_are_never_compared_and_the_page_says_why(tmp_pat
     assert done.returncode == 0 and "BERTScore's model minilm" in done.stdout
     text = Page(tmp_path / "report" / "index.html").text
     assert "BERTScore's layer 16" in text and "BERTScore's rescaled False" in text
-    for told in (text, done.stdout):
-        assert (
-            "Other BERTScore results of this dataset were computed with other settings and cannot be compared with "
-            "these." in told
-        )
-        assert "The untuned model has not been evaluated with this BERTScore." in told
+    assert (
+        "Other BERTScore results of this dataset were computed with other settings and cannot be compared with these."
+        in text
+    )
+    assert "The untuned model has not been evaluated with this BERTScore." in text
 
 
 def test_one_encoder_alone_sets_nothing_apart_and_is_named_beside_its_scores(tmp_path):
     for sample in (100, 300):
         write_encoder(write_run(tmp_path, sample=sample, f1=50.0), "minilm", f1=sample / 10)
-    printed = run_report(tmp_path, "metric=bertscore/f1").stdout
+    run_report(tmp_path, "metric=bertscore/f1")
     text = Page(tmp_path / "report" / "index.html").text
     assert "cannot be compared" not in text and "BERTScore's model" not in text
     named = "BERTScore settings: minilm, layer 6, not rescaled."
-    assert named in printed and text.count(named) == 2, "in the answer and by the table"
+    assert text.count(named) == 2, "in the answer and by the table"
     with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["bertscore.model"] for row in rows} == {"minilm"} and {row["bertscore.layer"] for row in rows} == {"6"}
@@ -886,16 +881,15 @@ def test_a_bertscore_whose_encoder_is_not_recorded_is_compared_with_none(tmp_pat
 def test_of_how_many_items_the_loss_is_and_how_many_replies_are_empty_is_said(tmp_path):
     write_run(tmp_path, f1=0.0, evaluation={"unmeasured": 105, "empty_replies": 300})
     write_run(tmp_path, r=0, f1=5.0, half=1.4, evaluation={"unmeasured": 105, "empty_replies": 15})
-    printed = run_report(tmp_path).stdout
+    run_report(tmp_path)
     text = Page(tmp_path / "report" / "index.html").text
-    assert "loss (195 items)" in printed and "perplexity (195 items)" in text
+    assert "loss (195 items)" in text and "perplexity (195 items)" in text
     said = (
         "Loss and perplexity are of 195 of these items: "
         "the responses of the others are empty or do not fit in max_length."
     )
     assert said in text
-    for told in (printed, text):
-        assert "Empty replies: 300 of 300 with rank 16 on 300 examples." in told, "5 % are not worth a line"
+    assert "Empty replies: 300 of 300 with rank 16 on 300 examples." in text, "5 % are not worth a line"
     with open(tmp_path / "report" / "runs.csv", newline="", encoding="utf-8") as file:
         assert [(row["items"], row["loss_items"]) for row in csv.DictReader(file)] == [("300", "195")] * 2
 
@@ -949,11 +943,11 @@ def test_real_evaluations_are_compared_item_by_item_on_bertscore_and_rouge(speak
     tuned, untuned = ([json.loads(line) for line in path.read_text().splitlines()] for path in paths)
     assert len(tuned) == len(untuned) == 12
     for metric in ("bertscore/f1", "rouge/rougeL"):
-        done = command("llama-exp", "report", str(outputs), f"metric={metric}")
-        assert "Not compared item by item" not in done.stdout
-        assert "n the same 12 items" in done.stdout and "the untuned model" in done.stdout
+        command("llama-exp", "report", str(outputs), f"metric={metric}")
         gap = sum(a[metric] - b[metric] for a, b in zip(tuned, untuned, strict=True)) / 12
         text = Page(outputs / "report" / "index.html").text
+        assert "Not compared item by item" not in text
+        assert "n the same 12 items" in text and "the untuned model" in text
         shown = re.search(r"(?:worse by|no significant difference:) ([\d.]+)", text).group(1)
         assert float(shown) == round(abs(gap), len(shown.partition(".")[2]))
 

@@ -212,7 +212,7 @@ def test_the_card_names_their_data_and_their_licence_and_few_groups_are_printed(
 
 @pytest.mark.parametrize(
     ("items", "groups", "said"),
-    [(6, 6, "squad/f1 50.0; only 6 items"), (11, 11, "squad/f1 50.0; only 11 items"), (12, 12, "squad/f1 50.0")],
+    [(6, 6, "F1 50.0; only 6 items"), (11, 11, "F1 50.0; only 11 items"), (12, 12, "F1 50.0")],
 )
 def test_few_items_are_printed_where_every_item_is_a_group_of_its_own(items, groups, said):
     assert format_scores(Results(scores={"squad/f1": 50.0}, items=items, groups=groups)) == said

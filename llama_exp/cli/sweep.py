@@ -9,10 +9,9 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from llama_exp.console import make_console, make_table
 from llama_exp.formatting import plural
 from llama_exp.runs.run import Outcome
 
@@ -102,10 +101,10 @@ class SweepOutcomes(Callback):
         failed = sum(message.startswith(FAILED) for _, message in self.cells)
         busy = sum(message == BUSY for _, message in self.cells)
         title = f"{plural(len(self.cells), 'cell')}, {failed} failed" + f", {busy} {BUSY}" * bool(busy)
-        table = Table("cell", "outcome", title=title, title_justify="left")
+        table = make_table(title)
+        for name in ("cell", "outcome"):
+            table.add_column(name)
         for cell, message in self.rows():
             table.add_row(Text(cell), Text(message))
-        console = Console()
-        if not console.is_terminal:
-            console.width = max(console.width, 120)
-        console.print(table)
+        print()
+        make_console().print(table)

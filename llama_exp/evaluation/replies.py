@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llama_exp.console import Countdown
 from llama_exp.data.encoding import encode_prompts, with_responses
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.records import Example, Prediction
@@ -48,7 +49,8 @@ def reply_to_all(
         return total_cost(before, time.perf_counter() - started, tokens, peak_memory(device))
 
     new = config.dataset.max_new_tokens if request.generate else 0
-    with open(path, "a", encoding="utf-8") as file:
+    countdown = Countdown("answered", len(examples), len(answered))
+    with countdown, open(path, "a", encoding="utf-8") as file:
         for replies in answers(model, tokenizer, prompts, measured, max_new_tokens=new, batch=config.eval_batch):
             for reply in replies:
                 example, target = missing[reply.index], measured[reply.index]
@@ -72,8 +74,7 @@ def reply_to_all(
                 file.write(json_line(prediction))
             file.flush()
             write_json(request.folder / "cost.json", cost())
-            end = "\n" if len(answered) == len(examples) else ""
-            print(f"\r  answered {len(answered)}/{len(examples)}", end=end, flush=True)
+            countdown.add(len(replies))
     total = cost()
     predictions = [answered[example.id] for example in examples]
     write_jsonl(path, predictions)  # in a fixed order: scoring them again gives the same interval to the last digit

@@ -119,7 +119,8 @@ def format_scores(results: Results) -> str:
     empty.
     """
     scores, reasons = [], []
-    for name, value in results.scores.items():
+    for name in metrics.by_importance(results.scores, results.declared):
+        value = results.scores[name]
         if name == "perplexity":  # says what the loss says
             continue
         stored = results.intervals.get(name) or {}
@@ -130,7 +131,7 @@ def format_scores(results: Results) -> str:
             text = plus_minus(value, stored["low"], stored["high"])
         if name == "loss" and results.unmeasured and results.items:
             text += f" on {results.items - results.unmeasured:,} of {results.items:,} items"
-        scores.append(f"{name} {text}")
+        scores.append(f"{metrics.describe(name, results.declared).label} {text}")
     line = ", ".join(scores)
     if reasons:
         line += f" (no interval: {reasons[0]})"

@@ -21,7 +21,7 @@ from llama_exp.data.chat_format import PLAIN, user_text
 from llama_exp.errors import UserError
 from llama_exp.formatting import format_count, join_list
 from llama_exp.hub.upload import TAG
-from llama_exp.metrics import describe
+from llama_exp.metrics import by_importance, describe
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import EvaluationRecord, load_runs
 from llama_exp.runs.files import atomic_write
@@ -220,9 +220,10 @@ def score_table(results: Results, untuned: EvaluationRecord | None = None) -> di
     """The results with the rows of their table, beside the untuned model's scores on the same items where they are
     known."""
     rows = []
-    for name, value in results.scores.items():
-        decimals = describe(name, results.declared).decimals
-        row = [clean(name, 60), *_value_and_interval(value, results.intervals.get(name, {}), decimals)]
+    for name in by_importance(results.scores, results.declared):
+        value, score = results.scores[name], describe(name, results.declared)
+        decimals = score.decimals
+        row = [clean(score.label, 60), *_value_and_interval(value, results.intervals.get(name, {}), decimals)]
         if untuned:
             interval = untuned.intervals.get(name)
             ends = {"low": interval.low, "high": interval.high} if interval else {}

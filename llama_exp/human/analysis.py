@@ -85,6 +85,10 @@ class WinRate:
             self.p_value,
         )
 
+    def preferred_first(self) -> "WinRate":
+        """In the direction in which a report tells it."""
+        return self.reversed() if self.rate.estimate is not None and self.rate.estimate < 50 else self
+
 
 @dataclass(frozen=True, slots=True)
 class ScaleMean:
@@ -103,6 +107,14 @@ class ScaleDifference(NamedTuple):
     first: str
     second: str
     difference: Difference
+
+    def higher_first(self) -> "ScaleDifference":
+        """In the direction in which a report tells it."""
+        d = self.difference
+        if d.difference >= 0:
+            return self
+        ends = {} if d.low is None or d.high is None else {"low": -d.high, "high": -d.low}
+        return ScaleDifference(self.scale, self.second, self.first, replace(d, difference=-d.difference, **ends))
 
 
 @dataclass(frozen=True, slots=True)

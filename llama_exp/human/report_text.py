@@ -16,6 +16,7 @@ from llama_exp.human.agreement import Agreement
 from llama_exp.human.analysis import ScaleDifference, WinRate
 from llama_exp.human.results import StudyResults
 from llama_exp.human.study import Study
+from llama_exp.report.templating import TEMPLATES
 from llama_exp.sanitize import clean
 from llama_exp.statistics.intervals import Interval
 
@@ -59,7 +60,7 @@ def _doubtful_raters(results: StudyResults) -> list[str]:
 
 def preference_sentence(preference: WinRate, comparisons: int = 1) -> str:
     """Which of two conditions is preferred, with its win rate. `comparisons`: how many the p-value is adjusted for."""
-    p = preference.reversed() if preference.rate.estimate < 50 else preference
+    p = preference.preferred_first()
     verdict = _verdict(50, p.rate.low, p.rate.high, p.p_value)
     if verdict == "significant" and p.any_raters and p.any_raters[0] <= 50 <= p.any_raters[1]:
         verdict = "these raters"
@@ -71,13 +72,13 @@ def preference_sentence(preference: WinRate, comparisons: int = 1) -> str:
 
 def difference_sentence(row: ScaleDifference, comparisons: int = 1) -> str:
     """Which of two conditions is rated higher on a scale, and by how much."""
-    first, second, difference = row.first, row.second, row.difference
+    row = row.higher_first()
+    difference = row.difference
     if difference.standard_error == 0:  # every group has the same mean on both; a mean of 0 with any spread is not that
         return _sentence("same_ratings", row)
     verdict = _verdict(0, difference.low, difference.high, difference.p_value)
-    higher, lower = (first, second) if difference.difference > 0 else (second, first)
     ends = () if difference.low is None else sorted((abs(difference.low), abs(difference.high)))
-    return _sentence("difference", row, verdict, higher, lower, ends, comparisons)
+    return _sentence("difference", row, verdict, ends, comparisons)
 
 
 def _verdict(null: float, low: float | None, high: float | None, p: float | None) -> Verdict:
@@ -120,7 +121,7 @@ def _estimate(interval: Interval) -> str:
 
 
 ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    loader=FileSystemLoader([Path(__file__).parent / "templates", TEMPLATES]),
     autoescape=select_autoescape(["html.jinja"]),
     trim_blocks=True,
     lstrip_blocks=True,

@@ -53,10 +53,10 @@ def analyse(study: Study, judgements: Sequence[Judgement], metrics: MetricScores
     others = [j for j in judgements if j.rater not in left_out]
     on_scales = study.on_scales
     return StudyResults(
-        preferences=[] if on_scales else analysis.win_rates(study, judgements),
-        reliable=analysis.win_rates(study, others) if left_out and not on_scales else [],
+        preferences=[] if on_scales else _preferences(study, judgements),
+        reliable=_preferences(study, others) if left_out and not on_scales else [],
         scales=analysis.scale_means(study, judgements) if on_scales else [],
-        differences=analysis.scale_differences(study, judgements) if on_scales else [],
+        differences=[d.higher_first() for d in analysis.scale_differences(study, judgements)] if on_scales else [],
         agreements=agreement.agreements(study, judgements),
         consistency=raters.consistency(judgements),
         relations=analysis.metric_correlations(study, judgements, metrics),
@@ -70,6 +70,11 @@ def analyse(study: Study, judgements: Sequence[Judgement], metrics: MetricScores
             if j.rating.comment.strip()
         ],
     )
+
+
+def _preferences(study: Study, judgements: Sequence[Judgement]) -> list[analysis.WinRate]:
+    """In one direction wherever they are told: sentence, figure, table and file."""
+    return [rate.preferred_first() for rate in analysis.win_rates(study, judgements)]
 
 
 def describe_rating(judgement: Judgement) -> str:

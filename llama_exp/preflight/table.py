@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from llama_exp.console import make_console, make_table
 from llama_exp.formatting import format_count, format_duration, format_large, format_memory, format_money, plural
 from llama_exp.preflight.forecast import CellForecast
 from llama_exp.preflight.inspection import say
@@ -14,12 +13,10 @@ from llama_exp.report import costs
 
 def print_forecasts(cells: Sequence[CellForecast]) -> None:
     """A row per cell, and what all of them take, one after another."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and console.width < 150:
-        console.width = 150
     currency = costs.load().currency
     common = set.intersection(*(set(cell.name.split()) for cell in cells)) if len(cells) > 1 else set()
-    table = Table("cell", title=f"{plural(len(cells), 'cell')} before training", title_justify="left")
+    table = make_table(f"{plural(len(cells), 'cell')} before training")
+    table.add_column("cell")
     for heading in ("Examples", "steps", "tokens", "memory", "training", "cost"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("how")
@@ -34,7 +31,7 @@ def print_forecasts(cells: Sequence[CellForecast]) -> None:
             "–" if cell.seconds is None else format_money(cell.cost, currency),
             Text(cell.status),
         )
-    console.print(table)
+    make_console().print(table)
     say(summarize_forecasts(cells, currency), "bold")
     if any(cell.cost is None for cell in cells if cell.seconds is not None):
         say("Cost is unknown: it takes a GPU, and its price per hour in conf/report.yaml (price_per_gpu_hour).")

@@ -11,6 +11,7 @@ write     write.py       all four steps: write_report(folder)
           figures/       the figures; runs_csv.py: runs.csv
           templates/     every sentence and page (Jinja); templating.py loads them
 
+schemas.py               the JSON schemas of answer.json, results.json, summary.json
 loss_page.py             one run's own curves, written when its training ends
 breakdown.py             scores by kind of question; command.py: its command, and the options of the report
 """

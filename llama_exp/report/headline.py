@@ -42,6 +42,17 @@ def headline(numbers: list[LargeNumber]) -> str:
     return "; ".join([first.value, *(f"{one.label} {one.value}" for one in others[:1])])
 
 
+def twice_the_data(answer: Answer, c: Comparison) -> list[str]:
+    """`F1 from twice the data, 600 examples: +12 (1 to 22)`: the third number as a line, where it is known."""
+    gain = next((one for one in answer.more_data if one.factor == 2), None)
+    if gain is None:
+        return []
+    label = _twice(answer, c.describe().label).label
+    gained = with_range(gain.gain.value, gain.gain.low, gain.gain.high, sign=True)
+    available = answer.available_for(gain)
+    return [f"{label}: {gained}" + (f"; {SAY.available(examples=available)}" if available else "") + "."]
+
+
 def _recommended(found: Recommended, setting: str, points: bool) -> LargeNumber:
     cell = SAY.cell(rank=found.rank, examples="" if found.examples is None else f"{found.examples:,}")
     setting = ", ".join(filter(None, (*(key_value(key, value) for key, value in found.tuned.items()), setting)))

@@ -18,11 +18,16 @@ from llama_exp.runs.run import read_metrics
 
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
 RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample
+TRAINING = RANKS[1]  # validation has the first colour
 SAY = Sentences("loss_note")
 
 
-def write(folder: Path, ended: str = "") -> str | None:
-    """Draw metrics.csv; returns the note on the losses, None where no step was finished. `ended`: how the run ended."""
+def write(folder: Path, ended: str = "", keeps_best: bool = False) -> str | None:
+    """Draw metrics.csv; returns the note on the losses, None where no step was finished.
+
+    ended       how the run ended
+    keeps_best  early stopping: the adapter is that of the lowest validation loss
+    """
     rows = read_metrics(folder)
     curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE)}
     if not curves["loss"]:
@@ -33,7 +38,7 @@ def write(folder: Path, ended: str = "") -> str | None:
     page = load_template("loss_page.html.jinja").render(
         name=f"{folder.parent.name}/{folder.name}",
         note=text,
-        ended=ended,
+        ended=" ".join([ended, kept(curves["validation_loss"], curves["loss"][-1][0])] if keeps_best else [ended]),
         wide=svg(draw_losses(curves, 9.6), 1, text),
         narrow=svg(draw_losses(curves, NARROW), 2, text),
         beside=[svg(draw_beside(curves[key], BESIDE[key]), 3 + i, BESIDE[key]) for i, key in enumerate(BESIDE)],
@@ -79,6 +84,23 @@ def best_point(validation: Points) -> tuple[float, float]:
     return min(reversed(validation), key=lambda point: round(point[1], 3))
 
 
+def kept(validation: Points, last_step: float) -> str:
+    """Which step a run with early stopping kept: the first of the lowest validation loss."""
+    if not validation:
+        return ""
+    step, best = min(validation, key=lambda point: point[1])
+    return SAY.kept(step=f"{step:,.0f}", best=f"{best:.3f}", last=f"{last_step:,.0f}")
+
+
+def smoothed(losses: Points) -> list[tuple[float, float]]:
+    """The mean over a tenth of the steps around each one; [] where too few to smooth."""
+    half = len(losses) // 20
+    if half < 1:
+        return []
+    windows = [losses[max(at - half, 0) : at + half + 1] for at in range(len(losses))]
+    return [(step, sum(y for _, y in w) / len(w)) for (step, _), w in zip(losses, windows, strict=True)]
+
+
 def rose(training: Points, step: float) -> bool:
     """Whether the mean training loss after a step is above that of the stretch of equal length before it."""
     after = [loss for when, loss in training if when > step]
@@ -115,7 +137,11 @@ def draw_beside(points: Points, name: str):
 
 
 def _losses(axes, curves: dict[str, Points], unit: str = " in nats a label token") -> None:
-    axes.plot(*zip(*curves["loss"], strict=True), color=RANKS[0], alpha=0.7, linewidth=1, label="training")
+    smooth = smoothed(curves["loss"])
+    label = "training, each step" if smooth else "training"
+    axes.plot(*zip(*curves["loss"], strict=True), color=TRAINING, alpha=0.7, linewidth=0.8, label=label)
+    if smooth:
+        axes.plot(*zip(*smooth, strict=True), color=TRAINING, linewidth=2, label="training, smoothed")
     if validation := curves["validation_loss"]:
         step, best = best_point(validation)
         axes.plot(

@@ -1,9 +1,10 @@
-"""The command that continues a run, evaluates it, evaluates the untuned model beside it, or trains another like it."""
+"""The commands that continue a run, evaluate it, evaluate the untuned model beside it, train another, or use it."""
 
 from pathlib import Path
 from typing import Any
 
 from llama_exp.config import command_line
+from llama_exp.programs import program
 from llama_exp.report.cells import Comparison, ScoredRun
 from llama_exp.report.load import RunRecord, identity_among, load_evaluation_keys, stored_leaves
 
@@ -49,6 +50,20 @@ def similar_run_command(like: ScoredRun, changes: dict[str, Any], root: Path) ->
     leaves = leaves | {key: stored[key] for key in VALIDATED if key in stored}
     leaves = leaves | {key: settings[key] for key in EVALUATED if key in settings} | {"evaluate": True} | changes
     return command_line.command("train", leaves, *command_line.outputs_option(root))
+
+
+def use_commands(run: RunRecord) -> list[tuple[str, str]]:
+    """(what for, command): to chat with a finished run, to publish it, to evaluate it on other data.
+
+    The run is named by its folder, which no default can change.
+    """
+    found = command_line.shell_quoted(f"out={command_line.hydra_value(str(run.folder))}")
+    data = "dataset=table dataset.path=FILE dataset.prompt=COLUMN dataset.response=COLUMN"
+    return [
+        ("Chat with it", f"llama-exp chat {found}"),
+        ("Publish it (remove dry_run=true to upload)", f"llama-exp publish {found} repo=NAME dry_run=true"),
+        ("Evaluate it on other data", f"{program('evaluate')} {found} {data}"),
+    ]
 
 
 def _leaves(run: RunRecord) -> dict[str, Any]:

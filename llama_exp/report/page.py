@@ -15,6 +15,7 @@ from llama_exp.report.figures.style import page_colours
 from llama_exp.report.headline import headline, large_numbers
 from llama_exp.report.labels import panel_name, split_of, title, validation_items
 from llama_exp.report.load import RunRecord, UnreadFile
+from llama_exp.report.next_command import use_commands
 from llama_exp.report.templating import load_template
 from llama_exp.report.tuning import settings_table
 
@@ -96,6 +97,7 @@ def _section(index: int, c: Comparison, answer: Answer | None, pictures: Picture
         "numbers": numbers,
         "answer": sentences,
         "next": run_next,
+        "use": run_to_use(c, answer),
         "findings": found,
         "description": findings.description(c),
         "figures": sorted(figures, key=lambda one: one.name != leading),  # the best first
@@ -112,6 +114,18 @@ def _section(index: int, c: Comparison, answer: Answer | None, pictures: Picture
         "settings_explained": captions.SAY.settings_explained(items=f"{validation_items(c):,}"),
         "best_of": len(c.cells()),
     }
+
+
+def run_to_use(c: Comparison, answer: Answer | None) -> tuple[str, list[tuple[str, str]]] | None:
+    """(its name, its commands): a run of the recommended cell where that was run, else of the best; None: untuned."""
+    found = answer.recommended if answer else None
+    if not (best := c.best()) or (found and found.rank == 0):
+        return None
+    panel, cell = best
+    wanted = (found.rank, found.examples) if found else (cell.rank, cell.examples)
+    cells = [one for one in panel.cells if (one.rank, one.examples) == wanted] or [cell]
+    run = cells[0].runs[0].run
+    return (run.name, use_commands(run)) if run.rank else None
 
 
 def split_sentences(answer: Answer) -> tuple[tuple[str, ...], tuple[str, str, str] | None]:

@@ -64,7 +64,7 @@ def columns(*names: str) -> tuple[Column, ...]:
 
 def scores_table(c: Comparison, wide: bool = True) -> TextTable:
     """A row per cell; the untuned model first, then by rank and size. `wide`: every metric, and no costs."""
-    pairs = _ordered(c)
+    pairs = ordered_cells(c)
     metrics = _shown_metrics(c, wide)
     heads = _score_heads(c, metrics)
     ranked = len(pairs) > 1 and c.rivals() is not None
@@ -100,7 +100,8 @@ def scores_table(c: Comparison, wide: bool = True) -> TextTable:
     return _marked(c, pairs, columns(*made), list(zip(*made.values(), strict=True)))
 
 
-def _ordered(c: Comparison, tuned: bool = False) -> list[tuple[Panel, Cell]]:
+def ordered_cells(c: Comparison, tuned: bool = False) -> list[tuple[Panel, Cell]]:
+    """The cells in the order of the tables: the untuned model first, then by rank and size."""
     pairs = [(p, s) for p, s in c.cells() if s.rank or not tuned]
     return sorted(pairs, key=lambda ps: (ps[1].rank > 0, panel_name(ps[0], c), ps[1].rank, ps[1].examples or 0))
 
@@ -159,7 +160,7 @@ def score_head(c: Comparison, metric: str = "") -> str:
 
 def runs_table(c: Comparison) -> TextTable:
     """Which runs a cell is made of: a table of its own, as their names are long."""
-    cells = [(p, same) for p, s in _ordered(c) for same in (s, *s.others)]
+    cells = [(p, same) for p, s in ordered_cells(c) for same in (s, *s.others)]
     rows = [(cell_name(p, s, c), join_list((one.run.name for one in s.runs), 8)) for p, s in cells]
     return TextTable(columns("cell", "runs/"), rows)
 
@@ -205,7 +206,7 @@ def _clean_score(cell: Cell, c: Comparison) -> str:
 
 def cost_table(c: Comparison, prices: Prices) -> TextTable:
     """What training one run of each cell took; unknown where it was not recorded."""
-    pairs = _ordered(c, tuned=True)
+    pairs = ordered_cells(c, tuned=True)
     named = any(panel_name(p, c) for p, _ in pairs)
     heads = columns(
         *["cell"] * named,

@@ -9,6 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from llama_exp.formatting import join_list, plural
 
+TEMPLATES = Path(__file__).with_name("templates")  # page_style.jinja is the other pages' style too
+
 
 class Sentences:
     """The macros of one template as functions that return a line of text: `Sentences("findings").best(metric=…)`."""
@@ -24,10 +26,6 @@ class Sentences:
 @cache
 def load_template(name: str) -> Template:
     """A template of this package. HTML is escaped, text is not."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=".html" in name,
-        undefined=StrictUndefined,
-    )
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=".html" in name, undefined=StrictUndefined)
     environment.filters |= {"plural": plural, "listed": join_list}
     return environment.get_template(name)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from rich.console import Console
 
+from llama_exp.console import make_console, say, show
 from llama_exp.errors import UserError
 from llama_exp.programs import program
 from llama_exp.report import costs, findings
@@ -23,7 +24,7 @@ from llama_exp.report.items import EvaluationItems, load_items
 from llama_exp.report.load import EvaluationRecord, UnreadFile, load_runs
 from llama_exp.report.next_command import next_command
 from llama_exp.report.runs_csv import write_csv
-from llama_exp.report.terminal import make_console, print_others, print_pending, print_tables, say
+from llama_exp.report.terminal import print_others, print_pending, print_tables
 from llama_exp.runs.files import atomic_write, write_json
 from llama_exp.sanitize import clean
 
@@ -100,8 +101,8 @@ def write_report(
     for section in extra_sections:
         say(console, f"People, in the study {section.name}: {section.summary}")
     for one in unread:
-        say(console, f"Not read: {clean(one.path)} ({one.reason})", "yellow")
-    say(console, f"Report: {home / 'index.html'}")
+        show(console, f"Not read: {clean(one.path)} ({one.reason})", "yellow")
+    show(console, f"Report: {home / 'index.html'}")
     return home / "index.html"
 
 

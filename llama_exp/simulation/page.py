@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llama_exp.formatting import format_p_value
+from llama_exp.report.templating import TEMPLATES
 from llama_exp.runs.files import atomic_write
 from llama_exp.sanitize import visible
 from llama_exp.simulation.conversations import ENDINGS
@@ -24,7 +25,7 @@ def write_page(
 ) -> None:
     """`differences`: those of comparison.json, for two simulations."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,11 +1,11 @@
-"""How far training is, live: a bar where a person looks on, a line at each validation elsewhere. The same numbers in
-both.
+"""How far training is, live: a bar where a person looks on, a line at each validation elsewhere.
 
 step 7/8  loss 3.116  validation loss 2.649  learning rate 0.00075  gradient norm 2.49  2,924 tokens/s
 """
 
 from lightning.pytorch.callbacks import RichProgressBar
-from rich.progress import BarColumn, TimeRemainingColumn
+
+from llama_exp.console import bar_columns
 
 FORMATS = {
     "loss": ("loss", ".3f"),
@@ -14,6 +14,9 @@ FORMATS = {
     "grad_norm": ("gradient norm", ".3g"),
     "tokens_per_second": ("tokens/s", ",.0f"),
 }
+
+IN_80_COLUMNS = ("loss", "validation_loss")  # what a narrow terminal has room for beside the bar
+WIDE = 140  # columns that hold the bar and every number
 
 
 def format_metrics(last: dict[str, float]) -> dict[str, str]:
@@ -29,7 +32,10 @@ class Progress(RichProgressBar):
         self.last, self.steps = last, steps
 
     def get_metrics(self, trainer, pl_module) -> dict[str, str]:
-        return {"step": f"{trainer.global_step}/{self.steps}", **format_metrics(self.last)}
+        """As many numbers as fit the terminal on one line."""
+        wide = self._console is not None and self._console.width >= WIDE
+        shown = {key: value for key, value in self.last.items() if wide or key in IN_80_COLUMNS}
+        return {"step": f"{trainer.global_step}/{self.steps}", **format_metrics(shown)}
 
     def configure_columns(self, trainer) -> list:
-        return [BarColumn(bar_width=16), TimeRemainingColumn(compact=True)]
+        return bar_columns()

@@ -58,7 +58,7 @@ def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
         at, value = validation[-1]
         message += f", validation loss {value:.3f}" + (f" at step {at:,.0f}" if at != step else "")
     print(f"{run.folder}: {message}", flush=True)
-    draw_losses(run.folder, f"{message[:1].upper()}{message[1:]}.")
+    draw_losses(run.folder, f"{message[:1].upper()}{message[1:]}.", keeps_best=bool(run.config.early_stopping))
     return message
 
 
@@ -72,10 +72,10 @@ def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: st
     draw_losses(run.folder, ended, announce=False)
 
 
-def draw_losses(folder: Path, ended: str, announce: bool = True) -> None:
+def draw_losses(folder: Path, ended: str, keeps_best: bool = False, announce: bool = True) -> None:
     """losses.png and losses.html. A figure that cannot be drawn is reported; it never costs a run."""
     try:
-        note = loss_page.write(folder, ended)
+        note = loss_page.write(folder, ended, keeps_best)
         if note and announce:
             print(f"{note} See {folder}/losses.html", flush=True)
     except Exception as error:
