@@ -196,9 +196,19 @@ def _files(folder: Path, unread: list[UnreadFile]) -> Iterator[Path]:
     def refused(error: OSError) -> None:
         unread.append(UnreadFile(Path(error.filename), reason(error)))
 
-    for home, folders, files in os.walk(folder, onerror=refused):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
-        yield from (Path(home, name) for name in sorted(MARKS.intersection(files)) if Path(home, name).is_file())
+    seen, pending = set(), [folder]
+    while pending:  # folders first, then what links lead to: a run keeps its own name where both lead to it
+        for home, folders, files in os.walk(pending.pop(0), onerror=refused):
+            facts = os.stat(home)
+            if (facts.st_dev, facts.st_ino) in seen:  # reached before: a second link, or a circle
+                folders.clear()
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            yield from (Path(home, name) for name in sorted(MARKS.intersection(files + folders)))
+            inside = sorted(f for f in folders if f not in SKIPPED | MARKS and not f.startswith("."))
+            links = {f for f in inside if os.path.islink(Path(home, f))}
+            pending += [Path(home, f) for f in inside if f in links]
+            folders[:] = [f for f in inside if f not in links]
 
 
 def _cleaned(record: Record) -> Record:
