@@ -36,6 +36,8 @@ NOT_COMPUTED = (
     "alora_invocation_tokens",
     "arrow_config",
     "use_qalora",
+    "megatron_config",  # PEFT would import the module that megatron_core names
+    "auto_mapping",
 )
 
 
