@@ -85,13 +85,18 @@ PICKLES = (
 )
 
 
-def test_no_command_executes_what_a_copied_run_holds(copied, tmp_path, command):
+def test_no_command_executes_what_a_copied_run_holds_and_lost_replies_come_again(copied, tmp_path, command):
     words, run = copied
     mark = tmp_path / "executed"
     for name in PICKLES.split():
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_bytes(pickle.dumps(Payload(mark)))
     command("evaluate.py", *words)
+    [replies] = run.glob("eval/*/predictions.jsonl")
+    whole = replies.read_text()
+    replies.write_text(whole[: len(whole) // 2])
+    assert "of 6 replies: the others are generated again" in command("evaluate.py", *words).stdout
+    assert len(replies.read_text().splitlines()) == 6
     command("llama-exp", "chat", *words, "prompt=Hello", "max_new_tokens=2")
     command("llama-exp", "publish", *words, "dry_run=true")
     command("llama-exp", "report", str(run.parent.parent))

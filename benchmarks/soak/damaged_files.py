@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SECONDS = 120  # a try that takes longer hangs
+SECONDS = 300  # a try that takes longer hangs
 CODES = {0, 1, 2, os.EX_TEMPFAIL}
 KEYS = (
     "model=tiny dataset=squad dataset.source=synthetic dataset.rows=80 batch=4 trainer.max_epochs=1 validations=2 "
@@ -231,6 +231,7 @@ def main(count: int = 300, seed: int = 0, real: int = 5) -> int:
         for index, one in enumerate(chosen):
             # work/ lies where the original was: stored paths of the study go on being right
             problem = attempt(whole, Path(home, "work", "o"), one, rng, run_apart if index < real else run_here)
+            print(f"\r{index + 1} of {len(chosen)}", end="", file=sys.stderr, flush=True)
             if problem:
                 failed += 1
                 print(f"{' | '.join(map(str, one))}: {problem}\n", flush=True)

@@ -14,7 +14,7 @@ from llama_exp.data.encoding import encode_prompts, with_responses
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.files import json_line, read_json_or_nothing, read_predictions, write_json, write_jsonl
-from llama_exp.sanitize import as_float
+from llama_exp.sanitize import as_float, as_int
 
 COST = ("seconds", "tokens", "peak_memory_bytes")
 
@@ -104,7 +104,7 @@ def is_for(prediction: Prediction, example: Example) -> bool:
 def stored_cost(folder: Path) -> dict[str, Any]:
     """cost.json; None for what is not there, or no number."""
     stored = read_json_or_nothing(folder / "cost.json")
-    return {key: as_float(stored.get(key)) for key in COST}
+    return {key: (as_float if key == "seconds" else as_int)(stored.get(key)) for key in COST}
 
 
 def total_cost(before: dict[str, Any], seconds: float, tokens: int, peak: int) -> dict[str, Any]:
