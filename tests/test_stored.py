@@ -1,26 +1,41 @@
 """What lies in a run's folder is data: read as it was written, taken as absent or refused where it is not, and never
 executed, wherever it came from."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import pickle
+import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.soak.damaged_files import damages
+from llama_exp.cli.main import prepare_process
 from llama_exp.config.compose import load_config
 from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics_of
-from llama_exp.report.load import load_runs
-from llama_exp.runs.files import read_json
+from llama_exp.evaluation.results import stored_results
+from llama_exp.overlap import audit
+from llama_exp.records import Prediction
+from llama_exp.report.breakdown import load_breakdown
+from llama_exp.report.items import load_items
+from llama_exp.report.load import load_curve, load_item_ids, load_runs
+from llama_exp.runs.files import read_json, write_jsonl
 from llama_exp.runs.find import check_adapter, find_run
 from llama_exp.runs.results import Results, read_results, write_results
 from llama_exp.runs.run import Run, read_config
+from llama_exp.runs.scores import write_scores
 from llama_exp.runs.stored import read_yaml
 from llama_exp.runs.summary import Summary, read_summary, write_summary
+from tests.conftest import ROOT, python
 
+EVALUATED = ("results.json", "predictions.jsonl", "scores.jsonl")
 SUMMARY = Summary(status="finished", identity={"dataset.name": "squad", "lora.r": 4}, steps=3, seconds={"train": 1.5})
 RESULTS = Results(scores={"squad/f1": 50.0, "loss": None}, intervals={"squad/f1": {"low": 40.0}}, items=4, split="test")
 
@@ -206,3 +221,47 @@ def test_an_adapter_that_is_not_whole_is_refused_with_the_command_that_makes_it_
     Run.load(run).put_aside_damaged_adapter()
     assert not Run.load(run).is_finished and (run / "adapter.broken").is_dir()
     assert "the run trains again" in capsys.readouterr().out
+
+
+FILES = ("config.yaml", "summary.json", "metrics.csv", "audit.json", *(f"eval/one/{name}" for name in EVALUATED))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_is_damaged_in_any_way_ends_no_report(file, copied, tmp_path):
+    """The part without a model of what benchmarks/soak/damaged_files.py tries by the hundred."""
+    _, run = copied
+    (run / "eval/one").mkdir(parents=True)
+    write_results(run / "eval/one", RESULTS)
+    replies = [Prediction(f"{i}", "p", ("r",), "r", "g", 1.0, 2) for i in range(4)]
+    write_jsonl(run / "eval/one/predictions.jsonl", replies)
+    write_scores(run / "eval/one", replies, {"squad/f1": [50.0] * 4})
+    shutil.copytree(run.parent.parent, tmp_path / "whole")
+    for name, damage in damages().items():
+        shutil.rmtree(run.parent.parent)
+        shutil.copytree(tmp_path / "whole", run.parent.parent)
+        damage(run / file, random.Random(0))
+        for one in load_runs(run.parent.parent)[0]:
+            load_curve(one)
+            for evaluation in one.evaluations:
+                load_item_ids(evaluation)
+                assert load_items(evaluation), name
+        audit.summary(run)
+        for read in (load_breakdown, stored_results):
+            with contextlib.suppress(UserError):
+                read(run / "eval/one")
+
+
+def test_a_full_disk_behind_the_output_is_an_error(copied):
+    _, run = copied
+    with open("/dev/full", "w") as full:
+        words = python("-m", "llama_exp", "report", str(run.parent.parent))
+        done = subprocess.run(words, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and "No space left on device" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_terminal_that_knows_only_ascii_gets_the_numbers(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    prepare_process()
+    print("3.0 ± 0.2 … é", flush=True)
+    assert stream.buffer.getvalue() == b"3.0 +/- 0.2 ... ?\n"
