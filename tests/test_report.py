@@ -493,7 +493,7 @@ def test_broken_and_foreign_files_are_named_with_the_reason_and_stop_nothing(tmp
         'no "scores"',
         "the file is empty",
         "not a number: f1 = high",
-        "recursion",
+        "nested too deeply",
         "wanted the columns step, loss and validation_loss",
     ):
         assert reason in done.stdout, reason

@@ -3,17 +3,23 @@
 import contextlib
 import csv
 import json
+import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from llama_exp.config.compose import load_config
 from llama_exp.runs.lock import lock_folder
 from llama_exp.runs.run import Run
+from llama_exp.training.checkpoint import usable_checkpoint
 from tests.conftest import ROOT, python, small
 from tests.killer import killed_at
 
@@ -108,20 +114,88 @@ def test_a_run_killed_twice_never_continues_from_the_middle_of_a_step(tmp_path, 
     assert adapter(tmp_path / "o") == adapter(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [lambda whole: whole[: len(whole) // 2], lambda whole: whole.replace(b"lora_A", b"lora_C", 1)],
-    ids=["cut short", "a letter changed"],
-)
-def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_anew(damage, whole, tmp_path, command):
-    words = [*small(**LONG), "checkpoint_every=2", f"outputs={tmp_path}/o"]
-    killed(*words, *killed_at(7))
+class Payload:
+    """Pickled, it creates a file when it is loaded."""
+
+    def __init__(self, mark):
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
+
+
+def changed(change):
+    """What turns a checkpoint's file into one with other contents, whole as far as its zip archive can tell."""
+
+    def damage(path):
+        checkpoint = torch.load(path, weights_only=True)
+        torch.save(change(checkpoint, path.with_name("executed")), path)
+
+    return damage
+
+
+def wider(checkpoint, _):
+    weights = checkpoint["state_dict"]
+    return checkpoint | {"state_dict": {name: torch.cat([value, value]) for name, value in weights.items()}}
+
+
+DAMAGED = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "a letter changed": lambda path: path.write_bytes(path.read_bytes().replace(b"lora_A", b"lora_C", 1)),
+    "executes code": changed(lambda checkpoint, mark: checkpoint | {"callbacks": Payload(mark)}),
+    "a bare pickle": lambda path: path.write_bytes(pickle.dumps(Payload(path.with_name("executed")))),
+    "of another rank": changed(wider),
+    "of another program": changed(lambda checkpoint, _: {"model": checkpoint["state_dict"]}),
+    "a list": changed(lambda checkpoint, _: [1]),
+    "of a longer run": changed(lambda checkpoint, _: checkpoint | {"global_step": 99}),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """(words, outputs) of a run that was killed after its checkpoint of step 6."""
+    outputs = tmp_path_factory.mktemp("interrupted") / "o"
+    words = [*small(**LONG), "checkpoint_every=2"]
+    killed(*words, f"outputs={outputs}", *killed_at(7))
+    return words, outputs
+
+
+@pytest.mark.parametrize("damage", ["cut short", "executes code", "of another rank", "a folder"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_run_starts_anew(damage, interrupted, whole, tmp_path, command):
+    words, outputs = interrupted
+    shutil.copytree(outputs, tmp_path / "o")
     checkpoint = run_of(tmp_path / "o") / "checkpoints" / "last.ckpt"
-    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
-    said = command("train.py", *words).stdout
-    assert f"{checkpoint} is damaged and cannot be continued from: renamed to last.ckpt.broken." in said
+    DAMAGED[damage](checkpoint)
+    said = command("train.py", *words, f"outputs={tmp_path}/o").stdout
+    assert f"{checkpoint} cannot be continued from (" in said and "renamed to last.ckpt.broken." in said
     assert "Continuing from" not in said
+    assert not list((tmp_path / "o").glob("**/executed"))
     assert curve(tmp_path / "o") == curve(whole) and adapter(tmp_path / "o") == adapter(whole)
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_every_damage_of_a_checkpoint_is_seen_and_none_is_executed(damage, interrupted, tmp_path, capsys):
+    path = tmp_path / "last.ckpt"
+    shutil.copy(run_of(interrupted[1]) / "checkpoints" / "last.ckpt", path)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    module = SimpleNamespace(state_dict=lambda: weights)
+    assert usable_checkpoint(path, module, 12) == path
+    DAMAGED[damage](path)
+    assert usable_checkpoint(path, module, 12) is None
+    assert "Training restarts from step 0" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ["last.ckpt.broken"]
+
+
+@pytest.mark.parametrize("head", [b"a,b\n1,2\n", b"\x00\xff\xfe\x01\n\x80,\n"], ids=["foreign", "binary"])
+def test_a_foreign_metrics_file_does_not_stop_a_run_from_continuing(head, interrupted, whole, tmp_path, command):
+    words, outputs = interrupted
+    shutil.copytree(outputs, tmp_path / "o")
+    (run_of(tmp_path / "o") / "metrics.csv").write_bytes(head)
+    said = command("train.py", *words, f"outputs={tmp_path}/o").stdout
+    assert "Continuing from" in said
+    assert adapter(tmp_path / "o") == adapter(whole)
+    assert curve(tmp_path / "o") == curve(whole)[6:], "the steps before the checkpoint are lost, no others"
 
 
 def test_a_run_that_ends_before_its_plan_is_not_called_finished(tmp_path, command):

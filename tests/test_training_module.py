@@ -31,7 +31,8 @@ from llama_exp.model.tokenizer import load_tokenizer
 from llama_exp.records import Tokens
 from llama_exp.training import callbacks
 from llama_exp.training import module as training_module
-from llama_exp.training.callbacks import Checkpoints, Curves, WholeCheckpoints
+from llama_exp.training.callbacks import Checkpoints, Curves
+from llama_exp.training.checkpoint import WholeCheckpoints
 from llama_exp.training.module import FineTuningModule, PendingStep, neftune
 from llama_exp.training.trainer import validation_interval
 

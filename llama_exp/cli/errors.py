@@ -3,7 +3,7 @@
 import dataclasses
 import decimal
 import difflib
-import os
+import errno
 import re
 from collections.abc import Sequence
 from enum import Enum
@@ -13,6 +13,7 @@ from hydra.errors import OverrideParseException
 
 from llama_exp.config import command_line
 from llama_exp.config.key_names import OTHER_NAMES, OTHER_VALUES, similar_keys
+from llama_exp.runs.lock import UNWRITABLE
 
 # Lines of Hydra's messages that are about Hydra.
 INTERNALS = (
@@ -26,6 +27,7 @@ INTERNALS = (
     "Error executing job",
 )
 GROUPS = ("experiment", "sweep", "dataset", "model", "lora", "trainer", "logger")  # folders of conf/: group=choice
+UNUSABLE = {*UNWRITABLE, errno.EISDIR, errno.ELOOP, errno.EIO, errno.ESTALE}
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -46,6 +48,14 @@ def mistyped(arguments: Sequence[str]) -> str | None:
 
 def is_config_error(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in ("hydra", "omegaconf") or "Config group override" in str(error)
+
+
+def file_error_message(error: BaseException) -> str:
+    """What to type where a file or folder cannot be used: full, read-only, a name that is too long; "" for the rest."""
+    if not isinstance(error, OSError) or error.errno not in UNUSABLE or isinstance(error, BrokenPipeError):
+        return ""
+    name = f"{str(error.filename)[:200]}: " if error.filename else "Writing failed: "
+    return f"{name}{error.strerror}. Free some space there, or name another place (outputs=FOLDER or out=FOLDER)."
 
 
 def config_error_message(error: BaseException, arguments: Sequence[str], options: Sequence[str] = ()) -> str:
@@ -71,9 +81,6 @@ def _unreadable_value(error: BaseException, arguments: Sequence[str], options: S
     key, equals, text = error.override.partition("=")
     if not equals:
         return f"{error.override}: wanted key=value."
-    if text.startswith("~") and (full := os.path.expanduser(text)) != text:
-        typed = command_line.shell_quoted(f"{key}={command_line.hydra_value(full)}")
-        return f"{error.override}: ~ is read only at the start of a word. Type {typed}"
     text = text.removeprefix(text[:1]) if text[:1] in ("'", '"') else text
     text = text.removesuffix(text[-1:]) if text[-1:] in ("'", '"') else text
     return (

@@ -6,12 +6,14 @@ nothing was started, 75 = no cell failed, but another process works on some: the
 """
 
 import atexit
+import codecs
 import contextlib
 import difflib
 import functools
 import gc
 import importlib
 import inspect
+import io
 import os
 import sys
 import traceback
@@ -21,10 +23,25 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from llama_exp import __version__
-from llama_exp.cli.errors import config_error_message, is_config_error, mistyped
-from llama_exp.cli.options import known_keys, options_help, parse_options
+from llama_exp.cli.errors import config_error_message, file_error_message, is_config_error, mistyped
+from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.errors import UserError
 from llama_exp.quiet import silence_libraries
+
+SPELT = {
+    "±": "+/-",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "…": "...",
+    "×": "x",
+    "·": "*",
+    "“": '"',
+    "”": '"',
+    "’": "'",
+    "≤": "<=",
+    "≥": ">=",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +191,9 @@ class CommandLine:
     def run(self) -> int:
         prepare_process()
         try:
-            return self._run()
+            code = self._run()
+            sys.stdout.flush()  # a full disk behind it is an error, too
+            return code
         except UserError as error:
             return _stopped(str(error), 2)
         except KeyboardInterrupt as interrupt:
@@ -183,6 +202,8 @@ class CommandLine:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _stopped("Stopped: the reader of this command's output has closed it.", 141)
         except Exception as error:
+            if message := file_error_message(error):
+                return _stopped(message, 2)
             if is_config_error(error):
                 return _stopped(
                     config_error_message(error, self.arguments, known_keys(self.parameters.get("options"))), 2
@@ -197,9 +218,11 @@ class CommandLine:
             print(self.help())
             return 0
         arguments, given = self.arguments, {}
+        own = known_keys(kind)
+        if kind and hasattr(kind, "check_arguments"):
+            arguments = kind.check_arguments(arguments)
+        arguments = [with_home(argument, quoted=argument.partition("=")[0] not in own) for argument in arguments]
         if kind:
-            if hasattr(kind, "check_arguments"):
-                arguments = kind.check_arguments(arguments)
             given["options"], arguments = parse_options(kind, arguments)
         if session := self.parameters.get("session"):
             given["session"] = session()
@@ -306,8 +329,9 @@ class CommandLine:
         from llama_exp.cli.sweep import FAILED
         from llama_exp.runs.run import Outcome
 
-        bug = not isinstance(error, UserError)
-        reason = f"{type(error).__name__}: {error}" if bug else str(error)
+        message = file_error_message(error)
+        bug = not (message or isinstance(error, UserError))
+        reason = f"{type(error).__name__}: {error}" if bug else message or str(error)
         known = reason in self.failures
         if bug and not known:
             traceback.print_exception(error)
@@ -341,6 +365,10 @@ def overrides_first(arguments: list[str]) -> list[str]:
 def prepare_process() -> None:
     """Silence libraries and set the environment that they read when they are imported."""
     silence_libraries()
+    codecs.register_error("spell", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="spell")
     if (
         os.environ.get("LOCAL_RANK", "0") != "0"
     ):  # a process that DistributedDataParallel started: only the first one prints
@@ -351,6 +379,13 @@ def prepare_process() -> None:
     # Threads that spin while they wait are 25 times slower on a busy machine; threads that sleep at once are a third
     # slower on an idle one. A short spin costs a sixth on either.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """`3.0 +/- 0.2` for a terminal that knows only ASCII, or Latin-1."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(SPELT.get(c, "?") for c in error.object[error.start : error.end]), error.end
 
 
 def _stopped(message: str, code: int) -> int:

@@ -6,6 +6,7 @@ has none of it. So a command's own options never reach Hydra: everything after t
 
 import dataclasses
 import math
+import os
 import types
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from llama_exp.config.command_line import hydra_value
 from llama_exp.errors import UserError
 from llama_exp.sanitize import valid_unicode
 
@@ -56,6 +58,18 @@ def parse_options(kind: type[Options], arguments: Sequence[str]) -> tuple[Option
     if problems:
         raise UserError("\n".join(problems))
     return kind(**values), rest
+
+
+PATHS = ("out", "outputs", "dataset.path", "model.path", "predictions", "prompt_file", "study", "settings")
+
+
+def with_home(argument: str, quoted: bool) -> str:
+    """out=/home/me/runs for out=~/runs, which the shell leaves as it is; `quoted` for Hydra's grammar."""
+    key, _, text = argument.partition("=")
+    if key not in PATHS or not text.startswith("~") or "," in text:
+        return argument
+    full = os.path.expanduser(text)
+    return f"{key}={hydra_value(full) if quoted else full}"
 
 
 def _is_required(field: dataclasses.Field) -> bool:

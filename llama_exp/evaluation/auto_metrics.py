@@ -6,6 +6,7 @@ from llama_exp import metrics
 from llama_exp.config.schema import Config
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
+from llama_exp.sanitize import clean
 from llama_exp.session import Session
 
 
@@ -25,8 +26,15 @@ def with_metrics_of(config: Config, trained: Config) -> Config:
     """The config with the metrics that were chosen when its run was trained."""
     if metrics.AUTO not in config.dataset.metrics or metrics.AUTO in trained.dataset.metrics:
         return config
-    same = config.dataset.name == trained.dataset.name and config.dataset.path == trained.dataset.path
-    return _replaced(config, trained.dataset.metrics) if same else config
+    if (config.dataset.name, config.dataset.path) != (trained.dataset.name, trained.dataset.path):
+        return config
+    names = trained.dataset.metrics
+    if foreign := [name for name in names if name not in metrics.METRICS]:  # a stored name is never imported
+        raise UserError(
+            f"The run was scored by {clean(', '.join(foreign))}, which is not of this package. To score it so again, "
+            f"type dataset.metrics=[{clean(','.join(names))}]"
+        )
+    return _replaced(config, names)
 
 
 def _replaced(config: Config, names: list[str]) -> Config:

@@ -146,13 +146,7 @@ def reuse(request: EvaluationRequest, results: Results) -> Outcome:
     request.check_same(results)
     if is_up_to_date(request, results):
         return _announce(request, f"already evaluated: {format_scores(results)}")
-    path = request.folder / "predictions.jsonl"
-    predictions = read_predictions(path)
-    if results.items not in (None, len(predictions)):
-        raise UserError(
-            f"{path} holds {len(predictions):,} of the {results.items:,} replies that were scored. Delete results.json "
-            "there, and the same command generates the missing ones."
-        )
+    predictions = read_predictions(request.folder / "predictions.jsonl")
     cost = {key: getattr(results, key) for key in COST}
     results = save_results(request, predictions, cost, results.answers_lost)
     return _announce(request, f"scored again from its predictions: {format_scores(results)}")

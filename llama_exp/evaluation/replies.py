@@ -4,7 +4,6 @@ eval/squad-test-300/predictions.jsonl    a line per reply
 eval/squad-test-300/cost.json            seconds, tokens and peak memory so far, of earlier processes too
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,8 @@ from llama_exp.console import Countdown
 from llama_exp.data.encoding import encode_prompts, with_responses
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.records import Example, Prediction
-from llama_exp.runs.files import json_line, read_predictions, write_json, write_jsonl
+from llama_exp.runs.files import json_line, read_json_or_nothing, read_predictions, write_json, write_jsonl
+from llama_exp.sanitize import as_float, as_int
 
 COST = ("seconds", "tokens", "peak_memory_bytes")
 
@@ -102,10 +102,9 @@ def is_for(prediction: Prediction, example: Example) -> bool:
 
 
 def stored_cost(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "cost.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return dict.fromkeys(COST)
+    """cost.json; None for what is not there, or no number."""
+    stored = read_json_or_nothing(folder / "cost.json")
+    return {key: (as_float if key == "seconds" else as_int)(stored.get(key)) for key in COST}
 
 
 def total_cost(before: dict[str, Any], seconds: float, tokens: int, peak: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From predictions to results.json: the scores, what was evaluated and what it cost."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.evaluation.scoring import intervals_as_dicts, score, score_clean_items, scoring_settings
 from llama_exp.overlap.audit import clean_predictions
 from llama_exp.records import Prediction
+from llama_exp.runs.files import read_predictions
 from llama_exp.runs.provenance import provenance
 from llama_exp.runs.results import Results, read_results, write_results
 from llama_exp.runs.scores import SCORES, write_scores
@@ -64,14 +66,21 @@ def save_results(
 
 
 def stored_results(folder: Path) -> Results | None:
-    """The results of an earlier evaluation; None where there are none. Damaged ones are announced and scored again."""
+    """The results of an earlier evaluation; None where there are none. Damaged ones are announced and scored again, as
+    are those whose replies are no longer all there."""
     try:
-        return read_results(folder)
+        results = read_results(folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"  {folder / 'results.json'} is damaged ({reason(error)}): scoring again.", flush=True)
         return None
+    path = folder / "predictions.jsonl"
+    found = len(read_predictions(path)) if os.path.lexists(path) else 0
+    if results.items in (None, found):
+        return results
+    print(f"  {path} holds {found:,} of {results.items:,} replies: the others are generated again.", flush=True)
+    return None
 
 
 def is_up_to_date(request: EvaluationRequest, results: Results) -> bool:

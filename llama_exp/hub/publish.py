@@ -1,7 +1,6 @@
 """Publish a run: prepare a folder with the adapter or the merged model, check it, upload it."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,9 @@ from llama_exp.hub.model_card import agreement, base_name, check_model_name, wri
 from llama_exp.hub.upload import TOKEN, HubRepository, check_name
 from llama_exp.model import hardware
 from llama_exp.model.tokenizer import pieces_alone, read_tokenizer
-from llama_exp.runs.adapter import ADAPTER_FILES, adapter_checksums, check_adapter
-from llama_exp.runs.files import write_json
-from llama_exp.runs.find import find_run, training_command
+from llama_exp.runs.adapter import ADAPTER_FILES, adapter_checksums
+from llama_exp.runs.files import read_json, read_json_or_nothing, write_json
+from llama_exp.runs.find import check_adapter, find_run
 from llama_exp.runs.run import Run
 
 if TYPE_CHECKING:
@@ -83,16 +82,12 @@ def list_files(folder: Path, name: str, private: bool) -> None:
 
 def prepare_adapter(run: Run, folder: Path) -> None:
     """Copy the adapter's two files; the base is named as others can find it, not by a path of this machine."""
+    check_adapter(run.adapter)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ADAPTER_FILES:
-        if not (run.adapter / name).is_file():
-            command = training_command(run.config)
-            raise UserError(f"{run.adapter} has no {name}. Delete {run.folder} and train again: {command}")
-    check_adapter(run.adapter)
-    for name in ADAPTER_FILES:
         shutil.copyfile(run.adapter / name, folder / name)
-    adapter = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+    adapter = read_json(folder / ADAPTER_FILES[0])
     adapter |= {"base_model_name_or_path": base_name(run.config), "revision": run.config.model.revision}
     write_json(folder / ADAPTER_FILES[0], adapter)
     model = run.config.model
@@ -110,8 +105,9 @@ def prepare_merged(run: Run, config: Config, folder: Path, options: "PublishOpti
     from llama_exp.hub.merge import compare_with_adapter, merge
 
     path = folder.with_name("comparison.json")
+    check_adapter(run.adapter)
     inputs = {"adapter": adapter_checksums(run.adapter), "check": options.check, "split": config.split.value}
-    comparison = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    comparison = read_json_or_nothing(path)
     if not folder.is_dir() or {key: comparison.get(key) for key in inputs} != inputs:
         path.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from llama_exp.config.schema import LoraConfig, Scaling, Targets
 from llama_exp.config.seeds import fold_seed
 from llama_exp.errors import UserError
 from llama_exp.model.checkpoint import check_same_files
-from llama_exp.runs.adapter import check_adapter
+from llama_exp.runs.find import check_adapter
 from llama_exp.runs.summary import find_summary
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -36,6 +36,8 @@ NOT_COMPUTED = (
     "alora_invocation_tokens",
     "arrow_config",
     "use_qalora",
+    "megatron_config",  # PEFT would import the module that megatron_core names
+    "auto_mapping",
 )
 
 
@@ -106,7 +108,7 @@ def load_lora(base: nn.Module, folder: Path, name: str = "default") -> nn.Module
         else:
             model = PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=False)
         _check_whole(model, folder, name)
-    except (RuntimeError, ValueError, KeyError, UserError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         _take_off(base, name)
         if isinstance(error, UserError):
             raise

@@ -4,7 +4,6 @@ audit.json    what overlaps, and by id which held-out items are clean: evaluatio
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from llama_exp.config.schema import Config, Source
 from llama_exp.data.dialogue import BEGIN
 from llama_exp.formatting import plural
 from llama_exp.records import Example, Prediction
-from llama_exp.runs.files import write_json
+from llama_exp.runs.files import read_json_or_nothing, write_json
 from llama_exp.runs.run import Run
+from llama_exp.runs.stored import typed
 from llama_exp.sanitize import visible
 
 if TYPE_CHECKING:
@@ -191,9 +191,18 @@ def _content(*sides: Sequence["Row"]) -> str:
     return digest.hexdigest()[:32]
 
 
+STORED = {"content": str, **dict.fromkeys(SPLITS, dict[str, list[str]])}
+
+
 def _stored(folder: Path | None) -> dict[str, Any]:
-    """audit.json, or nothing where there is none that can be read."""
+    """audit.json, or nothing where there is none that can be read: the same comparison is made again."""
+    found = read_json_or_nothing(folder / "audit.json") if folder else {}
     try:
-        return json.loads((folder / "audit.json").read_text(encoding="utf-8")) if folder else {}
-    except (OSError, ValueError):
+        describe(found)  # reads every other key
+        found["by_group"] = list(found.get("by_group", []))
+        whole = "content" in found and all(
+            typed(found[key], STORED[key]) == found[key] for key in STORED if key in found
+        )
+    except (LookupError, TypeError, ValueError, AttributeError):
         return {}
+    return found if whole else {}

@@ -16,7 +16,7 @@ from llama_exp.errors import UserError
 from llama_exp.metrics import cheap_metrics, likelihood, load
 from llama_exp.records import Prediction
 from llama_exp.report.load import EvaluationRecord
-from llama_exp.runs.files import atomic_write, read_predictions
+from llama_exp.runs.files import atomic_write, read_json, read_predictions
 from llama_exp.runs.scores import SCORES, read_scores
 
 FORMAT = 2  # of the files in report/items; a new number discards the old ones
@@ -95,7 +95,7 @@ def _mismatch(items: EvaluationItems, evaluation: EvaluationRecord) -> str:
 
 def _read_cache(path: Path | None, stamp: list) -> EvaluationItems | None:
     try:
-        cached = json.loads(path.read_text(encoding="utf-8")) if path else None
+        cached = read_json(path) if path else None
         if not cached or cached["stamp"] != stamp:
             return None
         scores = {name: tuple(values) for name, values in cached["scores"].items()}

@@ -7,7 +7,6 @@ A reader of results meets half-written files, files of other tools and strings t
 on them: what cannot be read is named with its reason, and every string is cleaned once, on the way in.
 """
 
-import csv
 import dataclasses
 import os
 import re
@@ -16,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from llama_exp.config.identity import identity_leaves
 from llama_exp.errors import UserError
+from llama_exp.runs.files import MAX_BYTES, read_text
+from llama_exp.runs.metrics import parse_metrics
 from llama_exp.runs.results import Results, read_results
+from llama_exp.runs.stored import leaves, read_yaml
 from llama_exp.runs.summary import Summary, read_summary
 from llama_exp.sanitize import as_dict, as_float, as_int, as_text, clean, cleaned, reason
 
@@ -166,43 +166,49 @@ def load_evaluation_keys(evaluation: EvaluationRecord) -> dict[str, Any]:
 def load_curve(run: RunRecord) -> tuple[TrainingCurve, list[UnreadFile]]:
     """The losses in metrics.csv. A last line cut short by a kill is left out, as in any row without a number."""
     path = run.folder / "metrics.csv"
-    if not path.is_file():
-        return TrainingCurve(), []
     train: list[tuple[float, float]] = []
     validation: list[tuple[float, float]] = []
     try:
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            rows = csv.DictReader(file)
-            if not {"step", "loss", "validation_loss"} <= set(rows.fieldnames or ()):
-                return TrainingCurve(), [UnreadFile(path, "wanted the columns step, loss and validation_loss")]
-            for row in rows:
-                step = as_float(row.get("step"))
-                for key, points in (("loss", train), ("validation_loss", validation)):
-                    value = as_float(row.get(key))
-                    if step is not None and value is not None:
-                        points.append((step, value))
-    except (OSError, csv.Error) as error:
+        rows = parse_metrics(path)
+    except FileNotFoundError:
+        return TrainingCurve(), []
+    except UNREADABLE as error:
         return TrainingCurve(), [UnreadFile(path, reason(error))]
+    for row in rows:
+        step = as_float(row.get("step"))
+        for key, points in (("loss", train), ("validation_loss", validation)):
+            value = as_float(row.get(key))
+            if step is not None and value is not None:
+                points.append((step, value))
     return TrainingCurve(tuple(train), tuple(validation)), []
 
 
 def load_item_ids(evaluation: EvaluationRecord) -> frozenset[str] | None:
     """Which items were answered, from predictions.jsonl; None where that file is gone. Ids come first on every line."""
     try:
-        text = (evaluation.folder / "predictions.jsonl").read_bytes()
-    except OSError:
+        text = read_text(evaluation.folder / "predictions.jsonl", 8 * MAX_BYTES)
+    except (OSError, ValueError):
         return None
-    ids = re.findall(rb'^\{"id": "((?:[^"\\]|\\.)*)"', text, re.M)
-    return frozenset(i.decode("utf-8", "replace") for i in ids)
+    return frozenset(re.findall(r'^\{"id": "((?:[^"\\]|\\.)*)"', text, re.M))
 
 
 def _files(folder: Path, unread: list[UnreadFile]) -> Iterator[Path]:
     def refused(error: OSError) -> None:
         unread.append(UnreadFile(Path(error.filename), reason(error)))
 
-    for home, folders, files in os.walk(folder, onerror=refused):
-        folders[:] = sorted(f for f in folders if f not in SKIPPED and not f.startswith("."))
-        yield from (Path(home, name) for name in sorted(MARKS.intersection(files)) if Path(home, name).is_file())
+    seen, pending = set(), [folder]
+    while pending:  # folders first, then what links lead to: a run keeps its own name where both lead to it
+        for home, folders, files in os.walk(pending.pop(0), onerror=refused):
+            facts = os.stat(home)
+            if (facts.st_dev, facts.st_ino) in seen:  # reached before: a second link, or a circle
+                folders.clear()
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            yield from (Path(home, name) for name in sorted(MARKS.intersection(files + folders)))
+            inside = sorted(f for f in folders if f not in SKIPPED | MARKS and not f.startswith("."))
+            links = {f for f in inside if os.path.islink(Path(home, f))}
+            pending += [Path(home, f) for f in inside if f in links]
+            folders[:] = [f for f in inside if f not in links]
 
 
 def _cleaned(record: Record) -> Record:
@@ -296,16 +302,4 @@ def identity_among(leaves: dict[str, Any]) -> dict[str, Any]:
 
 def stored_leaves(config: Path) -> dict[str, Any]:
     """{dotted key: value} of a config.yaml, as stored: not yet cleaned."""
-
-    def walk(value, key):
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                yield from walk(inner, f"{key}.{name}" if key else str(name))
-        else:
-            yield key, value
-
-    try:
-        stored = yaml.safe_load(config.read_text(encoding="utf-8", errors="replace"))
-    except yaml.YAMLError as error:
-        raise ValueError(reason(error)) from None
-    return dict(walk(stored, "")) if isinstance(stored, dict) else {}
+    return leaves(read_yaml(config))

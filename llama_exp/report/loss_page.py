@@ -14,7 +14,7 @@ from llama_exp.report.figures.style import INK, MUTED, NARROW, RANKS, page_colou
 from llama_exp.report.figures.training import Points, loss_limits
 from llama_exp.report.templating import Sentences, load_template
 from llama_exp.runs.files import atomic_write
-from llama_exp.runs.run import read_metrics
+from llama_exp.runs.metrics import read_metrics
 
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
 RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample

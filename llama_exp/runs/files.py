@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import IO, Any
 
 from llama_exp.errors import UserError
 from llama_exp.records import Prediction, Turn
+from llama_exp.sanitize import as_float, as_int, clean, reason
 
 
 @contextmanager
@@ -45,18 +48,53 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
+MAX_BYTES = 256 << 20  # of a file that is read whole; predictions.jsonl of 10,000 items has 20 MB
+
+
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """The text of a file that a crash, another program or another person may have written; what is no UTF-8 becomes
+    U+FFFD.
+
+    Raises OSError where there is none, ValueError for a folder or a pipe in its place, and for one beyond `limit`.
+    """
+    facts = os.stat(path)
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
+        raise ValueError("a folder, a pipe or a device is in its place")
+    if facts.st_size > limit:
+        raise ValueError(f"it has {facts.st_size:,} bytes, and at most {limit:,} are read")
+    return Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def parse_json(text: str) -> Any:
+    """JSON as values; NaN, Infinity and 1e999, which are no numbers, become None. Raises ValueError alone."""
+    try:
+        return json.loads(text, parse_constant=lambda word: None, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file. Raises OSError, or ValueError for anything that is not one whole JSON object."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_text(path)
     if not text.strip():
         raise ValueError("the file is empty")
-    try:
-        values = json.loads(text, parse_constant=lambda word: None)  # NaN and Infinity: no JSON, and no numbers
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
+    values = parse_json(text)
     if not isinstance(values, dict):
         raise ValueError(f"wanted an object, got {type(values).__name__}")
     return values
+
+
+def read_json_or_nothing(path: Path) -> dict[str, Any]:
+    """The object in a file; {} where there is none that can be read, for what can be made again."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return {}
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
@@ -77,19 +115,38 @@ def parse_turns(read: Iterable[dict[str, str]]) -> tuple[Turn, ...]:
 
 def read_predictions(path: Path) -> list[Prediction]:
     """Read `predictions.jsonl`. A last line cut short by a kill is left out; any other broken line is an error."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    try:
+        lines = read_text(path, limit=8 * MAX_BYTES).split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}). Move it away and evaluate again.") from None
     read = []
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
         try:
-            values = json.loads(text)
-            history = parse_turns(values.get("history", ()))
-            read.append(Prediction(**{**values, "references": tuple(values["references"]), "history": history}))
-        except (ValueError, TypeError, KeyError) as error:
+            read.append(_prediction(parse_json(text)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines):  # no newline after it: the writer was killed in the middle of this line
                 break
             raise UserError(
-                f"{path}:{number}: not a prediction ({error}). Delete the file and evaluate again."
+                f"{path}:{number}: not a prediction ({clean(error, 200)}). Delete the file and evaluate again."
             ) from None
     return read
+
+
+def _prediction(values: dict[str, Any]) -> Prediction:
+    """A Prediction from JSON. Raises ValueError, TypeError or KeyError where a value is not of its field's type."""
+    if not isinstance(values["references"], list):
+        raise TypeError("references: wanted a list")
+    history = parse_turns(values.get("history", ()))
+    one = Prediction(**{**values, "references": tuple(values["references"]), "history": history})
+    texts = [one.id, one.prompt, one.reply, one.group, one.response, one.system, *one.references]
+    texts += [*one.tags.keys(), *one.tags.values(), *(part for turn in history for part in (turn.role, turn.text))]
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise TypeError(f"wanted text, got {wrong[0]!r}")
+    "".join(texts).encode()  # half a character cannot be written again
+    if one.nll is not None and as_float(one.nll) != one.nll:
+        raise TypeError(f"nll: wanted a number, got {one.nll!r}")
+    if as_int(one.tokens) != one.tokens or not 0 <= one.tokens < 2**53:
+        raise TypeError(f"tokens: wanted a whole number, got {one.tokens!r}")
+    return one

@@ -5,17 +5,29 @@ training command did. Other training keys (optimizer.lr, batch …) select a run
 the run itself.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from llama_exp.config.command_line import FIRST_KEYS, command, folder_options, hydra_value, shell_quoted, with_override
-from llama_exp.config.compose import choices, default_config, explicit_keys, typed_arguments, typed_program
+from llama_exp.config.compose import (
+    choices,
+    dataset_target,
+    default_config,
+    explicit_keys,
+    typed_arguments,
+    typed_program,
+)
 from llama_exp.config.identity import RUN_KEYS, flat, identity
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.runs.adapter import damaged_adapter, incomplete_adapter
 from llama_exp.runs.run import Run
+from llama_exp.runs.stored import leaves, read_yaml
+from llama_exp.runs.summary import read_summary
+from llama_exp.sanitize import clean, reason
 
 SHORT_NAMES = {key: name for name, key in FIRST_KEYS.items()}
 SHOWN = 10  # runs listed in a message
@@ -26,8 +38,28 @@ def find_run(config: Config) -> Run:
 
     The run named by exactly this config comes first; else the one run that agrees in all of these, whatever its
     other training keys were. With `trained_on` only runs of that dataset count, wherever their rows came from.
-    Raises UserError where no run or several match, with the commands that tell them apart.
+    Raises UserError where no run or several match, with the commands that tell them apart, and where its data are read
+    by a class that this command does not offer.
     """
+    run = _find_run(config)
+    _check_class(run, config)
+    return run
+
+
+def _check_class(run: Run, config: Config) -> None:
+    """The class that a run's config.yaml names is compared with the reader's own, and never imported."""
+    name = run.config.dataset.name
+    own = config.dataset._target_ if config.dataset.name == name else dataset_target(name)
+    stored = leaves(read_yaml(run.folder / "config.yaml")).get("dataset._target_")
+    if stored != own:
+        raise UserError(
+            f"{run.folder} was trained on data that {clean(stored or 'llama_exp itself', 100)} reads, and here "
+            f"dataset={name} is read by {own or 'llama_exp itself'}. Name the folder whose dataset/{name}.yaml has "
+            "that class: --config-dir FOLDER."
+        )
+
+
+def _find_run(config: Config) -> Run:
     dataset = config.trained_on or config.dataset.name
     if dataset not in (known := choices("dataset")):
         raise UserError(f"trained_on={dataset}: no such dataset; known: {', '.join(known)}.")
@@ -48,12 +80,15 @@ def find_run(config: Config) -> Run:
         advice += f"\n{others}"
     if config.trained_on:
         raise UserError(f"No run below {parent.absolute()} matches. {advice}")
-    raise UserError(f"No adapter at {exact.adapter.absolute()}. {advice}")
+    raise UserError(f"{_why_untrained(exact)} {advice}")
 
 
 def finished_runs(parent: Path) -> list[Run]:
-    """The finished runs whose folders lie directly below `parent`, by name."""
-    runs = (Run.load(path.parent) for path in sorted(parent.glob("*/config.yaml")))
+    """The finished runs whose folders lie directly below `parent`, by name; not those whose config cannot be read."""
+    runs = []
+    for path in sorted(parent.glob("*/config.yaml")):
+        with contextlib.suppress(UserError):
+            runs.append(Run.load(path.parent))
     return [run for run in runs if run.is_finished]
 
 
@@ -62,15 +97,38 @@ def _why_unfinished(run: Run) -> str:
     folder = run.folder
     if run.exists:
         stored = dataclasses.replace(Run.load(folder).config, out=run.config.out)
-        return (
-            f"No adapter at {folder.absolute()}/adapter: its run has not finished. "
-            f"To continue: {training_command(stored)}"
-        )
+        return f"{_why_untrained(run)} To continue: {training_command(stored)}"
     what = "that folder holds no run" if folder.is_dir() else "there is no such folder"
     return (
         f"out={run.config.out}: {what} (looked at {folder.absolute()}). Name the folder of a finished run, or leave "
         "out=… away and name the keys that trained it: dataset=… sample=… lora.r=…"
     )
+
+
+def _why_untrained(run: Run) -> str:
+    """Why a run does not count as finished."""
+    path = run.folder / "summary.json"
+    try:
+        ended_well = read_summary(run.folder).ended_well
+    except FileNotFoundError:
+        ended_well = False
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read ({reason(error)}): only it says whether training ended well."
+    if ended_well:
+        return incomplete_adapter(run.adapter)
+    what = ": its run has not finished" if run.exists else ""
+    return f"No adapter at {run.adapter.absolute()}{what}."
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise UserError where an adapter is not the one that its training saved, with the command that makes it again."""
+    if problem := damaged_adapter(folder):
+        again = "train it again"
+        with contextlib.suppress(UserError):  # an adapter from elsewhere has no run
+            run = Run.load(folder.parent)
+            out = str(run.folder) if run.config.out else None
+            again += f", which puts the damaged one aside: {training_command(dataclasses.replace(run.config, out=out))}"
+        raise UserError(f"{problem} Copy {folder} again from where it was trained, or {again}")
 
 
 def _apart(runs: list[Run]) -> str:

@@ -17,6 +17,7 @@ UNWRITABLE = {
     errno.EDQUOT,
     errno.EEXIST,
     errno.EFBIG,
+    errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.ENOTDIR,
     errno.EPERM,

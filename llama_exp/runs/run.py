@@ -12,24 +12,31 @@ outputs/squad/tiny-300-r16-seed0/
 """
 
 import contextlib
-import csv
+import dataclasses
+import re
 import shutil
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import OmegaConf
-from safetensors import SafetensorError, safe_open
+from omegaconf.errors import OmegaConfBaseException
 
-from llama_exp.config.compose import dataset_target, default_config
+from llama_exp.config.compose import choices, dataset_target, default_config
 from llama_exp.config.identity import flat, identity, run_folder
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.runs.adapter import damaged_adapter, incomplete_adapter
 from llama_exp.runs.files import atomic_write, write_json
 from llama_exp.runs.lock import LOCK, lock_folder
+from llama_exp.runs.metrics import read_metrics
+from llama_exp.runs.stored import read_yaml
 from llama_exp.runs.summary import Summary, find_summary, write_summary
+from llama_exp.sanitize import clean, reason
 
 
 class Clock:
@@ -128,7 +135,7 @@ class Run:
     def is_finished(self) -> bool:
         """Whether training ended well and the adapter is whole."""
         summary = self.summary
-        return summary is not None and summary.ended_well and _is_whole(self.adapter / "adapter_model.safetensors")
+        return summary is not None and summary.ended_well and not incomplete_adapter(self.adapter)
 
     @property
     def training_examples(self) -> dict[str, Any]:
@@ -168,7 +175,7 @@ class Run:
     def write_config(self) -> None:
         try:
             with atomic_write(self.folder / "config.yaml") as file:
-                file.write(OmegaConf.to_yaml(OmegaConf.structured(self.config)))
+                yaml.safe_dump(_plain(dataclasses.asdict(self.config)), file, sort_keys=False, allow_unicode=True)
         except OSError as error:
             raise UserError(
                 f"Cannot write to {self.folder}: {error.strerror or error}. Choose another place: outputs=FOLDER."
@@ -187,6 +194,15 @@ class Run:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "summary.json").unlink(missing_ok=True)
 
+    def put_aside_damaged_adapter(self) -> None:
+        """Rename the adapter of a finished run that is not what training saved, and say so: the run trains again."""
+        summary = self.summary
+        if summary and summary.ended_well and self.adapter.exists() and (problem := damaged_adapter(self.adapter)):
+            aside = self.adapter.with_name("adapter.broken")
+            shutil.rmtree(aside, ignore_errors=True)
+            self.adapter.rename(aside)
+            print(f"{problem} Its folder is now {aside.name}, and the run trains again.", flush=True)
+
     def discard_checkpoints(self) -> None:
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
@@ -200,34 +216,44 @@ def read_config(folder: Path) -> Config:
             "Copy that file too, or name another folder."
         )
     try:
-        return _parse_config(path)
-    except Exception as error:  # whatever OmegaConf or YAML raise for a damaged file
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} cannot be read ({reason}). Delete {folder} and run again.") from error
+        return _typed_config(read_yaml(path))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        why = reason(error) if isinstance(error, OSError) else clean(str(error).split("\n")[0], 200)
+        raise UserError(
+            f"{path} cannot be read ({why or type(error).__name__}). Copy it again from where the run was trained, or "
+            "train in another folder: out=FOLDER."
+        ) from error
 
 
-def _parse_config(path: Path) -> Config:
-    schema, stored = OmegaConf.structured(Config), OmegaConf.load(path)
+def _typed_config(stored: dict[str, Any]) -> Config:
+    """A Config of stored values. They are data: nothing in them is computed, looked up or imported."""
+    schema, stored = OmegaConf.structured(Config), _literal(stored)
     if newer := [key for key in schema if key not in stored]:
-        defaults = OmegaConf.structured(default_config({"dataset": stored.dataset.name, "model": stored.model.name}))
-        stored = OmegaConf.merge({key: defaults[key] for key in newer}, stored)
+        name, model = str(stored["dataset"]["name"]), str(stored["model"]["name"])
+        known = {"dataset": name if name in choices("dataset") else "squad", "model": model}
+        defaults = OmegaConf.structured(default_config(known))
+        stored = {key: defaults[key] for key in newer} | stored
     config = cast(Config, OmegaConf.to_object(OmegaConf.merge(schema, stored)))
     # Which code reads the data is named by the user's own configuration, never by a folder that somebody may have made.
     config.dataset._target_ = dataset_target(config.dataset.name)
     return config
 
 
-def read_metrics(folder: Path) -> list[dict[str, str]]:
-    """The rows of a folder's metrics.csv, as text; [] where there is none."""
-    with contextlib.suppress(FileNotFoundError), open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-    return []
+def _plain(value: Any) -> Any:
+    """A config as YAML holds it, enums by their names."""
+    if isinstance(value, dict):
+        return {key: _plain(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(of) for of in value]
+    return value.name if isinstance(value, Enum) else value
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a safetensors file is complete: its header records how long the data is."""
-    try:
-        with safe_open(path, framework="np") as file:
-            return bool(file.keys())
-    except (OSError, SafetensorError):
-        return False
+def _literal(value: Any) -> Any:
+    """Values that OmegaConf takes as they are: `${…}` in them is text."""
+    if isinstance(value, dict):
+        return {key: _literal(of) for key, of in value.items()}
+    if isinstance(value, list):
+        return [_literal(of) for of in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    return value

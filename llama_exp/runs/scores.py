@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llama_exp.errors import UserError
 from llama_exp.records import Prediction
-from llama_exp.runs.files import atomic_write
+from llama_exp.runs.files import atomic_write, parse_json, read_text
 
 SCORES = "scores.jsonl"
 
@@ -27,7 +27,7 @@ def read_scores(folder: Path, predictions: Sequence[Prediction]) -> dict[str, li
     """The scores of these predictions, in their order; a UserError where they are not there or not numbers."""
     path = Path(folder) / SCORES
     try:
-        rows = [json.loads(text) for text in path.read_text(encoding="utf-8").split("\n") if text.strip()]
+        rows = [parse_json(text) for text in read_text(path).split("\n") if text.strip()]
         by_id = {row.pop("id"): row for row in rows}
         names = list(rows[0]) if rows else []
         items = {name: [float(by_id[p.id][name]) for p in predictions] for name in names}

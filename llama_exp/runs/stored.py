@@ -1,4 +1,4 @@
-"""Records read back from JSON that a crash, another program or another version may have written.
+"""Records and configs read back from JSON and YAML that a crash, another program or another version may have written.
 
 {"steps": 12, "tokens": "many", "seconds": {"train": 8.5, "load": null}}  ->  steps 12, tokens None, train 8.5
 """
@@ -8,12 +8,63 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
+import yaml
+
 from llama_exp.errors import UserError
-from llama_exp.sanitize import as_float, as_int
+from llama_exp.runs.files import read_text
+from llama_exp.sanitize import as_float, as_int, reason
 
 ABSENT = object()
 
 Record = TypeVar("Record")
+
+YAML_BYTES, YAML_DEPTH = 256 << 10, 32  # a config.yaml has 3 KB and four levels
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML's own types alone; a date stays text."""
+
+
+PlainLoader.add_constructor("tag:yaml.org,2002:timestamp", PlainLoader.construct_yaml_str)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A stored config as plain values: no tags, no aliases (a few of them stand for any number of values), no
+    interpolation. Raises OSError, or ValueError for anything else than one mapping.
+    """
+    text = read_text(path, YAML_BYTES)
+    try:
+        _check_yaml(text)
+        values = yaml.load(text, PlainLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(reason(error)) from None
+    if not isinstance(values, dict):
+        raise ValueError(f"wanted keys and values, got {type(values).__name__}")
+    return values
+
+
+def _check_yaml(text: str) -> None:
+    """Raise ValueError for what a program writes nowhere, and a person rarely."""
+    depth = 0
+    for event in yaml.parse(text, PlainLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise ValueError(f"line {event.start_mark.line + 1}: aliases and tags are not read")
+        if depth > YAML_DEPTH:
+            raise ValueError(f"line {event.start_mark.line + 1}: nested more than {YAML_DEPTH} levels deep")
+
+
+def leaves(values: dict[str, Any]) -> dict[str, Any]:
+    """{dotted key: value} of nested mappings."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = (
+            {f"{name}.{key}": of for key, of in leaves(value).items()}
+            if isinstance(value, dict)
+            else {str(name): value}
+        )
+        found |= inner
+    return found
 
 
 def check_schema(path: Path, values: dict[str, Any], known: int) -> None:

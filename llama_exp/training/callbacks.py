@@ -3,28 +3,18 @@
 import contextlib
 import csv
 import math
-import os
 import time
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from llama_exp.runs.files import atomic_write
+from llama_exp.runs.metrics import read_metrics
 from llama_exp.training.progress import format_metrics
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """A checkpoint appears under its name only when it is whole: a kill while writing leaves the one before."""
-
-    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
-        aside = f"{path}.aside"
-        super().save_checkpoint(checkpoint, aside, storage_options)
-        os.replace(aside, path)
 
 
 A_MINUTE = 60.0  # of work that a kill may cost where `checkpoint_every` is left open
@@ -118,14 +108,8 @@ class Curves(L.Callback):
         self.tokens = self.plan.seen(trainer.global_step, self.plan.lengths)
         if not trainer.is_global_zero:
             return
-        rows = []
-        if self.path.is_file() and trainer.global_step:
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [
-                    row
-                    for row in csv.DictReader(file)
-                    if (row["step"] or "x").isdigit() and int(row["step"]) <= trainer.global_step
-                ]
+        steps = [(row, row.get("step") or "") for row in read_metrics(self.path.parent)]
+        rows = [row for row, step in steps if step.isdecimal() and int(step) <= trainer.global_step]
         with atomic_write(self.path) as file:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()

@@ -26,6 +26,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
     if run.is_untuned:
         return _untuned(run, session)
     run.check_owner()
+    run.put_aside_damaged_adapter()
     if run.is_finished:
         return _already_finished(run, session)
 

@@ -1,11 +1,7 @@
 """One fit, from a configured Trainer to a saved adapter and its summary.json."""
 
-import contextlib
 import datetime
-import os
 import sys
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,7 +16,8 @@ from llama_exp.errors import UserError
 from llama_exp.model.memory import reset_peak_memory
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.run import Run
-from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest, WholeCheckpoints
+from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest
+from llama_exp.training.checkpoint import WholeCheckpoints, usable_checkpoint
 from llama_exp.training.energy import Energy
 from llama_exp.training.loggers import build_loggers, finish_loggers
 from llama_exp.training.progress import Progress
@@ -135,7 +132,7 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted
     Loggers always end, with a status. A fit that breaks leaves its reason in summary.json and its curves.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    checkpoint = whole_checkpoint(run.checkpoint)
+    checkpoint = usable_checkpoint(run.checkpoint, module, data.plan.total_steps)
     reset_peak_memory(next(module.parameters()).device)
     if checkpoint is None:
         run.clear()
@@ -143,7 +140,7 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted
         print(f"Continuing from {checkpoint}.", flush=True)
     code = 1
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         code = 0
     except (KeyboardInterrupt, SystemExit):  # Lightning exits after Ctrl-C or SIGTERM, and would be the last to speak
         save_broken_run(run, trainer, data, started, "interrupted", "stopped by Ctrl-C or SIGTERM")
@@ -178,30 +175,6 @@ def stopped_by_callback(trainer: L.Trainer) -> bool:
     end."""
     timed_out = any(isinstance(c, Timer) and (c.time_remaining() or 0) <= 0 for c in trainer.callbacks)
     return trainer.should_stop and not timed_out and not trainer.received_sigterm
-
-
-def whole_checkpoint(path: Path) -> Path | None:
-    """The checkpoint to continue from; None where there is none, or only one that a disk or a copy has damaged.
-
-    A kill leaves no half of one (WholeCheckpoints). torch writes a zip archive, whose sums tell whether it is what was
-    written.
-    """
-    if not path.is_file():
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is None:
-                return path
-    except zipfile.BadZipFile:
-        pass
-    aside = path.with_name("last.ckpt.broken")
-    with contextlib.suppress(FileNotFoundError):  # another rank of this run was first
-        os.replace(path, aside)
-    print(
-        f"{path} is damaged and cannot be continued from: renamed to {aside.name}. Training restarts from step 0.",
-        flush=True,
-    )
-    return None
 
 
 def describe_interruption(run: Run, step: int, steps: int) -> str:
