@@ -50,6 +50,8 @@ const distanceToEnd = () => document.documentElement.scrollHeight - window.inner
 const scrollDown = () => window.scrollTo(0, document.documentElement.scrollHeight);
 
 function show(replies, line) {
+  status.textContent = line.ahead ? `Waiting: ${line.ahead} ${line.ahead > 1 ? "messages are" : "message is"} answered before yours.` : "";
+  if (line.ahead) return;
   const current = replies[line.side], reading = distanceToEnd() > 60; // stay where the reader has scrolled up to
   if (line.piece) {
     current.text += line.piece;
@@ -79,6 +81,20 @@ async function read(response, replies) {
   }
 }
 
+// Where too many wait already, ask again when the server says so, until it has room or Stop is pressed.
+async function post(body, signal) {
+  for (;;) {
+    const response = await fetch("/ask", {
+      method: "POST", headers: { "Content-Type": "application/json" }, signal, body: JSON.stringify(body),
+    });
+    const seconds = response.status === 503 && Number(response.headers.get("Retry-After"));
+    if (!seconds) return response;
+    status.textContent = `Many people are asking at the moment. Your message is sent again in ${seconds} s.`;
+    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds * (1 + Math.random() / 2)));
+    signal.throwIfAborted();
+  }
+}
+
 async function ask(text) {
   if (system.value !== systemPrompt) reset();
   hint.hidden = true;
@@ -86,10 +102,7 @@ async function ask(text) {
   busy(true);
   const replies = addExchange(text), own = (request = new AbortController());
   try {
-    const response = await fetch("/ask", {
-      method: "POST", headers: { "Content-Type": "application/json" }, signal: own.signal,
-      body: JSON.stringify({ message: text, system: systemPrompt, history }),
-    });
+    const response = await post({ message: text, system: systemPrompt, history }, own.signal);
     if (response.ok) await read(response, replies);
     else status.textContent = (await response.json().catch(() => ({}))).error || `The server answered ${response.status}.`;
   } catch (error) {
