@@ -1,6 +1,7 @@
-"""What the chat page and the rating page share: a listening socket, a guard in front of the routes, a server with limits."""
+"""What the chat page and the rating page share: a listening socket, a guard before the routes, a server with limits."""
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable, MutableMapping
@@ -83,10 +84,9 @@ class Guard:
                 message = {**message, "headers": [*others, *headers.items()]}
             await send(message)
 
-        try:
+        # It went away in the middle of its request, or the server stops: nobody to answer.
+        with contextlib.suppress(ClientDisconnect, asyncio.CancelledError):
             await (self._refusal(Request(scope)) or self.app)(scope, receive, send_guarded)
-        except (ClientDisconnect, asyncio.CancelledError):
-            pass  # it went away in the middle of its request, or the server stops: nobody to answer
 
     def _refusal(self, request: "Request") -> "Response | None":
         host = request.headers.get("host", "")
@@ -118,7 +118,7 @@ def _is_cross_site(request: "Request", host: str) -> bool:
 
 
 def run_server(app, listening: socket.socket, on_stop: Callable[[], None] = lambda: None) -> None:
-    """Serve until interrupted, then raise KeyboardInterrupt; `on_stop` is called before open connections are waited for.
+    """Serve until interrupted, then raise KeyboardInterrupt. `on_stop` is called before answers are waited for.
 
     A client that is slower than REQUEST_SECONDS with a request, or reads nothing of its answer for as long, is cut off.
     """
@@ -129,7 +129,7 @@ def run_server(app, listening: socket.socket, on_stop: Callable[[], None] = lamb
             on_stop()
             for connection in [*self.server_state.connections]:
                 if getattr(connection, "is_incomplete", False):
-                    connection.transport.abort()  # type: ignore[union-attr]
+                    connection.transport.abort()
             await super().shutdown(sockets)
 
     config = uvicorn.Config(

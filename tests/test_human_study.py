@@ -198,7 +198,9 @@ def test_a_study_of_an_earlier_version_is_read_or_refused_in_words(tmp_path):
         {"later": 1},
     ):
         write_json(path, {**stored, **changed})
-        with pytest.raises(UserError, match=r"study.json: not a study \(.*\). Delete its folder and create it again."):
+        with pytest.raises(
+            UserError, match=r"study.json: not a study \(.*\). Put study.json back .* Keep ratings.sqlite"
+        ):
             read_study(folder)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/soak/chat.py outputs/tweetsumm/RUN clients=200
 
 Starts `llama-exp chat out=RUN ui=true` and asks it as the page does. An answer counts where every side has finished;
-a refusal where it is a 503 with Retry-After, within a second. Afterwards GET / must answer within a second, and Ctrl-C end
-the server. Prints a row: name, tried, ok, failed, seconds; what failed goes to standard error.
+a refusal where it is a 503 with Retry-After, within a second. Afterwards GET / must answer within a second, and Ctrl-C
+end the server. Prints a row: name, tried, ok, failed, seconds; what failed goes to standard error.
 """
 
 import asyncio
@@ -97,8 +97,8 @@ def main(run: str, clients: int = 200) -> int:
         if server.process.returncode != 0 or errors:
             result.problems.append(f"Ctrl-C: exit code {server.process.returncode}, {errors[-300:]}")
     print(
-        f"{result.refused} refused (slowest {result.slowest_refusal:.2f} s), up to {result.farthest} ahead, GET / after "
-        f"{result.page_after:.2f} s, Ctrl-C {time.monotonic() - stopped:.1f} s",
+        f"{result.refused} refused (slowest {result.slowest_refusal:.2f} s), up to {result.farthest} ahead, "
+        f"GET / after {result.page_after:.2f} s, Ctrl-C {time.monotonic() - stopped:.1f} s",
         *result.problems,
         sep="\n",
         file=sys.stderr,

@@ -149,7 +149,7 @@ class ChatHandlers:
 
 
 class AnswerResponse(StreamingResponse):
-    """JSON lines as they are generated. The place in the queue is free when the browser goes away or Stop is pressed."""
+    """JSON lines as they are generated. A browser that goes away, or Stop, frees the place in the queue."""
 
     def __init__(self, answer: Answer):
         self.answer = answer
