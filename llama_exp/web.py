@@ -166,6 +166,15 @@ def _limited_protocol() -> type[asyncio.Protocol]:
                 self.transport.abort()
             self._time_request()
 
+        def send_400_response(self, msg: str) -> None:
+            """Answer nonsense; the route that may be at work on the request's beginning is told that nobody listens."""
+            if self.cycle:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            with contextlib.suppress(h11.LocalProtocolError):  # an answer was begun, or asked for by HEAD
+                super().send_400_response(msg)
+            self.transport.close()
+
         def connection_lost(self, exc: Exception | None) -> None:
             for timer in (self.request_timer, self.reader_timer):
                 if timer:

@@ -144,7 +144,7 @@ def format_scores(results: Results) -> str:
         line += f"; {likelihood.LOSS_ONLY}"
     if results.empty_replies:
         line += f"; {results.empty_replies:,} of {results.items:,} replies are empty"
-    return line
+    return clean(line, 4000)  # names and notes are read from a file
 
 
 def read_official_predictions(

@@ -17,10 +17,10 @@ function reset() {
   message.focus();
 }
 
-// Control characters and direction overrides are shown by their code point.
-const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+// Control characters, direction overrides and what has no width are shown by their code point, as in sanitize.py.
+const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\u{e0001}\u{e0020}-\u{e007f}]/gu;
 const visible = (text) => text.replace(/\r\n/g, "\n").replace(hidden,
-  (c) => `[U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
+  (c) => `[U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
 
 function element(parent, tag, name, text = "") {
   const made = document.createElement(tag);
