@@ -18,6 +18,7 @@ from llama_exp.formatting import format_score, plural, plus_minus
 from llama_exp.metrics import likelihood
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.results import Results
+from llama_exp.sanitize import clean
 from llama_exp.statistics.comparisons import FEW_CLUSTERS
 from llama_exp.statistics.intervals import Interval, mean_interval, ratio_interval, statistic_interval
 
