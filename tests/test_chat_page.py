@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from benchmarks.soak.chat import storm
+from benchmarks.soak.odd_requests import fuzz, is_cut_off, slow_clients
 from llama_exp.chat.answers import MAX_WAITING
 from llama_exp.chat.terminal import read_conversation
 from tests.conftest import ROOT
@@ -319,6 +320,14 @@ def test_other_sites_other_names_and_broken_messages_are_refused(server):
     assert [answer.status_code for answer, _ in refused] == [status for _, status in refused]
     headers = httpx.get(server.address).headers
     assert "default-src 'none'" in headers["content-security-policy"] and headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("password", ["", PASSWORD])
+def test_odd_requests_get_no_500_and_slow_clients_are_cut_off(speaker, started, password):
+    server = started(*speaker[0], "lora.r=0", "max_new_tokens=1", env={"LLAMA_EXP_PASSWORD": password})
+    slow = slow_clients(server.port, b"/ask")
+    assert fuzz(server.port, [b"/", b"/ask", b"/ask", b"/static/x"], 60, seed=1) == []
+    assert [one for one in slow if not is_cut_off(one)] == []
 
 
 def test_without_the_extra_the_message_names_it(speaker, tmp_path, command):

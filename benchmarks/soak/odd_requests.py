@@ -153,6 +153,35 @@ def fuzz(port: int, paths: list[bytes], count: int, seed: int = 0) -> list[str]:
     return problems if last.startswith(b"HTTP/1.1 ") else [*problems, "GET / afterwards: no answer"]
 
 
+def slow_clients(port: int, path: bytes, count: int = 8) -> list[socket.socket]:
+    """Connections that have begun a request and leave it at that: nothing, half a head, half a body."""
+    beginnings = [
+        b"",
+        b"POST %s HT" % path,
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{" % path,
+    ]
+    connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(count)]
+    for number, connection in enumerate(connections):
+        connection.sendall(beginnings[number % len(beginnings)])
+    return connections
+
+
+def is_cut_off(connection: socket.socket, patience: float = 120.0) -> bool:
+    """Whether the server closes a connection, though a byte of a header drips in every second."""
+    deadline = time.monotonic() + patience
+    connection.settimeout(1.0)
+    while time.monotonic() < deadline:
+        try:
+            connection.send(b"x")
+            if not connection.recv(65536):
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
 def main(folder: str, count: int = 400, seed: int = 0, password: int = 0) -> int:
     study = (Path(folder) / "study.json").is_file()
     words = ["study", "serve", f"study={folder}"] if study else ["chat", f"out={folder}", "ui=true"]
