@@ -155,11 +155,8 @@ def fuzz(port: int, paths: list[bytes], count: int, seed: int = 0) -> list[str]:
 
 def slow_clients(port: int, path: bytes, count: int = 8) -> list[socket.socket]:
     """Connections that have begun a request and leave it at that: nothing, half a head, half a body."""
-    beginnings = [
-        b"",
-        b"POST %s HT" % path,
-        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{" % path,
-    ]
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n" % path
+    beginnings = [b"", head, head + b"\r\n{"]
     connections = [socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) for _ in range(count)]
     for number, connection in enumerate(connections):
         connection.sendall(beginnings[number % len(beginnings)])

@@ -46,8 +46,8 @@ def form(rater: int, page: int) -> dict[str, str]:
     return {"verdict": VERDICTS[(rater + page) % 3], "seconds": f"{1 + page % 7}", "comment": comment, "script": "1"}
 
 
-def rate_all(link: str, rater: int, pages: int, patience: float) -> int:
-    """Judge every page; how often a form was sent again because no answer came."""
+def rate_all(link: str, rater: int, pages: int, patience: float, saved: list[int]) -> int:
+    """Judge every page, adding to `saved` as one is; how often a form was sent again because no answer came."""
     again = 0
     with httpx.Client(timeout=20) as client:
         for path, data in [
@@ -65,6 +65,7 @@ def rate_all(link: str, rater: int, pages: int, patience: float) -> int:
                     raise TimeoutError(f"rater {rater}: {path} was never saved")
                 again += 1
                 time.sleep(0.2)
+            saved.append(rater)
     return again
 
 
@@ -89,14 +90,14 @@ def rate_with_kills(
     folder: Path, raters: int, items: int, kills: int, seed: int = 0, patience: float = 120
 ) -> list[str]:
     """Let the raters work through a study whose server is killed `kills` times; what went wrong."""
-    draw, problems, port, store = random.Random(seed), [], 0, RatingStore(folder)
+    draw, problems, saved = random.Random(seed), [], list[int]()
     moments = sorted(draw.sample(range(1, raters * items), kills))  # kills come after so many ratings
     with ThreadPoolExecutor(raters) as pool:
-        server = Server("study", "serve", f"study={folder}", f"port={port}")
+        server = Server("study", "serve", f"study={folder}", "port=0")
         links = [address for address in server.addresses if "/r/" in address]
-        work = [pool.submit(rate_all, link, rater, items, patience) for rater, link in enumerate(links, 1)]
+        work = [pool.submit(rate_all, link, rater, items, patience, saved) for rater, link in enumerate(links, 1)]
         for moment in moments:
-            while sum(len(store.ratings(r)) for r in range(1, raters + 1)) < moment and not all(w.done() for w in work):
+            while len(saved) < moment and not all(w.done() for w in work):
                 time.sleep(0.02)
             server.end(signal.SIGKILL)
             server = Server("study", "serve", f"study={folder}", f"port={server.port}")

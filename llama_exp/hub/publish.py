@@ -88,7 +88,10 @@ def prepare_adapter(run: Run, folder: Path) -> None:
     for name in ADAPTER_FILES:
         if not (run.adapter / name).is_file():
             command = training_command(run.config)
-            raise UserError(f"{run.adapter} has no {name}. Delete {run.folder} and train again: {command}")
+            raise UserError(
+                f"{run.adapter} has no {name}. Copy that folder again from where the run was trained; or move "
+                f"{run.folder} elsewhere to keep its evaluations and train again: {command}"
+            )
     check_adapter(run.adapter)
     for name in ADAPTER_FILES:
         shutil.copyfile(run.adapter / name, folder / name)

@@ -26,5 +26,5 @@ def check_adapter(folder: Path) -> None:
     if changed := [name for name in stored if stored[name] != found.get(name)]:
         raise UserError(
             f"{folder / changed[0]} is not the file that training saved: its SHA-256 is another. "
-            f"Copy {folder} again from where it was trained, or delete {folder.parent} and train again."
+            f"Copy {folder} again from where it was trained; or move {folder.parent} elsewhere and train again."
         )

@@ -90,6 +90,6 @@ def read_predictions(path: Path) -> list[Prediction]:
             if number == len(lines):  # no newline after it: the writer was killed in the middle of this line
                 break
             raise UserError(
-                f"{path}:{number}: not a prediction ({error}). Delete the file and evaluate again."
+                f"{path}:{number}: not a prediction ({error}). Move the file elsewhere and evaluate again."
             ) from None
     return read

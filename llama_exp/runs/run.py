@@ -162,7 +162,7 @@ class Run:
             raise UserError(
                 f"{self.folder} holds a run with another config:\n"
                 + "\n".join(differ)
-                + "\nChoose another folder (out=FOLDER) or delete it."
+                + "\nChoose another folder (out=FOLDER), or move this one elsewhere to keep it."
             )
 
     def write_config(self) -> None:
@@ -203,7 +203,10 @@ def read_config(folder: Path) -> Config:
         return _parse_config(path)
     except Exception as error:  # whatever OmegaConf or YAML raise for a damaged file
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} cannot be read ({reason}). Delete {folder} and run again.") from error
+        raise UserError(
+            f"{path} cannot be read ({reason}). Copy that file again from where the run was trained, "
+            f"or move {folder} elsewhere to keep the rest, and train again."
+        ) from error
 
 
 def _parse_config(path: Path) -> Config:
