@@ -220,7 +220,7 @@ def test_stop_ends_the_answer_and_the_next_message_is_answered(speaker, started,
 
 def test_sixty_people_at_once_get_whole_answers_or_busy_first_and_the_page_is_there_afterwards(speaker, started):
     server = started(*speaker[0], "max_new_tokens=2")
-    result = asyncio.run(storm(server.address, 60, prompt=30))
+    result = asyncio.run(storm(server.port, 60, prompt=30))
     assert result.problems == [] and result.answered == 60
     assert result.refused and result.farthest == MAX_WAITING - 1
 

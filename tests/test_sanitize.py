@@ -8,9 +8,7 @@ import pytest
 from llama_exp.sanitize import TerminalFilter, clean, escape_hidden, printable, unfiltered, visible
 from tests.conftest import small
 
-PLANTED = (
-    "F\x1b[2Jake\x1b]8;;http://evil.example\x1b\\link\x1b]0;t\x07 \u202egnirts\u202c a\u200bb\ufeff \x9b31m\x07\b"
-)
+PLANTED = "F\x1b[2Jake\x1b]8;;http://evil.example\x1b\\link\x1b]0;t\x07 \u202egnirts\u202c a\u200bb\ufeff \x9b31m\x07\b"
 ACTING = set("\x1b\x9b\x9d\x07\b\u202e\u202c\u200b\ufeff")
 
 
