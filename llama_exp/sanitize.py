@@ -5,21 +5,31 @@ Every string is cleaned before it is shown; what is no number, text or object wh
 
 import json
 import math
+import re
 import unicodedata
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 # Right-to-left overrides and their kin can make one name read like another.
 BIDI = {chr(c) for c in (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
-FORMULA_STARTS = "=+-@\t\r＝＋－＠"  # what makes a spreadsheet compute a cell (OWASP, CSV injection)
+# What has no width makes two names look the same, and hides what stands behind it. The joiners U+200C and U+200D are no
+# part of it: Persian, Hindi and emoji are written with them.
+ZERO_WIDTH = {chr(c) for c in (0x180E, 0x200B, *range(0x2060, 0x2065), *range(0x206A, 0x2070), 0xFEFF)}
+ZERO_WIDTH |= {chr(c) for c in (*range(0xFFF9, 0xFFFC), 0xE0001, *range(0xE0020, 0xE0080))}
+HIDDEN = BIDI | ZERO_WIDTH
+
+FORMULA_STARTS = "=+-@−"  # what makes a spreadsheet compute a cell (OWASP, CSV injection), in any width
+BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters by category, blanks to the eye
+ESCAPE_SEQUENCE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\x9c)", re.DOTALL
+)  # CSI, OSC and kin
 
 
 def clean(text: Any, limit: int = 400) -> str:
     """A string for a terminal or a file: no control characters, no overrides of direction, not endless."""
     shown = "".join(
-        " " if c in "\n\r\t\u2028\u2029" else c
-        for c in str(text)
-        if c in "\n\r\t\u2028\u2029" or (unicodedata.category(c) not in ("Cc", "Cs") and c not in BIDI)
+        " " if c in "\n\r\t\u2028\u2029" else c for c in str(text) if c in "\n\r\t\u2028\u2029" or not _hidden(c)
     )
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
@@ -78,7 +88,13 @@ def spreadsheet_cell(value: Any, limit: int = 400) -> Any:
     if value is None or isinstance(value, (int, float)):
         return value
     text = clean(value, limit)
-    return f"'{text}" if text.lstrip(" '\"").startswith(tuple(FORMULA_STARTS)) else text
+    first = next((c for c in text if not _blank(c)), "")
+    return f"'{text}" if first and unicodedata.normalize("NFKC", first)[0] in FORMULA_STARTS else text
+
+
+def _blank(character: str) -> bool:
+    """Whether a spreadsheet may skip a character before a formula: spaces, marks, format characters, quotes."""
+    return unicodedata.category(character)[0] in "ZCM" or character in "'\"" or character in BLANK_LETTERS
 
 
 def valid_unicode(text: str) -> str:
@@ -101,4 +117,47 @@ def visible(text: str) -> str:
 
 
 def _hidden(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") or character in BIDI
+    return unicodedata.category(character) in ("Cc", "Cs") or character in HIDDEN
+
+
+def escape_hidden(text: str) -> str:
+    """JSON with everything that acts or hides written as \\uXXXX: the same value, harmless on a terminal."""
+    return "".join(json.dumps(c)[1:-1] if _hidden(c) and c != "\n" else c for c in text)
+
+
+class TerminalFilter:
+    """A text stream, standard output or error, in front of a terminal: whatever a stored name holds, it only prints.
+
+    Colours that libraries print are lost; rich writes past the filter (`rich_proxied_file` is its name for that), so
+    what our rich tables show is cleaned where it is read.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        self.rich_proxied_file.write(text if text.strip("\n") in CURSOR_UP else printable(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
+CURSOR_UP = {"", *("\x1b[A" * count for count in range(1, 5))}  # a progress bar goes back to its line
+
+
+def printable(text: str) -> str:
+    """Text without escape sequences, control characters and overrides of direction. A carriage return is left where
+    progress is written, at the beginning; elsewhere it would write over what stands before it."""
+    text = ESCAPE_SEQUENCE.sub("", text.replace("\r\n", "\n"))
+    kept = (c for c in text.lstrip("\r") if c in "\n\t\r" or not _hidden(c))
+    return ("\r" if text.startswith("\r") else "") + "".join(kept).replace("\r", " ")
+
+
+def unfiltered(stream: TextIO) -> TextIO:
+    """The stream behind a TerminalFilter: for output that must be exact."""
+    return getattr(stream, "rich_proxied_file", stream)

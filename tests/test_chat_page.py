@@ -1,8 +1,10 @@
 """The chat page through its real interface: the command in a process of its own, and Chromium driven by Playwright."""
 
+import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +12,9 @@ import time
 import psutil
 import pytest
 
+from benchmarks.soak.chat import storm
+from benchmarks.soak.odd_requests import fuzz, is_cut_off, slow_clients
+from llama_exp.chat.answers import MAX_WAITING
 from llama_exp.chat.terminal import read_conversation
 from tests.conftest import ROOT
 
@@ -213,6 +218,48 @@ def test_stop_ends_the_answer_and_the_next_message_is_answered(speaker, started,
     assert idle(server)
 
 
+def test_sixty_people_at_once_get_whole_answers_or_busy_first_and_the_page_is_there_afterwards(speaker, started):
+    server = started(*speaker[0], "max_new_tokens=2")
+    result = asyncio.run(storm(server.port, 60, prompt=30))
+    assert result.problems == [] and result.answered == 60
+    assert result.refused and result.farthest == MAX_WAITING - 1
+
+
+def test_people_who_wait_see_their_place_a_closed_tab_frees_it_and_ctrl_c_ends_the_server(speaker, started, browse):
+    server = started(*speaker[0], "max_new_tokens=400", "temperature=5")
+    first, second, third = (browse(server.address) for _ in range(3))
+    say(first, "I talk for long.", wait=False)
+    first.wait_for_selector(".reply.tuned .words:not(:empty)")
+    for page, place in ((second, "1 message is"), (third, "2 messages are")):
+        say(page, "And I?", wait=False)
+        page.wait_for_selector(f"#status:has-text('{place} answered before yours')")
+    second.close()
+    third.wait_for_selector("#status:has-text('1 message is answered before yours')")
+    first.close()  # while its text streams
+    third.wait_for_selector(".reply.tuned .words:not(:empty)")
+    assert third.locator("#status").inner_text() == ""
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(timeout=120) == 0
+    third.wait_for_selector("#send:visible")
+    assert server.process.stderr.read() == ""
+
+
+def test_the_page_asks_again_by_itself_when_the_server_was_busy(server, browse):
+    page, asked = browse(server.address, quiet=False), []  # the browser itself logs the 503
+
+    def busy_once(route) -> None:
+        asked.append(route.request.post_data)
+        if len(asked) > 1:
+            return route.continue_()
+        route.fulfill(status=503, headers={"Retry-After": "2"}, body="{}")
+
+    page.route("**/ask", busy_once)
+    say(page, "Hello?", wait=False)
+    page.wait_for_selector("#status:has-text('Your message is sent again in 2 s')")
+    page.wait_for_selector("#send:visible")
+    assert len(asked) == 2 and asked[0] == asked[1] and all(replies(page, 0))
+
+
 def test_rank_0_is_one_model_in_one_column_and_a_server_that_went_away_is_told(speaker, started, browse):
     server = started(*speaker[0], "lora.r=0")
     page = browse(server.address, quiet=False)  # the browser itself logs that nobody answers
@@ -273,6 +320,14 @@ def test_other_sites_other_names_and_broken_messages_are_refused(server):
     assert [answer.status_code for answer, _ in refused] == [status for _, status in refused]
     headers = httpx.get(server.address).headers
     assert "default-src 'none'" in headers["content-security-policy"] and headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("password", ["", PASSWORD])
+def test_odd_requests_get_no_500_and_slow_clients_are_cut_off(speaker, started, password):
+    server = started(*speaker[0], "lora.r=0", "max_new_tokens=1", env={"LLAMA_EXP_PASSWORD": password})
+    slow = slow_clients(server.port, b"/ask")
+    assert fuzz(server.port, [b"/", b"/ask", b"/ask", b"/static/x"], 60, seed=1) == []
+    assert [one for one in slow if not is_cut_off(one)] == []
 
 
 def test_without_the_extra_the_message_names_it(speaker, tmp_path, command):

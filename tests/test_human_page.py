@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.soak.odd_requests import fuzz, is_cut_off, slow_clients
+from benchmarks.soak.raters import make_study, rate_with_kills
 from llama_exp.human.store import RatingStore, StoredRating
 from llama_exp.human.study import Trial, read_study
+from llama_exp.web import MAX_CONNECTIONS
 from tests.conftest import ROOT
 from tests.test_human_study import HOSTILE, conversation, evaluation, make, two
 
@@ -168,6 +172,50 @@ def test_forms_of_other_sites_other_names_and_broken_forms_are_refused_and_nothi
     assert [answer.status_code for answer, _ in refused] == [status for _, status in refused]
     assert all("<h1>Rating page</h1>" in answer.text for answer, _ in refused)
     assert server.ratings(1) == {} and server.ratings(2) == {}
+
+
+def test_odd_requests_get_no_500_and_slow_clients_are_cut_off(serve):
+    server = serve()
+    rater = server.links[0].partition("/r/")[2].encode()
+    client(server.links[0])
+    slow = slow_clients(server.port, b"/r/" + rater + b"/1")
+    paths = [b"/r/" + rater + rest for rest in (b"", b"/1", b"/1", b"/2", b"/consent", b"/done")]
+    assert fuzz(server.port, paths, 150, seed=1) == []
+    assert httpx.get(f"{server.links[0]}/{'9' * 5000}").status_code == 404
+    many = httpx.post(f"{server.links[0]}/1", data={f"field{n}": "x" for n in range(100)})
+    assert many.status_code == 400 and "too many fields" in many.text
+    assert [one for one in slow if not is_cut_off(one)] == []
+
+
+def test_more_connections_than_the_bound_cut_off_the_oldest_unfinished_one(serve):
+    server = serve()
+    idle = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(MAX_CONNECTIONS)]
+    assert httpx.get(server.links[0], timeout=60).status_code == 200
+    assert is_cut_off(idle[0])
+    for one in idle:
+        one.close()
+
+
+def test_a_request_that_comes_twice_is_written_once(serve):
+    server = serve()
+    link, browser = server.links[0], client(server.links[0])
+
+    def post(**form: str) -> StoredRating:
+        assert browser.post(f"{link}/1", data=form).is_success
+        return server.ratings(1)[1]
+
+    first = {"verdict": "left", "comment": "c", "seconds": "3"}
+    assert [post(**first).rating.seconds for _ in range(3)] == [3, 3, 3]
+    draft = {"draft": "1", "comment": "more", "seconds": "2", "request": "7"}
+    assert [post(**draft).rating.seconds for _ in range(2)] == [5, 5]
+    assert post(**{**draft, "request": "8"}).rating.seconds == 7, "as much time again is another request"
+    assert [post(verdict="right", seconds="1").changes for _ in range(2)] == [1, 1]
+    assert post(**first).changes == 2, "and back again"
+
+
+def test_raters_who_work_while_the_server_is_killed_lose_nothing_and_count_once(tmp_path):
+    make_study(tmp_path, raters=3, items=30)
+    assert rate_with_kills(tmp_path, raters=3, items=30, kills=2) == []
 
 
 def test_consent_comes_first_and_needs_a_name_and_a_tick(serve):

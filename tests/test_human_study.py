@@ -1,8 +1,10 @@
 """A study is drawn blind, fair and the same every time; evaluations that do not fit together are refused by name."""
 
 import json
+import sqlite3
 from collections import Counter
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from llama_exp.cli.options import parse_options
 from llama_exp.errors import UserError
 from llama_exp.human.command import CreateOptions, create
 from llama_exp.human.design import MIN_GAP
+from llama_exp.human.report import report_study
+from llama_exp.human.server import serve_study
 from llama_exp.human.store import RatingStore
-from llama_exp.human.study import Study, StudySettings, read_study
-from llama_exp.records import Prediction, Turn
+from llama_exp.human.study import Study, StudySettings, read_study, write_study
+from llama_exp.records import Prediction, Rating, Turn
 from llama_exp.runs.files import write_json, write_jsonl
 
 TOWNS = ("Rennes", "Turin", "Gdansk", "Porto", "Bergen", "Ghent", "Graz", "Malmo", "Brno", "Cork")
@@ -198,8 +202,64 @@ def test_a_study_of_an_earlier_version_is_read_or_refused_in_words(tmp_path):
         {"later": 1},
     ):
         write_json(path, {**stored, **changed})
-        with pytest.raises(UserError, match=r"study.json: not a study \(.*\). Delete its folder and create it again."):
+        with pytest.raises(
+            UserError, match=r"study.json: not a study \(.*\). Put study.json back .* Keep ratings.sqlite"
+        ):
             read_study(folder)
+
+
+def rate(folder, raters: int = 2) -> None:
+    for number in range(1, raters + 1):
+        RatingStore(folder).save(number, 1, Rating(str(number), "1", "left"), complete=True)
+
+
+def without_fingerprint(folder) -> None:
+    """What an earlier version left: a study and ratings that do not name each other."""
+    stored = json.loads((folder / "study.json").read_text())
+    del stored["fingerprint"]
+    write_json(folder / "study.json", stored)
+    with sqlite3.connect(folder / "ratings.sqlite") as db:
+        db.executescript("DROP TABLE study; DROP TABLE requests")
+
+
+def test_ratings_are_not_counted_for_another_study_and_nothing_is_deleted(tmp_path):
+    folder, study = make(two(tmp_path))
+    rate(folder)
+    (folder / "study.json").unlink()
+    with pytest.raises(UserError, match=r"holds 2 ratings of another study.*Keep ratings.sqlite.*study=FOLDER"):
+        make({**two(tmp_path), "seed": "5"})
+    assert not (folder / "study.json").exists() and not (folder / "report").exists()
+    assert make(two(tmp_path))[1] == study, "the same settings make the same study again"
+    assert len(report_study(folder).sentences) > 1
+    write_study(folder, make({**two(tmp_path), "study": str(tmp_path / "other"), "seed": "5"})[1])
+    for open_study in (report_study, partial(serve_study, port=0)):
+        with pytest.raises(UserError, match="2 ratings of another study"):
+            open_study(folder)
+    assert len(RatingStore(folder).ratings(1)) == 1
+
+
+def test_a_study_json_with_other_texts_than_it_was_created_with_is_refused(tmp_path):
+    folder, _ = make(two(tmp_path))
+    stored = json.loads((folder / "study.json").read_text())
+    stored["items"]["ident4"]["replies"]["zebra_plain"] = "another answer"
+    write_json(folder / "study.json", stored)
+    with pytest.raises(UserError, match=r"was changed after the study was created.*Keep ratings.sqlite"):
+        read_study(folder)
+
+
+def test_a_study_from_before_fingerprints_takes_one_only_where_its_ratings_fit(tmp_path):
+    folder, study = make(two(tmp_path))
+    rate(folder)
+    without_fingerprint(folder)
+    assert len(report_study(folder).sentences) > 1
+    assert make({**two(tmp_path), "raters": "3"})[1].queues[:2] == study.queues
+    without_fingerprint(folder)
+    RatingStore(folder).save(2, 999, Rating("2", "999", "left"), complete=True, request="")
+    with pytest.raises(UserError, match="3 ratings of another study"):
+        report_study(folder)
+    (folder / "study.json").unlink()
+    with pytest.raises(UserError, match="3 ratings of another study"):
+        make(two(tmp_path))  # made anew over ratings that do not name theirs: nobody can know
 
 
 def test_evaluations_with_different_items_are_refused_saying_which_differ(tmp_path):

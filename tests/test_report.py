@@ -701,11 +701,20 @@ def test_strings_from_data_and_models_do_no_harm_in_terminal_page_or_spreadsheet
 
 
 STORED = {"=1": "'=1", "+1": "'+1", "-a": "'-a", "@a": "'@a", "＝1": "'＝1", " =1": "' =1", "a=1": "a=1", -1.5: -1.5}
+BLANKS = "\u00a0 \u200b \ufeff \u2007 \u3000 \u200d \u2060 \u00ad \u180e \u034f \ufe0f \u3164 \u2800 \u202e".split(" ")
+STORED |= {"\u00a0=1": "'\u00a0=1", "\u200b=1": "'=1", "\ufeff@a": "'@a", "\t+1": "' +1", "﹢1": "'﹢1", "−a": "'−a"}
 
 
 @pytest.mark.parametrize("value, stored", STORED.items())
 def test_a_string_that_would_start_a_formula_gets_an_apostrophe(value, stored):
     assert spreadsheet_cell(value) == stored
+
+
+@pytest.mark.parametrize("start", "=+-@")
+def test_no_blank_hides_the_start_of_a_formula(start):
+    for blank in [*BLANKS, "\t", "\r\n", "\x00", "".join(BLANKS)]:
+        cell = spreadsheet_cell(f"{blank}{start}cmd|'/c calc'!A1")
+        assert cell.startswith("'"), (blank, cell)
 
 
 def test_clean_removes_control_characters_and_keeps_the_rest():

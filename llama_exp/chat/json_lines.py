@@ -17,7 +17,7 @@ from typing import Any
 
 from llama_exp.chat.session import ChatSession, parse_history
 from llama_exp.errors import UserError
-from llama_exp.sanitize import valid_unicode
+from llama_exp.sanitize import escape_hidden, valid_unicode
 
 KEYS = ("id", "prompt", "history", "system")
 
@@ -44,7 +44,7 @@ def answer_lines(session: ChatSession, lines: Iterable[str], out=None) -> int:
             response = {"error": str(error)}
         if isinstance(request, dict) and "id" in request:
             response = {"id": request["id"], **response}
-        out.write(valid_unicode(json.dumps(response, ensure_ascii=False)) + "\n")
+        out.write(escape_hidden(valid_unicode(json.dumps(response, ensure_ascii=False))) + "\n")
         out.flush()
     if not count:
         print('Nothing on standard input. One JSON line is one message: {"prompt": "…"}', file=sys.stderr)

@@ -11,7 +11,7 @@ from llama_exp.chat.session import ChatReply, ChatSession, parse_history
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
 from llama_exp.runs.files import write_json
-from llama_exp.sanitize import valid_unicode, visible
+from llama_exp.sanitize import unfiltered, valid_unicode, visible
 
 HELP = """  /system TEXT   set another system prompt and start a new conversation (without TEXT: show it)
   /reset         start a new conversation
@@ -197,7 +197,7 @@ def answer_once(session: ChatSession, message: str) -> None:
 
     To a terminal with control characters made visible; elsewhere exactly as generated.
     """
-    shown = visible if sys.stdout.isatty() else str
+    shown, out = (visible, sys.stdout) if sys.stdout.isatty() else (str, unfiltered(sys.stdout))
     if note := session.format_note:
         print(note, file=sys.stderr)
     reply = None
@@ -205,8 +205,8 @@ def answer_once(session: ChatSession, message: str) -> None:
         if isinstance(piece, ChatReply):
             reply = piece
         else:
-            print(shown(piece), end="", flush=True)
-    print(flush=True)
+            print(shown(piece), end="", flush=True, file=out)
+    print(flush=True, file=out)
     if reply.shortened:
         print("Note: the prompt was too long and was shortened, as in training.", file=sys.stderr)
     if not reply.finished:

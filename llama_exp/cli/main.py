@@ -27,6 +27,7 @@ from llama_exp.cli.errors import config_error_message, file_error_message, is_co
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.errors import UserError
 from llama_exp.quiet import silence_libraries
+from llama_exp.sanitize import TerminalFilter
 
 SPELT = {
     "±": "+/-",
@@ -138,6 +139,7 @@ def overview(names: list[str] | None = None) -> str:
 
 def run_command(name: str, arguments: list[str] | None = None) -> None:
     """Run a command with its arguments (sys.argv's where None), and exit."""
+    sys.stdout, sys.stderr = TerminalFilter(sys.stdout), TerminalFilter(sys.stderr)
     codes: list[int] = []
     atexit.register(_leave, codes)  # what is registered first runs last, when everything else has been put away
     codes.append(CommandLine(name, sys.argv[1:] if arguments is None else arguments).run())

@@ -470,5 +470,5 @@ class ExampleDataModule(LightningDataModule):
         if before not in (None, self.content):
             raise UserError(
                 f"{self.dataset.name}: the Examples are not those that this run began with: its source was changed. "
-                "Choose another folder (out=FOLDER), or delete the run's."
+                "Choose another folder (out=FOLDER), or move the run's elsewhere to keep it."
             )

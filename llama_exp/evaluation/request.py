@@ -92,7 +92,7 @@ class EvaluationRequest:
             raise UserError(
                 f"{self.folder} holds an evaluation with other settings:\n"
                 + "\n".join(differ)
-                + "\nDelete that folder to evaluate again, or move it elsewhere to keep it."
+                + "\nMove that folder elsewhere to keep its replies and scores, and the same command evaluates again."
             )
 
 

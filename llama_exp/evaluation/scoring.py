@@ -18,6 +18,7 @@ from llama_exp.formatting import format_score, plural, plus_minus
 from llama_exp.metrics import likelihood
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.results import Results
+from llama_exp.sanitize import clean
 from llama_exp.statistics.comparisons import FEW_CLUSTERS
 from llama_exp.statistics.intervals import Interval, mean_interval, ratio_interval, statistic_interval
 
@@ -145,7 +146,7 @@ def format_scores(results: Results) -> str:
         line += f"; {likelihood.LOSS_ONLY}"
     if results.empty_replies:
         line += f"; {results.empty_replies:,} of {results.items:,} replies are empty"
-    return line
+    return clean(line, 4000)  # names and notes are read from a file
 
 
 def read_official_predictions(

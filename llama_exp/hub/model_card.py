@@ -197,7 +197,9 @@ def read_evaluations(run: Path) -> dict[Path, Results]:
         try:
             evaluations[path.parent] = read_results(path.parent)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} is damaged ({reason(error)}). Delete {path.parent} and evaluate again.") from None
+            raise UserError(
+                f"{path} is damaged ({reason(error)}). The same evaluate command scores the replies beside it again."
+            ) from None
     return dict(
         sorted(evaluations.items(), key=lambda one: (one[1].split != "test", one[1].dataset != one[1].trained_on))
     )

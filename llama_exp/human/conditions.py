@@ -18,7 +18,7 @@ from llama_exp.sanitize import reason
 
 WITHOUT_CONVERSATION = """\
   The evaluations are of an earlier version: raters see the last message of a conversation alone, and references
-  as written. To have them see all of it, delete these folders and evaluate again."""
+  as written. To have them see all of it, move the evaluations elsewhere and evaluate again."""
 
 Conditions = dict[str, tuple[list[Prediction], Condition]]  # name -> its predictions, and what is known of it
 

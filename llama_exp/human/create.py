@@ -17,7 +17,7 @@ from llama_exp.human.conditions import read_conditions
 from llama_exp.human.design import draw_items, rater_queue
 from llama_exp.human.metrics import evaluated_metrics
 from llama_exp.human.store import RatingStore
-from llama_exp.human.study import Mode, Study, StudySettings, identical_replies, read_study, write_study
+from llama_exp.human.study import Mode, Study, StudySettings, fingerprint, identical_replies, read_study, write_study
 from llama_exp.runs.files import write_json
 
 
@@ -35,12 +35,18 @@ def create_study(folder: Path, conditions: Mapping[str, str], settings: StudySet
         raise UserError("Nothing to judge: the conditions gave the same answer to every item.")
     available = len(next(iter(read.values()))[0])
     study = Study(settings, {name: known for name, (_, known) in read.items()}, available, items, controls, queues)
-    if (folder / "study.json").is_file():
+    store, is_new = RatingStore(folder), not (folder / "study.json").is_file()
+    study = dataclasses.replace(study, fingerprint=fingerprint(study))
+    if not is_new:
         study = _add_raters(read_study(folder), study, folder)
-    elif measured := evaluated_metrics(read, items):
+    if store.path.is_file():
+        store.check_study(study)  # before anything is written
+    if is_new and (measured := evaluated_metrics(read, items)):
         write_json(folder / "metrics.json", measured)
+    study = dataclasses.replace(study, fingerprint=fingerprint(study))
     write_study(folder, study)
-    RatingStore(folder).invite(len(study.queues))
+    store.invite(len(study.queues))
+    store.check_study(study)
     return study
 
 
@@ -72,7 +78,7 @@ def _add_raters(old: Study, new: Study, folder: Path) -> Study:
     if different:
         raise UserError(
             f"{folder} holds another study; it differs in {', '.join(different)}. Ratings belong to the study "
-            f"they were given in: name another folder, delete this one, or type the settings that its study.json holds."
+            f"they were given in: name another folder, or type the settings that its study.json holds."
         )
     if len(new.queues) <= len(old.queues):
         return old

@@ -8,7 +8,10 @@ The token in the path identifies the rater: nobody can open another rater's page
 here sends the name of a condition, the id of an item or the kind of a trial: a browser learns only page numbers.
 """
 
+import hashlib
+import json
 import math
+import sys
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -17,20 +20,21 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from llama_exp.errors import UserError
 from llama_exp.human.store import Rater, RatingStore, StoredRating
 from llama_exp.human.study import Study, Trial
 from llama_exp.records import Rating
 from llama_exp.sanitize import visible
-from llama_exp.web import LOOPBACK_NAMES, SECURITY_HEADERS, same_site_only
+from llama_exp.web import LOOPBACK_NAMES, SECURITY_HEADERS, Guard
 
 HERE = Path(__file__).parent
 STATIC_FILES = {"style.css": "text/css", "page.js": "text/javascript"}
 MAX_FORM_BYTES = 64 * 1024
+MAX_FIELDS = 50
 MAX_COMMENT, MAX_NAME = 5000, 80  # characters
 MAX_SECONDS = 3600.0  # that one look at a page counts
 VERDICTS = ("left", "tie", "right")
@@ -45,18 +49,20 @@ def create_app(study: Study, store: RatingStore, hosts: set[str] | None = LOOPBA
         Route("/r/{token}", page.start),
         Route("/r/{token}/consent", page.consent, methods=["POST"]),
         Route("/r/{token}/done", page.done),
-        Route("/r/{token}/{page:int}", page.show),
-        Route("/r/{token}/{page:int}", page.rate, methods=["POST"]),
+        Route("/r/{token}/{page}", page.show),
+        Route("/r/{token}/{page}", page.rate, methods=["POST"]),
     ]
-    guard = Middleware(BaseHTTPMiddleware, dispatch=same_site_only(hosts, message_page))
-    return Starlette(
+    app = Starlette(
         routes=routes,
-        middleware=[guard],
-        exception_handlers={
-            HTTPException: http_error,  # type: ignore[dict-item]  # it gets this class alone, which the hint cannot say
+        middleware=[Middleware(Guard, hosts=hosts, refuse=message_page)],
+        exception_handlers={  # each gets its own class alone, which the hint cannot say
+            HTTPException: http_error,  # type: ignore[dict-item]
+            UserError: store_error,  # type: ignore[dict-item]
             Exception: internal_error,
         },
     )
+    app.router.redirect_slashes = False  # it would send raters to whatever name a request carries
+    return app
 
 
 class RatingPage:
@@ -108,7 +114,7 @@ class RatingPage:
         rating, complete = self._parse_rating(rater, page, form)
         if not complete and "draft" not in form:
             raise HTTPException(400, "Please choose one of the answers, or a number on every scale.")
-        self.store.save(rater.number, page, rating, complete)
+        self.store.save(rater.number, page, rating, complete, request_name(form))
         next_page = f"/r/{rater.token}/{page + 1 if page < len(self._queue(rater)) else 'done'}"
         return JSONResponse({"next": next_page}) if "script" in form else RedirectResponse(next_page, 303)
 
@@ -140,7 +146,8 @@ class RatingPage:
         return rater
 
     def _trial(self, request: Request) -> tuple[Rater, int, Trial]:
-        rater, page = self._rater(request), request.path_params["page"]
+        rater, path = self._rater(request), request.path_params["page"]
+        page = int(path) if path.isascii() and path.isdecimal() and len(path) < 10 else 0
         if not rater.consented:
             raise HTTPException(403, "Please open your link and agree first.")
         if not 1 <= page <= len(self._queue(rater)):
@@ -176,6 +183,11 @@ def seconds_on_page(form: dict[str, str]) -> float:
     return 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), MAX_SECONDS)
 
 
+def request_name(form: dict[str, str]) -> str:
+    """What is equal where a request came twice. The script numbers its requests; without it, equal forms are one."""
+    return hashlib.sha256(json.dumps(form, sort_keys=True).encode()).hexdigest()
+
+
 async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form of at most MAX_FORM_BYTES, without a parser for uploads."""
     body = b""
@@ -185,7 +197,11 @@ async def read_form(request: Request) -> dict[str, str]:
             raise HTTPException(413, "That is too long.")
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         raise HTTPException(415, "Wanted a form.")
-    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, errors="replace", max_num_fields=50)
+    text = body.decode("utf-8", "replace")
+    try:
+        fields = parse_qs(text, keep_blank_values=True, errors="replace", max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise HTTPException(400, "That form has too many fields.") from None
     return {name: values[-1] for name, values in fields.items()}
 
 
@@ -199,6 +215,14 @@ def static_file(request: Request) -> Response:
 def http_error(request: Request, error: HTTPException) -> Response:
     text = "There is no such page." if error.detail == "Not Found" else error.detail
     return message_page(text, error.status_code)
+
+
+def store_error(request: Request, error: UserError) -> Response:
+    """The ratings file is locked for too long, full or gone. The page's script tries again by itself."""
+    print(error, file=sys.stderr, flush=True)
+    page = message_page("This was not saved: the ratings cannot be written just now. Please try again.", 503)
+    page.headers["Retry-After"] = "5"
+    return page
 
 
 def internal_error(request: Request, error: Exception) -> Response:

@@ -33,7 +33,9 @@ def report_study(folder: Path, metrics: Sequence[str] = ()) -> ExtraSection:
     metrics    automatic metrics to compare people with, beside those that are known already
     """
     study = read_study(folder)
-    judgements = collect_judgements(study, RatingStore(folder))
+    store = RatingStore(folder)
+    store.check_study(study)
+    judgements = collect_judgements(study, store)
     results = analyse(study, judgements, metric_scores(folder, study, metrics))
     sentences = report_text.sentences(results)
     home = folder / "report"

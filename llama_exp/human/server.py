@@ -7,7 +7,7 @@ from llama_exp.errors import UserError
 from llama_exp.human.store import RatingStore
 from llama_exp.human.study import Study, read_study
 from llama_exp.programs import install
-from llama_exp.web import LOOPBACK_NAMES, is_loopback, open_socket, url_host
+from llama_exp.web import LOOPBACK_NAMES, is_loopback, open_socket, run_server, url_host
 
 HOST, PORT = "127.0.0.1", 8765
 
@@ -23,17 +23,18 @@ def serve_study(folder: Path, host: str = HOST, port: int = PORT, open: bool = F
     """
     study = read_study(folder)
     hosts = allowed_hosts(host, open, address)
-    uvicorn, create_app = _import_web()
+    create_app = _import_web()
     store = RatingStore(folder)
+    if store.path.is_file():
+        store.check_study(study)
     store.invite(len(study.queues))
+    store.check_study(study)
     connection = store.keep_open()
     listening = open_socket(host, port)
     address = address.rstrip("/") or f"http://{url_host(host)}:{listening.getsockname()[1]}"
     print(rater_links(study, store, address), flush=True)
-    app = create_app(study, store, hosts)
-    config = uvicorn.Config(app, access_log=False, log_level="warning", server_header=False)  # a log would hold tokens
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        run_server(create_app(study, store, hosts), listening)
     except KeyboardInterrupt:
         print("\nStopped. Every rating is saved; run the same command to continue.")
     finally:
@@ -41,14 +42,14 @@ def serve_study(folder: Path, host: str = HOST, port: int = PORT, open: bool = F
 
 
 def _import_web():
-    """uvicorn and the application. UserError, saying what to install, without the `ui` extra."""
+    """The application. UserError, saying what to install, without the `ui` extra."""
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401  # run_server needs it
 
         from llama_exp.human.rating_page import create_app
     except ImportError as error:
         raise UserError(f"The rating page needs {error.name}. Install it: {install('ui')}") from None
-    return uvicorn, create_app
+    return create_app
 
 
 def allowed_hosts(host: str, open: bool, address: str) -> set[str] | None:

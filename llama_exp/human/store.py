@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llama_exp.errors import UserError
+from llama_exp.formatting import plural
+from llama_exp.human.study import KEEP_RATINGS, Study, fingerprint
 from llama_exp.records import Rating
 
 SCHEMA = """
@@ -28,6 +30,10 @@ CREATE TABLE IF NOT EXISTS ratings (
     seconds REAL NOT NULL DEFAULT 0, done INTEGER NOT NULL DEFAULT 0, changes INTEGER NOT NULL DEFAULT 0, given TEXT,
     PRIMARY KEY (rater, place)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS requests (
+    rater INTEGER NOT NULL REFERENCES raters, place INTEGER NOT NULL, last TEXT NOT NULL, PRIMARY KEY (rater, place)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS study (fingerprint TEXT NOT NULL);
 """
 SELECT_RATER = "SELECT rater, token, name, COALESCE(consented, '') FROM raters"
 TIMEOUT = 15.0  # seconds to wait for another rater's write
@@ -67,6 +73,39 @@ class RatingStore:
                 token = secrets.token_urlsafe(16)
                 db.execute("INSERT OR IGNORE INTO raters (rater, token) VALUES (?, ?)", (number, token))
 
+    def check_study(self, study: Study) -> None:
+        """Raise UserError where the ratings were given in another study.
+
+        A file of an earlier version takes this study's fingerprint: where nobody has rated yet, or where study.json is
+        as old, so that it was not made anew, and has a page for every rating.
+        """
+        with self._open() as db:
+            db.executescript(SCHEMA)
+            db.execute("BEGIN IMMEDIATE")
+            [ratings] = db.execute("SELECT count(*) FROM ratings").fetchone()
+            stored, now = db.execute("SELECT fingerprint FROM study").fetchone(), fingerprint(study)
+            if stored is None and (not ratings or (not study.fingerprint and self._fits(db, study))):
+                db.execute("INSERT INTO study VALUES (?)", (now,))
+                stored = (now,)
+        if stored != (now,):
+            raise UserError(
+                f"{self.path} holds {plural(ratings, 'rating')} of another study than the study.json that you have or "
+                f"ask for: texts, scales or the order of pages differ. Nothing was changed. {KEEP_RATINGS} "
+                f"A new study needs a folder of its own: study=FOLDER."
+            )
+
+    @staticmethod
+    def _fits(db: sqlite3.Connection, study: Study) -> bool:
+        """Whether the study has a page of the right kind for every rating."""
+        scales = {*study.settings.scales} if study.on_scales else set()
+        return all(
+            1 <= rater <= len(study.queues)
+            and 1 <= page <= len(study.queues[rater - 1])
+            and json.loads(scores).keys() <= scales
+            and not (verdict and study.on_scales)
+            for rater, page, verdict, scores in db.execute("SELECT rater, place, verdict, scores FROM ratings")
+        )
+
     def raters(self) -> list[Rater]:
         with self._open() as db:
             rows = db.execute(f"{SELECT_RATER} ORDER BY rater").fetchall()
@@ -82,10 +121,15 @@ class RatingStore:
         with self._open() as db:
             db.execute("UPDATE raters SET name = ?, consented = ? WHERE rater = ?", (name, _now(), rater))
 
-    def save(self, rater: int, page: int, rating: Rating, complete: bool) -> None:
-        """Write a rating. One that is complete stays so when only its comment comes again (`complete=False`)."""
+    def save(self, rater: int, page: int, rating: Rating, complete: bool, request: str = "") -> None:
+        """Write a rating. One that is complete stays so when only its comment comes again (`complete=False`).
+
+        request    names the request: one that comes twice, because its answer was lost, is written once
+        """
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")  # the write lock first: no other writer comes between reading and writing
+            if request and self._is_repeated(db, rater, page, request):
+                return
             old = db.execute(
                 "SELECT verdict, scores, seconds, done, changes FROM ratings WHERE rater = ? AND place = ?",
                 (rater, page),
@@ -96,6 +140,12 @@ class RatingStore:
             seconds = round(seconds + rating.seconds, 1)
             row = (rater, page, *new, rating.comment, seconds, int(complete or was_complete), changes, _now())
             db.execute("INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    @staticmethod
+    def _is_repeated(db: sqlite3.Connection, rater: int, page: int, request: str) -> bool:
+        last = db.execute("SELECT last FROM requests WHERE rater = ? AND place = ?", (rater, page)).fetchone()
+        db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?)", (rater, page, request))
+        return last == (request,)
 
     def ratings(self, rater: int) -> dict[int, StoredRating]:
         """{page of the rater's queue: what is stored of it}."""
@@ -122,7 +172,7 @@ class RatingStore:
     def _open(self) -> Iterator[sqlite3.Connection]:
         """A connection that commits at the end of the block and is closed after it."""
         if not self.path.is_file():
-            raise UserError(f"No ratings file at {self.path}. The command that created the study creates it again.")
+            raise UserError(f"No ratings file at {self.path}. The command that created the study makes an empty one.")
         db = sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")

@@ -7,6 +7,7 @@ nothing that happens to the evaluations later can change it.
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,8 +19,10 @@ from llama_exp.config.options import REQUIRED, option
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
 from llama_exp.runs.files import parse_turns, write_json
+from llama_exp.sanitize import clean
 
 REFERENCE = "reference"
+KEEP_RATINGS = "Put study.json back from a copy. Keep ratings.sqlite beside it: it holds what raters gave."
 
 
 class Mode(StrEnum):
@@ -93,7 +96,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """`queues[0]` is what rater 1 sees, in order; `available` counts the items that could have been drawn."""
+    """`queues[0]` is what rater 1 sees, in order; `available` counts the items that could have been drawn.
+
+    fingerprint    what study.json says of itself, "" in those of earlier versions; ratings.sqlite holds the same
+    """
 
     settings: StudySettings
     conditions: dict[str, Condition]
@@ -101,6 +107,7 @@ class Study:
     items: dict[str, Item]
     controls: dict[str, Item]
     queues: tuple[tuple[Trial, ...], ...]
+    fingerprint: str = ""
 
     @property
     def on_scales(self) -> bool:
@@ -124,6 +131,26 @@ def identical_replies(item: Item, first: str, second: str) -> bool:
     return item.replies[first].split() == item.replies[second].split()
 
 
+def fingerprint(study: Study) -> str:
+    """What ratings refer to, as a SHA-256: texts, scales and the order of pages. Further raters do not change it."""
+    texts = {
+        kind: [
+            [
+                id,
+                item.system,
+                [[turn.role, turn.text] for turn in item.history],
+                item.prompt,
+                sorted(item.replies.items()),
+            ]
+            for id, item in sorted(items.items())
+        ]
+        for kind, items in (("items", study.items), ("controls", study.controls))
+    }
+    pages = [[trial.kind, trial.item, trial.left, trial.right] for trial in study.queues[0]]
+    scales = sorted(study.settings.scales) if study.on_scales else []
+    return hashlib.sha256(json.dumps([texts, pages, scales], sort_keys=True).encode()).hexdigest()
+
+
 def write_study(folder: Path, study: Study) -> None:
     write_json(folder / "study.json", dataclasses.asdict(study))
 
@@ -141,9 +168,19 @@ def read_study(folder: Path) -> Study:
         for key in ("items", "controls"):
             stored[key] = {id: _parse_item(fields) for id, fields in stored[key].items()}
         stored["queues"] = tuple(tuple(Trial(**trial) for trial in queue) for queue in stored["queues"])
-        return Study(**stored)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a study ({error}). Delete its folder and create it again.") from None
+        study = Study(**stored)
+        now = fingerprint(study)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not a study ({clean(error, 200)}). {KEEP_RATINGS} If there is no copy, remove study.json alone "
+            "and type the command that created the study: it is the same study again if nothing it read has changed."
+        ) from None
+    if study.fingerprint not in ("", now):
+        raise UserError(
+            f"{path} was changed after the study was created: its texts, scales or pages do not have its fingerprint. "
+            f"{KEEP_RATINGS}"
+        )
+    return study
 
 
 def _parse_item(fields: dict[str, Any]) -> Item:

@@ -129,7 +129,7 @@ def read_predictions(path: Path) -> list[Prediction]:
             if number == len(lines):  # no newline after it: the writer was killed in the middle of this line
                 break
             raise UserError(
-                f"{path}:{number}: not a prediction ({clean(error, 200)}). Delete the file and evaluate again."
+                f"{path}:{number}: not a prediction ({clean(error, 200)}). Move the file elsewhere and evaluate again."
             ) from None
     return read
 

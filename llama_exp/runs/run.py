@@ -169,7 +169,7 @@ class Run:
             raise UserError(
                 f"{self.folder} holds a run with another config:\n"
                 + "\n".join(differ)
-                + "\nChoose another folder (out=FOLDER) or delete it."
+                + "\nChoose another folder (out=FOLDER), or move this one elsewhere to keep it."
             )
 
     def write_config(self) -> None:

@@ -106,7 +106,7 @@ def read_conversations(path: Path) -> list[Conversation]:
             if number == len(lines):
                 break
             raise UserError(
-                f"{path}:{number}: not a conversation ({error}). Delete the file and simulate again."
+                f"{path}:{number}: not a conversation ({error}). Move the file elsewhere and simulate again."
             ) from None
     return conversations
 

@@ -17,10 +17,10 @@ function reset() {
   message.focus();
 }
 
-// Control characters and direction overrides are shown by their code point.
-const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+// Control characters, direction overrides and what has no width are shown by their code point, as in sanitize.py.
+const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\u{e0001}\u{e0020}-\u{e007f}]/gu;
 const visible = (text) => text.replace(/\r\n/g, "\n").replace(hidden,
-  (c) => `[U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
+  (c) => `[U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
 
 function element(parent, tag, name, text = "") {
   const made = document.createElement(tag);
@@ -50,6 +50,8 @@ const distanceToEnd = () => document.documentElement.scrollHeight - window.inner
 const scrollDown = () => window.scrollTo(0, document.documentElement.scrollHeight);
 
 function show(replies, line) {
+  status.textContent = line.ahead ? `Waiting: ${line.ahead} ${line.ahead > 1 ? "messages are" : "message is"} answered before yours.` : "";
+  if (line.ahead) return;
   const current = replies[line.side], reading = distanceToEnd() > 60; // stay where the reader has scrolled up to
   if (line.piece) {
     current.text += line.piece;
@@ -79,6 +81,20 @@ async function read(response, replies) {
   }
 }
 
+// Where too many wait already, ask again when the server says so, until it has room or Stop is pressed.
+async function post(body, signal) {
+  for (;;) {
+    const response = await fetch("/ask", {
+      method: "POST", headers: { "Content-Type": "application/json" }, signal, body: JSON.stringify(body),
+    });
+    const seconds = response.status === 503 && Number(response.headers.get("Retry-After"));
+    if (!seconds) return response;
+    status.textContent = `Many people are asking at the moment. Your message is sent again in ${seconds} s.`;
+    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds * (1 + Math.random() / 2)));
+    signal.throwIfAborted();
+  }
+}
+
 async function ask(text) {
   if (system.value !== systemPrompt) reset();
   hint.hidden = true;
@@ -86,10 +102,7 @@ async function ask(text) {
   busy(true);
   const replies = addExchange(text), own = (request = new AbortController());
   try {
-    const response = await fetch("/ask", {
-      method: "POST", headers: { "Content-Type": "application/json" }, signal: own.signal,
-      body: JSON.stringify({ message: text, system: systemPrompt, history }),
-    });
+    const response = await post({ message: text, system: systemPrompt, history }, own.signal);
     if (response.ok) await read(response, replies);
     else status.textContent = (await response.json().catch(() => ({}))).error || `The server answered ${response.status}.`;
   } catch (error) {

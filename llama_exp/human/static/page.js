@@ -11,11 +11,13 @@ const RETRY = 2000;
 let counted = opened;
 let leaving = false;
 let draftTimer = null;
+let requests = 0;
 
 function requestBody(extra) {
   const data = new URLSearchParams(new FormData(form));
   data.set("seconds", document.hidden ? "0" : ((performance.now() - counted) / 1000).toFixed(1));
   data.set("script", "1");
+  data.set("request", `${performance.timeOrigin}-${requests += 1}`); // sent again, it is the same request
   for (const [name, value] of Object.entries(extra)) data.set(name, value);
   counted = performance.now();
   return data;
