@@ -223,7 +223,7 @@ def stopped(tmp_path_factory):
 
 
 def test_with_early_stopping_it_is_the_saved_adapter_that_is_evaluated(stopped, tmp_path, command):
-    [results] = stopped.glob("squad/*/eval/*-test-*/results.json")
+    [results] = stopped.glob("squad/*/eval/*/results.json")
     at_once = json.loads(results.read_text())["scores"]
     assert at_once["loss"] == pytest.approx(summary(stopped)["loss"]["best_validation"], rel=1e-3)
     results.parent.rename(tmp_path / "aside")

@@ -242,7 +242,7 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
     assert (results["train_examples"], results["examples_in_training"]) == (40, train["encoded"])
     printed = command("llama-exp", "report", str(tmp_path / "o")).stdout
     assert f"rank 2 on 40 examples ({train['encoded']} of them reached training)" in printed
-    [row] = read_csv(tmp_path / "o/report/runs.csv")
+    row = next(row for row in read_csv(tmp_path / "o/report/runs.csv") if row["split"] == "test")
     assert (row["sample"], row["examples"], row["examples_in_training"]) == ("40", "40", str(train["encoded"]))
     whole = command("train.py", *small(), f"outputs={tmp_path}/whole").stdout
     assert "reach training" not in whole, "nothing to say where nothing is dropped"
