@@ -120,7 +120,8 @@ def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcom
     if results := stored_results(request.folder):
         return reuse(request, results)
     examples = data.held_out(config.split.value, config.eval_sample)
-    if config.eval_sample and config.eval_sample > len(examples) and "eval_sample" in typed_keys():
+    typed = "split" if config.split is Split.validation else "eval_sample"
+    if config.eval_sample and config.eval_sample > len(examples) and typed in typed_keys():
         print(
             f"  eval_sample={config.eval_sample}: there are {len(examples)} held-out Examples; all are used.",
             flush=True,
