@@ -7,7 +7,7 @@ suffixes:
     suffixes Question: who? [/INST]  Eve </s>          one for each prompt; the response, where there is one, behind it
 
 The last position of the prompt gives the first new token, the positions of the response its likelihood. Then keys and
-values of each whole prompt are right-aligned in one cache (prefill), and all replies grow by one token a step (decode).
+values of each whole prompt are laid into one cache (prefill), and all replies grow by one token a step (decode).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llama_exp.model.kernels.attention import Segments, attend
+from llama_exp.model.kernels.attention import CachedRows, Segments, attend, attend_cached_rows, can_flash
 from llama_exp.model.kernels.decoder_layer import layers_of
 from llama_exp.model.kernels.forward import hidden_states, token_nll
 
+GRAPH_FROM = 4  # steps
 CHECK_EVERY = 4  # steps between checks whether all replies have ended: a check waits for the GPU
 
 
@@ -127,11 +128,11 @@ def decode_batch(llama: nn.Module, batch: Sequence[PrefixGroup], *, new: int, eo
 class KVCache:
     """Keys and values of each layer, (B, width, kv heads, D).
 
-    Prompts are right-aligned to column `filled`, so that all rows write their next token into the same column.
+    A row begins in column 0, so that its tokens lie together, as the kernel for rows of different lengths wants them.
     """
 
-    def __init__(self, filled: int, width: int, layers: int):
-        self.filled, self.width = filled, width
+    def __init__(self, width: int, layers: int):
+        self.width = width
         self.keys: list[torch.Tensor | None] = [None] * layers
         self.values: list[torch.Tensor | None] = [None] * layers
 
@@ -139,7 +140,7 @@ class KVCache:
         """Store k, v (M, kv heads, D) of all texts as rows; `indices` (B, filled) says which token goes where."""
         for store, values in ((self.keys, k), (self.values, v)):
             rows = values.new_zeros(len(indices), self.width, *values.shape[1:])
-            rows[:, : self.filled] = values[indices]
+            rows[:, : indices.shape[1]] = values[indices]
             store[layer] = rows
 
     def select(self, rows: torch.Tensor) -> None:
@@ -166,7 +167,7 @@ def prefill(llama, layers, batch: Sequence[PrefixGroup], requests: Sequence[Deco
     lengths = [len(suffix) for suffix in suffixes]
     # A suffix attends to its prefix as well: more keys than queries.
     segments = Segments.of(lengths, device, keys=[sum(both) for both in zip(offsets, lengths, strict=True)])
-    cache = KVCache(filled.shape[1], filled.shape[1] + new, len(layers))
+    cache = KVCache(filled.shape[1] + new, len(layers))
 
     def attend_all(layer, q, k, v):
         if shared:
@@ -218,7 +219,7 @@ def _layout(batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], suf
 
     Returns:
         keys (M,): for each prompt its prefix, then its suffix.
-        cache (B, width): each prompt without its response, right-aligned. Left of it the index is 0: never attended to.
+        cache (B, width): each prompt without its response. Behind it the index is 0: never attended to.
         last_indices: the last token of each prompt, which predicts the first new one.
         response_indices: the tokens that predict each response's tokens.
     """
@@ -232,7 +233,7 @@ def _layout(batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], suf
             shared = torch.arange(prefix, prefix + group.shared)
             whole = torch.cat([shared, torch.arange(after_prefixes + start, after_prefixes + start + len(suffix))])
             keys.append(whole)
-            cache.append(F.pad(whole[: len(request.prompt)], (width - len(request.prompt), 0)))
+            cache.append(F.pad(whole[: len(request.prompt)], (0, width - len(request.prompt))))
             last = start + len(request.prompt) - group.shared - 1
             last_indices.append(last)
             response_indices += range(last, last + len(request.response))
@@ -247,46 +248,69 @@ def decode(llama, layers, cache: KVCache, first, lengths: Sequence[int], new: in
     A finished reply stays in the batch, ignored, until half of the batch is finished: copying the cache costs more than
     a few idle rows.
     """
-    device = first.device
-    token = first
-    lengths = torch.tensor(lengths, device=device)
-    columns = torch.arange(cache.width, device=device)
-    visible = columns >= cache.filled - lengths[:, None]  # (B, width): hides the padding left of each prompt
-    running = torch.arange(len(first), device=device)
-    replies = torch.full((len(first), new), eos, device=device)
-    ended = torch.zeros(len(first), dtype=torch.bool, device=device)
-    for step in range(new):
-        replies[running, step] = torch.where(ended, eos, token)
-        ended = ended | (token == eos)
-        if step == new - 1:
+    step = DecodeStep(llama, layers, cache, first, torch.tensor(lengths, device=first.device), max(lengths))
+    running = torch.arange(len(first), device=first.device)
+    replies = torch.full((len(first), new), eos, device=first.device)
+    ended = torch.zeros(len(first), dtype=torch.bool, device=first.device)
+    for index in range(new):
+        replies[running, index] = torch.where(ended, eos, step.token)
+        ended = ended | (step.token == eos)
+        if index == new - 1:
             break
-        if (step + 1) % CHECK_EVERY == 0:
+        if (index + 1) % CHECK_EVERY == 0:
             unfinished = int((~ended).sum())  # waits for the GPU
             if unfinished == 0:
                 break
             if 2 * unfinished <= len(running):
                 rows_left = (~ended).nonzero().squeeze(1)
-                cache.select(rows_left)
-                running, ended, token, lengths, visible = (
-                    x[rows_left] for x in (running, ended, token, lengths, visible)
-                )
-        column = cache.filled + step
-
-        def attend_cached(layer, q, k, v, column=column, visible=visible):
-            keys, values = cache.keys[layer], cache.values[layer]
-            keys[:, column], values[:, column] = k, v
-            rows, heads, size = q.shape
-            grouped = q.view(rows, keys.shape[2], -1, size)  # query heads beside the key head they share
-            mask = visible[:, None, None, : column + 1]
-            mixed = F.scaled_dot_product_attention(
-                grouped, keys[:, : column + 1].transpose(1, 2), values[:, : column + 1].transpose(1, 2), attn_mask=mask
-            )
-            return mixed.reshape(rows, heads, size)
-
-        every_row = torch.arange(len(token), device=device)
-        hidden = hidden_states(llama, token, lengths + step, attend_cached, every_row, layers)
-        token = (hidden @ llama.lm_head.weight.t()).argmax(-1)
+                step = step.select(rows_left)
+                running, ended = running[rows_left], ended[rows_left]
+        step.run(left=new - 1 - index)
     return [_up_to_eos(row, eos) for row in replies.tolist()]
+
+
+class DecodeStep:
+    """The next token of each row, `token` (B,), written into the cache at `position` (B,), at most `longest`.
+
+    The tensors stay where they are, so that on a GPU the step is captured as a CUDA graph once it has run: launching
+    its kernels one by one takes a CPU longer than the GPU needs for them.
+    """
+
+    def __init__(self, llama, layers, cache: KVCache, token: torch.Tensor, position: torch.Tensor, longest: int):
+        self.llama, self.layers, self.cache, self.longest = llama, layers, cache, longest
+        self.token, self.position = token.clone(), position.clone()
+        self.rows = CachedRows.of(position + 1, cache.width)
+        self.every_row = torch.arange(len(token), device=token.device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.has_run = False
+
+    def select(self, rows: torch.Tensor) -> "DecodeStep":
+        """A step of these rows alone, whose cache has no others."""
+        self.cache.select(rows)
+        return DecodeStep(self.llama, self.layers, self.cache, self.token[rows], self.position[rows], self.longest)
+
+    def run(self, left: int) -> None:
+        """left: how many steps will run, this one included; a graph pays from GRAPH_FROM on."""
+        if self.has_run and not self.graph and left >= GRAPH_FROM and can_flash(self.cache.keys[0]):
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self._run()
+        if self.graph:
+            self.graph.replay()
+        else:
+            self._run()
+        self.longest, self.has_run = self.longest + 1, True
+
+    def _run(self) -> None:
+        hidden = hidden_states(self.llama, self.token, self.position, self._attend, self.every_row, self.layers)
+        self.token.copy_((hidden @ self.llama.lm_head.weight.t()).argmax(-1))
+        self.position.add_(1)
+        self.rows.used.add_(1)
+
+    def _attend(self, layer: int, q, k, v):
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self.every_row, self.position], values[self.every_row, self.position] = k, v
+        return attend_cached_rows(q, keys, values, self.rows, self.longest + 1)
 
 
 def _up_to_eos(ids: list[int], eos: int) -> list[int]:
