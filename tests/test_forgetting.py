@@ -89,10 +89,31 @@ def test_a_text_file_is_continued_from_the_middle_of_its_passages(tmp_path):
     assert request.folder.name.startswith("text-test-12-loss")
 
 
+def test_a_text_that_has_changed_is_another_evaluation_and_other_items(tmp_path):
+    file = tmp_path / "prose.txt"
+    run = Run.of(load_config(*TINY, "sample=16", "lora.r=4", f"outputs={tmp_path}"))
+    found = []
+    for word in ("sea", "land"):
+        file.write_text("\n\n".join(f"{word} {number} " * 20 for number in range(40)))
+        request = forgetting_request(run, load_config(*TINY, "sample=16", f"forgetting={file}"))
+        data = DATASETS.of(request.config)
+        data.setup()
+        found.append((request.folder, {example.id for example in data.held_out("test")}))
+    assert found[0][0] != found[1][0] and not found[0][1] & found[1][1]
+
+
+def test_a_text_without_passages_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / "short.txt").write_text("Too short.\n\nThis as well.")
+    with pytest.raises(UserError, match="No Example is left|too few Examples"):
+        words = ("sample=16", "lora.r=4", f"forgetting={tmp_path}/short.txt", f"outputs={tmp_path}/o")
+        train(load_config(*TINY, *words))
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("guanco", "no such file, and no such dataset. Known: guanaco, medical"),
+        ("guanco", "no such file, and no such dataset. Did you mean guanaco? Known: guanaco"),
         ("squad", "is what the run is tuned on"),
         ("table", "has no data yet"),
         ("nowhere/prose.txt", "no such file"),

@@ -32,13 +32,13 @@ def write_tried(outputs, sample, r, test, validation=None, loss=1.9, rate=None, 
 
 
 def write_validation(home, f1, items=100, **more):
-    (tested,) = (home / "eval").iterdir()
+    (tested,) = (home / "eval").glob("*-test-*")
     results = json.loads((tested / "results.json").read_text())
     results["scores"] |= {"squad/f1": f1}
     results |= {"split": "validation", "items": items, "groups": items} | more
     results["evaluation"] = results.get("evaluation", {}) | {"split": "validation", "eval_sample": items}
     folder = home / "eval" / f"squad-validation-{items}"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -150,7 +150,7 @@ def test_the_best_cell_is_chosen_by_validation_and_its_test_score_is_not_correct
     assert c.ranking.best == c.best()[1].key
     lines = findings.answer(c)
     assert lines[0].startswith("Best: F1 60.0")
-    assert "It was chosen among 4 cells by its score on 100 validation items (62.0)" in lines[1]
+    assert "It was chosen among 4 by its score on 100 validation items (62.0)" in lines[1]
     wide = scores_table(c)
     verdicts = [row[[one.name for one in wide.columns].index("against the best")] for row in wide.rows]
     assert verdicts[3] == "best" and verdicts[0].startswith("worse by") and "better" not in verdicts[1]
@@ -176,6 +176,44 @@ def test_validation_scores_on_other_examples_do_not_choose(tmp_path):
     write_tried(tmp_path, 1000, 8, 60.0, 50.0, items=60)
     c = next(c for c in compared(tmp_path) if c.split == "test")
     assert not c.validated and c.best()[1].examples == 1000
+
+
+def test_more_validation_items_of_some_runs_do_not_undo_the_choice(tmp_path):
+    for sample, validation in ((100, 41.0), (300, 55.0), (1000, 50.0)):
+        home = write_tried(tmp_path, sample, 8, 40.0, validation)
+        if sample > 100:
+            write_validation(home, 10.0, items=400)
+    c = next(c for c in compared(tmp_path) if c.split == "test")
+    assert c.validated and c.best()[1].examples == 300
+
+
+def test_a_lucky_run_at_one_rate_does_not_beat_the_mean_of_several_at_another(tmp_path):
+    for seed, score in enumerate((62.0, 50.0, 51.0)):
+        write_tried(tmp_path, 100, 8, 50.0, score, rate=1e-4, seed=seed)
+    write_tried(tmp_path, 100, 8, 50.0, 60.0, rate=2e-4)
+    (c,) = compared(tmp_path)
+    (cell,) = c.panels[0].cells
+    assert cell.tuned == {"optimizer.lr": 1e-4} and len(cell.runs) == 3, "compared on the seed that both have"
+
+
+def test_of_equal_validation_scores_the_lower_validation_loss_decides(tmp_path):
+    for rate, loss in ((1e-5, 1.0), (1e-4, 2.0)):
+        home = write_tried(tmp_path, 100, 8, 50.0, rate=rate)
+        write_validation(home, 0.0, scores={"squad/f1": 0.0, "loss": loss})
+    (c,) = compared(tmp_path)
+    assert c.panels[0].cells[0].tuned == {"optimizer.lr": 1e-5}
+
+
+def test_where_the_test_set_shows_validation_to_be_wrong_about_tuning_nobody_is_told_that_it_did_not_help(tmp_path):
+    write_validation(write_run(tmp_path, r=0, f1=5.0), 10.0)
+    for sample in (100, 300):
+        for seed in range(3):
+            write_tried(tmp_path, sample, 8, 60.0, 9.0, seed=seed)
+    (c,) = compared(tmp_path)
+    assert c.best()[1].rank == 0 and c.ranking.better
+    said = " ".join([*findings.answer(c), *answer_of(c, Prices(), tmp_path).sentences])
+    assert "not helped" not in said and "No fine-tuned model is better" not in said
+    assert "Validation chose the untuned model" in said and answer_of(c, Prices(), tmp_path).recommended.rank == 8
 
 
 def test_where_lower_is_better_the_lowest_validation_score_chooses(tmp_path):

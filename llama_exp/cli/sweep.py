@@ -74,7 +74,10 @@ class SweepOutcomes(Callback):
             from llama_exp.cli.commands import report
             from llama_exp.report.command import ReportOptions
 
-            runs = [outcome.folder for outcome in self.outcomes if isinstance(outcome, Outcome)]
+            done = zip(self.outcomes, self.cells, strict=True)
+            runs = [one.folder for one, (_, text) in done if isinstance(one, Outcome) and not text.startswith(FAILED)]
+            if not runs:
+                return
             report(ReportOptions(outputs=config.outputs), first=runs)
 
     def run_postponed(self) -> None:

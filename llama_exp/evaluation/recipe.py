@@ -1,9 +1,11 @@
 """Score one run on held-out Examples: find it, let it reply, score the replies."""
 
 import dataclasses
+import difflib
 from pathlib import Path
 
 from llama_exp import metrics
+from llama_exp.config.checksums import content_hash
 from llama_exp.config.compose import choices, default_config, limit_answer_length, typed_keys
 from llama_exp.config.schema import Config, Source, Split
 from llama_exp.data import DATASETS, sources
@@ -53,14 +55,19 @@ def forgetting_request(run: Run, config: Config) -> EvaluationRequest | None:
         return None
     if name == run.config.dataset.name:
         raise UserError(f"forgetting={name} is what the run is tuned on. Name another dataset, or a file.")
-    is_file = Path(name).expanduser().exists()
-    if not is_file and name not in choices("dataset"):
+    path = None if name in choices("dataset") else Path(name).expanduser()
+    if path and not path.exists():
+        near = difflib.get_close_matches(name, choices("dataset"), n=1)
+        meant = f"Did you mean {near[0]}? " if near else ""
         raise UserError(
-            f"forgetting={name}: no such file, and no such dataset. Known: {', '.join(choices('dataset'))}."
+            f"forgetting={name}: no such file, and no such dataset. {meant}Known: {', '.join(choices('dataset'))}."
         )
-    kind = ("text" if Path(name).suffix.lower() == ".txt" else "table") if is_file else name
-    dataset = default_config({"dataset": kind, "model": config.model.name}).dataset
-    dataset = dataclasses.replace(dataset, metrics=[], path=name if is_file else dataset.path)
+    if path and run.config.dataset.path and path.resolve() == Path(run.config.dataset.path).expanduser().resolve():
+        raise UserError(f"forgetting={name} is the file that the run is tuned on. Name another one, or a dataset.")
+    kind = _kind_of_file(path) if path else name
+    dataset = dataclasses.replace(default_config({"dataset": kind, "model": config.model.name}).dataset, metrics=[])
+    if path:  # a file that has changed is another one: its content is part of what the evaluation is named by
+        dataset = dataclasses.replace(dataset, path=name, revision=content_hash(path))
     if kind in MAKERS and run.config.dataset.source is Source.synthetic:
         dataset = dataclasses.replace(dataset, source=Source.synthetic)
     sources.check(dataset)
@@ -68,6 +75,12 @@ def forgetting_request(run: Run, config: Config) -> EvaluationRequest | None:
         run.config, dataset=dataset, split=Split.test, eval_sample=_choosing_size(config), trainer=config.trainer
     )
     return EvaluationRequest(run, limit_answer_length(other), generate=False)
+
+
+def _kind_of_file(path: Path) -> str:
+    """The dataset that reads a file, or a folder of files."""
+    files = [path] if path.is_file() else list(path.iterdir())
+    return "text" if any(file.suffix.lower() == ".txt" for file in files) else "table"
 
 
 def _choosing_size(config: Config) -> int | None:
@@ -82,10 +95,13 @@ def evaluate(config: Config, session: Session | None = None) -> Outcome:
         return evaluate_file(config)
     run = find_run(config) if config.lora.r else Run.untuned(config)
     config = with_metrics_of(config, run.config)
-    if forgotten := forgetting_request(run, config):
-        _evaluate_request(forgotten, session)
+    forgotten = forgetting_request(run, config)
     request = EvaluationRequest.of(config, run)
-    return _evaluate_request(dataclasses.replace(request, config=with_metrics(request.config, session)), session)
+    request = dataclasses.replace(request, config=with_metrics(request.config, session))
+    outcome = _evaluate_request(request, session)
+    if forgotten:
+        _evaluate_request(forgotten, session)
+    return outcome
 
 
 def _evaluate_request(request: EvaluationRequest, session: Session) -> Outcome:

@@ -37,6 +37,7 @@ def save_results(
         items=len(predictions),
         groups=len({prediction.group for prediction in predictions}),
         empty_replies=sum(not prediction.reply.strip() for prediction in predictions) if request.generate else None,
+        distinct_replies=len({prediction.reply for prediction in predictions}) if request.generate else None,
         unfinished=sum(not prediction.finished for prediction in predictions) if request.generate else None,
         shortened=sum(prediction.shortened for prediction in predictions),
         unmeasured=sum(prediction.nll is None for prediction in predictions),

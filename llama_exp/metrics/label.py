@@ -7,6 +7,7 @@ not count. Pure Python.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from llama_exp.metrics.declaration import PERCENT, Score, metric
 from llama_exp.records import Prediction
@@ -38,10 +39,18 @@ def mean_f1(found: Sequence[tuple[str, str]]) -> float:
     return 100.0 * sum(2 * hits[label] / times[label] for label in sorted(times)) / len(times) if times else 0.0
 
 
-def facts(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """How many labels there are, and how many replies are none of them."""
+def facts(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """How many labels there are, how many replies are none of them, and what answering the commonest label always
+    would score, in percent."""
     found = pairs(predictions)
-    return {"labels": len({right for right, _ in found}), "unreadable": sum(not given for _, given in found)}
+    counts = Counter(right for right, _ in found)
+    label, most = counts.most_common(1)[0] if counts else ("", 0)
+    return {
+        "labels": len(counts),
+        "unreadable": sum(not given for _, given in found),
+        "commonest": label,
+        "always_commonest": 100.0 * most / max(len(found), 1),
+    }
 
 
 @metric(

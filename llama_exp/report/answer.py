@@ -67,13 +67,14 @@ class Recommended:
     measured: float | None = None
     tuned: dict[str, Any] = dataclasses.field(default_factory=dict)
     at_edge: tuple[str, ...] = ()
+    few_groups: bool = False  # of test items, so that its `sure` is not to be relied on
 
     @property
     def confident(self) -> bool:
         """Whether it is a recommendation, not a best guess."""
         from llama_exp.statistics.learning_curve.advice import SURE  # numpy
 
-        return self.sure >= SURE
+        return self.sure >= SURE and not self.few_groups
 
     @property
     def how_sure(self) -> str:
@@ -178,6 +179,11 @@ class Answer:
     unknown: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
 
+    @property
+    def not_told_apart(self) -> list[int]:
+        """Other ranks that may do as well."""
+        return [one.rank for one in self.other_ranks if one.difference.low <= 0 <= one.difference.high]
+
     def available_for(self, gain: Gain) -> str:
         """`1,000`: how many examples the data have, where that is fewer than this gain needs; else ""."""
         return f"{self.available:,}" if self.available is not None and gain.examples > self.available else ""
@@ -195,7 +201,7 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
     found: Recommended | None
     if len(c.cells()) < 2:
         found = None
-    elif best[1].rank == 0:
+    elif best[1].rank == 0 and not (c.ranking and c.ranking.better):
         found = Recommended(0, None, None, tolerance, 1.0)
     elif curves:
         found = _by_curves(panel, curves, tolerance, c)
@@ -203,7 +209,9 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         found = _by_rank(panel, best[1], tolerance, c)
     if found and (nearest := nearest_cell(panel, found.rank, found.examples)):
         edge = settings_at_edge(panel, found.rank, found.examples)
-        found = dataclasses.replace(found, tuned=nearest.tuned, at_edge=tuple(key for key, _, _ in edge))
+        few = c.groups is not None and c.groups < FEW_GROUPS
+        tuned = nearest.tuned if nearest.others else {}  # of one value nothing was chosen
+        found = dataclasses.replace(found, tuned=tuned, at_edge=tuple(key for key, _, _ in edge), few_groups=few)
     available = max((_available(one.run) or 0 for s in panel.cells for one in s.runs), default=0) or None
     answer = Answer(
         dataset=c.dataset,
@@ -352,7 +360,7 @@ def _seconds(cells: Iterable[Cell], size: int) -> float | None:
 def _spent(c: Comparison, prices: Prices) -> Spent:
     runs = {one.run.folder: one for one in c.runs() if c.metric in one.evaluation.scores}
     trained = sum(costs.seconds(one.run) or 0.0 for one in runs.values())
-    evaluations = [e for one in runs.values() for e in (one.evaluation, one.validation) if e]
+    evaluations = [e for one in runs.values() for e in (one.evaluation, one.validation, one.forgetting) if e]
     scored = sum(e.results.seconds or 0.0 for e in evaluations)
     money = [costs.money(one.run, prices) for one in runs.values() if one.run.rank]
     known = sum(one for one in money if one is not None) if money and None not in money else None
@@ -402,7 +410,7 @@ def _sentences(a: Answer, c: Comparison) -> list[str]:
             setting=a.setting,
             settings=len(c.panels),
             tuned=", ".join(key_value(key, value) for key, value in found.tuned.items()),
-            tuned_by=next((p.tuned_by for p in c.panels if p.tuned_by), ""),
+            tuned_by=best[0].tuned_by if (best := c.best()) else "",
             measured="" if found.measured is None else format_score(found.measured, c.describe().decimals),
             confident=found.confident,
         )

@@ -235,12 +235,12 @@ class Comparison:
         """
         sign = -1 if self.lower_is_better else 1
 
-        def merit(cell: Cell, score: float | None) -> tuple:
-            return sign * (score or 0.0), cell.rank == 0, -cell.size, -cell.rank
+        def merit(cell: Cell, score: float | None, loss: float | None = None) -> tuple:
+            return sign * (score or 0.0), -(loss or 0.0), cell.rank == 0, -cell.size, -cell.rank
 
         pairs = sorted(self.cells(), key=lambda ps: merit(ps[1], ps[1].score(self.metric)), reverse=True)
         if self.validated:
-            best = max(pairs, key=lambda ps: merit(ps[1], ps[1].validation(self.metric)))
+            best = max(pairs, key=lambda ps: merit(ps[1], ps[1].validation(self.metric), ps[1].validation("loss")))
             pairs = [best, *(pair for pair in pairs if pair is not best)]
         return pairs
 

@@ -6,7 +6,7 @@ same held-out items share a comparison.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -46,7 +46,7 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
     `metric` is drawn; default: the dataset's own.
     """
     usable = [r for r in runs if r.status in USABLE and r.rank is not None]
-    scored = [ScoredRun(r, e, _validation_of(r, e), _forgetting_of(r, e)) for r in usable for e in r.evaluations]
+    scored = [ScoredRun(r, e) for r in usable for e in r.evaluations if e.results.generated]
     untuned = [s for s in scored if s.run.rank == 0]
     by_test: dict[tuple, list[ScoredRun]] = {}
     for one in scored:
@@ -70,7 +70,7 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
         apart = {k: v for k, v in test[-1] if any(other.get(k, v if k == "eval_seed" else None) != v for other in like)}
         made.append(_comparison(test, members, mine, metric, apart))
     chosen_by = {one.validation.folder for c in made if c.validated for one in c.runs() if one.validation}
-    made = [c for c in made if not {one.evaluation.folder for one in c.runs()} <= chosen_by and not _is_column(c)]
+    made = [c for c in made if not {one.evaluation.folder for one in c.runs()} <= chosen_by]
     cells = {id(c): sum(len(p.cells) for p in c.panels) for c in made}
     made.sort(
         key=lambda c: (
@@ -85,43 +85,47 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
     return made
 
 
-def _forgetting_of(run: RunRecord, evaluation: EvaluationRecord) -> EvaluationRecord | None:
-    """The same run's loss on other data; of several the one on most items."""
-    found = [e for e in run.evaluations if _is_forgetting(run, e) and e.dataset != evaluation.dataset]
-    return max(found, key=lambda e: (e.items or 0, e.name), default=None)
+def _with_companions(scored: list[ScoredRun]) -> list[ScoredRun]:
+    """Each with its validation scores and its loss on other data: of several item sets the one that most runs have,
+    then the largest."""
+    validations, losses = (_on_usual_items(scored, find) for find in (_validations_of, _forgetting_of))
+    found = zip(scored, validations, losses, strict=True)
+    return [replace(one, validation=validation, forgetting=loss) for one, validation, loss in found]
 
 
-def _is_forgetting(run: RunRecord, evaluation: EvaluationRecord) -> bool:
-    return evaluation.dataset != run.dataset and not evaluation.results.generated and "loss" in evaluation.scores
+def _on_usual_items(
+    scored: list[ScoredRun], find: Callable[[ScoredRun], list[EvaluationRecord]]
+) -> list[EvaluationRecord | None]:
+    """Of each run the one evaluation that `find` names on the items that most runs have, None where it has none."""
+    found = [{_items(one.run, e): e for e in find(one)} for one in scored]
+    counts = Counter(items for of_run in found for items in of_run)
+    usual = max(counts, key=lambda items: (counts[items], items[1] or 0, items), default=())
+    return [of_run.get(usual) for of_run in found]
 
 
-def _is_column(c: Comparison) -> bool:
-    """Whether it is the loss on data that the runs were not tuned on, which is a column of another comparison."""
-    return all(_is_forgetting(one.run, one.evaluation) and len(one.run.evaluations) > 1 for one in c.runs())
+def _items(run: RunRecord, evaluation: EvaluationRecord) -> tuple:
+    """What must be equal for two evaluations to be of the same items; how many they are comes second."""
+    dataset, _, split, items, groups, settings = _test(ScoredRun(run, evaluation))
+    return dataset, items, groups, split, settings
 
 
-def _validation_of(run: RunRecord, evaluation: EvaluationRecord) -> EvaluationRecord | None:
-    """The same run's largest evaluation of validation Examples that are read and prompted like these."""
-    if evaluation.split == "validation":
-        return None
+def _forgetting_of(one: ScoredRun) -> list[EvaluationRecord]:
+    """The same run's losses on data that it was not tuned on."""
+    return [e for e in one.run.evaluations if not e.results.generated and "loss" in e.scores]
+
+
+def _validations_of(one: ScoredRun) -> list[EvaluationRecord]:
+    """The same run's evaluations of validation Examples that are read and prompted like these."""
+    if one.evaluation.split == "validation":
+        return []
 
     def read_as(e: EvaluationRecord) -> dict[str, str]:
-        settings = _settings(ScoredRun(run, e))
+        settings = _settings(ScoredRun(one.run, e))
         return {key: settings[key] for key in settings.keys() - {"eval_sample", "eval_seed", "evaluation"}}
 
-    alike = [
-        e
-        for e in run.evaluations
-        if (e.split, e.dataset) == ("validation", evaluation.dataset) and read_as(e) == read_as(evaluation)
-    ]
-    return max(alike, key=lambda e: e.items or 0, default=None)
-
-
-def _on_same_validation(scored: list[ScoredRun]) -> list[ScoredRun]:
-    """Without the validation scores on other Examples than most have."""
-    items = {id(one): _test(ScoredRun(one.run, one.validation))[2:] for one in scored if one.validation}
-    usual = max(items.values(), key=Counter(items.values()).__getitem__, default=None)
-    return [replace(one, validation=None) if items.get(id(one), usual) != usual else one for one in scored]
+    wanted = "validation", one.evaluation.dataset, True
+    alike = [e for e in one.run.evaluations if (e.split, e.dataset, e.results.generated) == wanted]
+    return [e for e in alike if read_as(e) == read_as(one.evaluation)]
 
 
 def _test(one: ScoredRun) -> tuple:
@@ -167,7 +171,7 @@ def _comparison(
     test: tuple, members: list[ScoredRun], untuned: list[ScoredRun], metric: str | None, keys: dict[str, str]
 ) -> Comparison:
     dataset, trained_on, split, items, groups, _ = test
-    both = _on_same_validation(members + untuned)
+    both = _with_companions(members + untuned)
     members, untuned = both[: len(members)], both[len(members) :]
     evaluations = [one.evaluation for one in members + untuned]
     declared = {name: facts for e in evaluations for name, facts in e.results.declared.items()}

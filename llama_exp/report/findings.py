@@ -22,17 +22,20 @@ from llama_exp.report.labels import (
     key_name,
     measured_items,
     metric_settings,
+    panel_name,
     validation_items,
     with_confidence,
     with_interval,
 )
 from llama_exp.report.load import RunRecord
 from llama_exp.report.templating import Sentences
+from llama_exp.sanitize import as_float, as_text, clean
 
 if TYPE_CHECKING:
     from llama_exp.statistics.ranking import Ranking
 
 MANY_EMPTY = 0.05  # of the replies
+MUCH = 0.1  # of the scale: a cell that may be so much worse is not offered as the cheaper one
 SAY = Sentences("findings")
 SOURCES = {
     "test set": "test items",
@@ -55,7 +58,8 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         _best(c, panel, cell, label),
         samples_shrunk([s for _, s in c.cells()]),
         _chosen(c),
-        *(SAY.settings_chosen(keys=[key_name(key) for key in p.tuned], by=p.tuned_by) for p in c.panels[:1] if p.tuned),
+        *dict.fromkeys(_settings_chosen(p, c) for p in c.panels),
+        _not_validated(c),
         *(_ranking(c, c.ranking) if c.ranking else _by_intervals(c)),
         _cheapest(c, prices),
         *_uncertainty(c, cell),
@@ -63,6 +67,8 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
         _clean_items(c, cell),
         _loss_improved(c, cell),
         _undefined(c),
+        _always_commonest(c, cell),
+        _one_reply(c),
         _empty_replies(c),
         *(SAY.metric_settings(metric=metric, settings=settings) for metric, settings in metric_settings(c)),
         *(SAY.other_settings(metric=load(family).label, key=family) for family in _kept_apart(c)),
@@ -73,7 +79,7 @@ def answer(c: Comparison, prices: Prices = Prices()) -> list[str]:  # noqa: B008
 def _best(c: Comparison, panel: Panel, cell: Cell, label: str) -> str:
     score = with_confidence(c, cell)
     if cell.rank == 0:
-        return SAY.untuned_is_best(metric=label, score=score)
+        return SAY.untuned_is_best(metric=label, score=score, beaten=bool(c.ranking and c.ranking.better))
     untuned = panel.baseline if panel.baseline and panel.baseline.mean(c.metric) is not None else None
     return SAY.best(
         metric=label,
@@ -91,7 +97,11 @@ def _chosen(c: Comparison) -> str:
     """What the choice of the best cell does to its score: nothing where validation chose it."""
     if c.validated:
         validation = format_score(c.ranked()[0][1].validation(c.metric), c.describe().decimals)
-        return SAY.chosen_by_validation(cells=len(c.cells()), items=f"{validation_items(c):,}", score=validation)
+        tried = sum(1 + len(cell.others) for _, cell in c.cells())
+        one_run = len(c.ranked()[0][1].runs) == 1 and c.ranked()[0][1].rank > 0
+        return SAY.chosen_by_validation(
+            cells=tried, items=f"{validation_items(c):,}", score=validation, one_run=one_run
+        )
     winner = c.ranking.winner if c.ranking and c.ranking.best == c.ranked()[0][1].key else None
     if not winner:
         return ""
@@ -99,6 +109,22 @@ def _chosen(c: Comparison) -> str:
     if c.metric == "perplexity":  # cells are compared by their losses
         score, low, high = (exp(min(number, 700.0)) for number in (score, low, high))
     return SAY.chosen(cells=winner.cells, score=with_range(score, low, high))
+
+
+def _settings_chosen(panel: Panel, c: Comparison) -> str:
+    if not panel.tuned:
+        return ""
+    alike = len({p.tuned_by for p in c.panels}) == 1
+    name = "" if alike else panel_name(panel, c)
+    return SAY.settings_chosen(keys=[key_name(key) for key in panel.tuned], by=panel.tuned_by, setting=name)
+
+
+def _not_validated(c: Comparison) -> str:
+    """Why the test set chose, where some cells do have validation scores."""
+    if c.validated or not validation_items(c):
+        return ""
+    missing = [cell_name(p, s, c) for p, s in c.cells() if s.validation(c.metric) is None]
+    return SAY.not_validated(cells=missing, items=validation_items(c)) if missing else ""
 
 
 def samples_shrunk(cells: list[Cell]) -> str:
@@ -190,7 +216,10 @@ def _cheapest(c: Comparison, prices: Prices) -> str:
     difference = c.ranking.against[cell.key][0] if c.ranking and cell.key in c.ranking.against else None
     worst = None
     if difference and difference.low is not None:
-        worst = format_score(-difference.low if lower else difference.high, c.describe().decimals)
+        short = -difference.low if lower else (difference.high or 0.0)
+        if (bounds := c.describe().bounds) and short > MUCH * (bounds[1] - bounds[0]):
+            return ""  # so few examples or items tie everything: no advice
+        worst = format_score(short, c.describe().decimals)
     return SAY.cheapest(
         cell=cell_name(panel, cell, c),
         cost=costs.format_cost(cost, c, prices),
@@ -222,6 +251,9 @@ def _uncertainty(c: Comparison, cell: Cell) -> list[str]:
 def _forgotten(c: Comparison) -> str:
     """What the best cell forgot; where that is the untuned model, the best of the others."""
     found = next(((p, s) for p, s in c.ranked() if s.forgot), None)
+    measured = [one.forgetting for one in c.runs() if one.forgetting and one.run.rank]
+    if not found and measured:
+        return SAY.forgetting_without_untuned(dataset=clean(measured[0].dataset, 40))
     if not found or not (forgot := found[1].forgot):
         return ""
     change = with_range(forgot.change, forgot.low, forgot.high, sign=True)
@@ -268,6 +300,27 @@ def _loss_improved(c: Comparison, best: Cell) -> str:
         measured=measured_items(c),
         items=f"{c.items:,}" if c.items else "",
     )
+
+
+def _always_commonest(c: Comparison, cell: Cell) -> str:
+    """Where labels are answered: whether the best cell is shown to be better than one label for every item."""
+    facts = cell.runs[0].evaluation.results.facts.get("label", {})
+    score, label = as_float(facts.get("always_commonest")), as_text(facts, "commonest")
+    if score is None or c.metric != "label/accuracy":
+        return ""
+    interval = cell.interval(c.metric)
+    better = interval.low > score if interval else cell.score(c.metric) > score
+    return SAY.always_commonest(label=label, score=format_score(score, 1), better=better)
+
+
+def _one_reply(c: Comparison) -> str:
+    """Cells that gave one reply to everything: whatever they score, they do not look at the question."""
+    cells = [
+        cell_name(panel, cell, c)
+        for panel, cell in c.cells()
+        if cell.rank and all(one.evaluation.results.distinct_replies == 1 for one in cell.runs)
+    ]
+    return SAY.one_reply(cells=cells) if cells and (c.items or 0) > 1 else ""
 
 
 def _empty_replies(c: Comparison) -> str:

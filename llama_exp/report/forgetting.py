@@ -4,6 +4,7 @@ The difference is paired by item, with groups as units, and holds the luck of ru
 """
 
 from dataclasses import replace
+from typing import Any
 
 from llama_exp.report.analyse import CellItems, Reader, cell_items, contender
 from llama_exp.report.cells import Cell, Comparison, Forgetting, Panel, ScoredRun
@@ -28,9 +29,16 @@ def _items(cell: Cell, read: Reader) -> CellItems | None:
     return found if isinstance(found, CellItems) else None
 
 
+def _read_as(items: CellItems) -> dict[str, Any]:
+    stored = items.runs[0].evaluation.results.evaluation
+    return {key: value for key, value in stored.items() if key.startswith("dataset.") or key == "max_length"}
+
+
 def _with_change(cell: Cell, untuned: CellItems, read: Reader) -> Cell:
     tuned = _items(cell, read)
     if not tuned or (tuned.ids(), tuned.groups()) != (untuned.ids(), untuned.groups()):
+        return cell
+    if _read_as(tuned) != _read_as(untuned):
         return cell
     reference = contender(untuned, "loss")
     difference, _ = rank_cells([contender(tuned, "loss"), reference], lower_is_better=True).against[reference.key]

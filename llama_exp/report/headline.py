@@ -32,7 +32,7 @@ def large_numbers(answer: Answer, c: Comparison) -> list[LargeNumber]:
             LargeNumber(SAY.recommended(confident=True), SAY.no_tuning(), (SAY.untuned_is_best(),)),
             LargeNumber(SAY.of_untuned(metric=facts.label), score),
         ]
-    first = _recommended(found, answer.setting, bool(facts.bounds))
+    first = _recommended(found, answer, bool(facts.bounds))
     return [first, _expected(answer, found, c), _twice(answer, facts.label)]
 
 
@@ -53,11 +53,16 @@ def twice_the_data(answer: Answer, c: Comparison) -> list[str]:
     return [f"{label}: {gained}" + (f"; {SAY.available(examples=available)}" if available else "") + "."]
 
 
-def _recommended(found: Recommended, setting: str, points: bool) -> LargeNumber:
+def _recommended(found: Recommended, answer: Answer, points: bool) -> LargeNumber:
     cell = SAY.cell(rank=found.rank, examples="" if found.examples is None else f"{found.examples:,}")
-    setting = ", ".join(filter(None, (*(key_value(key, value) for key, value in found.tuned.items()), setting)))
+    setting = ", ".join(filter(None, (*(key_value(key, value) for key, value in found.tuned.items()), answer.setting)))
     note = SAY.suffices(tolerance=f"{found.tolerance:.2g}", points=points, sure=found.how_sure, setting=setting)
-    return LargeNumber(SAY.recommended(confident=found.confident), cell, (note,))
+    notes = [note]
+    if answer.not_told_apart:
+        notes.append(SAY.not_told_apart(ranks=answer.not_told_apart))
+    if answer.more_data and found.examples == answer.more_data[0].examples / answer.more_data[0].factor:
+        notes.append(SAY.largest_tried())
+    return LargeNumber(SAY.recommended(confident=found.confident), cell, tuple(notes))
 
 
 def _expected(answer: Answer, found: Recommended, c: Comparison) -> LargeNumber:
@@ -78,6 +83,8 @@ def _twice(answer: Answer, metric: str) -> LargeNumber:
     value, interval = _parts(gain.gain, sign=True)
     label = SAY.twice(metric=metric, examples=round_count(gain.examples))
     notes = [SAY.interval(low_to_high=interval)]
+    if gain.gain.low <= 0 <= gain.gain.high:
+        notes.append(SAY.may_be_none())
     if available := answer.available_for(gain):
         notes.append(SAY.available(examples=available))
     return LargeNumber(label, value, tuple(notes))

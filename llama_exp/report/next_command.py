@@ -8,7 +8,7 @@ from llama_exp.programs import program
 from llama_exp.report.cells import Comparison, ScoredRun
 from llama_exp.report.load import RunRecord, identity_among, load_evaluation_keys, stored_leaves
 
-VALIDATED = ("validations", "validation_sample")  # they cost time and decide which step is kept
+VALIDATED = ("validations", "validation_sample", "forgetting")  # they cost time and decide which step is kept
 EVALUATED = ("split", "eval_sample", "eval_seed")  # beside the data: what decides which items are answered
 
 

@@ -13,7 +13,7 @@ from llama_exp.report.cells import Comparison
 from llama_exp.report.costs import Prices
 from llama_exp.report.figures.style import page_colours
 from llama_exp.report.headline import headline, large_numbers
-from llama_exp.report.labels import panel_name, split_of, title, validation_items
+from llama_exp.report.labels import panel_name, split_of, title
 from llama_exp.report.load import RunRecord, UnreadFile
 from llama_exp.report.next_command import use_commands
 from llama_exp.report.templating import load_template
@@ -111,7 +111,7 @@ def _section(index: int, c: Comparison, answer: Answer | None, pictures: Picture
         # the findings say how much the choice flatters
         "corrected": c.validated or bool(c.ranking and c.ranking.winner),
         "settings": [(panel_name(p, c), table) for p in c.panels if (table := settings_table(p, c))],
-        "settings_explained": captions.SAY.settings_explained(items=f"{validation_items(c):,}"),
+        "settings_explained": captions.SAY.settings_explained(),
         "best_of": len(c.cells()),
     }
 

@@ -14,6 +14,7 @@ from llama_exp.formatting import (
     format_large,
     format_memory,
     format_money,
+    format_p_value,
     format_score,
     format_with_interval,
     join_list,
@@ -182,6 +183,8 @@ def against_best(cell: Cell, c: Comparison, wide: bool) -> str:
     gap = known[0]
     if gap.low is None or gap.high is None:
         return NO_DIFFERENCE if tied else verdict
+    if tied and (gap.low > 0 or gap.high < 0):  # the interval is of this pair alone, p counts all pairs
+        return f"{NO_DIFFERENCE} ({format_p_value(known[1])})"
     if tied:
         return f"{NO_DIFFERENCE}: {_difference(gap.difference, gap.low, gap.high)}"
     turned = gap.difference < 0  # of a score that is better when lower

@@ -5,7 +5,7 @@ alone become one, in which each cell has the values that validation finds best f
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,28 +29,51 @@ def choose_settings(panels: list[Panel], metric: str, lower_is_better: bool) -> 
     found = []
     for group in alike.values():
         cells = [replace(s, tuned=_chosen_keys(p)) for p in group for s in p.cells]
-        merits = {
-            "validation scores": [(-1 if lower_is_better else 1, s.validation(metric)) for s in cells],
-            "validation loss": [(-1, s.validation_loss()) for s in cells],
-        }
-        known = (name for name, values in merits.items() if all(value is not None for _, value in values))
-        by = next(known, None) if len(group) > 1 else None
-        found += group if by is None else [_one_panel(group, cells, by, [sign * (v or 0) for sign, v in merits[by]])]
+        by = _known_of_all(cells, metric) if len(group) > 1 else ""
+
+        def merit(cell: Cell, by: str = by) -> tuple[float, float]:
+            loss = -(cell.validation("loss") or 0.0)
+            if by == "validation loss":
+                return -(cell.validation_loss() or 0.0), loss
+            return (-1 if lower_is_better else 1) * (cell.validation(metric) or 0.0), loss
+
+        found += [_one_panel(group, cells, by, merit)] if by else group
     return found
+
+
+def _known_of_all(cells: list[Cell], metric: str) -> str:
+    """What can choose among cells, because it is known of all; "" where nothing is."""
+    if all(cell.validation(metric) is not None for cell in cells):
+        return "validation scores"
+    return "validation loss" if all(cell.validation_loss() is not None for cell in cells) else ""
+
+
+def _on_shared_seeds(cells: list[Cell]) -> list[Cell]:
+    """The cells with the runs alone whose seeds all have; as they are where there is none: one lucky run must not beat
+    the mean of five."""
+    seeds = [{(one.run.data_seed, one.run.seed) for one in cell.runs} for cell in cells]
+    shared = set.intersection(*seeds)
+    if not shared:
+        return cells
+    return [
+        replace(cell, runs=tuple(one for one in cell.runs if (one.run.data_seed, one.run.seed) in shared))
+        for cell in cells
+    ]
 
 
 def _chosen_keys(panel: Panel) -> dict[str, Any]:
     return {key: panel.keys[key] for key in TUNED if key in panel.keys}
 
 
-def _one_panel(group: list[Panel], cells: list[Cell], by: str, merits: list[float]) -> Panel:
-    by_place: dict[tuple[int, int], list[tuple[float, Cell]]] = {}
-    for cell, merit in zip(cells, merits, strict=True):
-        by_place.setdefault((cell.rank, cell.size), []).append((merit, cell))
+def _one_panel(group: list[Panel], cells: list[Cell], by: str, merit: Callable[[Cell], tuple]) -> Panel:
+    by_place: dict[tuple[int, int], list[Cell]] = {}
+    for cell in cells:
+        by_place.setdefault((cell.rank, cell.size), []).append(cell)
     chosen = []
     for _, candidates in sorted(by_place.items()):
-        best = max(candidates, key=lambda one: one[0])[1]
-        chosen.append(replace(best, others=tuple(one for _, one in candidates if one is not best)))
+        merits = [merit(cell) for cell in _on_shared_seeds(candidates)]
+        best = candidates[merits.index(max(merits))]
+        chosen.append(replace(best, others=tuple(one for one in candidates if one is not best)))
     first = group[0]
     keys = {key: value for key, value in first.keys.items() if key not in TUNED}
     follows: dict[str, dict[int, Any]] = {}

@@ -31,6 +31,7 @@ class Results:
     items: int | None = None
     groups: int | None = None
     empty_replies: int | None = None
+    distinct_replies: int | None = None
     unfinished: int | None = None  # replies that reached the limit of new tokens
     shortened: int | None = None  # prompts cut to fit
     unmeasured: int | None = None  # responses without a loss: empty, or too long for their row

@@ -74,15 +74,15 @@ def train_run(
 
 
 def evaluate_tuned(run: Run, model: nn.Module, data, session: Session) -> Outcome:
-    """Score the model in memory: what it forgot where that is asked, on validation, and last on what is reported."""
-    if forgotten := forgetting_request(run, run.config):
-        other = DATASETS.of(forgotten.config, data.tokenizer, session.data)
-        other.setup()
-        evaluate_model(forgotten, model, data.tokenizer, other)
+    """Score the model in memory: on validation, on what is reported, and what it forgot where that is asked."""
     *_, outcome = [
         evaluate_model(EvaluationRequest(run, wanted), model, data.tokenizer, data)
         for wanted in with_validation(run.config)
     ]
+    if forgotten := forgetting_request(run, run.config):
+        other = DATASETS.of(forgotten.config, data.tokenizer, session.data)
+        other.setup()
+        evaluate_model(forgotten, model, data.tokenizer, other)
     return outcome
 
 

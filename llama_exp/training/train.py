@@ -27,6 +27,8 @@ def train(config: Config, session: Session | None = None) -> Outcome:
         return _untuned(run, session)
     run.check_owner()
     run.put_aside_damaged_adapter()
+    if forgotten := forgetting_request(run, config):  # what cannot be read is said before anything is trained
+        DATASETS.of(forgotten.config, cache=session.data).setup()
     if run.is_finished:
         return _already_finished(run, session)
 

@@ -1,5 +1,7 @@
 """Plain text of the user's own: the first half of a passage -> its second half."""
 
+import hashlib
+
 from llama_exp.data.datamodule import ExampleDataModule, text
 from llama_exp.data.readers import NEIGHBOURS
 from llama_exp.records import Example
@@ -31,5 +33,6 @@ class TextDataModule(ExampleDataModule):
             half = len(passage) // 2
             rest = " ".join(passage[half:])
             prompt = self.fill(text=" ".join(passage[:half]))
-            found.append(Example(f"{number}-{start}", prompt, rest, (rest,), f"{number // NEIGHBOURS}"))
+            name = hashlib.md5(" ".join(passage).encode()).hexdigest()[:12]  # of another text it is another item
+            found.append(Example(name, prompt, rest, (rest,), f"{number // NEIGHBOURS}"))
         return found
