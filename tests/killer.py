@@ -1,5 +1,5 @@
-"""A logger that sends its process a signal at a row of metrics.csv, by default one that no one can catch: ends that come
-at a known place."""
+"""A logger that sends its process a signal at a row of metrics.csv, by default one that no one can catch: ends that
+come at a known place."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ from lightning.pytorch.loggers.logger import Logger
 
 
 class Killer(Logger):
-    """`column` in {"loss", "validation_loss"}: a signal once the row of `step` that holds it is written. `pause`: seconds
-    a row."""
+    """`column` in {"loss", "validation_loss"}: a signal once the row of `step` that holds it is written. `pause`:
+    seconds a row."""
 
     name = version = "killer"
 

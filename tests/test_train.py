@@ -162,7 +162,7 @@ def test_ctrl_c_in_a_sweep_is_one_clear_message_and_the_same_command_goes_on(tmp
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 130, said
     last = said.strip().splitlines()[-1]
-    assert last.startswith("Interrupted after step ") and " of 24. " in last
+    assert last.startswith("Interrupted after step ") and " of 24: " in last
     assert "stopped by Ctrl-C" in last and "continues from the last checkpoint" in last
     for noise in ("Traceback", "FakeTensor", "KeyboardInterrupt", "Error", "cells,"):
         assert noise not in said, noise
