@@ -29,7 +29,7 @@ class AnswerQueue:
 
     def __init__(self, limit: int = MAX_WAITING):
         self.limit, self.answers, self.stopped = limit, list[Answer](), False
-        self.seconds = 1.0  # that an answer takes, a running mean
+        self.seconds = 0.2  # that an answer takes, a running mean
 
     def join(self, generate: Callable[[], Iterator[Line]]) -> "Answer":
         """A place at the end of the queue, to be left by `Answer.leave`. Raises BusyError where it is full."""
