@@ -58,7 +58,7 @@ def results(home: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(path for path in (home / "o").rglob("*") if path.is_file()):
         name, read = str(path.relative_to(home)), READERS.get(path.name)
-        if ".multirun" not in name:
+        if ".multirun" not in name and "report/items/" not in name:  # named by a hash of paths
             found[name] = read(path, str(home)) if read else None
     return found
 
@@ -87,7 +87,7 @@ def _scores(path: Path, home: str) -> dict[str, float]:
 
 def _summary(path: Path, home: str) -> dict[str, object]:
     read = json.loads(path.read_text())
-    return {key: read[key] for key in ("status", "steps", "tokens", "loss", "adapter", "counts")}
+    return {key: read[key] for key in ("status", "steps", "tokens", "loss", "counts")}
 
 
 READERS = {

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.soak.commands import commands, complete, differences, finish, results, start
+from benchmarks.soak.commands import commands, differences, finish, results, start
 from benchmarks.soak.servers import arguments, print_row
 
 A_ROUND = {"train": 3, "sweep": 2, "evaluate": 2, "study": 1, "study report": 1, "report": 1}  # kills of each command
@@ -36,14 +37,17 @@ def undisturbed(home: Path) -> tuple[dict[str, object], dict[str, float]]:
     return results(home), seconds
 
 
-def killed_round(home: Path, kills: dict[str, int], seconds: dict[str, float], draw: random.Random) -> tuple[int, int]:
-    """(kills, those that came before the command had ended): every command killed some times."""
-    early = 0
+def killed_round(
+    home: Path, kills: Counter[str], seconds: dict[str, float], draw: random.Random
+) -> tuple[int, list[str]]:
+    """Kill every command some times and let it end; (kills that came before it had ended, what went wrong)."""
+    early, problems = 0, []
     for name, words in commands(home).items():
-        for _ in range(kills.get(name, 0)):
-            early += kill_after(words, draw.uniform(0.3, 1) * seconds[name])
-        finish(start(words))
-    return sum(kills.values()), early
+        for _ in range(kills[name]):
+            early += kill_after(words, draw.uniform(0.2, 0.9) * seconds[name])
+        code, said = finish(start(words))
+        problems += [f"{name}: exit code {code}\n{said[-2000:]}"] if code else []
+    return early, problems
 
 
 def kill_after(words: list[str], seconds: float) -> bool:
@@ -66,9 +70,8 @@ def main(kills: int = 100, seed: int = 0, workers: int = 2) -> int:
         def one(number: int, count: int) -> tuple[int, int, list[str]]:
             home, draw = Path(folder, f"round{number:02}"), random.Random(f"{seed} {number}")
             every = [name for name, times in A_ROUND.items() for _ in range(times)]
-            chosen = draw.sample(every, count)
-            tried, early = killed_round(home, {name: chosen.count(name) for name in A_ROUND}, seconds, draw)
-            return tried, early, [f"round {number}: {one}" for one in complete(home) + differences(home, whole)]
+            early, found = killed_round(home, Counter(draw.sample(every, count)), seconds, draw)
+            return count, early, [f"round {number}: {problem}" for problem in found + differences(home, whole)]
 
         size = sum(A_ROUND.values())
         counts = [min(size, kills - done) for done in range(0, kills, size)]
