@@ -21,6 +21,7 @@ from llama_exp.records import Turn
 from llama_exp.runs.files import parse_turns, read_json, remove_leftovers, write_json
 from llama_exp.sanitize import clean
 
+STUDY = "study.json"
 REFERENCE = "reference"
 KEEP_RATINGS = "Put study.json back from a copy. Keep ratings.sqlite beside it: it holds what raters gave."
 
@@ -152,12 +153,12 @@ def fingerprint(study: Study) -> str:
 
 
 def write_study(folder: Path, study: Study) -> None:
-    write_json(folder / "study.json", dataclasses.asdict(study))
+    write_json(folder / STUDY, dataclasses.asdict(study))
 
 
 def read_study(folder: Path) -> Study:
     """The study in a folder. UserError, with the command that creates one, where there is none."""
-    path = Path(folder) / "study.json"
+    path = Path(folder) / STUDY
     if not path.is_file():
         create = f"llama-exp study create study={folder} NAME=EVALUATION NAME=EVALUATION"
         raise UserError(f"No study at {path}. Create it first: {create}")
