@@ -5,7 +5,8 @@
 
 kills      SIGKILLs over train, sweep, evaluate, study, report        files      damaged files
 clients    who ask the chat page at once                              requests   odd ones, to each page
-raters, items, crashes    ratings while the server is killed          processes  on one cell
+raters, items, crashes    ratings while the server is killed
+processes, times          on one cell, and how often                  kinds      of full disks, up to 4
 seed       draws other moments, damages and requests
 
 What failed goes to standard error as it happens. Exit code 1 where anything failed.
@@ -31,6 +32,8 @@ COUNTS = {
     "items": 1000,
     "crashes": 5,
     "processes": 5,
+    "times": 1,
+    "kinds": 2,
     "seed": 0,
 }
 SPEAKER = (
@@ -45,8 +48,8 @@ def parts(count: dict[str, int], run: str, study: str) -> dict[str, list[str]]:
     raters = [f"raters={count['raters']}", f"items={count['items']}", f"kills={count['crashes']}"]
     return {
         "kills": ["kills.py", f"kills={count['kills']}", seed],
-        "cell": ["one_cell.py", f"processes={count['processes']}"],
-        "disks": ["disks.py"],
+        "cell": ["one_cell.py", f"processes={count['processes']}", f"times={count['times']}"],
+        "disks": ["disks.py", f"kinds={count['kinds']}"],
         "files": ["damaged_files.py", str(count["files"]), str(count["seed"])],
         "chat": ["chat.py", run, f"clients={count['clients']}"],
         "odd": ["odd_requests.py", run, f"count={count['requests']}", seed],
