@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from benchmarks.soak.disks import disk, mount
+from benchmarks.soak.disks import ROOMY, disk, mount
 from tests.conftest import small
 
 
@@ -45,6 +45,6 @@ def test_a_full_disk_ends_training_in_one_line_and_the_same_command_finishes(opt
     full = command("train.py", *words, check=None)
     assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr
     assert "No space left on device" in full.stderr and "Free some space" in full.stderr
-    mount(small_disk, "remount,size=100m,nr_inodes=0")
+    mount(small_disk, f"remount,{ROOMY}")
     assert "finished: 4 steps" in command("train.py", *words).stdout
     assert not [name for _, _, names in os.walk(small_disk) for name in names if name.startswith(".losses")]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.soak.commands import differences, results
 from llama_exp.errors import UserError
 from llama_exp.records import Prediction, Turn
 from llama_exp.runs.files import HOST, atomic_write, json_line, read_predictions, remove_leftovers, write_json
@@ -108,3 +109,20 @@ def test_whatever_a_file_is_called_its_leftover_is_known(name, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     remove_leftovers(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_soak_test_sees_other_losses_a_lost_file_and_a_leftover(tmp_path):
+    run = tmp_path / "o" / "squad" / "run"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").write_text("step,seconds,loss,validation_loss\n1,0.5,2.25,\n")
+    (run / "losses.html").write_text("drawn")
+    whole = results(tmp_path)
+    (run / "metrics.csv").write_text("step,seconds,loss,validation_loss\n1,9.5,2.25,\n")
+    assert differences(tmp_path, whole) == [], "time is no result"
+    (run / "metrics.csv").write_text("step,seconds,loss,validation_loss\n1,0.5,2.26,\n")
+    (run / "losses.html").rename(run / f".losses.html.{HOST}-1.abcdefgh")
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in differences(tmp_path, whole)] == [
+        f".losses.html.{HOST}-1.abcdefgh",
+        "losses.html",
+        "metrics.csv",
+    ]

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.soak.commands import SMALL, commands, complete, differences, finish, results, start
 from benchmarks.soak.servers import arguments, print_row
 
-ROOMY = "rw,size=200m,nr_inodes=0"
+ROOMY = "rw,size=200m,nr_inodes=100000"  # 0, none at all, could not be changed afterwards
 FULL = {"1600k": "size=1600k", "12 inodes": "nr_inodes=12", "600k": "size=600k", "40 inodes": "nr_inodes=40"}
 
 
