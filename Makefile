@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: quickstart test lint docs install clean
+.PHONY: quickstart test lint soak docs install clean
 
 quickstart: $(VENV)/.installed   ## a small sweep on this machine: trained, evaluated, reported
 	$(BIN)/python train.py experiment=quickstart
@@ -16,6 +16,9 @@ lint: $(VENV)/.tested            ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: $(VENV)/.tested            ## kills, damaged files, full disks, crowds: 15 minutes; SOAK="kills=1000" for more
+	$(BIN)/python benchmarks/soak/run.py $(SOAK)
 
 docs: $(VENV)/.documented        ## the documentation site, in site/
 	$(BIN)/mkdocs build -q

@@ -1,5 +1,5 @@
-"""A logger that ends its process in a way no one can catch, at a row of metrics.csv: kills that come at a known
-place."""
+"""A logger that sends its process a signal at a row of metrics.csv, by default one that no one can catch: ends that
+come at a known place."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from lightning.pytorch.loggers.logger import Logger
 
 
 class Killer(Logger):
-    """`column` in {"loss", "validation_loss"}: SIGKILL once the row of `step` that holds it is written. `pause`:
+    """`column` in {"loss", "validation_loss"}: a signal once the row of `step` that holds it is written. `pause`:
     seconds a row."""
 
     name = version = "killer"
 
-    def __init__(self, save_dir: str, step: int, column: str = "loss", pause: float = 0.0):
+    def __init__(self, save_dir: str, step: int, column: str = "loss", pause: float = 0.0, by: str = "SIGKILL"):
         super().__init__()
-        self.step, self.column, self.pause = step, column, pause
+        self.step, self.column, self.pause, self.by = step, column, pause, signal.Signals[by]
 
     @property
     def experiment(self):
@@ -28,10 +28,10 @@ class Killer(Logger):
     def log_metrics(self, metrics, step=None):
         time.sleep(self.pause)
         if step == self.step and self.column in metrics:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.by)
 
 
-def killed_at(step: int, column: str = "loss", pause: float = 0.0) -> list[str]:
+def killed_at(step: int, column: str = "loss", pause: float = 0.0, by: str = "SIGKILL") -> list[str]:
     """Words for a training command that is to die there."""
     return [
         "logger=none",
@@ -39,4 +39,5 @@ def killed_at(step: int, column: str = "loss", pause: float = 0.0) -> list[str]:
         f"+logger.killer.step={step}",
         f"+logger.killer.column={column}",
         f"+logger.killer.pause={pause}",
+        f"+logger.killer.by={by}",
     ]

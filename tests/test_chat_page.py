@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.soak.chat import storm
 from benchmarks.soak.odd_requests import fuzz, is_cut_off, slow_clients
-from llama_exp.chat.answers import MAX_WAITING
+from llama_exp.chat.answers import MAX_WAIT, MAX_WAITING, AnswerQueue, BusyError
 from llama_exp.chat.terminal import read_conversation
 from tests.conftest import ROOT
 
@@ -223,6 +223,17 @@ def test_sixty_people_at_once_get_whole_answers_or_busy_first_and_the_page_is_th
     result = asyncio.run(storm(server.port, 60, prompt=30))
     assert result.problems == [] and result.answered == 60
     assert result.refused and result.farthest == MAX_WAITING - 1
+
+
+@pytest.mark.parametrize(("each", "wait"), [(0.001, 1), (2.5, 80), (3600, MAX_WAIT)])
+def test_a_refused_message_is_told_to_come_back_when_those_before_it_are_answered(each, wait):
+    queue = AnswerQueue()
+    queue.seconds = each
+    for _ in range(MAX_WAITING):
+        queue.join(lambda: iter(()))
+    with pytest.raises(BusyError) as busy:
+        queue.join(lambda: iter(()))
+    assert busy.value.seconds == wait
 
 
 def test_people_who_wait_see_their_place_a_closed_tab_frees_it_and_ctrl_c_ends_the_server(speaker, started, browse):

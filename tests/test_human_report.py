@@ -14,6 +14,7 @@ from scipy.stats import kendalltau
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.multitest import multipletests
 
+from llama_exp.cli.commands import study_sections
 from llama_exp.errors import UserError
 from llama_exp.human import agreement, analysis, raters, report_text
 from llama_exp.human.report import report_studies, report_study
@@ -205,6 +206,25 @@ def test_agreement_is_named_by_the_usual_levels(alpha, sentence):
     found = Interval(alpha, None, None, None, 6, 6, "none")
     one = agreement.Agreement("preference", 6, 50.0, found, "nominal", None, "Fleiss' kappa", 6)
     assert report_text.agreement_sentence(one) == f"Agreement between raters on preference {sentence}"
+
+
+def test_a_study_that_only_a_link_leads_to_is_reported_once(tmp_path):
+    rated(tmp_path / "disk" / "first", lambda rater, trial: trial.left)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    for name, there in (("human", "disk"), ("again", "disk/first"), ("disk/circle", "outputs"), ("nowhere", "nothing")):
+        (outputs / name if "/" not in name else tmp_path / name).symlink_to(tmp_path / there)
+    [section], unread = study_sections(outputs)
+    assert section.name == "study" and unread == []
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, '{"bertscore": {"scores": [1]}, "rouge": null}', "\x00"])
+def test_damaged_metrics_of_a_study_cost_no_traceback(text, tmp_path):
+    rated(tmp_path / "s", lambda rater, trial: trial.left)
+    (tmp_path / "s" / "study" / "metrics.json").write_text(text)
+    reports, unread = report_studies(tmp_path)
+    assert len(reports) + len(unread) == 1
+    assert all("metrics.json cannot be read" in one.reason and "move it away" in one.reason for one in unread)
 
 
 def test_the_line_for_a_terminal_has_the_gravest_caveat(tmp_path):

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "llama_exp"
 # Lowest first: a room may import from the lines above its own, and from itself.
 LAYERS = [
-    "errors programs records batch formatting sanitize quiet web console",
+    "errors programs records batch formatting sanitize quiet web console stopping",
     "config",
     "runs",
     "statistics metrics data model overlap tiny",

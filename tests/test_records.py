@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.soak.commands import differences, results
 from llama_exp.errors import UserError
 from llama_exp.records import Prediction, Turn
-from llama_exp.runs.files import atomic_write, json_line, read_predictions, write_json
+from llama_exp.runs.files import HOST, atomic_write, json_line, read_predictions, remove_leftovers, write_json
 
 BEFORE = (Turn("user", "Hi <b>"), Turn("assistant", "ÿ?"))
 ONE = Prediction("a", "p\n</s>", ("x", "ÿ"), 'r"', "g", 1.5, 3, False, True, {"k": "v"}, "x", "Be brief.", BEFORE)
@@ -69,3 +70,59 @@ def test_written_files_can_be_read_by_the_team(tmp_path):
     with atomic_write(tmp_path / "x") as file:
         file.write("x")
     assert (tmp_path / "x").stat().st_mode & 0o044
+
+
+WRITES = (
+    "import os, sys, time; from llama_exp.runs.files import atomic_write\nwith atomic_write(sys.argv[1]) as file:\n"
+)
+
+
+def half_written(path, then):
+    """A process that has begun to write a file."""
+    code = f"{WRITES}    file.write('half'); file.flush(); print(flush=True); {then}"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    return process
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_live_one_writes_is_not(tmp_path):
+    killed = half_written(tmp_path / "eval" / "predictions.jsonl", "os.kill(os.getpid(), 9)")
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    live = half_written(tmp_path / "losses.png", "time.sleep(999)")
+    [dead], [kept] = (tmp_path / "eval").iterdir(), tmp_path.glob(".losses.png.*")
+    of_another_machine = kept.with_name(dead.name.replace(HOST, f"{HOST}x"))
+    of_somebody = kept.with_name(".losses.png.abcdefgh")
+    for path in (of_another_machine, of_somebody):
+        path.write_text("half")
+    remove_leftovers(tmp_path)  # the killed one has no parent yet that has asked how it ended
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {kept, of_another_machine, of_somebody}
+    killed.wait()
+    live.kill()
+    live.wait()
+    remove_leftovers(tmp_path)
+    assert not kept.exists() and of_another_machine.exists()
+
+
+@pytest.mark.parametrize("name", ["score-squad f1.png", "x", "é.jsonl", "n" * 150])
+def test_whatever_a_file_is_called_its_leftover_is_known(name, tmp_path):
+    half_written(tmp_path / name, "os.kill(os.getpid(), 9)").wait()
+    assert len(list(tmp_path.iterdir())) == 1
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_soak_test_sees_other_losses_a_lost_file_and_a_leftover(tmp_path):
+    run = tmp_path / "o" / "squad" / "run"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").write_text("step,seconds,loss,validation_loss\n1,0.5,2.25,\n")
+    (run / "losses.html").write_text("drawn")
+    whole = results(tmp_path)
+    (run / "metrics.csv").write_text("step,seconds,loss,validation_loss\n1,9.5,2.25,\n")
+    assert differences(tmp_path, whole) == [], "time is no result"
+    (run / "metrics.csv").write_text("step,seconds,loss,validation_loss\n1,0.5,2.26,\n")
+    (run / "losses.html").rename(run / f".losses.html.{HOST}-1.abcdefgh")
+    assert [line.partition(": ")[0].rpartition("/")[2] for line in differences(tmp_path, whole)] == [
+        f".losses.html.{HOST}-1.abcdefgh",
+        "losses.html",
+        "metrics.csv",
+    ]

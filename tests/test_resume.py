@@ -218,7 +218,9 @@ def stopped(tmp_path_factory):
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary(outputs)["status"] == "stopped early"
     losses = curve(outputs, "validation_loss")
-    assert min(losses, key=lambda at: at[1])[0] < losses[-1][0], "the last weights must not be the best"
+    best, least = min(losses, key=lambda at: at[1])
+    assert best < losses[-1][0], "the last weights must not be the best"
+    assert f"; keeps step {best}, validation loss {least:.3f}; stopped at {losses[-1][0]}\n" in done.stdout
     return outputs
 
 

@@ -25,7 +25,10 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.soak.servers import ROOT, print_row
+
 SECONDS = 300  # a try that takes longer hangs
 CODES = {0, 1, 2, os.EX_TEMPFAIL}
 KEYS = (
@@ -236,10 +239,9 @@ def main(count: int = 300, seed: int = 0, real: int = 5) -> int:
                 failed += 1
                 print(f"{' | '.join(map(str, one))}: {problem}\n", flush=True)
     seconds = time.monotonic() - began
-    print(f"damaged files | {len(chosen)} | {len(chosen) - failed} | {failed} | {seconds:.0f}")
+    print_row("damaged files", len(chosen), len(chosen) - failed, failed, seconds)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     sys.exit(main(*map(int, sys.argv[1:])))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 MAX_WAITING = 32  # messages in the queue, the one being answered included
+MAX_WAIT = 600  # seconds after which a refused client is told to come back, at most
 Line = dict[str, Any]
 
 
@@ -28,15 +29,19 @@ class AnswerQueue:
 
     def __init__(self, limit: int = MAX_WAITING):
         self.limit, self.answers, self.stopped = limit, list[Answer](), False
-        self.seconds = 1.0  # that an answer takes, a running mean
+        self.seconds = 0.2  # that an answer takes, a running mean
 
     def join(self, generate: Callable[[], Iterator[Line]]) -> "Answer":
         """A place at the end of the queue, to be left by `Answer.leave`. Raises BusyError where it is full."""
         if self.stopped or len(self.answers) >= self.limit:
-            raise BusyError(min(max(math.ceil(self.seconds), 1), 30))
+            raise BusyError(self._wait())
         answer = Answer(self, generate)
         self.answers.append(answer)
         return answer
+
+    def _wait(self) -> int:
+        """Seconds until those who wait now are answered: who comes back earlier is refused again."""
+        return min(max(math.ceil(self.seconds * len(self.answers)), 1), MAX_WAIT)
 
     def remove(self, answer: "Answer") -> None:
         if answer in self.answers:

@@ -1,7 +1,6 @@
 """Chat in the terminal: a person types, the model's reply is printed as it is generated."""
 
 import contextlib
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from llama_exp.chat.session import ChatReply, ChatSession, parse_history
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
-from llama_exp.runs.files import write_json
+from llama_exp.runs.files import read_json, remove_leftovers, write_json
 from llama_exp.sanitize import unfiltered, valid_unicode, visible
 
 HELP = """  /system TEXT   set another system prompt and start a new conversation (without TEXT: show it)
@@ -107,6 +106,7 @@ class TerminalChat:
                 read_conversation(path)
         except (UserError, OSError) as error:
             raise UserError(f"{error} It was not overwritten. Another name: /save FILE") from None
+        remove_leftovers(self.session.chats_folder)
         try:
             write_json(path, {"model": self.session.name, "system": self.system, "turns": turns})
         except OSError as error:
@@ -135,7 +135,7 @@ def read_conversation(path: Path) -> tuple[str, dict[str, tuple[Turn, ...]]]:
     """(system prompt, {side: turns}) of a saved conversation: /save writes the tuned side, the page one or two
     sides."""
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_json(path)
         sides = saved["conversations"] if "conversations" in saved else {"tuned": saved["turns"]}
         if not sides:
             raise UserError("it is empty")

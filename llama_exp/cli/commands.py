@@ -50,7 +50,9 @@ def report(options: ReportOptions, first: Collection[Path] = ()) -> None:
 
 def study_sections(folder: Path) -> tuple[list["ExtraSection"], list["UnreadFile"]]:
     """What raters preferred in every study below a folder, and the studies that cannot be read."""
-    if next(folder.glob("**/study.json"), None) is None:
+    from llama_exp.report.load import find_marked
+
+    if next(find_marked(folder, {"study.json"}, []), None) is None:
         return [], []
     from llama_exp.human.report import report_studies  # statistics and the store of ratings
 

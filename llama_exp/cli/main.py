@@ -1,8 +1,8 @@
 """llama-exp COMMAND key=value …: the table of all commands, and how one is run.
 
 Exit codes: 0 = done, 1 = at least one cell of a sweep, or one line piped to chat, failed, 2 = the command was wrong and
-nothing was started, 75 = no cell failed, but another process works on some: the same command continues, 130 = Ctrl-C,
-141 = the reader of its output has closed it.
+nothing was started, 75 = to be continued by the same command: a signal stopped it (SIGTERM, SIGUSR2, stop_signal=), or
+another process works on some of its cells, 130 = Ctrl-C, 141 = the reader of its output has closed it.
 """
 
 import atexit
@@ -25,9 +25,11 @@ from typing import Any, get_type_hints
 from llama_exp import __version__
 from llama_exp.cli.errors import config_error_message, file_error_message, is_config_error, mistyped
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.quiet import silence_libraries
 from llama_exp.sanitize import TerminalFilter
+from llama_exp.stopping import StopSignals, ToBeContinued
 
 SPELT = {
     "±": "+/-",
@@ -178,6 +180,7 @@ class CommandLine:
         self.command = COMMANDS[name]
         self.failures: list[str] = []
         self.busy = 0
+        self.stop = StopSignals()
         self.result: Any = None
         self.error: Exception | None = None  # of a single run, until Hydra has returned
 
@@ -198,8 +201,12 @@ class CommandLine:
             return code
         except UserError as error:
             return _stopped(str(error), 2)
+        except ToBeContinued as stopped:
+            # Lightning kills the first process where another one does not end with 0.
+            return _stopped(stopped.message, os.EX_TEMPFAIL if _is_first() else 0)
         except KeyboardInterrupt as interrupt:
-            return _stopped("\n" + (str(interrupt) or "Interrupted. The same command continues from here."), 130)
+            message = str(interrupt) or "Interrupted. The same command continues from here."
+            return _stopped(f"\n{message}", 130 if _is_first() else 0)
         except BrokenPipeError:  # the reader (`| head`) has seen enough: no success, for work may be left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _stopped("Stopped: the reader of this command's output has closed it.", 141)
@@ -211,6 +218,8 @@ class CommandLine:
                     config_error_message(error, self.arguments, known_keys(self.parameters.get("options"))), 2
                 )
             raise
+        finally:
+            self.stop.restore()
 
     def _run(self) -> int:
         if message := mistyped(self.arguments):
@@ -227,8 +236,10 @@ class CommandLine:
         if kind:
             given["options"], arguments = parse_options(kind, arguments)
         if session := self.parameters.get("session"):
-            given["session"] = session()
+            given["session"] = session(stop=self.stop)
         if "config" in self.parameters:
+            if not self.command.one_run:  # the others hold nothing that could be continued
+                self.stop.install()
             self._run_with_hydra(arguments, given)
         elif arguments:
             raise UserError(self._unknown_options(arguments))
@@ -293,13 +304,24 @@ class CommandLine:
             if sweep and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
                 # its processes would be given the whole command line, and each would start the sweep again
                 raise UserError("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
-            self.result = self.function(config=resolve(cfg), **given)
+            self.result = self._call(resolve(cfg), given)
         except Exception as error:
             if not sweep:
                 self.error = error  # Hydra would print a preamble
                 return None
             return self._postpone(cfg, given) if isinstance(error, FolderBusy) else self._record_failure(error)
         return self.result
+
+    def _call(self, config: Config, given: dict[str, Any]) -> Any:
+        """The function's result. A signal that ends it goes on to whoever answered to it before, such as submitit."""
+        if not self.command.one_run:
+            self.stop.install(config.stop_signal)  # again: a launcher may have brought handlers of its own
+        try:
+            self.stop.stop_if_asked()
+            return self.function(config=config, **given)
+        except ToBeContinued:
+            self.stop.pass_on()
+            raise
 
     def _postpone(self, cfg: Any, given: dict[str, Any]) -> Any:
         """The outcome of a cell that another process works on: the sweep comes back to it when the others are done."""
@@ -315,7 +337,7 @@ class CommandLine:
         def again() -> Outcome:
             HydraConfig.instance().cfg = of_cell  # says which keys were typed
             try:
-                return self.function(config=resolve(cfg), **given)
+                return self._call(resolve(cfg), given)
             except FolderBusy as error:
                 self.busy += 1
                 print(error, flush=True)
@@ -371,9 +393,7 @@ def prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="spell")
-    if (
-        os.environ.get("LOCAL_RANK", "0") != "0"
-    ):  # a process that DistributedDataParallel started: only the first one prints
+    if not _is_first():  # only the first one prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing half a traceback
     # No command compiles anything, but bitsandbytes calls torch.compile when it is imported: 3 s for the compiler.
@@ -390,7 +410,12 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     return "".join(SPELT.get(c, "?") for c in error.object[error.start : error.end]), error.end
 
 
+def _is_first() -> bool:
+    """Whether this process is none that DistributedDataParallel started."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def _stopped(message: str, code: int) -> int:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if _is_first():
         print(message, file=sys.stderr, flush=True)
     return code

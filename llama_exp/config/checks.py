@@ -8,6 +8,7 @@ from typing import Any
 from llama_exp.config.schema import Config, Source
 from llama_exp.config.seeds import MAX_SEED
 from llama_exp.config.trainer_keys import logger_errors, trainer_errors
+from llama_exp.stopping import CHOSEN
 
 # What a number must be, in words and as a test; None stands for "not set" and is always allowed.
 RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
@@ -61,6 +62,7 @@ def config_errors(c: Config) -> Iterator[str]:
     yield from trainer_errors(c.trainer)
     yield from logger_errors(c.logger)
     yield from _budget_errors(c)
+    yield from _signal_errors(c)
 
 
 def _contradictions(c: Config) -> Iterator[str]:
@@ -87,6 +89,14 @@ def _contradictions(c: Config) -> Iterator[str]:
         )
     if c.early_stopping and c.validations == 0:
         yield f"early_stopping={c.early_stopping} counts validations, and validations=0 makes none."
+
+
+def _signal_errors(c: Config) -> Iterator[str]:
+    name = c.stop_signal
+    if name and name not in CHOSEN:
+        yield f"stop_signal={name}: wanted one of {', '.join(CHOSEN)}."
+    if name == "SIGUSR1" and c.trainer.get("strategy") and c.trainer.get("accelerator") != "cpu":
+        yield "stop_signal=SIGUSR1: NCCL, through which several GPUs talk, uses it itself. Take SIGUSR2 or SIGHUP."
 
 
 def _budget_errors(c: Config) -> Iterator[str]:

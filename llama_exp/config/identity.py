@@ -24,6 +24,7 @@ NOT_IDENTITY = {
     "validations",
     "validation_sample",
     "checkpoint_every",
+    "stop_signal",
     "preflight",
     "audit",
     "evaluate",

@@ -161,6 +161,7 @@ class Config:
     validation_sample: int | None  # Examples it is measured on; null = all
     early_stopping: int | None  # stop after so many validations without a better loss; null = never
     checkpoint_every: int | None  # optimizer steps between checkpoints; null = one a minute
+    stop_signal: str | None  # one more signal that ends a command with a checkpoint
 
     preflight: bool  # train.py: show what would be learnt, how long it takes and whether it fits; train nothing
     audit: bool  # look for held-out items in the training set before training

@@ -271,7 +271,8 @@ class TemplateFormat:
     def _refusal(self, reason: str) -> UserError:
         return UserError(
             f"The chat template of {self.tokenizer.name_or_path} cannot be used: {reason}. Mend it in the model's "
-            "folder (chat_template.jinja or tokenizer_config.json), or delete it for Llama 2's or a plain format."
+            "folder (chat_template.jinja or tokenizer_config.json), or take the template, and nothing else, out of it "
+            "for Llama 2's or a plain format."
         )
 
     # -- ids -----------------------------------------------------------------------------------------------------------

@@ -357,6 +357,7 @@ class ExampleDataModule(LightningDataModule):
         lines += [
             f"  cleaning {name}: {did['rows']:,} rows, {did['characters']:,} characters"
             for name, did in counts.get("cleaning", {}).items()
+            if did["rows"]
         ]
         if self._ready:
             lines.append("  Examples: " + ", ".join(f"{n:,} {split}" for split, n in counts["examples"].items()))

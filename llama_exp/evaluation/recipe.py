@@ -25,7 +25,7 @@ from llama_exp.evaluation.scoring import (
 )
 from llama_exp.formatting import plural
 from llama_exp.model import hardware
-from llama_exp.runs.files import read_predictions
+from llama_exp.runs.files import read_predictions, remove_leftovers
 from llama_exp.runs.find import find_run
 from llama_exp.runs.lock import lock_folder
 from llama_exp.runs.results import Results
@@ -105,6 +105,7 @@ def evaluate(config: Config, session: Session | None = None) -> Outcome:
 
 
 def _evaluate_request(request: EvaluationRequest, session: Session) -> Outcome:
+    remove_leftovers(request.folder)
     if results := stored_results(request.folder):
         return reuse(request, results)
     hardware.check(request.config)

@@ -1,7 +1,6 @@
 """From predictions to scores with their intervals."""
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Sequence, Set
@@ -17,6 +16,7 @@ from llama_exp.errors import UserError
 from llama_exp.formatting import format_score, plural, plus_minus
 from llama_exp.metrics import likelihood
 from llama_exp.records import Example, Prediction
+from llama_exp.runs.files import parse_json, read_text
 from llama_exp.runs.results import Results
 from llama_exp.sanitize import clean
 from llama_exp.statistics.comparisons import FEW_CLUSTERS
@@ -159,7 +159,7 @@ def read_official_predictions(
     scores 0. Raises UserError for a file of another shape.
     """
     try:
-        answers = json.loads(Path(path).read_text(encoding="utf-8"))
+        answers = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"predictions={path}: cannot be read as JSON ({error}).") from None
     if not isinstance(answers, dict) or not all(isinstance(value, str) for value in answers.values()):

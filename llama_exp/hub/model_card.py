@@ -24,7 +24,7 @@ from llama_exp.hub.upload import TAG
 from llama_exp.metrics import by_importance, describe
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import EvaluationRecord, load_runs
-from llama_exp.runs.files import atomic_write
+from llama_exp.runs.files import atomic_write, read_text
 from llama_exp.runs.results import Results, read_results
 from llama_exp.runs.run import Run
 from llama_exp.sanitize import clean, reason
@@ -92,7 +92,7 @@ def agreement(config: Config) -> Agreement | None:
 def declared_licence(folder: Path) -> str:
     """The licence that a copy of a hub repository declares in its README.md; "" for none."""
     with suppress(OSError, ValueError):  # no file, or no YAML in it
-        card = ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
+        card = ModelCard(read_text(folder / "README.md"), ignore_metadata_errors=True)
         names = (card.data.get("license"), card.data.get("license_name"))
         return " ".join(str(name) for name in names if name)
     return ""

@@ -14,7 +14,7 @@ from llama_exp.hub.upload import TOKEN, HubRepository, check_name
 from llama_exp.model import hardware
 from llama_exp.model.tokenizer import pieces_alone, read_tokenizer
 from llama_exp.runs.adapter import ADAPTER_FILES, adapter_checksums
-from llama_exp.runs.files import read_json, read_json_or_nothing, write_json
+from llama_exp.runs.files import read_json, read_json_or_nothing, read_text, remove_leftovers, write_json
 from llama_exp.runs.find import check_adapter, find_run
 from llama_exp.runs.run import Run
 
@@ -45,6 +45,7 @@ def publish_run(config: Config, options: "PublishOptions") -> Path:
         comparison = prepare_merged(run, config, folder, options)
     else:
         prepare_adapter(run, folder)
+    remove_leftovers(folder.parent)
     write_notice(run.config, folder)
     write_card(folder / "README.md", run, name, comparison, Path(config.outputs))
     check_secrets(folder, run.folder, repository)
@@ -135,6 +136,6 @@ def check_secrets(folder: Path, run: Path, repository: HubRepository | None) -> 
     secrets = [str(run.resolve()), *([repository.token] if repository else [])]
     for path in folder.iterdir():
         if path.suffix in (".json", ".md", "") and path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_text(path)
             if TOKEN.search(text) or any(secret in text for secret in secrets):
                 raise UserError(f"{path} holds a token or a path of this machine: not uploaded. Is one in the config?")

@@ -7,7 +7,6 @@ evaluations later changes what people are compared with; others are computed whe
 metrics are computed at every report.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ from llama_exp.human.conditions import Conditions
 from llama_exp.human.study import REFERENCE, Condition, Item, Study
 from llama_exp.metrics import METRICS, cheap_metrics, load, measure, settings_in
 from llama_exp.records import Prediction
-from llama_exp.runs.files import write_json
+from llama_exp.runs.files import read_json, write_json
 from llama_exp.runs.scores import read_scores
+from llama_exp.runs.stored import typed
+from llama_exp.sanitize import as_dict, reason
 
 ALWAYS = "squad"  # the overlap of words says something about any reply that has a reference
 
@@ -63,7 +64,7 @@ def _item_scores(predictions: Sequence[Prediction], condition: Condition) -> dic
 def metric_scores(folder: Path, study: Study, requested: Sequence[str]) -> MetricScores:
     """Every metric that is known or requested; slow ones that are new are computed and stored in metrics.json."""
     path, cheap = folder / "metrics.json", cheap_metrics()
-    stored: dict[str, dict] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    stored = _stored_metrics(path) if path.exists() else {}
     for name in requested:
         if name not in stored and name not in cheap:
             stored[name] = _compute(study, name)
@@ -72,6 +73,19 @@ def metric_scores(folder: Path, study: Study, requested: Sequence[str]) -> Metri
     now = [name for name in cheap if name in {ALWAYS, *evaluated, *requested}]
     metrics = [_compute(study, name) for name in now] + list(stored.values())
     return {score: values for metric in metrics for score, values in metric["scores"].items()}
+
+
+def _stored_metrics(path: Path) -> dict[str, dict[str, Any]]:
+    """metrics.json; what is no number in it is left out."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({reason(error)}). Copy it again from where the study was created, or move it "
+            "away: metrics=NAME computes what it held."
+        ) from None
+    wanted = dict[str, dict[str, dict[str, float]]]
+    return {name: {"scores": typed(as_dict(found, name, "scores"), wanted), "facts": {}} for name in found}
 
 
 def _compute(study: Study, name: str) -> dict[str, Any]:

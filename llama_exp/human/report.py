@@ -20,8 +20,8 @@ from llama_exp.human.analysis import Judgement, collect_judgements
 from llama_exp.human.metrics import metric_scores
 from llama_exp.human.results import analyse
 from llama_exp.human.store import RatingStore
-from llama_exp.human.study import Study, read_study
-from llama_exp.report.load import UnreadFile
+from llama_exp.human.study import STUDY, Study, read_study
+from llama_exp.report.load import UnreadFile, find_marked
 from llama_exp.report.write import ExtraSection
 from llama_exp.runs.files import atomic_write, write_json
 from llama_exp.sanitize import clean, spreadsheet_cell
@@ -50,8 +50,9 @@ def report_study(folder: Path, metrics: Sequence[str] = ()) -> ExtraSection:
 
 def report_studies(root: Path) -> tuple[list[ExtraSection], list[UnreadFile]]:
     """Report every study below a folder, with texts cleaned for the main report; and what cannot be read."""
-    reports, unread = [], []
-    for path in sorted(Path(root).glob("**/study.json")):
+    reports: list[ExtraSection] = []
+    unread: list[UnreadFile] = []
+    for path in sorted(find_marked(Path(root), {STUDY}, [])):  # what refuses is said where runs are looked for
         try:
             report = report_study(path.parent)
         except (UserError, OSError) as error:

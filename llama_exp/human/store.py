@@ -181,7 +181,9 @@ class RatingStore:
             if db.in_transaction:
                 db.commit()
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{self.path}: {error}.") from error
+            shut = "unable to open" in str(error)  # on a read-only disk, also for reading: WAL has files of its own
+            advice = " Copy the whole study to a folder that can be written to: study=FOLDER." if shut else ""
+            raise UserError(f"{self.path}: {error}.{advice}") from error
         finally:
             db.close()
 

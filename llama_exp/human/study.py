@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 from llama_exp.config.options import REQUIRED, option
 from llama_exp.errors import UserError
 from llama_exp.records import Turn
-from llama_exp.runs.files import parse_turns, write_json
+from llama_exp.runs.files import parse_turns, read_json, remove_leftovers, write_json
 from llama_exp.sanitize import clean
 
+STUDY = "study.json"
 REFERENCE = "reference"
 KEEP_RATINGS = "Put study.json back from a copy. Keep ratings.sqlite beside it: it holds what raters gave."
 
@@ -152,17 +153,18 @@ def fingerprint(study: Study) -> str:
 
 
 def write_study(folder: Path, study: Study) -> None:
-    write_json(folder / "study.json", dataclasses.asdict(study))
+    write_json(folder / STUDY, dataclasses.asdict(study))
 
 
 def read_study(folder: Path) -> Study:
     """The study in a folder. UserError, with the command that creates one, where there is none."""
-    path = Path(folder) / "study.json"
+    path = Path(folder) / STUDY
     if not path.is_file():
         create = f"llama-exp study create study={folder} NAME=EVALUATION NAME=EVALUATION"
         raise UserError(f"No study at {path}. Create it first: {create}")
+    remove_leftovers(folder)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         stored["settings"] = StudySettings(**stored["settings"])
         stored["conditions"] = {name: Condition(**fields) for name, fields in stored["conditions"].items()}
         for key in ("items", "controls"):
@@ -170,7 +172,7 @@ def read_study(folder: Path) -> Study:
         stored["queues"] = tuple(tuple(Trial(**trial) for trial in queue) for queue in stored["queues"])
         study = Study(**stored)
         now = fingerprint(study)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: not a study ({clean(error, 200)}). {KEEP_RATINGS} If there is no copy, remove study.json alone "
             "and type the command that created the study: it is the same study again if nothing it read has changed."

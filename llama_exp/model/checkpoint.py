@@ -4,7 +4,6 @@ transformers loads what it can: a missing weight becomes random numbers, a surpl
 lies in the folder is applied. Here the names and shapes in the files must be those that config.json describes.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from llama_exp.config.schema import ModelConfig
 from llama_exp.errors import UserError
 from llama_exp.formatting import join_list
 from llama_exp.model.tokenizer import find_file, from_pretrained, readable, resolve_path
+from llama_exp.runs.files import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -75,7 +75,7 @@ def weight_files(path: str, model_path: str, revision: str | None) -> list[Path]
             "read without running code; convert others with save_pretrained of transformers."
         )
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{index} is damaged: wanted the names of the weights and their files.") from None
     files = {str(name): find_file(path, str(name), revision) for name in names}

@@ -1,6 +1,5 @@
 """LoRA adapters on the frozen base: attach, load, detach, save."""
 
-import json
 import math
 import os
 import re
@@ -18,6 +17,7 @@ from llama_exp.config.schema import LoraConfig, Scaling, Targets
 from llama_exp.config.seeds import fold_seed
 from llama_exp.errors import UserError
 from llama_exp.model.checkpoint import check_same_files
+from llama_exp.runs.files import read_json
 from llama_exp.runs.find import check_adapter
 from llama_exp.runs.summary import find_summary
 
@@ -168,9 +168,9 @@ def _unsupported_options(folder: Path) -> list[str]:
     """What of PEFT's an adapter uses that ours never do."""
     path = folder / "adapter_config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         wanted = [key for key in NOT_COMPUTED if found.get(key)]
-    except (ValueError, AttributeError):
+    except (OSError, ValueError):
         raise UserError(f"{path} is damaged: wanted a JSON object.") from None
     wanted += ["bias"] if found.get("bias", "none") != "none" else []
     wanted += [f"peft_type={found['peft_type']}"] if found.get("peft_type", "LORA") != "LORA" else []

@@ -2,13 +2,13 @@
 
 import contextlib
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from llama_exp.config.schema import ModelConfig
 from llama_exp.errors import UserError
 from llama_exp.formatting import join_list
+from llama_exp.runs.files import read_json
 
 
 def resolve_path(path: str) -> str:
@@ -108,8 +108,8 @@ def _check_embeddings(tokenizer, path: str, model_path: str, revision: str | Non
     """Raise UserError for tokens that the tokenizer knows and the embeddings do not."""
     file = find_file(path, "config.json", revision)
     try:
-        size = json.loads(file.read_text(encoding="utf-8")).get("vocab_size") if file else None
-    except (ValueError, AttributeError):
+        size = read_json(file).get("vocab_size") if file else None
+    except (OSError, ValueError):
         return  # whoever loads the base will say that it is damaged
     unknown = {name: number for name, number in tokenizer.get_vocab().items() if size and number >= size}
     if unknown:

@@ -130,7 +130,7 @@ def load_runs(folder: Path) -> tuple[list[RunRecord], list[UnreadFile]]:
     """Every run below `folder`, in the order of their names, and every file that could not be read, with the reason."""
     unread: list[UnreadFile] = []
     found: dict[Path, dict[str, Any]] = {}
-    for path in _files(Path(folder), unread):
+    for path in find_marked(Path(folder), MARKS, unread):
         home = path.parent
         if path.name == "results.json" and home.parent.name == "eval":
             home = home.parent.parent
@@ -192,7 +192,9 @@ def load_item_ids(evaluation: EvaluationRecord) -> frozenset[str] | None:
     return frozenset(re.findall(r'^\{"id": "((?:[^"\\]|\\.)*)"', text, re.M))
 
 
-def _files(folder: Path, unread: list[UnreadFile]) -> Iterator[Path]:
+def find_marked(folder: Path, marks: set[str], unread: list[UnreadFile]) -> Iterator[Path]:
+    """The files of these names below a folder and what links in it lead to; folders that refuse go to `unread`."""
+
     def refused(error: OSError) -> None:
         unread.append(UnreadFile(Path(error.filename), reason(error)))
 
@@ -204,8 +206,8 @@ def _files(folder: Path, unread: list[UnreadFile]) -> Iterator[Path]:
                 folders.clear()
                 continue
             seen.add((facts.st_dev, facts.st_ino))
-            yield from (Path(home, name) for name in sorted(MARKS.intersection(files + folders)))
-            inside = sorted(f for f in folders if f not in SKIPPED | MARKS and not f.startswith("."))
+            yield from (Path(home, name) for name in sorted(marks.intersection(files + folders)))
+            inside = sorted(f for f in folders if f not in SKIPPED | marks and not f.startswith("."))
             links = {f for f in inside if os.path.islink(Path(home, f))}
             pending += [Path(home, f) for f in inside if f in links]
             folders[:] = [f for f in inside if f not in links]

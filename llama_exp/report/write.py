@@ -25,7 +25,7 @@ from llama_exp.report.load import EvaluationRecord, UnreadFile, load_runs
 from llama_exp.report.next_command import next_command
 from llama_exp.report.runs_csv import write_csv
 from llama_exp.report.terminal import print_others, print_pending, print_tables
-from llama_exp.runs.files import atomic_write, write_json
+from llama_exp.runs.files import atomic_write, remove_leftovers, write_json
 from llama_exp.sanitize import clean
 
 
@@ -67,6 +67,7 @@ def write_report(
         The path of the page. Raises UserError where there is nothing to report or it cannot be written.
     """
     console, prices, home = console or make_console(), prices or costs.load(), folder / "report"
+    remove_leftovers(home)
     runs, unread_runs = load_runs(folder)
     if not runs:
         raise UserError(_nothing_found(folder, unread_runs))

@@ -1,9 +1,12 @@
 """Files that are there whole or not at all: atomic writes, JSON and JSON lines."""
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import re
+import socket
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,16 +18,20 @@ from llama_exp.errors import UserError
 from llama_exp.records import Prediction, Turn
 from llama_exp.sanitize import as_float, as_int, clean, reason
 
+HOST = socket.gethostname().replace("/", "_")[:40]
+LEFTOVER = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d{1,9})\.\w{8}")  # .results.json.node7-4711.x3f_0abc
+
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
     """Open a file that appears at `path` only when the block ends well: written under another name, then renamed.
 
-    A full disk or a kill leaves the old file, or none, never half of one.
+    A full disk or a kill leaves the old file, or none, never half of one; `remove_leftovers` removes what a kill left
+    under the other name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{HOST}-{os.getpid()}.")
     os.close(handle)
     try:
         text = "b" not in mode
@@ -39,6 +46,28 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
     finally:
         if os.path.exists(aside):
             os.unlink(aside)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the half-written files that killed processes of this machine left in a folder and below it.
+
+    Not those of a process that may still be writing: one that is there, or that another machine alone could find.
+    """
+    for path in Path(folder).rglob(".*.????????"):
+        found = LEFTOVER.fullmatch(path.name)
+        if found and found["host"] == HOST and not _is_running(int(found["pid"])):
+            with contextlib.suppress(OSError):  # another command was faster, or the folder is read-only
+                path.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][:1] != "Z"  # dead, unburied
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or a system without /proc
+        return True
 
 
 def write_json(path: Path, value: Any) -> None:

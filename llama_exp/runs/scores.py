@@ -38,8 +38,11 @@ def read_scores(folder: Path, predictions: Sequence[Prediction]) -> dict[str, li
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} does not hold the scores of predictions.jsonl beside it ({type(error).__name__}: {error}). "
-            "Delete it and run the same evaluate command again."
+            "Remove this file alone and type the same evaluate command again: the replies are scored once more."
         ) from None
     if not all(math.isfinite(value) for values in items.values() for value in values):
-        raise UserError(f"{path} holds a score that is no number. Delete it and run the same evaluate command again.")
+        raise UserError(
+            f"{path} holds a score that is no number. Remove this file alone and type the same evaluate command "
+            "again: the replies are scored once more."
+        )
     return items

@@ -5,7 +5,6 @@
  "scores": {"turns": 6, "distinct_1": 0.71, …}, "real": {"agent": [81.2, 24]}}
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from llama_exp.data.dialogue import AGENT, CLIENT
 from llama_exp.errors import UserError
+from llama_exp.runs.files import MAX_BYTES, parse_json, read_text
+from llama_exp.sanitize import reason
 
 CLOSING, REPEAT, SILENCE, LIMIT, SCRIPT = "closing", "repeat", "silence", "turn limit", "script ended"
 ENDINGS = {
@@ -96,13 +97,16 @@ def read_conversations(path: Path) -> list[Conversation]:
     """conversations.jsonl; [] where there is none. A last line that a kill cut short is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = read_text(path, limit=8 * MAX_BYTES).split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}). Move it elsewhere and simulate again.") from None
     conversations = []
     for number, text in enumerate(lines, 1):
         try:
             if text.strip():
-                conversations.append(_parse(json.loads(text)))
-        except (ValueError, TypeError, KeyError) as error:
+                conversations.append(_parse(parse_json(text)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines):
                 break
             raise UserError(

@@ -9,7 +9,8 @@ from llama_exp.data.dialogue import AGENT, CLIENT
 from llama_exp.data.splitting import shuffled
 from llama_exp.errors import UserError
 from llama_exp.records import Example
-from llama_exp.sanitize import valid_unicode
+from llama_exp.runs.files import read_text
+from llama_exp.sanitize import reason, valid_unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +35,10 @@ def load_openings(config: Config, source: str, count: int) -> list[Opening]:
 
 def read_openings(path: Path) -> list[Opening]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError as error:
+        lines = read_text(path).split("\n")
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"opening={path}: wanted held_out, client or a file of first messages ({error.strerror})."
+            f"opening={path}: wanted held_out, client or a file of first messages ({reason(error)})."
         ) from None
     texts = ((str(number), valid_unicode(line.strip())) for number, line in enumerate(lines, 1))
     return [Opening(number, number, text) for number, text in texts if text]

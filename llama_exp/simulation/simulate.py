@@ -14,7 +14,7 @@ from llama_exp.evaluation.request import dataset_for
 from llama_exp.evaluation.sampling import check_sampling
 from llama_exp.formatting import plural
 from llama_exp.model import hardware
-from llama_exp.runs.files import json_line, write_jsonl
+from llama_exp.runs.files import json_line, remove_leftovers, write_jsonl
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.simulation.conversations import Conversation, read_conversations
 from llama_exp.simulation.openings import Opening, load_openings
@@ -42,6 +42,7 @@ def run_simulation(config: Config, options: "SimulateOptions") -> Outcome:
     data = config if run.is_untuned else with_split_of(run, config)
     openings = load_openings(data, options.opening, options.conversations)
     simulations = []
+    remove_leftovers(run.folder / "simulation")
     for speakers in line_ups:
         folder = run.folder / "simulation" / folder_name(config, options, speakers, openings)
         conversations = simulate_conversations(folder, config, options, speakers, openings)

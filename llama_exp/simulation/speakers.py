@@ -9,7 +9,9 @@ from llama_exp.data.dialogue import CLIENT, SIDES, SYSTEM
 from llama_exp.errors import UserError
 from llama_exp.model.adapters import check_same_base
 from llama_exp.programs import program
+from llama_exp.runs.files import read_text
 from llama_exp.runs.run import Run
+from llama_exp.sanitize import reason
 
 CLIENT_SYSTEM = "You are a person who asks an assistant for help. Write what this person says next."
 NOT_DIALOGUE = ("summary", "decision")  # tasks that transform a text instead of answering it
@@ -93,9 +95,9 @@ def default_system(config: Config, side: str) -> str:
 def read_script(path: Path, side: str) -> tuple[str, ...]:
     """The lines of a script, a turn each."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"{side}=script:{path}: {error.strerror}.") from None
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{side}=script:{path}: {reason(error)}.") from None
     lines = tuple(stripped for line in text.split("\n") if (stripped := line.strip()))
     if not lines:
         raise UserError(f"{side}=script:{path}: the file is empty. Write one turn on each line.")

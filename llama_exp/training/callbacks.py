@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import math
+import signal
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from llama_exp.runs.files import atomic_write
 from llama_exp.runs.metrics import read_metrics
+from llama_exp.stopping import StopSignals
 from llama_exp.training.progress import format_metrics
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
@@ -25,13 +27,15 @@ class Checkpoints(Checkpoint):
     """`checkpoints/last.ckpt`, every so many optimizer steps: adapter, optimizer, schedule and position, not the base.
 
     every: None = one a minute. On a GPU a step is over long before a checkpoint of it is written (2 s at 7B).
+    stop: after a signal one is written as soon as possible, and the training ends.
 
     Only at the end of a step, and after the validation that is due there (every `interval` steps; None: never):
     Lightning does not repeat it, so a checkpoint written before it would forget what came of it.
     """
 
-    def __init__(self, folder: Path, every: int | None, interval: int | None):
+    def __init__(self, folder: Path, every: int | None, interval: int | None, stop: StopSignals | None = None):
         self.path, self.every, self.interval = folder / "checkpoints" / "last.ckpt", every, interval
+        self.stop = stop or StopSignals()
         self.last_step = 0
         self.last_time = time.monotonic()
 
@@ -50,6 +54,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer, module) -> None:
         self.last_step, self.last_time = trainer.global_step, time.monotonic()
+        self.stop.take_over()  # Lightning's own handler of SIGTERM would end the training within a step
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.last_step:  # in the middle of a step
@@ -63,11 +68,20 @@ class Checkpoints(Checkpoint):
             self._save(trainer, module)
 
     def _save(self, trainer, module) -> None:
-        if self._due(trainer):
+        stopping = self._stopping(trainer)
+        if stopping or self._due(trainer):
             module.read()  # never a checkpoint of a step whose loss was not finite
             trainer.save_checkpoint(self.path)
             module.begin()
             self.last_time = time.monotonic()
+        if stopping:
+            self.stop.stop_if_asked()
+
+    def _stopping(self, trainer) -> bool:
+        """Whether a signal has come to any of the processes; they all end at the same step."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(bool(self.stop.received), all=False):
+            self.stop.received = self.stop.received or signal.SIGTERM
+        return bool(self.stop.received)
 
     def _due(self, trainer) -> bool:
         if self.every:

@@ -62,10 +62,11 @@ def train_run(
             module = FineTuningModule(
                 model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels
             )
-            trainer = build_trainer(run, data, base())
-            with run.clock("train"), keep_in_memory(base(), memory.cache_weights, memory.save_activations):
-                fitted = fit(run, trainer, module, data)
-            message = save_run(run, trainer, module, data, fitted)
+            trainer = build_trainer(run, data, base(), session.stop)
+            with session.stop.deferred():
+                with run.clock("train"), keep_in_memory(base(), memory.cache_weights, memory.save_activations):
+                    fitted = fit(run, trainer, module, data, session.stop)
+                message = save_run(run, trainer, module, data, fitted)
             if config.evaluate and trainer.is_global_zero:
                 message = evaluate_tuned(run, model, data, session).message
             return Outcome(message, run.folder)

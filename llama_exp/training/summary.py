@@ -54,12 +54,17 @@ def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
     )
     run.discard_checkpoints()
     message = f"{fitted.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {loss['train']:.3f}"
-    if validation:
+    kept = ""
+    if validation and run.config.early_stopping:
+        at, value = min(validation, key=lambda point: point[1])
+        ended = "stopped" if fitted.status == "stopped early" else "ended"
+        kept = f"; keeps step {at:,.0f}, validation loss {value:.3f}; {ended} at {step:,}"
+    elif validation:
         at, value = validation[-1]
         message += f", validation loss {value:.3f}" + (f" at step {at:,.0f}" if at != step else "")
-    print(f"{run.folder}: {message}", flush=True)
+    print(f"{run.folder}: {message}{kept}", flush=True)
     draw_losses(run.folder, f"{message[:1].upper()}{message[1:]}.", keeps_best=bool(run.config.early_stopping))
-    return message
+    return message + kept
 
 
 def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: str, reason: str) -> None:

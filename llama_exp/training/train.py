@@ -13,6 +13,7 @@ from llama_exp.evaluation.recipe import evaluate, forgetting_request, with_valid
 from llama_exp.evaluation.scoring import metric_settings
 from llama_exp.model import hardware
 from llama_exp.programs import program
+from llama_exp.runs.files import remove_leftovers
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 
@@ -26,6 +27,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
     if run.is_untuned:
         return _untuned(run, session)
     run.check_owner()
+    remove_leftovers(run.folder)
     run.put_aside_damaged_adapter()
     if forgotten := forgetting_request(run, config):  # what cannot be read is said before anything is trained
         DATASETS.of(forgotten.config, cache=session.data).setup()

@@ -16,6 +16,7 @@ from llama_exp.errors import UserError
 from llama_exp.model.memory import reset_peak_memory
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.run import Run
+from llama_exp.stopping import StopSignals
 from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest
 from llama_exp.training.checkpoint import WholeCheckpoints, usable_checkpoint
 from llama_exp.training.energy import Energy
@@ -26,7 +27,7 @@ from llama_exp.training.summary import Fitted, save_broken_run
 MANY, VALIDATING = 10, 0.25  # validation losses of a run, and the share of training time that they may add
 
 
-def build_trainer(run: Run, data, base: torch.nn.Module) -> L.Trainer:
+def build_trainer(run: Run, data, base: torch.nn.Module, stop: StopSignals) -> L.Trainer:
     """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
     config = run.config
     silence_libraries()  # again: Lightning turned its loggers up when it was imported
@@ -60,7 +61,7 @@ def build_trainer(run: Run, data, base: torch.nn.Module) -> L.Trainer:
                 curves,
                 KeepBest(config.early_stopping),
                 Energy(),
-                Checkpoints(run.folder, config.checkpoint_every, interval),
+                Checkpoints(run.folder, config.checkpoint_every, interval, stop),
                 *bar,
                 *theirs["callbacks"],
             ],
@@ -126,7 +127,7 @@ def validation_interval(config: Config, data) -> int | None:
     )
 
 
-def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted:
+def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, stop: StopSignals) -> Fitted:
     """Train to the planned number of steps, from the last checkpoint if there is one.
 
     Loggers always end, with a status. A fit that breaks leaves its reason in summary.json and its curves.
@@ -142,9 +143,10 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data) -> Fitted
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         code = 0
-    except (KeyboardInterrupt, SystemExit):  # Lightning exits after Ctrl-C or SIGTERM, and would be the last to speak
-        save_broken_run(run, trainer, data, started, "interrupted", "stopped by Ctrl-C or SIGTERM")
-        raise KeyboardInterrupt(describe_interruption(run, trainer.global_step, data.plan.total_steps)) from None
+    except (KeyboardInterrupt, SystemExit):  # Lightning exits after a second Ctrl-C, and would be the last to speak
+        reason = f"stopped by {stop.name}"
+        save_broken_run(run, trainer, data, started, "interrupted", reason)
+        raise stop.exception(describe_interruption(run, reason, trainer.global_step, data.plan.total_steps)) from None
     except OSError as error:
         raise UserError(
             f"Writing to {run.folder} failed: {error.strerror or error}. Free some space and type the same command "
@@ -177,11 +179,9 @@ def stopped_by_callback(trainer: L.Trainer) -> bool:
     return trainer.should_stop and not timed_out and not trainer.received_sigterm
 
 
-def describe_interruption(run: Run, step: int, steps: int) -> str:
+def describe_interruption(run: Run, reason: str, step: int, steps: int) -> str:
     """How far it came, and what the same command will do."""
     again = "The same command continues from the last checkpoint."
     if not run.checkpoint.is_file():
-        every = run.config.checkpoint_every
-        when = f"every {every} steps" if every else "one a minute"
-        again = f"There was no checkpoint yet ({when}: checkpoint_every): the same command restarts from step 0."
-    return f"Interrupted after step {step:,} of {steps:,}. {again}"
+        again = "There is no checkpoint yet: the same command restarts from step 0."
+    return f"Interrupted after step {step:,} of {steps:,}: {reason}. {again}"

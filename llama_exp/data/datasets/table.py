@@ -164,7 +164,7 @@ def turns(value: Any) -> list[tuple[str, str]]:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise NotText(value) from None
     found = []
     for turn in value or []:

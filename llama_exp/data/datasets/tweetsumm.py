@@ -1,6 +1,5 @@
 """TweetSumm: a conversation between a customer and a company's agents on Twitter -> its summary, or its turns."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from llama_exp.data import sources
 from llama_exp.data.datamodule import ExampleDataModule, text
 from llama_exp.data.dialogue import AGENT, CLIENT, SIDES, SYSTEM, SpokenTurn, next_turn_example
 from llama_exp.records import Example
+from llama_exp.runs.files import parse_json
 
 SPEAKERS = (("user utterance", CLIENT), ("system response", AGENT))
 NAMES = {CLIENT: "Customer", AGENT: "Agent"}  # in a dialogue to sum up
@@ -129,7 +129,7 @@ def unpacked(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return parse_json(value)
     except ValueError:
         return None
 
