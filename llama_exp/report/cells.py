@@ -223,9 +223,14 @@ class Comparison:
         return pairs + [(p, s) for p, s in untuned.values() if s.mean(self.metric) is not None]
 
     @property
+    def has_validation(self) -> bool:
+        """Whether all cells have a validation score, on the same Examples."""
+        return all(s.validation(self.metric) is not None for _, s in self.cells())
+
+    @property
     def validated(self) -> bool:
-        """Whether the best cell is chosen by validation scores: all cells have one, on the same Examples."""
-        return len(self.cells()) > 1 and all(s.validation(self.metric) is not None for _, s in self.cells())
+        """Whether the best of several cells is chosen by validation scores."""
+        return len(self.cells()) > 1 and self.has_validation
 
     def ranked(self) -> list[tuple[Panel, Cell]]:
         """The best first, then the others by their score; of equal ones the cheaper: untuned, then less data, then the

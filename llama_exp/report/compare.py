@@ -69,7 +69,7 @@ def comparisons(runs: Iterable[RunRecord], metric: str | None = None) -> list[Co
         # Where all items were used no seed drew them: that sets nothing apart.
         apart = {k: v for k, v in test[-1] if any(other.get(k, v if k == "eval_seed" else None) != v for other in like)}
         made.append(_comparison(test, members, mine, metric, apart))
-    chosen_by = {one.validation.folder for c in made if c.validated for one in c.runs() if one.validation}
+    chosen_by = {one.validation.folder for c in made if c.has_validation for one in c.runs() if one.validation}
     made = [c for c in made if not {one.evaluation.folder for one in c.runs()} <= chosen_by]
     cells = {id(c): sum(len(p.cells) for p in c.panels) for c in made}
     made.sort(
