@@ -77,6 +77,8 @@ COMMANDS = {
         "upload a run to the Hugging Face hub",
         "One run at a time: a name on the hub holds one model.",
     ),
+    "dashboard": Command("llama_exp.dashboard.command:dashboard", "the answer as a W&B view and report"),
+    "sync": Command("llama_exp.dashboard.command:sync", "upload runs that were logged offline to W&B"),
 }
 
 
