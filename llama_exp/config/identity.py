@@ -33,6 +33,7 @@ NOT_IDENTITY = {
     "eval_seed",
     "eval_batch",
     "forgetting",
+    "dashboard",
     "trained_on",
     "predictions",
     "outputs",

@@ -1,5 +1,7 @@
 """What a folder of runs has for a dashboard: the answers of its report, and the id of its last sweep."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import yaml
@@ -29,13 +31,26 @@ def load_answers(outputs: Path) -> list[Answer]:
         raise UserError(f"{clean(path)}: {clean(where)}: {clean(first['msg'])}. {again}") from None
     if found.schema != SCHEMA:
         raise UserError(f"{clean(path)}: schema {found.schema}, wanted {SCHEMA}. {again}")
-    answers = {(answer.dataset, answer.split): answer for answer in reversed(found.answers) if answer.cells}
+    answers: dict[tuple[str, str], Answer] = {}
+    for answer in found.answers:
+        if answer.cells:
+            answers.setdefault((answer.dataset, answer.split), without_folder(answer))
     if not answers:
         raise UserError(
             f"{clean(path)} holds no answer: it takes two evaluated cells. Make them with: "
             f"{program('train')} -m sample=100,1000 evaluate=true"
         )
-    return list(reversed(answers.values()))
+    return list(answers.values())
+
+
+def without_folder(answer: Answer) -> Answer:
+    """An answer whose commands name no folder of this machine: others will read it."""
+
+    def cut(text: str) -> str:
+        return re.sub(r""" (["']?)outputs=(?:\1[^"']*\1|\S+)""", "", text)
+
+    following = dataclasses.replace(answer.next, command=cut(answer.next.command)) if answer.next else None
+    return dataclasses.replace(answer, next=following, sentences=tuple(map(cut, answer.sentences)))
 
 
 def last_sweep(outputs: Path) -> str:

@@ -15,7 +15,13 @@ from llama_exp.runs.files import read_json_or_nothing, write_json
 from llama_exp.sanitize import as_dict, clean
 
 SECONDS = 30  # to wait for an answer of the server
-MEMORY = "dashboard.json"  # in report/: {"entity/project": {"view": address, "report": address}}
+
+
+def memory(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file in report/ that knows what was saved before, and what it holds: {"entity/project": {"view": address,
+    "report": address}, "summary runs": {sweep: id}}."""
+    path = folder / "dashboard.json"
+    return path, read_json_or_nothing(path)
 
 
 def save_dashboard(options: DashboardOptions) -> None:
@@ -31,7 +37,7 @@ def save_dashboard(options: DashboardOptions) -> None:
     with readable_errors(place):
         api = wandb.Api(timeout=SECONDS)
         place = dataclasses.replace(place, entity=place.entity or api.default_entity)
-        save(api, answers, place, Path(options.outputs, "report", MEMORY))
+        save(api, answers, place, Path(options.outputs, "report"))
 
 
 @contextlib.contextmanager
@@ -111,14 +117,14 @@ def specs(answers: list[Answer], place: Any) -> dict[str, Any]:
     }
 
 
-def save(api: Any, answers: list[Answer], place: Any, memory: Path) -> None:
-    """Save view, report and chart; the ones that `memory` names are updated, unless somebody deleted them."""
+def save(api: Any, answers: list[Answer], place: Any, folder: Path) -> None:
+    """Save view, report and chart; the ones that report/ remembers are updated, unless somebody deleted them."""
     from wandb_workspaces.reports.v2 import Report
     from wandb_workspaces.workspaces import Workspace
 
     from llama_exp.dashboard.workspace import report_of, view_of
 
-    known = read_json_or_nothing(memory)
+    path, known = memory(folder)
     here = as_dict(known, str(place))
     create_chart(api, place.entity)
     old = {"view": _load(Workspace.from_url, here.get("view")), "report": _load(Report.from_url, here.get("report"))}
@@ -129,5 +135,5 @@ def save(api: Any, answers: list[Answer], place: Any, memory: Path) -> None:
     for name, part in new.items():
         with contextlib.redirect_stderr(io.StringIO()):  # wandb prints the address, too
             here[name] = part.save().url
-        write_json(memory, {**known, str(place): here})
+        write_json(path, {**known, str(place): here})
         print(f"{name.capitalize()} {'updated' if old[name] else 'created'}: {here[name]}", flush=True)

@@ -117,7 +117,7 @@ def panels(answer: Answer, place: Place) -> list[Any]:
         ),
         losses("loss", "Training loss by rank"),
         losses("validation_loss", "Validation loss by rank"),
-        wr.WeavePanelSummaryTable(table_name=f"{answer.split}/predictions"),
+        wr.WeavePanelSummaryTable(table_name=f"{answer.split}/replies"),
     ]
     return [dataclasses.replace(panel, layout=_tile(number)) for number, panel in enumerate(found)]
 
