@@ -20,11 +20,14 @@ def _error(message: str) -> dict:
 
 
 class Server:
-    """views: what was saved, by id; charts: names of presets; requests: (path, headers, body)."""
+    """views: what was saved, by id; charts: presets by name; runs: ids, once for each time that one was written;
+    requests: (path, headers, body)."""
 
     def __init__(self) -> None:
         self.views: dict[str, dict] = {}
         self.charts: dict[str, str] = {}
+        self.runs: list[str] = []
+        self.address = ""
         self.requests: list[tuple[str, dict, str]] = []
         self.numbers = itertools.count(1)
 
@@ -44,6 +47,15 @@ class Server:
             return {"project": {"allViews": {"edges": found}}}
         if "SpecificReport" in query:
             return {"view": self.views.get(given["reportId"])}
+        if "upsertBucket" in query:
+            project = {"id": "p", "name": given["project"], "entity": {"id": "e", "name": ENTITY}}
+            run = {"id": "r", "name": given["name"], "displayName": given["name"], "description": "", "config": "{}"}
+            run |= {"sweepName": None, "project": project, "historyLineCount": 0}
+            self.runs.append(given["name"])
+            return {"upsertBucket": {"bucket": run, "inserted": True}}
+        if "createRunFiles" in query:
+            files = [{"name": name, "uploadUrl": f"{self.address}/upload/{name}"} for name in given["files"]]
+            return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
         if "ustomChart" in query:
             self.charts[given["chartName"]] = given["spec"]
             return {"createCustomChart": {"chart": {"id": f"{ENTITY}/{given['chartName']}"}}}
@@ -75,15 +87,17 @@ def wandb_server() -> Iterator[tuple[str, Server]]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode(errors="replace")
             server.requests.append((self.path, dict(self.headers), body))
+            if self.path.startswith("/upload/"):
+                return self.reply(200, {})
             wanted = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
             if self.headers.get("Authorization") != wanted:
                 return self.reply(401, {"errors": [{"message": "user is not logged in"}]})
             asked = json.loads(body or "{}")
             self.reply(200, server.answer(asked.get("query", ""), asked.get("variables") or {}))
 
-        do_GET = do_POST  # noqa: N815 (the name that http.server calls)
+        do_GET = do_PUT = do_POST  # noqa: N815 (the name that http.server calls)
 
         def reply(self, code: int, value: dict) -> None:
             text = json.dumps(value).encode()
@@ -97,9 +111,10 @@ def wandb_server() -> Iterator[tuple[str, Server]]:
             pass
 
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.address = f"http://127.0.0.1:{web.server_port}"
     threading.Thread(target=web.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{web.server_port}", server
+        yield server.address, server
     finally:
         web.shutdown()
         web.server_close()

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from llama_exp.dashboard.answers import last_sweep, load_answers
 from llama_exp.dashboard.command import DashboardOptions
 from llama_exp.errors import UserError
+from llama_exp.programs import install
 from llama_exp.report.answer import Answer
 from llama_exp.runs.files import read_json_or_nothing, write_json
 from llama_exp.sanitize import as_dict, clean
@@ -32,38 +33,29 @@ def save_dashboard(options: DashboardOptions) -> None:
     if options.json:
         write_json(Path(options.json), specs(answers, place))
         return print(f"Dashboard: {clean(options.json)}", flush=True)
-    import wandb
-
-    with readable_errors(place):
-        api = wandb.Api(timeout=SECONDS)
-        place = dataclasses.replace(place, entity=place.entity or api.default_entity)
-        save(api, answers, place, Path(options.outputs, "report"))
-
-
-@contextlib.contextmanager
-def readable_errors(place: Any) -> Iterator[None]:
-    """What the library raises, of a dozen types, as one line with what to do about it."""
-    import wandb
-
+    api = log_in("Without an account, json=FILE writes the dashboard")
+    place = dataclasses.replace(place, entity=place.entity or api.default_entity)
     try:
-        yield
-    except wandb.errors.UsageError as error:
-        raise UserError(
-            f"Not logged in to W&B ({_first_line(error)}). Type `wandb login`, or put WANDB_API_KEY into the "
-            "environment. Without an account: json=FILE writes the dashboard."
-        ) from None
-    except wandb.errors.AuthenticationError as error:
-        raise UserError(
-            f"Cannot log in to W&B ({_first_line(error)}). Is the server reachable? With another key: "
-            "wandb login --relogin. json=FILE writes the dashboard without it."
-        ) from None
-    except UserError:
-        raise
-    except Exception as error:
+        save(api, answers, place, Path(options.outputs, "report"))
+    except Exception as error:  # a dozen types, from GraphQL to HTTP
         raise UserError(
             f"The dashboard of {clean(place)} could not be saved: {_first_line(error)}. Is the name right, the server "
             "reachable? json=FILE writes the dashboard without it."
         ) from None
+
+
+def log_in(otherwise: str) -> Any:
+    """The server's API, or a UserError that ends with the sentence `otherwise`."""
+    import wandb
+
+    try:
+        return wandb.Api(timeout=SECONDS)
+    except wandb.errors.UsageError as error:
+        advice = "Type `wandb login`, or put WANDB_API_KEY into the environment"
+        raise UserError(f"Not logged in to W&B ({_first_line(error)}). {advice}. {otherwise}.") from None
+    except wandb.errors.Error as error:
+        advice = "Is the server reachable? Another key: `wandb login --relogin`"
+        raise UserError(f"Cannot log in to W&B ({_first_line(error)}). {advice}. {otherwise}.") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -101,7 +93,7 @@ def _import_workspace() -> Any:
     try:
         from llama_exp.dashboard import workspace
     except ImportError as error:
-        raise UserError(f"The dashboard needs wandb-workspaces: pip install 'llama_exp[dashboard]' ({error})") from None
+        raise UserError(f"The dashboard needs {error.name}. Install it: {install('dashboard')}") from None
     return workspace
 
 
