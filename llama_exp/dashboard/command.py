@@ -10,12 +10,12 @@ PROJECT = "llama_exp"  # as in conf/logger/wandb.yaml
 @dataclass(frozen=True)
 class DashboardOptions:
     outputs: str = option("outputs", "folder with the runs and their report", positional=True)
-    entity: str = option("", "user or team on W&B; null: your default one", shown="null")
+    entity: str = option("", "user or team on W&B; empty: your default one")
     project: str = option(PROJECT, "project on W&B that the runs were logged to")
-    sweep: str | None = option(
-        None, "runs with the tag sweep:ID; null: the last sweep in the folder; all: every run of the project"
+    sweep: str = option(
+        "", "runs with the tag sweep:ID; empty: the last sweep in the folder; all: every run of the project"
     )
-    json: str | None = option(None, "write the dashboard to this file, without account and network", shown="FILE")
+    json: str = option("", "write the dashboard to this file, without account and network", shown="FILE")
 
 
 def dashboard(options: DashboardOptions) -> None:
@@ -35,8 +35,8 @@ def dashboard(options: DashboardOptions) -> None:
 @dataclass(frozen=True)
 class SyncOptions:
     outputs: str = option("outputs", "folder with the runs", positional=True)
-    entity: str = option("", "upload to this user or team; null: the one that was logged", shown="null")
-    project: str = option("", "upload to this project; null: the one that was logged", shown="null")
+    entity: str = option("", "upload to this user or team; empty: the one that was logged")
+    project: str = option("", "upload to this project; empty: the one that was logged")
     dry_run: bool = option(False, "true: only list what would be uploaded")
 
 

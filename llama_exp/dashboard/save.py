@@ -28,7 +28,7 @@ def memory(folder: Path) -> tuple[Path, dict[str, Any]]:
 def save_dashboard(options: DashboardOptions) -> None:
     answers = load_answers(Path(options.outputs))
     workspace = _import_workspace()
-    sweep = options.sweep if options.sweep is not None else last_sweep(Path(options.outputs))
+    sweep = options.sweep or last_sweep(Path(options.outputs))
     place = workspace.Place(options.entity, options.project, "" if sweep == "all" else sweep)
     if options.json:
         write_json(Path(options.json), specs(answers, place))
