@@ -90,6 +90,16 @@ def saved(tmp_path_factory):
         yield server, outputs, (first, second), address
 
 
+def assert_secret(server, folder: Path, *shown: str) -> None:
+    """The key is in no file, no output, and no request but the header that is for it."""
+    written = [path.read_bytes().decode(errors="replace") for path in folder.rglob("*") if path.is_file()]
+    sent = [body + path for path, _, body in server.requests]
+    headers = [value for _, found, _ in server.requests for name, value in found.items() if name != "Authorization"]
+    assert len(written) > 1 and len(sent) > 4
+    for text in [*written, *sent, *headers, *shown]:
+        assert KEY not in text and SECRET not in text
+
+
 def view_of(server) -> dict:
     return next(json.loads(one["spec"]) for one in server.views.values() if one["type"] == "project-view")
 
@@ -179,13 +189,7 @@ def test_the_chart_on_the_server_has_error_bars_and_the_untuned_line(saved):
 
 def test_the_key_is_in_no_file_and_no_body(saved):
     server, outputs, runs, _ = saved
-    written = [path.read_bytes() for path in outputs.parent.rglob("*") if path.is_file()]
-    sent = [body + path for path, _, body in server.requests]
-    headers = [value for _, found, _ in server.requests for name, value in found.items() if name != "Authorization"]
-    shown = [done.stdout + done.stderr for done in runs]
-    assert len(written) > 1 and len(sent) > 4
-    for text in [*(content.decode(errors="replace") for content in written), *sent, *headers, *shown]:
-        assert KEY not in text and SECRET not in text
+    assert_secret(server, outputs.parent, *(done.stdout + done.stderr for done in runs))
 
 
 def test_a_file_holds_the_same_without_account_and_network(saved, tmp_path):
@@ -297,6 +301,7 @@ def test_sync_uploads_offline_runs_once_and_in_order(logged, tmp_path):
         again = llama_exp("sync", f"outputs={logged}", address=address, home=tmp_path)
         assert again.returncode == 0 and "3 parts of 3 uploaded before" in again.stdout
         assert len(server.requests) == sent
+        assert_secret(server, logged, *(done.stdout + done.stderr for done in (tried, wrong, some, rest, again)))
 
 
 def test_sync_without_offline_runs_or_account_is_one_line(logged, tmp_path):
