@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-
 from llama_exp.dashboard import chart
 from llama_exp.dashboard.answers import load_answers
 from llama_exp.dashboard.save import SECONDS, create_chart, memory
@@ -30,9 +29,7 @@ def log_summary_run(outputs: Path, sweep: str, settings: Mapping[str, Any]) -> N
     """settings: those of logger=wandb. Raises UserError where there is no answer."""
     answers = load_answers(outputs)
     with contextlib.redirect_stderr(io.StringIO()), _start(outputs / "report", sweep, settings, answers) as run:
-        where = (
-            run.url or f"offline in {clean(Path(run.settings.sync_dir))}, uploaded by: llama-exp sync {clean(outputs)}"
-        )
+        where = run.url or f"offline; upload it with: llama-exp sync {clean(outputs)}"
         preset = _preset(run)
         for answer in answers:
             run.summary.update(numbers(answer))
@@ -55,7 +52,7 @@ def _start(folder: Path, sweep: str, settings: Mapping[str, Any], answers: list[
         name=f"answer of sweep {sweep}",
         group=sweep,
         job_type="sweep",
-        tags=[*datasets, f"sweep:{sweep}"],
+        tags=[*(clean(name, 64) for name in datasets), f"sweep:{sweep}"],  # W&B takes no longer ones
         config={"sweep": sweep, "dataset": {"name": ", ".join(datasets)}},
         settings=wandb.Settings(silent=True, **quiet),
     )
