@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from llama_exp.config.compose import CONF, default_config, register, resolve
-from llama_exp.config.identity import RUN_KEYS, flat, identity, run_folder
+from llama_exp.config.identity import RUN_KEYS, flat, identity, run_folder, sweep_id
 from llama_exp.config.key_names import OTHER_NAMES, similar_keys
 from llama_exp.config.schema import Config, Scaling
 from llama_exp.config.seeds import fold_seed
@@ -249,3 +249,10 @@ def test_the_command_that_a_reader_is_told_trains_what_it_asked_for(words):
     spoken = [key for key in wanted if key in RUN_KEYS or key.startswith("lora.")]
     assert program == "train.py" and len(spoken) > 10
     assert {key: would[key] for key in spoken} == {key: wanted[key] for key in spoken}
+
+
+def test_a_sweep_keeps_its_id_however_it_is_launched_and_logged():
+    grid = ["dataset=squad", "sample=30,100", "lora.r=1,16"]
+    elsewhere = ["logger=[csv,wandb]", "+logger.wandb.entity=me", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert sweep_id(grid) == sweep_id([*reversed(grid), *elsewhere, "dashboard=true"])
+    assert len({sweep_id(grid), sweep_id([*grid, "seed=1"]), sweep_id([*grid, "+loggers=1"])}) == 3

@@ -20,7 +20,7 @@ LAYERS = [
     "session",
     "evaluation",
     "training",
-    "preflight chat simulation human hub",
+    "preflight chat simulation human hub dashboard",
     "cli tables",
 ]
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
@@ -28,6 +28,7 @@ LIGHT = """records errors sanitize formatting quiet config.schema config.compose
     runs.run runs.find runs.files config.options cli.main cli.commands cli.completion cli.errors cli.options
     cli.sweep evaluation.request evaluation.recipe evaluation.results training.train overlap.audit metrics.squad
     metrics.decision metrics.bertscore metrics.rouge statistics data data.synthetic tiny chat hub.command
+    dashboard.command dashboard.answers dashboard.chart
     hub.upload hub.model_card human.study human.design human.conditions human.create human.command human.server
     human.rating_page human.metrics human.report report.command report.write report.breakdown report.captions
     report.costs report.findings report.compare report.items report.page report.figures.draw report.load

@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import functools
 import gc
-import importlib
+import importlib.util
 import inspect
 import io
 import os
@@ -27,6 +27,7 @@ from llama_exp.cli.errors import config_error_message, file_error_message, is_co
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.programs import install
 from llama_exp.quiet import silence_libraries
 from llama_exp.sanitize import TerminalFilter
 from llama_exp.stopping import StopSignals, ToBeContinued
@@ -79,6 +80,8 @@ COMMANDS = {
         "upload a run to the Hugging Face hub",
         "One run at a time: a name on the hub holds one model.",
     ),
+    "dashboard": Command("llama_exp.dashboard.command:dashboard", "the answer as a W&B view and report"),
+    "sync": Command("llama_exp.dashboard.command:sync", "upload runs that were logged offline to W&B"),
 }
 
 
@@ -304,6 +307,10 @@ class CommandLine:
             if sweep and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
                 # its processes would be given the whole command line, and each would start the sweep again
                 raise UserError("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
+            if cfg.get("dashboard") and not sweep:
+                raise UserError("dashboard=true ends a sweep (-m). After single runs type: llama-exp dashboard")
+            if cfg.get("dashboard") and importlib.util.find_spec("wandb_workspaces") is None:
+                raise UserError(f"dashboard=true needs wandb-workspaces. Install it: {install('dashboard')}")
             self.result = self._call(resolve(cfg), given)
         except Exception as error:
             if not sweep:

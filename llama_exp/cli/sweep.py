@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
+from llama_exp.config.identity import sweep_id
 from llama_exp.console import make_console, make_table
+from llama_exp.dashboard.sweep_end import end_sweep, wandb_settings
 from llama_exp.formatting import plural
 from llama_exp.runs.run import Outcome
 
@@ -70,7 +73,9 @@ class SweepOutcomes(Callback):
             return self.print_forecasts()
         self.run_postponed()
         self.print_table()
-        if config.get("evaluate"):
+        logger, dashboard = OmegaConf.to_container(config.get("logger") or OmegaConf.create()), config.get("dashboard")
+        on_wandb = dashboard or wandb_settings(logger) is not None
+        if config.get("evaluate") or on_wandb:
             from llama_exp.cli.commands import report
             from llama_exp.report.command import ReportOptions
 
@@ -79,6 +84,8 @@ class SweepOutcomes(Callback):
             if not runs:
                 return
             report(ReportOptions(outputs=config.outputs), first=runs)
+        if on_wandb:
+            end_sweep(Path(config.outputs), sweep_id(config.hydra.overrides.task), logger, dashboard)
 
     def run_postponed(self) -> None:
         """Come back, once, to the cells that another process worked on."""

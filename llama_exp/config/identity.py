@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import re
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ NOT_IDENTITY = {
     "eval_seed",
     "eval_batch",
     "forgetting",
+    "dashboard",
     "trained_on",
     "predictions",
     "outputs",
@@ -127,6 +129,16 @@ def run_folder(config: Config, defaults: Config) -> Path:
     keys = identity(config).keys() | (identity(defaults).keys() if config.lora.r else set())
     differ = sorted(k for k in keys if mine.get(k) != theirs.get(k) and k not in named)
     return Path(config.outputs, config.dataset.name, "-".join(head + [name_part(k, mine.get(k)) for k in differ]))
+
+
+def sweep_id(overrides: Iterable[str]) -> str:
+    """Eight digits that name a sweep: a hash of the options typed, in any order.
+
+    How it is launched and what logs it (hydra.*, logger, dashboard) do not count: the same grid on a cluster, or with
+    another logger, is the same sweep.
+    """
+    counted = sorted({o for o in overrides if not re.match(r"[+~]*(hydra|logger|dashboard)\b", o)})
+    return hashlib.sha256("\n".join(counted).encode()).hexdigest()[:8]
 
 
 def model_label(model: ModelConfig) -> str:

@@ -173,6 +173,7 @@ class Config:
     bertscore: BertScoreConfig  # read where dataset.metrics names it
     forgetting: str | None  # another dataset, or a file, whose loss shows what tuning forgot; null = none
     trained_on: str | None  # evaluate an adapter trained on this dataset
+    dashboard: bool  # a sweep ends with its answer saved on W&B
     predictions: str | None  # score this file instead of a model
 
     outputs: str

@@ -152,12 +152,30 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class CellScore:
+    """A point of the learning curve: a cell's mean score over `runs`, its 95 % interval, and what a run of it cost.
+
+    seconds, money  of training; None where that is not known
+    """
+
+    rank: int
+    examples: int | None
+    runs: int
+    score: float
+    low: float | None
+    high: float | None
+    seconds: float | None
+    money: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One object of report/answer.json. Fields without a value are null; unknown: why, in sentences.
 
     available  training examples that the data have, where that is known
     chosen_by  which split's scores chose the best cell
     setting  what sets the best panel apart, such as its learning rate: sizes and ranks are of that panel
+    cells  the scores of that panel, by rank and size
     """
 
     dataset: str
@@ -176,6 +194,7 @@ class Answer:
     luck: Luck | None = None
     next: Next | None = None
     spent: Spent | None = None
+    cells: tuple[CellScore, ...] = ()
     unknown: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
 
@@ -230,9 +249,22 @@ def answer_of(c: Comparison, prices: Prices, root: Path) -> Answer | None:
         luck=_luck(c, best[1]),
         next=_next(panel, curves, found, available, root) if found else None,
         spent=_spent(c, prices),
+        cells=_cell_scores(panel, c.metric, prices),
         unknown=_unknown(panel, c, found) if found else (),
     )
     return dataclasses.replace(answer, sentences=tuple(_sentences(answer, c)))
+
+
+def _cell_scores(panel: Panel, metric: str, prices: Prices) -> tuple[CellScore, ...]:
+    found = []
+    for cell in sorted(panel.cells, key=lambda cell: (cell.rank, cell.size)):
+        if (score := cell.mean(metric)) is None:
+            continue
+        interval, cost = cell.interval(metric), costs.cost(cell, prices)
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        size = cell.examples
+        found.append(CellScore(cell.rank, size, cell.seeds(metric), score, low, high, cost.seconds, cost.money))
+    return tuple(found)
 
 
 def _luck(c: Comparison, best: Cell) -> Luck | None:
