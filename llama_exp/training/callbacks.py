@@ -11,7 +11,10 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from llama_exp.runs.files import atomic_write
+from llama_exp.model.memory import peak_memory
 from llama_exp.runs.metrics import read_metrics
+from llama_exp.tracking import Trackers
+from llama_exp.training.energy import Energy
 from llama_exp.training.progress import format_metrics
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
@@ -86,13 +89,12 @@ class Curves(L.Callback):
     late: how many steps may be pending while the next one runs; None = what suits the device.
     """
 
-    def __init__(self, folder: Path, plan, late: int | None = None):
-        self.path, self.plan, self.late = folder / "metrics.csv", plan, late
+    def __init__(self, folder: Path, plan, trackers: Trackers | None = None, late: int | None = None):
+        self.path, self.plan, self.late, self.trackers = folder / "metrics.csv", plan, late, trackers
         self.tokens = 0  # useful ones (no padding) seen so far
         self.seconds, self.training_seconds = 0.0, 0.0  # seconds: of the processes before this one
         self.last: dict[str, float] = {}  # the latest value of each column
         self.began = time.perf_counter()
-        self.quiet: set[str] = set()
 
     def state_dict(self) -> dict:
         return {"seconds": self.seconds + time.perf_counter() - self.began, "training_seconds": self.training_seconds}
@@ -162,13 +164,16 @@ class Curves(L.Callback):
             csv.DictWriter(file, COLUMNS).writerow(row)
         if "validation_loss" not in values and step % trainer.log_every_n_steps:
             return
-        for logger in trainer.loggers:
-            try:
-                logger.log_metrics({k: float(v) for k, v in row.items() if k != "step"}, step)
-            except Exception as error:
-                if type(logger).__name__ not in self.quiet:
-                    self.quiet.add(type(logger).__name__)
-                    print(f"{type(logger).__name__} failed ({error}); metrics.csv goes on without it.", flush=True)
+        if self.trackers:
+            numbers = {key: float(value) for key, value in row.items() if key != "step"}
+            self.trackers.log_metrics({**numbers, **self._beside(trainer, step)}, step)
+
+    def _beside(self, trainer, step: int) -> dict[str, float]:
+        """What loggers get and metrics.csv does not hold: Examples seen, memory, energy."""
+        energy = next((callback.spent for callback in trainer.callbacks if isinstance(callback, Energy)), None)
+        memory = peak_memory(trainer.strategy.root_device)
+        found = {"examples": float(self.plan.examples_seen(step)), "peak_memory_bytes": float(memory)}
+        return found if energy is None else {**found, "energy_joules": energy}
 
 
 class KeepBest(L.Callback):

@@ -9,12 +9,13 @@ from llama_exp.config.schema import Config, Source
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics
-from llama_exp.evaluation.recipe import evaluate, forgetting_request, with_validation
+from llama_exp.evaluation.recipe import evaluate_all, forgetting_request, with_validation
 from llama_exp.evaluation.scoring import metric_settings
 from llama_exp.model import hardware
 from llama_exp.programs import program
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
+from llama_exp.tracking import usable_loggers
 
 
 def train(config: Config, session: Session | None = None) -> Outcome:
@@ -59,6 +60,7 @@ def check(config: Config) -> None:
         )
     hardware.check(config)
     sources.check(config.dataset)
+    usable_loggers(config)
     if config.forgetting and not config.evaluate:
         raise UserError(f"forgetting={config.forgetting} is measured by the evaluation: add evaluate=true.")
     if config.evaluate:
@@ -99,6 +101,6 @@ def _already_finished(run: Run, session: Session) -> Outcome:
 
 def _evaluated(run: Run, message: str, session: Session) -> Outcome:
     if run.config.evaluate:
-        *_, outcome = [evaluate(config, session) for config in with_validation(run.config)]
+        outcome = evaluate_all(with_validation(run.config), session)
         message += f"; {outcome.message}"
     return Outcome(message, run.folder)
