@@ -4,7 +4,6 @@ import csv
 import os
 import pty
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path

@@ -2,20 +2,23 @@
 
 import csv
 import json
+import os
+import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from llama_exp.records import Prediction
+from llama_exp.tracking.content import as_markdown, replies_table
 from tests.conftest import ROOT, python, small
-from tests.wandb_files import config_of, header, history, offline_files, summary
+from tests.wandb_files import config_of, header, history, offline_files, records, summary
 
+KEY, TOKEN = "5ec4e7" * 7, "hf_" + "5ec4e7" * 6
 SAME = {"lora.r": "1,2", "eval_sample": "5"}
 
 
 def run_command(*words: str, check: bool = True, **env: str) -> subprocess.CompletedProcess:
-    import os
-
     done = subprocess.run(
         python(*words), cwd=ROOT, text=True, capture_output=True, timeout=280, env={**os.environ, **env}
     )
@@ -27,7 +30,11 @@ def run_command(*words: str, check: bool = True, **env: str) -> subprocess.Compl
 def sweep(tmp_path_factory) -> Path:
     """The outputs of two cells, trained, evaluated and logged by one command."""
     outputs = tmp_path_factory.mktemp("loggers") / "o"
-    run_command("train.py", "-m", *small(**SAME), "logger=wandb", "evaluate=true", f"outputs={outputs}")
+    words = [*small(**SAME), "logger=[csv,wandb,tensorboard,mlflow,trackio]", "evaluate=true", f"outputs={outputs}"]
+    asked = ["logger.wandb.artifacts=true", "logger.mlflow.artifacts=true"]
+    secrets = {"HF_TOKEN": TOKEN, "WANDB_API_KEY": KEY}
+    done = run_command("train.py", "-m", *words, *asked, **secrets, TRACKIO_DIR=str(outputs.parent / "trackio"))
+    (outputs.parent / "said").write_text(done.stdout + done.stderr)
     return outputs
 
 
@@ -81,3 +88,112 @@ def test_a_later_evaluation_lands_in_the_same_run(sweep):
     assert summary(after)["test/squad/f1"] == pytest.approx(results["scores"]["squad/f1"])
     assert summary(after)["test/items"] == 3
     assert not any("loss" in row for row in history(after))
+
+
+def test_a_key_in_the_environment_and_the_paths_of_the_machine_are_in_no_logged_file(sweep):
+    files = [path for path in sweep.parent.rglob("*") if path.is_file()]
+    assert len(files) > 100
+    for path in files:
+        content = path.read_bytes()
+        assert KEY.encode() not in content and TOKEN.encode() not in content, path
+    logged = [path for path in files if {"wandb", "tensorboard", "csv", "mlruns", "trackio"} & {*path.parts}]
+    for path in logged:
+        if path.name not in ("debug.log", "debug-internal.log", "meta.yaml"):  # of this machine, never uploaded
+            assert str(sweep).encode() not in path.read_bytes(), path
+            assert str(ROOT / "llama_exp").encode() not in path.read_bytes(), path
+
+
+def test_wandb_has_replies_curves_and_the_adapter_with_what_it_was_evaluated_on(sweep):
+    run = runs_of(sweep)[0]
+    file = offline_files(run)[0]
+    [table] = file.parent.glob("files/media/table/test/*.json")
+    read = json.loads(table.read_text())
+    assert read["columns"][:5] == ["id", "question", "context", "references", "reply"]
+    lines = (run / "eval/squad-test-5/scores.jsonl").read_text().splitlines()
+    scores = {json.loads(line)["id"]: json.loads(line) for line in lines}
+    assert len(read["data"]) == 5
+    for row in read["data"]:
+        named = dict(zip(read["columns"], row, strict=True))
+        assert named["squad/f1"] == scores[named["id"]]["squad/f1"]
+        assert named["question"].endswith("?") and len(named["context"]) > len(named["question"])
+    assert list(file.parent.glob("files/media/html/losses/*.html"))
+    assert list(file.parent.glob("files/media/images/losses/*.png"))
+    artifacts = {
+        one.artifact.type: one.artifact for one in records(file) if one.WhichOneof("record_type") == "artifact"
+    }
+    adapter = json.loads((run / "summary.json").read_text())["adapter"]
+    assert {path.path for path in artifacts["model"].manifest.contents} == adapter.keys()
+    assert json.loads(artifacts["evaluation"].metadata)["sha256"] == adapter
+    assert json.loads(artifacts["evaluation"].metadata)["adapter"] == artifacts["model"].name
+
+
+def test_tensorboard_has_hyperparameters_with_scores_and_the_replies(sweep):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    run = runs_of(sweep)[1]
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    results = results_of(run, "squad-test-5")
+    assert events.Scalars("test/squad/f1")[-1].value == pytest.approx(results["scores"]["squad/f1"], rel=1e-5)
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    shown = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert shown["lora.r"].number_value == 2 and shown["sample"].number_value == 16
+    [text] = events.Tensors("test/replies/text_summary")
+    assert text.tensor_proto.string_val[0].decode().count("\n") == 6  # a head, a rule, five replies
+    assert events.Images("losses")
+
+
+def test_mlflow_has_a_parent_run_for_the_sweep_and_a_child_for_each_cell(sweep, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient((sweep / "mlruns").as_uri())
+    found = client.search_runs([client.get_experiment_by_name("llama_exp").experiment_id])
+    [parent] = [run for run in found if run.data.tags["job"] == "sweep"]
+    children = {run.data.params["lora.r"]: run for run in found if run != parent and run.data.tags["job"] == "train"}
+    assert children.keys() == {"1", "2"}
+    for run, rank in zip(runs_of(sweep), ("1", "2"), strict=True):
+        child = children[rank]
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id and child.info.status == "FINISHED"
+        assert (
+            child.data.metrics["test/squad/f1_high"] == results_of(run, "squad-test-5")["intervals"]["squad/f1"]["high"]
+        )
+        folder = Path(client.download_artifacts(child.info.run_id, ""))
+        names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert {"test/replies.json", "losses/losses.html", "adapter/adapter_model.safetensors"} <= names
+
+
+def test_trackio_has_curves_scores_and_group(sweep):
+    base = sqlite3.connect(sweep.parent / "trackio" / "llama_exp.db")
+    rows = base.execute("select run_name, step, metrics from metrics").fetchall()
+    for run in runs_of(sweep):
+        own = [json.loads(metrics) for name, _, metrics in rows if name.startswith(f"squad/{run.name}-")]
+        found = {key: value for metrics in own for key, value in metrics.items()}
+        results = results_of(run, "squad-test-5")
+        assert found["test/squad/f1"] == pytest.approx(results["scores"]["squad/f1"]) and found["test/items"] == 5
+        assert sum("loss" in metrics for metrics in own) == 4 and len(found["test/replies"]["_value"]) == 5
+    [group] = {json.loads(config)["_Group"] for (config,) in base.execute("select config from configs")}
+    assert group == json.loads((runs_of(sweep)[0] / "tracking.json").read_text())["group"]
+
+
+def test_a_reply_is_text_wherever_it_is_shown():
+    shown = as_markdown("<script>*a*|b\\`")
+    assert "<" not in shown and shown.count("\\") == 6
+    predictions = [
+        Prediction(str(i), f"Context: c{i}\n\nQuestion: q", ("r",), "\x1b[31mred\u202e" * 900, "g") for i in range(300)
+    ]
+    columns, rows = replies_table(
+        predictions, {"m/s": [float(i) for i in range(300)]}, "Context: {context}\n\nQuestion: {question}"
+    )
+    assert (
+        len(rows) == 100
+        and rows
+        == replies_table(
+            predictions, {"m/s": [float(i) for i in range(300)]}, "Context: {context}\n\nQuestion: {question}"
+        )[1]
+    )
+    for row in rows:
+        named = dict(zip(columns, row, strict=True))
+        assert named["context"] == f"c{named['id']}" and named["question"] == "q" and named["m/s"] == int(named["id"])
+        assert len(named["reply"]) <= 2000 and "\x1b" not in named["reply"] and "\u202e" not in named["reply"]

@@ -44,7 +44,10 @@ class Kind:
 
 
 KINDS = {  # by the name of the logger's class
-    "WandbLogger": Kind("llama_exp.tracking.wandb.WandbTracker", "wandb", "wandb")
+    "WandbLogger": Kind("llama_exp.tracking.wandb.WandbTracker", "wandb", "wandb"),
+    "TensorBoardLogger": Kind("llama_exp.tracking.tensorboard.TensorBoardTracker", "tensorboard", "tensorboard"),
+    "MLFlowLogger": Kind("llama_exp.tracking.mlflow.MlflowTracker", "mlflow", "'llama_exp[mlflow]'"),
+    "TrackioLogger": Kind("llama_exp.tracking.trackio.TrackioTracker", "trackio", "'llama_exp[trackio]'"),
 }
 
 

@@ -1,19 +1,27 @@
 """What is logged of an evaluation: its scores with their intervals, and a table of replies."""
 
 import hashlib
+import html
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from llama_exp.records import Prediction
+from llama_exp.runs.files import read_json_or_nothing
 from llama_exp.runs.results import Results
 from llama_exp.runs.scores import ItemScores
 from llama_exp.sanitize import clean
+from llama_exp.tracking.description import plain
 
 ROWS, LETTERS = 100, 2000  # of the table of replies, and of each of its texts
+# Of the adapter, and of an evaluation, where artifacts are asked for. PEFT and results.json name folders.
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+EVALUATION_FILES = ("results.json", "predictions.jsonl", "scores.jsonl")
 COLUMNS = ("id", "question", "context", "references", "reply")
+MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]#|~"})
 FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -61,6 +69,19 @@ def question_and_context(prompt: str, template: str) -> tuple[str, str]:
         return prompt, ""
     rest = [found[name] for name in names if name != "context"]
     return "\n".join(rest).strip(), found["context"].strip()
+
+
+def shareable(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Path | dict[str, Any]]]:
+    """(name, file) of those that are there; a JSON file as an object without the paths of this machine in it."""
+    for name in names:
+        path = folder / name
+        if path.is_file():
+            yield name, plain(read_json_or_nothing(path)) if path.suffix == ".json" else path
+
+
+def as_markdown(text: str) -> str:
+    """Text as Markdown shows it unchanged, HTML in it included."""
+    return html.escape(text, quote=False).translate(MARKDOWN)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

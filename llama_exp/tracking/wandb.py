@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llama_exp.errors import UserError
-from llama_exp.runs.files import read_json_or_nothing
 from llama_exp.runs.run import Run
-from llama_exp.tracking.description import Description, plain
+from llama_exp.tracking.content import ADAPTER_FILES, EVALUATION_FILES, shareable
+from llama_exp.tracking.description import Description
 from llama_exp.tracking.tracker import Tracker
 
 OFFLINE, DISABLED = ("offline", "dryrun"), ("disabled",)
@@ -115,12 +115,7 @@ class WandbTracker(Tracker):
         import wandb
 
         artifact = wandb.Artifact(self._artifact_name(), type="model", metadata={"run": run.name, **_checksums(run)})
-        for path in sorted(run.adapter.iterdir()):
-            if path.name == "adapter_config.json":  # PEFT writes where the base lies on this machine
-                with artifact.new_file(path.name) as file:
-                    json.dump(plain(read_json_or_nothing(path)), file, indent=2)
-            elif path.is_file() and path.suffix != ".md":
-                artifact.add_file(str(path), path.name)
+        _add(artifact, run.adapter, ADAPTER_FILES)
         self.logger.experiment.log_artifact(artifact)
 
     def log_evaluation(self, run: Run, folder: Path, prefix: str) -> None:
@@ -134,14 +129,21 @@ class WandbTracker(Tracker):
         metadata = {"evaluation": prefix, "adapter": self._artifact_name(), **_checksums(run)}
         name = f"evaluation-{prefix.replace('/', '-')}-{self.description.id}"
         artifact = wandb.Artifact(name, type="evaluation", metadata=metadata)
-        for file in ("results.json", "predictions.jsonl", "scores.jsonl"):
-            if (folder / file).is_file():
-                artifact.add_file(str(folder / file), file)
+        _add(artifact, folder, EVALUATION_FILES)
         experiment.log_artifact(artifact)
 
     def finish(self, code: int) -> None:
         super().finish(code)
         self.logger.experiment.finish(exit_code=code)
+
+
+def _add(artifact: Any, folder: Path, names: Sequence[str]) -> None:
+    for name, content in shareable(folder, names):
+        if isinstance(content, Path):
+            artifact.add_file(str(content), name)
+        else:
+            with artifact.new_file(name) as file:
+                json.dump(content, file, indent=2)
 
 
 def _checksums(run: Run) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from llama_exp.runs.files import atomic_write
 from llama_exp.model.memory import peak_memory
+from llama_exp.runs.files import atomic_write
 from llama_exp.runs.metrics import read_metrics
 from llama_exp.tracking import Trackers
 from llama_exp.training.energy import Energy
