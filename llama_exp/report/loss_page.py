@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from llama_exp import metrics
 from llama_exp.formatting import percent
 from llama_exp.report.figures.style import INK, MUTED, NARROW, RANKS, page_colours, png, styled, svg
 from llama_exp.report.figures.training import Points, loss_limits
@@ -29,7 +30,9 @@ def write(folder: Path, ended: str = "", keeps_best: bool = False) -> str | None
     keeps_best  early stopping: the adapter is that of the lowest validation loss
     """
     rows = read_metrics(folder)
-    curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE)}
+    scores = [key for key in (rows[0] if rows else {}) if "/" in str(key)]  # of validation_scores
+    curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE, *scores)}
+    beside = BESIDE | {key: f"{metrics.describe(key).label}, validation" for key in scores}
     if not curves["loss"]:
         return None
     text = note(curves["validation_loss"], curves["loss"])
@@ -41,7 +44,7 @@ def write(folder: Path, ended: str = "", keeps_best: bool = False) -> str | None
         ended=" ".join([ended, kept(curves["validation_loss"], curves["loss"][-1][0])] if keeps_best else [ended]),
         wide=svg(draw_losses(curves, 9.6), 1, text),
         narrow=svg(draw_losses(curves, NARROW), 2, text),
-        beside=[svg(draw_beside(curves[key], BESIDE[key]), 3 + i, BESIDE[key]) for i, key in enumerate(BESIDE)],
+        beside=[svg(draw_beside(curves[key], beside[key]), 3 + i, beside[key]) for i, key in enumerate(beside)],
         colours=page_colours(),
     )
     with atomic_write(folder / "losses.html") as file:

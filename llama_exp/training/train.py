@@ -23,6 +23,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
     session = session or Session()
     check(config)
     config = with_metrics(with_own_licence(config), session)
+    check_monitor(config)  # again, where the metrics were chosen by the data
     run = Run.of(config)
     if run.is_untuned:
         return _untuned(run, session)
@@ -61,11 +62,30 @@ def check(config: Config) -> None:
     hardware.check(config)
     sources.check(config.dataset)
     usable_loggers(config)
+    check_monitor(config)
     if config.forgetting and not config.evaluate:
         raise UserError(f"forgetting={config.forgetting} is measured by the evaluation: add evaluate=true.")
     if config.evaluate:
         forgetting_request(Run.of(config), config)
         metrics.check(config.dataset.metrics, metric_settings(config))
+
+
+def check_monitor(config: Config) -> None:
+    """Raise UserError for a score that validation_scores does not measure. Metrics that need a model of their own are
+    not among them: training has the memory."""
+    known = [score for name in config.dataset.metrics if name != metrics.AUTO for score in _quick_scores(name)]
+    if config.validation_scores and not known and metrics.AUTO not in config.dataset.metrics:
+        raise UserError(
+            f"validation_scores={config.validation_scores}: no metric of dataset={config.dataset.name} is computed "
+            "without a model of its own. Leave it out; validation loss is measured all the same."
+        )
+    if config.monitor not in ("validation_loss", *known) and metrics.AUTO not in config.dataset.metrics:
+        raise UserError(f"monitor={config.monitor}: wanted validation_loss, or one of {', '.join(known)}.")
+
+
+def _quick_scores(metric: str) -> list[str]:
+    one = metrics.load(metric)
+    return list(one.scores) if one.cheap else []
 
 
 def with_own_licence(config: Config) -> Config:

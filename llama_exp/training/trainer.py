@@ -22,6 +22,7 @@ from llama_exp.training.checkpoint import WholeCheckpoints, usable_checkpoint
 from llama_exp.training.energy import Energy
 from llama_exp.training.progress import Progress
 from llama_exp.training.summary import Fitted, save_broken_run
+from llama_exp.training.validation_scores import ValidationScores, score_names
 
 MANY, VALIDATING = 10, 0.25  # validation losses of a run, and the share of training time that they may add
 
@@ -41,7 +42,8 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers) -> 
         settings["enable_progress_bar"] = False
     plan = data.plan
     interval = validation_interval(config, data)
-    curves = Curves(run.folder, plan, trackers)
+    curves = Curves(run.folder, plan, trackers, score_names(config) if interval else ())
+    scores = [ValidationScores(config, data, trackers)] if curves.scores else []
     bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
     defaults = {"num_sanity_val_steps": 0, "limit_val_batches": 1.0, "log_every_n_steps": 1}
     if not interval:
@@ -57,8 +59,9 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers) -> 
             logger=trackers.loggers,
             plugins=[WholeCheckpoints(), *theirs["plugins"]],
             callbacks=[
+                *scores,  # first: the others look at what they find
                 curves,
-                KeepBest(config.early_stopping),
+                KeepBest(config.early_stopping, config.monitor),
                 Energy(),
                 Checkpoints(run.folder, config.checkpoint_every, interval),
                 *bar,
