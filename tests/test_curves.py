@@ -109,7 +109,7 @@ def test_a_run_with_early_stopping_names_the_step_it_keeps(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,loss,validation_loss\n" + "\n".join(rows))
     kept = "Early stopping keeps step 9, validation loss 2.915; training ended at step 12."
     for keeps_best in (True, False):
-        loss_page.write(tmp_path, "Stopped early: 12 steps.", keeps_best)
+        loss_page.write(tmp_path, "Stopped early: 12 steps.", "validation_loss" if keeps_best else None)
         assert (kept in (tmp_path / "losses.html").read_text()) == keeps_best
 
 

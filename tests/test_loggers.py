@@ -1,16 +1,24 @@
 """What a run tells its loggers: scores with intervals, replies, files, and who it is; one run over all processes."""
 
 import csv
+import importlib.util
 import json
+import multiprocessing
 import os
 import sqlite3
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from llama_exp.config.compose import load_config
+from llama_exp.errors import UserError
 from llama_exp.records import Prediction
+from llama_exp.tracking import usable_loggers
 from llama_exp.tracking.content import as_markdown, replies_table
+from llama_exp.training.train import check_monitor
 from tests.conftest import ROOT, python, small
 from tests.wandb_files import config_of, header, history, offline_files, records, summary
 
@@ -197,3 +205,167 @@ def test_a_reply_is_text_wherever_it_is_shown():
         named = dict(zip(columns, row, strict=True))
         assert named["context"] == f"c{named['id']}" and named["question"] == "q" and named["m/s"] == int(named["id"])
         assert len(named["reply"]) <= 2000 and "\x1b" not in named["reply"] and "\u202e" not in named["reply"]
+
+
+def test_a_logger_file_without_its_first_line_is_refused_in_words(tmp_path, command):
+    for target, choice in (("CSVLogger", "mine"), ("CSVLogger", "[csv,mine]"), ("TensorBoardLogger", "[mine,wandb]")):
+        path = tmp_path / "logger" / "mine.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"_target_: lightning.pytorch.loggers.{target}\nname: x\n")
+        words = [*small(), f"logger={choice}", f"outputs={tmp_path}/o"]
+        done = command("train.py", "--config-dir", str(tmp_path), *words, check=False)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert f"{path}: its first line must be\n# @package logger.mine" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "environment, wanted",
+    [
+        ({"WANDB_MODE": "online"}, "there is no key. Type `wandb login`"),
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": "short"}, "could not start: WANDB_API_KEY invalid"),
+    ],
+)
+def test_wandb_that_cannot_start_says_what_to_type(tmp_path, environment, wanted):
+    words = [*small(validations="0"), "logger=wandb", f"outputs={tmp_path}/o"]
+    done = run_command("train.py", *words, check=False, **environment, NETRC=str(tmp_path / "none"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert wanted in done.stderr and "WANDB_MODE=offline" in done.stderr
+    assert not list(tmp_path.glob("o/squad/*/metrics.csv"))
+
+
+def test_a_server_that_refuses_stops_the_command_before_training(tmp_path):
+    """A real server on this machine that answers every request with 403."""
+    asked = []
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+            self.send_error(403)
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_MODE": "online"}
+        words = [*small(validations="0"), "logger=wandb", f"outputs={tmp_path}/o"]
+        done = run_command("train.py", *words, check=False, **where, WANDB_API_KEY=KEY)
+        server.shutdown()
+    assert asked and not any(KEY.encode() in body for body in asked)
+    assert done.returncode == 2 and "The logger wandb could not start" in done.stderr
+    assert KEY not in done.stdout + done.stderr
+    assert not list(tmp_path.glob("o/squad/*/metrics.csv"))
+
+
+def test_disabled_wandb_writes_nothing(tmp_path):
+    words = [*small(sample="8", validations="0"), "logger=[wandb,csv]", f"outputs={tmp_path}/o"]
+    run_command("train.py", *words, WANDB_MODE="disabled")
+    [run] = runs_of(tmp_path / "o")
+    assert (run / "csv/metrics.csv").is_file() and not (run / "wandb").exists()
+
+
+def test_a_package_that_is_missing_is_named_before_anything_is_read(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "mlflow" else found(name, *a))
+    with pytest.raises(UserError, match=r"logger=mlflow needs the package mlflow: pip install 'llama_exp\[mlflow\]'"):
+        usable_loggers(load_config("logger=[csv,mlflow]"))
+
+
+def test_a_logger_that_fails_midway_loses_nothing(tmp_path, command):
+    (tmp_path / "fading.py").write_text(
+        "from lightning.pytorch.loggers import CSVLogger\n"
+        "class Fading(CSVLogger):\n"
+        "    def log_metrics(self, metrics, step=None):\n"
+        "        if step > 2: raise OSError('the disk is gone')\n"
+        "        super().log_metrics(metrics, step)\n"
+    )
+    target = "logger.fading={_target_: fading.Fading, name: fading, version: ''}"
+    words = [*small(validations="0"), "logger=csv", f"+{target}", "evaluate=true", f"outputs={tmp_path}/o"]
+    done = command("train.py", *words, env={"PYTHONPATH": str(tmp_path)})
+    [run] = runs_of(tmp_path / "o")
+    assert done.stdout.count("The logger fading failed at log_metrics (the disk is gone)") == 1
+    with open(run / "csv/metrics.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row.get("loss")] == ["1", "2", "3", "4"]
+    assert results_of(run, "squad-test-6")["items"] == 6
+
+
+def test_scores_while_training_decide_which_adapter_is_kept(tmp_path, command):
+    """The best loss comes last here, and the best score first."""
+    asked = {"lora.r": "2", "optimizer.lr": "0.05", "optimizer.schedule": "constant", "dataset.max_new_tokens": "24"}
+    words = [*small(dataset="tweetsumm", **asked), "dataset.metrics=[rouge]", f"outputs={tmp_path}/o"]
+    words += ["validation_scores=4", "monitor=rouge/rougeL", "early_stopping=3", "logger=csv"]
+    done = command("train.py", *words)
+    assert "validation_scores: 4 replies took" in done.stdout
+    [run] = (tmp_path / "o").glob("tweetsumm/*")
+    with open(run / "metrics.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["validation_loss"]]
+    scores = {int(row["step"]): float(row["rouge/rougeL"]) for row in rows}
+    assert scores.keys() == {2, 4} and scores[2] > scores[4]
+    assert float(rows[0]["validation_loss"]) > float(rows[1]["validation_loss"])
+    assert "Early stopping keeps step 2, validation ROUGE-L" in (run / "losses.html").read_text()
+    summary_json = json.loads((run / "summary.json").read_text())
+    assert summary_json["loss"]["kept_validation"] == float(rows[0]["validation_loss"])
+    command("evaluate.py", f"out={run}", "dataset=tweetsumm", "dataset.source=synthetic", "model=tiny", "lora.r=2",
+            "split=validation", "eval_sample=4")  # fmt: skip
+    [results] = run.glob("eval/*/results.json")
+    assert json.loads(results.read_text())["scores"]["rouge/rougeL"] == pytest.approx(scores[2], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        (["monitor=squad/f1"], "monitor=squad/f1 needs scores while training: add validation_scores=50"),
+        (["monitor=squad/f1", "validation_scores=5"], "add early_stopping=3"),
+        (["validation_scores=5", "validations=0"], "validations=0 makes none"),
+        (["validation_scores=0"], "wanted a whole number of at least 1"),
+    ],
+)
+def test_scores_while_training_are_checked_before_anything_is_read(words, wanted):
+    with pytest.raises(UserError, match=wanted):
+        load_config("dataset=squad", "model=tiny", *words)
+
+
+def test_a_monitor_that_is_not_measured_is_refused():
+    config = load_config("dataset=squad", "model=tiny", "validation_scores=5", "monitor=squad/F1", "early_stopping=1")
+    with pytest.raises(UserError, match="monitor=squad/F1: wanted validation_loss, or one of squad/"):
+        check_monitor(config)
+    check_monitor(load_config("dataset=squad", "validation_scores=5", "monitor=squad/f1", "early_stopping=1"))
+    with pytest.raises(UserError, match="dataset=text has no metrics"):
+        check_monitor(load_config("dataset=text", "dataset.path=README.md", "validation_scores=5"))
+
+
+def _half(rank: int, folder: str, predictions: list[Prediction]) -> None:
+    import torch.distributed as dist
+
+    from llama_exp.training.validation_scores import ReplyScores
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    scores = ReplyScores(["decision"], {})
+    scores.update(predictions[rank::2])
+    found = {name: float(value) for name, value in scores.compute().items()}
+    Path(folder, f"{rank}.json").write_text(json.dumps([found, [one.id for one in scores.scored[0]]]))
+    dist.destroy_process_group()
+
+
+def test_scores_of_two_ranks_are_those_of_all_replies(tmp_path):
+    from llama_exp import metrics
+
+    said = ["yes", "no", "maybe", "yes", "no", "yes", "maybe é"]
+    predictions = [Prediction(str(i), "q", (said[(i * i) % 5],), reply, "g") for i, reply in enumerate(said)]
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=_half, args=(rank, str(tmp_path), predictions)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(200)
+    whole = metrics.measure("decision", predictions, {})
+    wanted = {name: sum(of) / len(of) for name, of in whole.items.items()}
+    wanted |= {name: statistic(predictions) for name, statistic in whole.corpus.items()}
+    assert len(wanted) >= 2
+    for rank in (0, 1):
+        found, ids = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found == pytest.approx(wanted) and ids == [str(i) for i in range(7)]

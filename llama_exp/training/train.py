@@ -71,21 +71,18 @@ def check(config: Config) -> None:
 
 
 def check_monitor(config: Config) -> None:
-    """Raise UserError for a score that validation_scores does not measure. Metrics that need a model of their own are
-    not among them: training has the memory."""
-    known = [score for name in config.dataset.metrics if name != metrics.AUTO for score in _quick_scores(name)]
-    if config.validation_scores and not known and metrics.AUTO not in config.dataset.metrics:
+    """Raise UserError for validation_scores that cannot be measured here, or a monitor that is none of them."""
+    if not config.validation_scores or metrics.AUTO in config.dataset.metrics:
+        return
+    metrics.check(config.dataset.metrics, metric_settings(config))
+    known = [score for name in config.dataset.metrics for score in metrics.load(name).scores]
+    if not known:
         raise UserError(
-            f"validation_scores={config.validation_scores}: no metric of dataset={config.dataset.name} is computed "
-            "without a model of its own. Leave it out; validation loss is measured all the same."
+            f"validation_scores={config.validation_scores}: dataset={config.dataset.name} has no metrics. Name some, "
+            "dataset.metrics=[rouge], or leave it out: validation loss is measured all the same."
         )
-    if config.monitor not in ("validation_loss", *known) and metrics.AUTO not in config.dataset.metrics:
+    if config.monitor not in ("validation_loss", *known):
         raise UserError(f"monitor={config.monitor}: wanted validation_loss, or one of {', '.join(known)}.")
-
-
-def _quick_scores(metric: str) -> list[str]:
-    one = metrics.load(metric)
-    return list(one.scores) if one.cheap else []
 
 
 def with_own_licence(config: Config) -> Config:

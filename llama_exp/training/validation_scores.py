@@ -54,14 +54,9 @@ class ReplyScores(Metric):
         return {score: torch.tensor(value) for score, value in values.items()}
 
 
-def quick_metrics(config: Config) -> list[str]:
-    """The dataset's metrics that need no model of their own."""
-    return [name for name in config.dataset.metrics if metrics.load(name).cheap]
-
-
 def score_names(config: Config) -> list[str]:
     """What a run with validation_scores measures at each validation."""
-    names = quick_metrics(config) if config.validation_scores else []
+    names = config.dataset.metrics if config.validation_scores else []
     return metrics.by_importance(score for name in names for score in metrics.load(name).scores)
 
 
@@ -78,7 +73,7 @@ class ValidationScores(L.Callback):
         if trainer.sanity_checking or not trainer.global_step:
             return
         started = time.perf_counter()
-        scores = ReplyScores(quick_metrics(self.config), metric_settings(self.config)).to(module.device)
+        scores = ReplyScores(self.config.dataset.metrics, metric_settings(self.config)).to(module.device)
         mine = self.examples[trainer.global_rank :: trainer.world_size]
         scores.update(self._reply(module.model, mine))
         trainer.callback_metrics.update(scores.compute())
