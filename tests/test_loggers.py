@@ -20,6 +20,7 @@ from llama_exp.tracking import usable_loggers
 from llama_exp.tracking.content import as_markdown, replies_table
 from llama_exp.training.train import check_monitor
 from tests.conftest import ROOT, python, small
+from tests.killer import killed_at
 from tests.wandb_files import config_of, header, history, offline_files, records, summary
 
 KEY, TOKEN = "5ec4e7" * 7, "hf_" + "5ec4e7" * 6
@@ -47,7 +48,8 @@ def sweep(tmp_path_factory) -> Path:
 
 
 def runs_of(outputs: Path) -> list[Path]:
-    return sorted(path for path in outputs.glob("squad/*") if path.is_dir())
+    """The trained ones."""
+    return sorted(path for path in outputs.glob("squad/*") if path.is_dir() and "-r0" not in path.name)
 
 
 def results_of(run: Path, evaluation: str) -> dict:
@@ -96,6 +98,45 @@ def test_a_later_evaluation_lands_in_the_same_run(sweep):
     assert summary(after)["test/squad/f1"] == pytest.approx(results["scores"]["squad/f1"])
     assert summary(after)["test/items"] == 3
     assert not any("loss" in row for row in history(after))
+
+
+def test_a_cell_that_another_sweep_takes_over_keeps_its_group_and_gets_a_tag(sweep):
+    """And what a logger has already is not sent again."""
+    run = runs_of(sweep)[1]
+    before = offline_files(run)
+    words = [*small(**{**SAME, "lora.r": "2,0"}), f"outputs={sweep}", "logger=wandb", "evaluate=true"]
+    run_command("train.py", "-m", *words)
+    new = offline_files(run)[len(before) :]
+    one, other = header(before[0]), header(new[0])
+    assert (one.run_id, one.run_group) == (other.run_id, other.run_group)
+    [tag] = {*other.tags} - {*one.tags}
+    assert {*one.tags} < {*other.tags} and not any(key.startswith("test/") for key in summary(new[0]))
+    [untuned] = sweep.glob("squad/tiny-r0*")
+    assert header(offline_files(untuned)[0]).job_type == "evaluate"
+    assert tag == f"sweep:{header(offline_files(untuned)[0]).run_group}"
+    count = len(list(sweep.rglob("*.wandb")))
+    run_command("train.py", "-m", *words)
+    assert len(list(sweep.rglob("*.wandb"))) == count
+
+
+def test_a_killed_and_resumed_run_is_one_run_with_one_curve(tmp_path):
+    words = [*small(**{"trainer.max_epochs": "3"}), "checkpoint_every=3", f"outputs={tmp_path}/o", "logger=wandb"]
+    killed = run_command("train.py", *words, *killed_at(7)[1:], check=False)
+    assert killed.returncode == -9
+    run_command("train.py", *words)
+    [run] = runs_of(tmp_path / "o")
+    files = offline_files(run)
+    heads = [
+        record.run.run_id for file in files for record in records(file) if record.WhichOneof("record_type") == "run"
+    ]
+    identity = json.loads((run / "tracking.json").read_text())["id"]
+    assert len(files) == 2 and {*heads} == {identity} == {file.stem.removeprefix("run-") for file in files}
+    with open(run / "metrics.csv", newline="", encoding="utf-8") as opened:
+        wanted = {int(row["step"]): float(row["loss"]) for row in csv.DictReader(opened) if row["loss"]}
+    points = [(row["trainer/global_step"], row["loss"]) for file in files for row in history(file) if "loss" in row]
+    assert dict(points) == pytest.approx(wanted) and len(wanted) == 12
+    for step, loss in points:  # those between the checkpoint and the kill come twice, and are the same
+        assert loss == pytest.approx(wanted[step], rel=1e-5)
 
 
 def test_a_key_in_the_environment_and_the_paths_of_the_machine_are_in_no_logged_file(sweep):

@@ -30,7 +30,7 @@ from llama_exp.runs.lock import lock_folder
 from llama_exp.runs.results import Results
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
-from llama_exp.tracking import Trackers, tracking
+from llama_exp.tracking import Trackers, already_logged, tracking
 
 
 def with_validation(config: Config) -> list[Config]:
@@ -87,6 +87,8 @@ def evaluate_all(configs: list[Config], session: Session) -> Outcome:
     command = configs[0]
     run = find_run(command) if command.lora.r else Run.untuned(command)
     requests = [request for config in configs for request in _requests(run, config, session)]
+    if already_logged(run, command, {request.label: request.folder for request in requests}):
+        command = dataclasses.replace(command, logger={})
     with tracking(run, command, "evaluate", run.training_examples.get("sampled")) as trackers:
         *_, outcome = [_evaluate_request(request, session, trackers) for request in requests]
     return outcome

@@ -12,7 +12,7 @@ tracker        any Lightning logger; wandb, tensorboard, mlflow, trackio hold mo
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,13 +23,13 @@ from llama_exp.config.targets import import_target
 from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.errors import UserError
 from llama_exp.records import Prediction
-from llama_exp.runs.files import read_predictions
-from llama_exp.runs.results import Results
+from llama_exp.runs.files import read_json_or_nothing, read_predictions
+from llama_exp.runs.results import Results, read_results
 from llama_exp.runs.run import Run
 from llama_exp.runs.scores import SCORES, read_scores
-from llama_exp.sanitize import clean
+from llama_exp.sanitize import as_dict, clean
 from llama_exp.tracking.content import digest, replies_table, summary_of
-from llama_exp.tracking.description import Description, describe, remember
+from llama_exp.tracking.description import Description, describe, joins_sweep, remember
 from llama_exp.tracking.tracker import Tracker
 from llama_exp.tracking.wandb import mode
 
@@ -88,6 +88,17 @@ def tracking(run: Run, config: Config, job: str, examples: int | None = None) ->
         trackers.finish(code)
 
 
+def already_logged(run: Run, config: Config, evaluations: Mapping[str, Path]) -> bool:
+    """Whether every logger has the stored results of these evaluations, {prefix: folder}: then none need be started."""
+    logged = as_dict(read_json_or_nothing(run.folder / "tracking.json"), "logged")
+    try:
+        digests = {prefix: digest(read_results(folder)) for prefix, folder in evaluations.items()}
+    except (OSError, ValueError, UserError):
+        return False
+    known = [as_dict(logged, name) for name in usable_loggers(config)]
+    return not joins_sweep(run) and all(one.get(prefix) == of for one in known for prefix, of in digests.items())
+
+
 class Trackers:
     """All loggers of a run. description: None where none is asked for, and in all processes but the first."""
 
@@ -119,6 +130,10 @@ class Trackers:
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         self._each("log_metrics", values, step)
+
+    def log_earlier(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """The rows of metrics.csv before the step that a resumed run goes on from."""
+        self._each("log_earlier", [{key: float(value) for key, value in row.items() if value} for row in rows])
 
     def log_training(self) -> None:
         """What a training that ended well leaves: best loss, curves as figure and page, the adapter."""

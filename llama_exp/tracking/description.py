@@ -71,6 +71,12 @@ def describe(run: Run, job: str, examples: int | None = None) -> Description:
     )
 
 
+def joins_sweep(run: Run) -> bool:
+    """Whether this command's sweep takes over a run of an earlier one, whose loggers do not know of it yet."""
+    sweep = os.environ.get(SWEEP)
+    return bool(sweep) and sweep not in (read_json_or_nothing(run.folder / "tracking.json").get("sweeps") or [])
+
+
 def remember(description: Description, logger: str, evaluation: str, digest: str) -> None:
     """Record that a logger holds these results of an evaluation."""
     path = description.folder / "tracking.json"

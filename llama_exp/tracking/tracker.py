@@ -41,6 +41,9 @@ class Tracker:
         self.step = max(self.step, step)
         self.logger.log_metrics(dict(values), step)
 
+    def log_earlier(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """The steps of the processes before this one, for a logger that may have lost them in a kill."""
+
     def log_summary(self, values: Mapping[str, float]) -> None:
         """Numbers of the run as a whole, such as {"test/squad/f1": 61.2}."""
         self.logger.log_metrics(dict(values), self.step)

@@ -88,6 +88,13 @@ class WandbTracker(Tracker):
         run.define_metric("tokens")
         run.define_metric("validation_loss", step_metric="trainer/global_step", summary="min,last")
 
+    def log_earlier(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Offline, W&B writes in blocks, and a kill costs the last one: its steps are logged again. A server has
+        them."""
+        if self.logger.experiment.settings._offline:
+            for row in rows:
+                self.log_metrics({key: of for key, of in row.items() if key != "step"}, int(row["step"]))
+
     def log_summary(self, values: Mapping[str, float]) -> None:
         self.logger.experiment.summary.update(dict(values))
 

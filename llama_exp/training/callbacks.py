@@ -122,6 +122,8 @@ class Curves(L.Callback):
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
+        if self.trackers and rows:
+            self.trackers.log_earlier(rows)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         module.read_finished()  # before the progress bar asks for the numbers

@@ -15,7 +15,7 @@ from llama_exp.model import hardware
 from llama_exp.programs import program
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
-from llama_exp.tracking import usable_loggers
+from llama_exp.tracking import joins_sweep, tracking, usable_loggers
 
 
 def train(config: Config, session: Session | None = None) -> Outcome:
@@ -113,6 +113,9 @@ def _already_finished(run: Run, session: Session) -> Outcome:
         data.setup()
         data.check_content(run.summary.content)
     print(f"{run.folder}: already finished", flush=True)
+    if joins_sweep(run) and not run.config.evaluate:
+        with tracking(run, run.config, "train", run.training_examples.get("sampled")):
+            pass  # its loggers learn of the sweep
     return _evaluated(run, "already finished", session)
 
 
