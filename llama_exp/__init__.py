@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llama_exp.data.datasets.pubmedqa import PubMedQADataModule
     from llama_exp.data.datasets.squad import SquadDataModule
     from llama_exp.data.datasets.table import TableDataModule
+    from llama_exp.data.datasets.text import TextDataModule
     from llama_exp.data.datasets.tweetsumm import TweetSummDataModule
     from llama_exp.errors import UserError
     from llama_exp.evaluation.recipe import evaluate
@@ -40,6 +41,7 @@ _MODULES = {  # public name -> the module that defines it
     "PubMedQADataModule": "data.datasets.pubmedqa",
     "TableDataModule": "data.datasets.table",
     "SquadDataModule": "data.datasets.squad",
+    "TextDataModule": "data.datasets.text",
     "Turn": "records",
     "TweetSummDataModule": "data.datasets.tweetsumm",
     "UserError": "errors",
@@ -62,6 +64,7 @@ __all__ = [
     "SquadDataModule",
     "Turn",
     "TableDataModule",
+    "TextDataModule",
     "TweetSummDataModule",
     "UserError",
     "evaluate",

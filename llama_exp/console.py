@@ -24,7 +24,7 @@ def make_console() -> Console:
 
 def say(console: Console, text: str, style: str = "") -> None:
     """A sentence, broken between words in a terminal and whole in a log, where it can be searched for."""
-    console.print(Text(text, style=style), soft_wrap=not console.is_terminal and "COLUMNS" not in os.environ)
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
 
 
 def show(console: Console, text: str, style: str = "") -> None:

@@ -480,8 +480,8 @@ def test_a_mistyped_path_is_not_taken_for_a_repository(tmp_path):
     with pytest.raises(UserError, match=r"dataset.path=.*typo: there is no such folder or file"):
         set_up("squad", {"path": str(tmp_path / "typo")})
     with pytest.raises(UserError, match=r"wanted a folder, or a file ending in .parquet, .json"):
-        (tmp_path / "notes.txt").write_text("x")
-        set_up("squad", {"path": str(tmp_path / "notes.txt")})
+        (tmp_path / "notes.pdf").write_text("x")
+        set_up("squad", {"path": str(tmp_path / "notes.pdf")})
 
 
 def test_missing_columns_are_named_with_those_there_are(tmp_path):

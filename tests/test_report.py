@@ -791,7 +791,7 @@ def test_what_is_not_evaluated_yet_is_evaluated_like_the_others_and_the_untuned_
     write_run(tmp_path, sample=1000)
     assert run_report(tmp_path).returncode == 0
     page = Page(tmp_path / "report" / "index.html").text
-    found = re.findall(r"python evaluate.py .*? outputs=\S+", page)
+    found = re.findall(r"python evaluate.py (?!out=).*? outputs=\S+", page)  # not the recommended run's
     assert len(found) == 2
     for _, meant in map(composed, found):
         assert (meant.eval_sample, meant.eval_seed, meant.dataset.source.value) == (300, 0, "synthetic")

@@ -270,7 +270,7 @@ def test_the_peak_memory_of_a_cell_is_its_own(tmp_path):
     code = "import sys, runpy; big = b'x' * 4_000_000_000; del big; runpy.run_path('train.py', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    [results] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
+    [results] = (tmp_path / "o").glob("squad/*/eval/*-test-*/results.json")
     peaks = [summary(tmp_path / "o")["peak_memory_bytes"], json.loads(results.read_text())["peak_memory_bytes"]]
     assert all(1e8 < peak < 3e9 for peak in peaks), peaks
 

@@ -224,7 +224,7 @@ def test_a_sample_beyond_what_there_is_becomes_the_cell_of_all(tmp_path, command
     assert "already finished" in again.stdout
     assert "-all-r2-" in only_run(tmp_path / "o").name
     done = command("evaluate.py", *words, f"outputs={tmp_path}/o")
-    assert "f1" in done.stdout
+    assert "F1" in done.stdout
 
 
 def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, command):
@@ -238,11 +238,11 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
         f"  {train['encoded']} of 40 Examples reach training; {train['dropped_response_too_long']} dropped "
         "(the response does not fit in max_length=128)\n"
     ) in done.stdout
-    results = json.loads(next(run.glob("eval/*/results.json")).read_text())
+    results = json.loads(next(run.glob("eval/*-test-*/results.json")).read_text())
     assert (results["train_examples"], results["examples_in_training"]) == (40, train["encoded"])
     printed = command("llama-exp", "report", str(tmp_path / "o")).stdout
     assert f"rank 2 on 40 examples ({train['encoded']} of them reached training)" in printed
-    [row] = read_csv(tmp_path / "o/report/runs.csv")
+    row = next(row for row in read_csv(tmp_path / "o/report/runs.csv") if row["split"] == "test")
     assert (row["sample"], row["examples"], row["examples_in_training"]) == ("40", "40", str(train["encoded"]))
     whole = command("train.py", *small(), f"outputs={tmp_path}/whole").stdout
     assert "reach training" not in whole, "nothing to say where nothing is dropped"
@@ -452,7 +452,7 @@ def test_early_stopping_keeps_the_best_adapter(tmp_path, command):
     assert summary["steps"] < summary["planned_steps"] == 20
     done = command("evaluate.py", *words, "split=validation", "eval_sample=4", f"outputs={tmp_path}/o")
     assert "already" not in done.stdout
-    [results] = (tmp_path / "o").glob("squad/*/eval/*/results.json")
+    [results] = (tmp_path / "o").glob("squad/*/eval/*-validation-4*/results.json")
     measured = json.loads(results.read_text())["scores"]["loss"]
     assert measured == pytest.approx(summary["loss"]["best_validation"], rel=1e-3)
 

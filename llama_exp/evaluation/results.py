@@ -33,6 +33,7 @@ def save_results(
         clean=score_clean_items(predictions, clean_predictions(run, config, predictions), config),
         declared=metrics.declarations(config.dataset.metrics),
         **scoring_settings(config),
+        generated=request.generate,
         items=len(predictions),
         groups=len({prediction.group for prediction in predictions}),
         empty_replies=sum(not prediction.reply.strip() for prediction in predictions) if request.generate else None,

@@ -142,7 +142,7 @@ def format_scores(results: Results) -> str:
             line += f"; {results.items:,} items in only {few}: the intervals rest on the groups"
         else:
             line += f"; only {few}"
-    if results.scores.keys() <= likelihood.SCORES.keys() and results.empty_replies is not None:
+    if results.scores.keys() <= likelihood.SCORES.keys() and results.generated:
         line += f"; {likelihood.LOSS_ONLY}"
     if results.empty_replies:
         line += f"; {results.empty_replies:,} of {results.items:,} replies are empty"

@@ -92,7 +92,7 @@ def _forgetting_of(run: RunRecord, evaluation: EvaluationRecord) -> EvaluationRe
 
 
 def _is_forgetting(run: RunRecord, evaluation: EvaluationRecord) -> bool:
-    return evaluation.dataset != run.dataset and not evaluation.results.metrics and "loss" in evaluation.scores
+    return evaluation.dataset != run.dataset and not evaluation.results.generated and "loss" in evaluation.scores
 
 
 def _is_column(c: Comparison) -> bool:

@@ -27,6 +27,7 @@ class Results:
     declared: dict[str, dict[str, Any]] = field(default_factory=dict)  # {score: meaning, better …} of foreign metrics
     metrics: list[str] = field(default_factory=list)
     metric_settings: dict[str, Any] = field(default_factory=dict)
+    generated: bool = True  # False: only the likelihood of the responses was measured
     items: int | None = None
     groups: int | None = None
     empty_replies: int | None = None
