@@ -99,7 +99,8 @@ class WandbTracker(Tracker):
         self.logger.experiment.summary.update(dict(values))
 
     def log_best(self, best: float, last: float) -> None:
-        self.log_summary({"validation_loss": {"min": best, "last": last}})  # a resumed process saw only its own part
+        # Not left to W&B, which knows only what the last process of a resumed run sent.
+        self.logger.experiment.summary.update({"validation_loss": {"min": best, "last": last}})
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int | None) -> None:
         import wandb
