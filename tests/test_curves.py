@@ -4,7 +4,6 @@ import csv
 import os
 import pty
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from llama_exp.report import loss_page
 from llama_exp.training.progress import format_metrics
 from tests.conftest import ROOT, python, small
+from tests.wandb_files import history, offline_files
 
 CURVES = ("loss", "validation_loss", "lr", "grad_norm", "tokens_per_second")
 
@@ -57,7 +57,7 @@ def test_tensorboard_has_every_curve_and_a_pipe_gets_a_line_at_each_validation(t
 
 def test_wandb_has_every_curve(tmp_path):
     run, _ = trained(tmp_path, "logger=wandb", env={"WANDB_MODE": "offline"})
-    [file] = run.glob("wandb/offline-run-*/*.wandb")
+    [file] = offline_files(run)
     found = {key: {} for key in CURVES}
     for row in history(file):
         for key in CURVES:
@@ -66,26 +66,6 @@ def test_wandb_has_every_curve(tmp_path):
     assert {key: sorted(values) for key, values in found.items()} == {k: sorted(v) for k, v in written(run).items()}
     for key, values in written(run).items():
         assert found[key] == pytest.approx(values, rel=1e-5), key
-
-
-def history(file: Path) -> list[dict[str, str]]:
-    """The history rows of W&B's offline file: protobuf records in LevelDB's log format, in blocks of 32 KiB."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, place, whole, rows = file.read_bytes(), 7, b"", []
-    while place + 7 <= len(content):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
-        whole += content[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # the whole of a record, or its last part
-            record = Record.FromString(whole)
-            rows += [{item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}]
-            whole = b""
-    return [row for row in rows if row]
 
 
 def test_a_terminal_shows_every_curve_in_one_bar_by_steps_also_where_a_step_has_several_parts(tmp_path):
@@ -129,7 +109,7 @@ def test_a_run_with_early_stopping_names_the_step_it_keeps(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,loss,validation_loss\n" + "\n".join(rows))
     kept = "Early stopping keeps step 9, validation loss 2.915; training ended at step 12."
     for keeps_best in (True, False):
-        loss_page.write(tmp_path, "Stopped early: 12 steps.", keeps_best)
+        loss_page.write(tmp_path, "Stopped early: 12 steps.", "validation_loss" if keeps_best else None)
         assert (kept in (tmp_path / "losses.html").read_text()) == keeps_best
 
 

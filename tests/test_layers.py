@@ -17,13 +17,13 @@ LAYERS = [
     "runs",
     "statistics metrics data model overlap tiny",
     "report",
-    "session",
+    "session tracking",
     "evaluation",
     "training",
     "preflight chat simulation human hub dashboard",
     "cli tables",
 ]
-HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb"}
+HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb", "mlflow", "trackio"}
 LIGHT = """records errors sanitize formatting quiet config.schema config.compose config.identity config.command_line
     runs.run runs.find runs.files config.options cli.main cli.commands cli.completion cli.errors cli.options
     cli.sweep evaluation.request evaluation.recipe evaluation.results training.train overlap.audit metrics.squad
@@ -33,7 +33,7 @@ LIGHT = """records errors sanitize formatting quiet config.schema config.compose
     human.rating_page human.metrics human.report report.command report.write report.breakdown report.captions
     report.costs report.findings report.compare report.items report.page report.figures.draw report.load
     report.tables report.cells report.runs_csv report.labels report.analyse report.terminal
-    report.loss_page""".split()
+    report.loss_page tracking""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

@@ -422,19 +422,12 @@ def test_wandb_keeps_two_cells_of_a_sweep_apart_and_never_asks_for_a_key(tmp_pat
     assert len(list((tmp_path / "o").glob("squad/*/summary.json"))) == 2
 
 
-def test_a_logger_that_fails_never_loses_a_run(tmp_path, command):
-    done = command(
-        "train.py",
-        *small(sample="8"),
-        "logger=wandb",
-        "logger.wandb.project=''",
-        "+logger.wandb.entity=[1]",
-        f"outputs={tmp_path}/o",
-        check=None,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads((only_run(tmp_path / "o") / "summary.json").read_text())["status"] == "finished"
-    assert "metrics.csv" in done.stdout
+def test_a_logger_that_cannot_start_stops_the_command_before_training(tmp_path, command):
+    entity = "+logger.wandb.entity=[1]"
+    done = command("train.py", *small(sample="8"), "logger=wandb", entity, f"outputs={tmp_path}/o", check=None)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "The logger wandb could not start" in done.stderr and "WANDB_MODE=disabled" in done.stderr
+    assert not list(tmp_path.glob("o/squad/*/metrics.csv"))
 
 
 def test_early_stopping_keeps_the_best_adapter(tmp_path, command):

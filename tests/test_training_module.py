@@ -460,7 +460,7 @@ def rows_of(
         use_distributed_sampler=False,
         gradient_clip_val=1.0,
         plugins=[WholeCheckpoints()],
-        callbacks=[Curves(folder, plan, late), Checkpoints(folder, every, interval=2)],
+        callbacks=[Curves(folder, plan, late=late), Checkpoints(folder, every, interval=2)],
     )
     try:
         trainer.fit(Broken(model, ADAMW, 6, 0), step_loader(tokens, sampler), whole_loader(tokens[:2], 64))

@@ -1,5 +1,6 @@
 """What a sweep prints, as a Hydra callback: each cell's name at its start, and at the end a table of the outcomes."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from llama_exp.console import make_console, make_table
 from llama_exp.dashboard.sweep_end import end_sweep, wandb_settings
 from llama_exp.formatting import plural
 from llama_exp.runs.run import Outcome
+from llama_exp.tracking.description import SWEEP
 
 FAILED = "FAILED: "  # how the message of a failed cell begins
 BUSY = "busy elsewhere"  # the message of a cell that another process works on
@@ -40,6 +42,7 @@ class SweepOutcomes(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self.cells.clear()
         self.outcomes.clear()
+        os.environ[SWEEP] = sweep_id(config.hydra.overrides.task)  # cells in other processes inherit it
         self.typed = {
             override.lower() for override in config.hydra.overrides.task
         }  # Hydra hands a cell `evaluate=True`

@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
             "dataset.rows",
             "early_stopping",
             "validation_sample",
+            "validation_scores",
             "bertscore.batch",
             "bertscore.layer",
         ),
@@ -89,6 +90,15 @@ def _contradictions(c: Config) -> Iterator[str]:
         )
     if c.early_stopping and c.validations == 0:
         yield f"early_stopping={c.early_stopping} counts validations, and validations=0 makes none."
+    if c.validation_scores and c.validations == 0:
+        yield f"validation_scores={c.validation_scores} is measured at validations, and validations=0 makes none."
+    if c.monitor != "validation_loss" and not c.validation_scores:
+        yield f"monitor={c.monitor} needs scores while training: add validation_scores=50, or so many items."
+    if c.monitor != "validation_loss" and not c.early_stopping:
+        yield (
+            f"monitor={c.monitor} decides when to stop and which adapter is kept: add early_stopping=3, so many "
+            "validations without a better one."
+        )
 
 
 def _signal_errors(c: Config) -> Iterator[str]:

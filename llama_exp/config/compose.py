@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -55,6 +56,7 @@ def _temporary_folder() -> str:
 
 def resolve(cfg: DictConfig) -> Config:
     """Turn Hydra's DictConfig into a typed, checked Config. Several problems come in one message."""
+    check_logger_files(cfg)
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"No value for {', '.join(missing)}. Give it as {missing[0]}=VALUE.")
@@ -66,6 +68,19 @@ def resolve(cfg: DictConfig) -> Config:
     if errors:
         raise UserError("\n".join(errors))
     return dataclasses.replace(config, model=_named(config.model))
+
+
+def check_logger_files(cfg: DictConfig) -> None:
+    """Raise UserError where a file of the group logger lacks its first line: its keys are then no logger's."""
+    target = cfg.logger.get("_target_")
+    for path in (path for folder in config_dirs() for path in Path(folder, "logger").glob("*.yaml")) if target else ():
+        text = path.read_text(encoding="utf-8", errors="replace")
+        named = re.search(r"^_target_\s*:\s*['\"]?([\w.]+)", text, re.MULTILINE)
+        if named and named[1] == target and not re.match(r"\s*#\s*@package\s+logger\.", text):
+            raise UserError(
+                f"{path}: its first line must be\n# @package logger.{path.stem}\nWithout it Hydra does not know which "
+                "logger its keys belong to."
+            )
 
 
 def _named(model: ModelConfig) -> ModelConfig:

@@ -24,6 +24,8 @@ NOT_IDENTITY = {
     "memory",
     "validations",
     "validation_sample",
+    "validation_scores",
+    "monitor",
     "checkpoint_every",
     "stop_signal",
     "preflight",
@@ -62,7 +64,14 @@ NOT_IDENTITY = {
 
 
 # … but these do where validation decides when to stop, and which adapter is kept.
-IDENTITY_WHERE_STOPPED = {"validations", "validation_sample", "eval_seed", "trainer.limit_val_batches"}
+IDENTITY_WHERE_STOPPED = {
+    "validations",
+    "validation_sample",
+    "validation_scores",
+    "monitor",
+    "eval_seed",
+    "trainer.limit_val_batches",
+}
 
 
 # What a reader (evaluate, chat, hub …) must say to mean a run; it takes the rest from the run itself.

@@ -159,6 +159,8 @@ class Config:
     max_tokens: int | None  # budget in tokens seen; null = trainer.max_epochs or trainer.max_steps rules
     validations: int | None  # how often validation loss is measured during a run; null = what it may cost decides
     validation_sample: int | None  # Examples it is measured on; null = all
+    validation_scores: int | None  # validation items answered and scored at each validation; null = none
+    monitor: str  # what early stopping and the kept adapter follow: validation_loss, or a score such as squad/f1
     early_stopping: int | None  # stop after so many validations without a better loss; null = never
     checkpoint_every: int | None  # optimizer steps between checkpoints; null = one a minute
     stop_signal: str | None  # one more signal that ends a command with a checkpoint

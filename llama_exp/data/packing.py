@@ -100,6 +100,11 @@ class Plan:
             sizes[index] for number in range(first, first + rest) for index in self.step(number)
         )
 
+    def examples_seen(self, steps: int) -> int:
+        """Examples of the first `steps` steps, those of every epoch counted."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        return epochs * len(self.lengths) + min(rest * self.batch, len(self.lengths))
+
     def heaviest(self, micro_batch: int, world_size: int = 1) -> tuple[int, ...]:
         """The indices of the micro-batch of the run that has the most tokens."""
         shares = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 
 from llama_exp import metrics
@@ -31,6 +32,7 @@ from llama_exp.runs.lock import lock_folder
 from llama_exp.runs.results import Results
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
+from llama_exp.tracking import Trackers, already_logged, tracking
 
 
 def with_validation(config: Config) -> list[Config]:
@@ -90,31 +92,40 @@ def _choosing_size(config: Config) -> int | None:
 def evaluate(config: Config, session: Session | None = None) -> Outcome:
     """Score the run that the config means, or the predictions file that it names; with `forgetting`, also its loss on
     other data."""
-    session = session or Session()
-    if config.predictions:
-        return evaluate_file(config)
-    run = find_run(config) if config.lora.r else Run.untuned(config)
-    config = with_metrics_of(config, run.config)
-    forgotten = forgetting_request(run, config)
-    request = EvaluationRequest.of(config, run)
-    request = dataclasses.replace(request, config=with_metrics(request.config, session))
-    outcome = _evaluate_request(request, session)
-    if forgotten:
-        _evaluate_request(forgotten, session)
+    return evaluate_file(config) if config.predictions else evaluate_all([config], session or Session())
+
+
+def evaluate_all(configs: list[Config], session: Session) -> Outcome:
+    """Several evaluations of one run, logged as one; returns the outcome of the last."""
+    command = configs[0]
+    run = find_run(command) if command.lora.r else Run.untuned(command)
+    requests = [request for config in configs for request in _requests(run, config, session)]
+    if already_logged(run, command, {request.label: request.folder for request in requests}):
+        command = dataclasses.replace(command, logger={})
+    with tracking(run, command, "evaluate", run.training_examples.get("sampled")) as trackers:
+        *_, outcome = [_evaluate_request(request, session, trackers) for request in requests]
     return outcome
 
 
-def _evaluate_request(request: EvaluationRequest, session: Session) -> Outcome:
+def _requests(run: Run, config: Config, session: Session) -> Iterator[EvaluationRequest]:
+    config = with_metrics_of(config, run.config)
+    if forgotten := forgetting_request(run, config):
+        yield forgotten
+    request = EvaluationRequest.of(config, run)
+    yield dataclasses.replace(request, config=with_metrics(request.config, session))
+
+
+def _evaluate_request(request: EvaluationRequest, session: Session, trackers: Trackers) -> Outcome:
     remove_leftovers(request.folder)
     if results := stored_results(request.folder):
-        return reuse(request, results)
+        return reuse(request, results, trackers)
     hardware.check(request.config)
     sources.check(request.config.dataset)
     metrics.check(request.config.dataset.metrics, metric_settings(request.config))
-    return _load_and_evaluate(request, session)
+    return _load_and_evaluate(request, session, trackers)
 
 
-def _load_and_evaluate(request: EvaluationRequest, session: Session) -> Outcome:
+def _load_and_evaluate(request: EvaluationRequest, session: Session, trackers: Trackers) -> Outcome:
     from llama_exp.model.base import check_length
     from llama_exp.model.lora import detach_lora, load_lora
 
@@ -126,16 +137,16 @@ def _load_and_evaluate(request: EvaluationRequest, session: Session) -> Outcome:
     check_length(base(), config.max_length)
     model = base() if run.is_untuned else load_lora(base(), run.adapter)
     try:
-        return evaluate_model(request, model, tokenizer, data)
+        return evaluate_model(request, model, tokenizer, data, trackers)
     finally:
         detach_lora(model)
 
 
-def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcome:
+def evaluate_model(request: EvaluationRequest, model, tokenizer, data, trackers: Trackers) -> Outcome:
     """The same for a model in memory."""
     config = request.config
     if results := stored_results(request.folder):
-        return reuse(request, results)
+        return reuse(request, results, trackers)
     examples = data.held_out(config.split.value, config.eval_sample)
     typed = "split" if config.split is Split.validation else "eval_sample"
     if config.eval_sample and config.eval_sample > len(examples) and typed in typed_keys():
@@ -145,7 +156,7 @@ def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcom
         )
     with lock_folder(request.folder):
         if results := stored_results(request.folder):  # by another process in the meantime
-            return reuse(request, results)
+            return reuse(request, results, trackers)
         predictions, cost = reply_to_all(request, examples, model, tokenizer)
         lost = count_answers_lost(config, examples, predictions, data.tokenizer)
         results = save_results(request, predictions, cost, lost)
@@ -155,22 +166,24 @@ def evaluate_model(request: EvaluationRequest, model, tokenizer, data) -> Outcom
             f"empty or too long for max_length={config.max_length}.",
             flush=True,
         )
-    return _announce(request, format_scores(results))
+    return _announce(request, results, trackers)
 
 
-def reuse(request: EvaluationRequest, results: Results) -> Outcome:
+def reuse(request: EvaluationRequest, results: Results, trackers: Trackers) -> Outcome:
     """An evaluation that is there already; its replies are scored again where other metrics or settings are
     requested."""
     request.check_same(results)
     if is_up_to_date(request, results):
-        return _announce(request, f"already evaluated: {format_scores(results)}")
+        return _announce(request, results, trackers, "already evaluated: ")
     predictions = read_predictions(request.folder / "predictions.jsonl")
     cost = {key: getattr(results, key) for key in COST}
     results = save_results(request, predictions, cost, results.answers_lost)
-    return _announce(request, f"scored again from its predictions: {format_scores(results)}")
+    return _announce(request, results, trackers, "scored again from its predictions: ")
 
 
-def _announce(request: EvaluationRequest, message: str) -> Outcome:
+def _announce(request: EvaluationRequest, results: Results, trackers: Trackers, how: str = "") -> Outcome:
+    message = how + format_scores(results)
+    trackers.log_evaluation(request.label, request.folder, results, request.config.dataset.template)
     print(f"{request.folder}: {message}", flush=True)
     return Outcome(message, request.run.folder)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_exp.console import Countdown
 from llama_exp.data.encoding import encode_prompts, with_responses
@@ -16,6 +16,9 @@ from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.files import json_line, read_json_or_nothing, read_predictions, write_json, write_jsonl
 from llama_exp.sanitize import as_float, as_int
+
+if TYPE_CHECKING:
+    from llama_exp.evaluation.generation import Reply
 
 COST = ("seconds", "tokens", "peak_memory_bytes")
 
@@ -54,21 +57,8 @@ def reply_to_all(
         for replies in answers(model, tokenizer, prompts, measured, max_new_tokens=new, batch=config.eval_batch):
             for reply in replies:
                 example, target = missing[reply.index], measured[reply.index]
-                prediction = Prediction(
-                    id=example.id,
-                    prompt=example.prompt,
-                    references=example.references,
-                    reply=reply.text,
-                    group=example.group,
-                    nll=reply.nll,
-                    tokens=target.label_tokens if target else 0,
-                    finished=reply.finished,
-                    shortened=reply.index in shortened,
-                    tags=example.tags,
-                    response=example.response,
-                    system=example.system,
-                    history=example.history,
-                )
+                measured_tokens = target.label_tokens if target else 0
+                prediction = prediction_of(example, reply, measured_tokens, reply.index in shortened)
                 answered[example.id] = prediction
                 tokens += len(prompts[reply.index]) + prediction.tokens + reply.tokens
                 file.write(json_line(prediction))
@@ -79,6 +69,25 @@ def reply_to_all(
     predictions = [answered[example.id] for example in examples]
     write_jsonl(path, predictions)  # in a fixed order: scoring them again gives the same interval to the last digit
     return predictions, total
+
+
+def prediction_of(example: Example, reply: "Reply", tokens: int, shortened: bool) -> Prediction:
+    """tokens: how many the likelihood in `reply` runs over."""
+    return Prediction(
+        id=example.id,
+        prompt=example.prompt,
+        references=example.references,
+        reply=reply.text,
+        group=example.group,
+        nll=reply.nll,
+        tokens=tokens,
+        finished=reply.finished,
+        shortened=shortened,
+        tags=example.tags,
+        response=example.response,
+        system=example.system,
+        history=example.history,
+    )
 
 
 def stored_predictions(path: Path, examples: Sequence[Example]) -> dict[str, Prediction]:

@@ -72,6 +72,16 @@ class EvaluationRequest:
             or (key.startswith("model.") and key in decisive)
         }
 
+    @property
+    def label(self) -> str:
+        """What loggers file its scores under: the split; what was forgotten, and data of another dataset, by name."""
+        name, split = self.config.dataset.name, self.config.split.value
+        if not self.generate:
+            return f"forgetting/{name}"
+        if self.run.is_untuned or name == self.run.config.dataset.name:
+            return split
+        return f"transfer/{name}" if split == "test" else f"transfer/{name}/{split}"
+
     def check_same(self, results: Results) -> None:
         """Raise UserError where the folder holds another evaluation: its name leaves out what the YAML files say.
 

@@ -108,7 +108,8 @@ class Cell:
     def validation_loss(self) -> float | None:
         """The mean validation loss of the adapters that the runs ended with, where all runs measured it."""
         key = "best_validation" if self.runs[0].run.identity.get("early_stopping") else "validation"
-        found = [s.run.summary.loss.get(key) for s in self.runs]
+        losses = [s.run.summary.loss for s in self.runs]
+        found = [loss.get("kept_validation", loss.get(key)) for loss in losses]  # kept: where a score decided
         known = [loss for loss in found if loss is not None]
         return sum(known) / len(known) if len(known) == len(found) else None
 

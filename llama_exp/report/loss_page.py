@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from llama_exp import metrics
 from llama_exp.formatting import percent
 from llama_exp.report.figures.style import INK, MUTED, NARROW, RANKS, page_colours, png, styled, svg
 from llama_exp.report.figures.training import Points, loss_limits
@@ -22,14 +23,16 @@ TRAINING = RANKS[1]  # validation has the first colour
 SAY = Sentences("loss_note")
 
 
-def write(folder: Path, ended: str = "", keeps_best: bool = False) -> str | None:
+def write(folder: Path, ended: str = "", keeps_best: str | None = None) -> str | None:
     """Draw metrics.csv; returns the note on the losses, None where no step was finished.
 
     ended       how the run ended
-    keeps_best  early stopping: the adapter is that of the lowest validation loss
+    keeps_best  early stopping: the column by which the best adapter was kept
     """
     rows = read_metrics(folder)
-    curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE)}
+    scores = [key for key in (rows[0] if rows else {}) if "/" in str(key)]  # of validation_scores
+    curves = {key: points(rows, key) for key in ("loss", "validation_loss", *BESIDE, *scores)}
+    beside = BESIDE | {key: f"{metrics.describe(key).label}, validation" for key in scores}
     if not curves["loss"]:
         return None
     text = note(curves["validation_loss"], curves["loss"])
@@ -38,10 +41,12 @@ def write(folder: Path, ended: str = "", keeps_best: bool = False) -> str | None
     page = load_template("loss_page.html.jinja").render(
         name=f"{folder.parent.name}/{folder.name}",
         note=text,
-        ended=" ".join([ended, kept(curves["validation_loss"], curves["loss"][-1][0])] if keeps_best else [ended]),
+        ended=" ".join(
+            [ended, kept(curves.get(keeps_best, []), curves["loss"][-1][0], keeps_best)] if keeps_best else [ended]
+        ),
         wide=svg(draw_losses(curves, 9.6), 1, text),
         narrow=svg(draw_losses(curves, NARROW), 2, text),
-        beside=[svg(draw_beside(curves[key], BESIDE[key]), 3 + i, BESIDE[key]) for i, key in enumerate(BESIDE)],
+        beside=[svg(draw_beside(curves[key], beside[key]), 3 + i, beside[key]) for i, key in enumerate(beside)],
         colours=page_colours(),
     )
     with atomic_write(folder / "losses.html") as file:
@@ -84,12 +89,14 @@ def best_point(validation: Points) -> tuple[float, float]:
     return min(reversed(validation), key=lambda point: round(point[1], 3))
 
 
-def kept(validation: Points, last_step: float) -> str:
-    """Which step a run with early stopping kept: the first of the lowest validation loss."""
+def kept(validation: Points, last_step: float, column: str = "validation_loss") -> str:
+    """Which step a run with early stopping kept: the first of the lowest validation loss, or the best score."""
     if not validation:
         return ""
-    step, best = min(validation, key=lambda point: point[1])
-    return SAY.kept(step=f"{step:,.0f}", best=f"{best:.3f}", last=f"{last_step:,.0f}")
+    score = metrics.describe("loss" if column == "validation_loss" else column)
+    step, best = (min if score.lower_is_better else max)(validation, key=lambda point: point[1])
+    what = "validation loss" if column == "validation_loss" else f"validation {score.label}"
+    return SAY.kept(what=what, step=f"{step:,.0f}", best=f"{best:.3f}", last=f"{last_step:,.0f}")
 
 
 def smoothed(losses: Points) -> list[tuple[float, float]]:

@@ -153,7 +153,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         if not text.strip():
             continue
         try:
-            read.append(_prediction(parse_json(text)))
+            read.append(parse_prediction(text))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines):  # no newline after it: the writer was killed in the middle of this line
                 break
@@ -163,8 +163,10 @@ def read_predictions(path: Path) -> list[Prediction]:
     return read
 
 
-def _prediction(values: dict[str, Any]) -> Prediction:
-    """A Prediction from JSON. Raises ValueError, TypeError or KeyError where a value is not of its field's type."""
+def parse_prediction(text: str) -> Prediction:
+    """A Prediction from a line of JSON. Raises ValueError, TypeError or KeyError where a value is not of its field's
+    type."""
+    values = parse_json(text)
     if not isinstance(values["references"], list):
         raise TypeError("references: wanted a list")
     history = parse_turns(values.get("history", ()))

@@ -51,7 +51,7 @@ class Summary:
     mfu: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # by phase
     peak_memory_bytes: int | None = None
-    loss: dict[str, float | None] = field(default_factory=dict)  # train, validation, best_validation
+    loss: dict[str, float | None] = field(default_factory=dict)  # train, validation, best_validation; kept_validation
     device: str | None = None
     precision: str | None = None
     quantisation: str | None = None

@@ -5,15 +5,20 @@ import csv
 import math
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from llama_exp import metrics
+from llama_exp.model.memory import peak_memory
 from llama_exp.runs.files import atomic_write
 from llama_exp.runs.metrics import read_metrics
 from llama_exp.stopping import StopSignals
+from llama_exp.tracking import Trackers
+from llama_exp.training.energy import Energy
 from llama_exp.training.progress import format_metrics
 
 COLUMNS = ["step", "epoch", "tokens", "seconds", "loss", "validation_loss", "lr", "grad_norm", "tokens_per_second"]
@@ -97,16 +102,19 @@ class Curves(L.Callback):
     """metrics.csv, a row a step; the same numbers to any logger. The file is complete: a logger that fails is only
     reported.
 
+    scores: what is measured at each validation beside the loss.
     late: how many steps may be pending while the next one runs; None = what suits the device.
     """
 
-    def __init__(self, folder: Path, plan, late: int | None = None):
-        self.path, self.plan, self.late = folder / "metrics.csv", plan, late
+    def __init__(
+        self, folder: Path, plan, trackers: Trackers | None = None, scores: Sequence[str] = (), late: int | None = None
+    ):
+        self.path, self.plan, self.late, self.trackers = folder / "metrics.csv", plan, late, trackers
+        self.scores, self.columns = list(scores), [*COLUMNS, *scores]
         self.tokens = 0  # useful ones (no padding) seen so far
         self.seconds, self.training_seconds = 0.0, 0.0  # seconds: of the processes before this one
         self.last: dict[str, float] = {}  # the latest value of each column
         self.began = time.perf_counter()
-        self.quiet: set[str] = set()
 
     def state_dict(self) -> dict:
         return {"seconds": self.seconds + time.perf_counter() - self.began, "training_seconds": self.training_seconds}
@@ -125,9 +133,11 @@ class Curves(L.Callback):
         steps = [(row, row.get("step") or "") for row in read_metrics(self.path.parent)]
         rows = [row for row, step in steps if step.isdecimal() and int(step) <= trainer.global_step]
         with atomic_write(self.path) as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
+        if self.trackers and rows:
+            self.trackers.log_earlier(rows)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         module.read_finished()  # before the progress bar asks for the numbers
@@ -152,7 +162,8 @@ class Curves(L.Callback):
     def on_validation_end(self, trainer, module) -> None:
         loss = trainer.callback_metrics.get("validation_loss")
         if loss is not None and not trainer.sanity_checking:
-            self._write(trainer, trainer.global_step, validation_loss=float(loss))
+            scores = {name: float(trainer.callback_metrics[name]) for name in self.scores}
+            self._write(trainer, trainer.global_step, validation_loss=float(loss), **scores)
             if trainer.is_global_zero and trainer.progress_bar_callback is None:  # not a terminal: a line now and then
                 pace = (time.perf_counter() - self.began) / max(trainer.global_step - self.began_at, 1)
                 left = pace * (self.plan.total_steps - trainer.global_step)
@@ -173,26 +184,32 @@ class Curves(L.Callback):
         }
         row = {key: f"{value:.7g}" if isinstance(value, float) else value for key, value in row.items()}
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            csv.DictWriter(file, self.columns).writerow(row)
         if "validation_loss" not in values and step % trainer.log_every_n_steps:
             return
-        for logger in trainer.loggers:
-            try:
-                logger.log_metrics({k: float(v) for k, v in row.items() if k != "step"}, step)
-            except Exception as error:
-                if type(logger).__name__ not in self.quiet:
-                    self.quiet.add(type(logger).__name__)
-                    print(f"{type(logger).__name__} failed ({error}); metrics.csv goes on without it.", flush=True)
+        if self.trackers:
+            numbers = {key: float(value) for key, value in row.items() if key != "step"}
+            self.trackers.log_metrics({**numbers, **self._beside(trainer, step)}, step)
+
+    def _beside(self, trainer, step: int) -> dict[str, float]:
+        """What loggers get and metrics.csv does not hold: Examples seen, memory, energy."""
+        energy = next((callback.spent for callback in trainer.callbacks if isinstance(callback, Energy)), None)
+        memory = peak_memory(trainer.strategy.root_device)
+        found = {"examples": float(self.plan.examples_seen(step)), "peak_memory_bytes": float(memory)}
+        return found if energy is None else {**found, "energy_joules": energy}
 
 
 class KeepBest(L.Callback):
-    """Keeps the adapter with the lowest validation loss, and stops after `patience` validations without a better one.
+    """Keeps the adapter with the best validation loss, or score, and stops after `patience` validations without a
+    better one.
 
+    best: of a score of which more is better, its negative.
     It is held in memory and in the checkpoint, so that both are of the same step.
     """
 
-    def __init__(self, patience: int | None):
-        self.patience = patience
+    def __init__(self, patience: int | None, monitor: str = "validation_loss"):
+        self.patience, self.monitor = patience, monitor
+        self.sign = 1 if monitor == "validation_loss" or metrics.describe(monitor).lower_is_better else -1
         self.best, self.waited = math.inf, 0
         self.adapter: dict[str, torch.Tensor] = {}
 
@@ -211,11 +228,11 @@ class KeepBest(L.Callback):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer, module) -> None:
-        loss = trainer.callback_metrics.get("validation_loss")
-        if loss is None or not trainer.global_step:
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None or not trainer.global_step:
             return
-        if float(loss) < self.best:
-            self.best, self.waited = float(loss), 0
+        if self.sign * float(value) < self.best:
+            self.best, self.waited = self.sign * float(value), 0
             if self.patience:
                 self.adapter = {name: value.detach().cpu().clone() for name, value in _learnt(module)}
             return

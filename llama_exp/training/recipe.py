@@ -15,6 +15,7 @@ from llama_exp.model.memory import choose
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
+from llama_exp.tracking import Trackers, tracking
 from llama_exp.training.module import FineTuningModule
 from llama_exp.training.summary import save_run
 from llama_exp.training.trainer import build_trainer, check_targets, fit
@@ -62,28 +63,30 @@ def train_run(
             module = FineTuningModule(
                 model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels
             )
-            trainer = build_trainer(run, data, base(), session.stop)
-            with session.stop.deferred():
-                with run.clock("train"), keep_in_memory(base(), memory.cache_weights, memory.save_activations):
-                    fitted = fit(run, trainer, module, data, session.stop)
-                message = save_run(run, trainer, module, data, fitted)
-            if config.evaluate and trainer.is_global_zero:
-                message = evaluate_tuned(run, model, data, session).message
+            with tracking(run, config, "train", data.counts["sample"]["used"]) as trackers:
+                trainer = build_trainer(run, data, base(), trackers, session.stop)
+                with session.stop.deferred():
+                    with run.clock("train"), keep_in_memory(base(), memory.cache_weights, memory.save_activations):
+                        fitted = fit(run, trainer, module, data, trackers, session.stop)
+                    message = save_run(run, trainer, module, data, fitted)
+                trackers.log_training()
+                if config.evaluate and trainer.is_global_zero:
+                    message = evaluate_tuned(run, model, data, session, trackers).message
             return Outcome(message, run.folder)
         finally:
             detach_lora(model)
 
 
-def evaluate_tuned(run: Run, model: nn.Module, data, session: Session) -> Outcome:
+def evaluate_tuned(run: Run, model: nn.Module, data, session: Session, trackers: Trackers) -> Outcome:
     """Score the model in memory: on validation, on what is reported, and what it forgot where that is asked."""
     *_, outcome = [
-        evaluate_model(EvaluationRequest(run, wanted), model, data.tokenizer, data)
+        evaluate_model(EvaluationRequest(run, wanted), model, data.tokenizer, data, trackers)
         for wanted in with_validation(run.config)
     ]
     if forgotten := forgetting_request(run, run.config):
         other = DATASETS.of(forgotten.config, data.tokenizer, session.data)
         other.setup()
-        evaluate_model(forgotten, model, data.tokenizer, other)
+        evaluate_model(forgotten, model, data.tokenizer, other, trackers)
     return outcome
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from llama_exp import metrics
 from llama_exp.data.chat_format import chat_format
 from llama_exp.formatting import plural
 from llama_exp.model import hardware
@@ -48,6 +49,8 @@ def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
         "validation": validation[-1][1] if validation else None,
         "best_validation": min((value for _, value in validation), default=None),
     }
+    if run.config.early_stopping and run.config.monitor != "validation_loss":
+        loss["kept_validation"] = kept_loss(rows, run.config.monitor)
     common = describe_fit(run, trainer, data, fitted.started, fitted.status, None)
     run.write_summary(
         Summary(**common, **describe_training(run, trainer, module, data, curves), loss=loss, seconds=seconds)
@@ -63,8 +66,17 @@ def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
         at, value = validation[-1]
         message += f", validation loss {value:.3f}" + (f" at step {at:,.0f}" if at != step else "")
     print(f"{run.folder}: {message}{kept}", flush=True)
-    draw_losses(run.folder, f"{message[:1].upper()}{message[1:]}.", keeps_best=bool(run.config.early_stopping))
+    monitor = run.config.monitor if run.config.early_stopping else None
+    draw_losses(run.folder, f"{message[:1].upper()}{message[1:]}.", monitor)
     return message + kept
+
+
+def kept_loss(rows: list[dict[str, str]], monitor: str) -> float | None:
+    """The validation loss at the step of the best score: that of the adapter that early stopping kept."""
+    lower = metrics.describe(monitor).lower_is_better
+    scores = loss_page.points(rows, monitor)
+    step = (min if lower else max)(scores, key=lambda point: point[1])[0] if scores else None
+    return dict(loss_page.points(rows, "validation_loss")).get(step)
 
 
 def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: str, reason: str) -> None:
@@ -77,7 +89,7 @@ def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: st
     draw_losses(run.folder, ended, announce=False)
 
 
-def draw_losses(folder: Path, ended: str, keeps_best: bool = False, announce: bool = True) -> None:
+def draw_losses(folder: Path, ended: str, keeps_best: str | None = None, announce: bool = True) -> None:
     """losses.png and losses.html. A figure that cannot be drawn is reported; it never costs a run."""
     try:
         note = loss_page.write(folder, ended, keeps_best)

@@ -9,13 +9,14 @@ from llama_exp.config.schema import Config, Source
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.auto_metrics import with_metrics
-from llama_exp.evaluation.recipe import evaluate, forgetting_request, with_validation
+from llama_exp.evaluation.recipe import evaluate_all, forgetting_request, with_validation
 from llama_exp.evaluation.scoring import metric_settings
 from llama_exp.model import hardware
 from llama_exp.programs import program
 from llama_exp.runs.files import remove_leftovers
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
+from llama_exp.tracking import joins_sweep, tracking, usable_loggers
 
 
 def train(config: Config, session: Session | None = None) -> Outcome:
@@ -23,6 +24,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
     session = session or Session()
     check(config)
     config = with_metrics(with_own_licence(config), session)
+    check_monitor(config)  # again, where the metrics were chosen by the data
     run = Run.of(config)
     if run.is_untuned:
         return _untuned(run, session)
@@ -63,11 +65,28 @@ def check(config: Config) -> None:
         )
     hardware.check(config)
     sources.check(config.dataset)
+    usable_loggers(config)
+    check_monitor(config)
     if config.forgetting and not config.evaluate:
         raise UserError(f"forgetting={config.forgetting} is measured by the evaluation: add evaluate=true.")
     if config.evaluate:
         forgetting_request(Run.of(config), config)
         metrics.check(config.dataset.metrics, metric_settings(config))
+
+
+def check_monitor(config: Config) -> None:
+    """Raise UserError for validation_scores that cannot be measured here, or a monitor that is none of them."""
+    if not config.validation_scores or metrics.AUTO in config.dataset.metrics:
+        return
+    metrics.check(config.dataset.metrics, metric_settings(config))
+    known = [score for name in config.dataset.metrics for score in metrics.load(name).scores]
+    if not known:
+        raise UserError(
+            f"validation_scores={config.validation_scores}: dataset={config.dataset.name} has no metrics. Name some, "
+            "dataset.metrics=[rouge], or leave it out: validation loss is measured all the same."
+        )
+    if config.monitor not in ("validation_loss", *known):
+        raise UserError(f"monitor={config.monitor}: wanted validation_loss, or one of {', '.join(known)}.")
 
 
 def with_own_licence(config: Config) -> Config:
@@ -98,11 +117,14 @@ def _already_finished(run: Run, session: Session) -> Outcome:
         data.setup()
         data.check_content(run.summary.content)
     print(f"{run.folder}: already finished", flush=True)
+    if joins_sweep(run) and not run.config.evaluate:
+        with tracking(run, run.config, "train", run.training_examples.get("sampled")):
+            pass  # its loggers learn of the sweep
     return _evaluated(run, "already finished", session)
 
 
 def _evaluated(run: Run, message: str, session: Session) -> Outcome:
     if run.config.evaluate:
-        *_, outcome = [evaluate(config, session) for config in with_validation(run.config)]
+        outcome = evaluate_all(with_validation(run.config), session)
         message += f"; {outcome.message}"
     return Outcome(message, run.folder)

@@ -17,17 +17,18 @@ from llama_exp.model.memory import reset_peak_memory
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.run import Run
 from llama_exp.stopping import StopSignals
+from llama_exp.tracking import Trackers
 from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest
 from llama_exp.training.checkpoint import WholeCheckpoints, usable_checkpoint
 from llama_exp.training.energy import Energy
-from llama_exp.training.loggers import build_loggers, finish_loggers
 from llama_exp.training.progress import Progress
 from llama_exp.training.summary import Fitted, save_broken_run
+from llama_exp.training.validation_scores import ValidationScores, score_names
 
 MANY, VALIDATING = 10, 0.25  # validation losses of a run, and the share of training time that they may add
 
 
-def build_trainer(run: Run, data, base: torch.nn.Module, stop: StopSignals) -> L.Trainer:
+def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, stop: StopSignals) -> L.Trainer:
     """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
     config = run.config
     silence_libraries()  # again: Lightning turned its loggers up when it was imported
@@ -42,7 +43,8 @@ def build_trainer(run: Run, data, base: torch.nn.Module, stop: StopSignals) -> L
         settings["enable_progress_bar"] = False
     plan = data.plan
     interval = validation_interval(config, data)
-    curves = Curves(run.folder, plan)
+    curves = Curves(run.folder, plan, trackers, score_names(config) if interval else ())
+    scores = [ValidationScores(config, data, trackers)] if curves.scores else []
     bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
     defaults = {"num_sanity_val_steps": 0, "limit_val_batches": 1.0, "log_every_n_steps": 1}
     if not interval:
@@ -55,11 +57,12 @@ def build_trainer(run: Run, data, base: torch.nn.Module, stop: StopSignals) -> L
             use_distributed_sampler=False,
             check_val_every_n_epoch=None,
             default_root_dir=run.folder,
-            logger=build_loggers(run),
+            logger=trackers.loggers,
             plugins=[WholeCheckpoints(), *theirs["plugins"]],
             callbacks=[
+                *scores,  # first: the others look at what they find
                 curves,
-                KeepBest(config.early_stopping),
+                KeepBest(config.early_stopping, config.monitor),
                 Energy(),
                 Checkpoints(run.folder, config.checkpoint_every, interval, stop),
                 *bar,
@@ -127,10 +130,10 @@ def validation_interval(config: Config, data) -> int | None:
     )
 
 
-def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, stop: StopSignals) -> Fitted:
+def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers: Trackers, stop: StopSignals) -> Fitted:
     """Train to the planned number of steps, from the last checkpoint if there is one.
 
-    Loggers always end, with a status. A fit that breaks leaves its reason in summary.json and its curves.
+    A fit that breaks leaves its reason in summary.json and its curves.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     checkpoint = usable_checkpoint(run.checkpoint, module, data.plan.total_steps)
@@ -139,10 +142,8 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, stop: Sto
         run.clear()
     else:
         print(f"Continuing from {checkpoint}.", flush=True)
-    code = 1
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        code = 0
     except (KeyboardInterrupt, SystemExit):  # Lightning exits after a second Ctrl-C, and would be the last to speak
         reason = f"stopped by {stop.name}"
         save_broken_run(run, trainer, data, started, "interrupted", reason)
@@ -155,9 +156,8 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, stop: Sto
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         save_broken_run(run, trainer, data, started, "failed", reason)
+        trackers.log_losses()
         raise
-    finally:
-        finish_loggers(trainer, code)
     best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
     ended_before_its_plan = trainer.global_step < data.plan.total_steps
     stopped = best.stopped or (ended_before_its_plan and stopped_by_callback(trainer))

@@ -47,14 +47,18 @@ def keep_in_memory(llama, weights: bool = True, activations: bool = False):
     The same values are otherwise computed again: weights for each product, activations in the backward pass.
     """
     decoders = list(llama.model.layers)
+    before = [decoder.__dict__.get("saves_activations") for decoder in decoders]  # of a block around this one
     try:
         for decoder in decoders:
             decoder.saves_activations = activations
         with cached_weights(group for decoder in decoders if weights for group in Layer(decoder).groups):
             yield
     finally:
-        for decoder in decoders:
-            decoder.__dict__.pop("saves_activations", None)
+        for decoder, value in zip(decoders, before, strict=True):
+            if value is None:
+                decoder.__dict__.pop("saves_activations", None)
+            else:
+                decoder.saves_activations = value
 
 
 @contextlib.contextmanager

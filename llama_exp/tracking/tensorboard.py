@@ -1,0 +1,46 @@
+"""TensorBoard: scores as scalars and beside the hyperparameters (HPARAMS), replies as text, the curves as an image."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_exp.tracking.content import as_markdown, flat
+from llama_exp.tracking.tracker import Tracker
+
+
+class TensorBoardTracker(Tracker):
+    advice = "pip install tensorboard"
+
+    def start(self) -> None:
+        _ = self.logger.experiment
+        self.scores: dict[str, float] = {}
+
+    def log_summary(self, values: Mapping[str, float]) -> None:
+        self.scores |= values
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int | None) -> None:
+        lines = [columns, ["---"] * len(columns), *rows]
+        text = "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+        self.logger.experiment.add_text(name, text, step if step is not None else self.step)
+
+    def log_figure(self, name: str, picture: Path, page: Path) -> None:
+        from matplotlib.image import imread
+
+        self.logger.experiment.add_image(name, imread(picture), self.step, dataformats="HWC")
+
+    def finish(self, code: int) -> None:
+        """Hyperparameters go with the scores in one record: TensorBoard shows the last one."""
+        described = self.description
+        values = {**flat(described.config), "tags": " ".join(described.tags), "job": described.job}
+        self.logger.log_hyperparams({key: _plain(of) for key, of in values.items()}, self.scores, self.step)
+        super().finish(code)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if value == "---" else as_markdown(str(value))
+
+
+def _plain(value: Any) -> str | int | float | bool:
+    return value if isinstance(value, str | int | float | bool) else str(value)
