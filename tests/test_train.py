@@ -249,7 +249,7 @@ def test_what_does_not_reach_training_is_said_counted_and_stored(tmp_path, comma
         (["dataset=squadd"], "Could not find 'dataset/squadd'"),
         (["dataset=sqaud"], "Did you mean squad?"),
         (["dataset=tickets"], "DIR/dataset/tickets.yaml, is found with --config-dir DIR."),
-        (["logger=[csv,lines]"], "'logger/lines'. Choices of logger: csv, none, tensorboard, wandb. Type for example"),
+        (["logger=[csv,lines]"], "'logger/lines'. Choices of logger: csv, mlflow, none, tensorboard, trackio, wandb."),
         (
             ["logger=[csv,wandbb]"],
             "Did you mean wandb?\nA file of your own, DIR/logger/wandbb.yaml, is found with --conf",
