@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from llama_exp.dashboard.save import SECONDS, create_chart, memory
 from llama_exp.report.answer import Answer, Estimate
 from llama_exp.runs.files import write_json
 from llama_exp.sanitize import as_dict, as_text, clean
+from llama_exp.tracking.wandb import mode
 
 PAGE = ("index.html", "*.png")  # of report/
 LINES = "wandb/lineseries/v0"  # W&B's own chart, without error bars: any server has it
@@ -57,14 +57,6 @@ def _start(folder: Path, sweep: str, settings: Mapping[str, Any], answers: list[
         config={"sweep": sweep, "dataset": {"name": ", ".join(datasets)}},
         settings=wandb.Settings(silent=True, **quiet),
     )
-
-
-def mode(settings: Mapping[str, Any]) -> str:
-    """As it is typed or in the environment; else online where there is a key."""
-    typed = settings.get("mode") or os.environ.get("WANDB_MODE")
-    if settings.get("offline") or not (typed or os.environ.get("WANDB_API_KEY")):
-        return "offline"
-    return typed or "online"
 
 
 def _run_id(folder: Path, sweep: str) -> str:
