@@ -367,7 +367,7 @@ def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
     [said] = [line for line in findings.answer(c) if line.startswith("Exact test of these two runs on right or wrong")]
     assert "(exact match): rank 16 on 1,000 examples 59.0 % right, " in said
     assert signs.pvalue < 0.05
-    assert "rank 16 on 100 examples 50.0 %; significantly better (p " in said
+    assert "rank 16 on 100 examples 50.0 %; these two runs differ (p " in said
     write_run(tmp_path, sample=300, f1=55.0)
     assert weighed(tmp_path).exact.comparisons == 3
 
@@ -375,8 +375,8 @@ def test_an_exact_test_by_right_or_wrong_stands_beside_the_intervals(tmp_path):
 @pytest.mark.parametrize(
     ("mine", "theirs", "p", "verdict"),
     [
-        (90.0, 60.0, 0.001, "90.0 % right, the untuned model 60.0 %; significantly better (p = 0.001, corrected for"),
-        (60.0, 90.0, 0.001, "60.0 % right, the untuned model 90.0 %; significantly worse"),  # best by F1, not by this
+        (90.0, 60.0, 0.001, "90.0 % right, the untuned model 60.0 %; these two runs differ (p = 0.001, corrected for"),
+        (60.0, 90.0, 0.001, "60.0 % right, the untuned model 90.0 %; these two runs differ"),  # best by F1, not by this
         (60.0, 61.0, 0.5, "60.0 % right, the untuned model 61.0 %; no significant difference"),
     ],
 )

@@ -418,4 +418,9 @@ def test_accuracy_and_macro_f1_of_labels_equal_scikit_learns():
     macro_f1 = metrics.f1_score(wanted, clean, average="macro")
     assert found.corpus["label/macro_f1"](predictions) == pytest.approx(100 * macro_f1)
     unreadable = [*predictions, Prediction("x", "p", ("red",), "I do not know", "g")]
-    assert measure("label", unreadable, {}).facts == {"labels": 3, "unreadable": 1}
+    assert measure("label", unreadable, {}).facts == {
+        "labels": 3,
+        "unreadable": 1,
+        "commonest": "red",
+        "always_commonest": pytest.approx(100 * 4 / 7),
+    }

@@ -11,6 +11,7 @@ tracker        any Lightning logger; wandb, tensorboard, mlflow, trackio hold mo
 
 import contextlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ class Trackers:
         given = {key: value for key, value in settings.items() if key != "_target_"}
         kind = import_target(settings["_target_"], f"logger.{name}")
         tracker_class = tracker_for(kind)
+        if not self.description and "save_dir" in inspect.signature(kind).parameters:  # it is wanted, and not used
+            given = {"save_dir": str(self.run.folder), **given}
         try:
             tracker = tracker_class(name, kind, given, self.description)
             if self.description:
