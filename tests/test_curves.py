@@ -136,7 +136,7 @@ def test_the_page_of_the_losses_can_be_read_in_the_light_in_the_dark_and_on_a_ph
     training = "rgb(161, 102, 0)" if scheme == "light" else "rgb(217, 161, 59)"
     validation = "rgb(0, 114, 178)" if scheme == "light" else "rgb(98, 181, 234)"
     lines = [(stroke, opacity) for stroke, opacity in drawn if stroke in (training, validation)]
-    assert {*lines} == {(training, 0.7), (training, 1), (validation, 1)}, "each step is paler than the smoothed loss"
+    assert {*lines} == {(training, 0.8), (training, 1), (validation, 1)}, "each step is paler than the smoothed loss"
     assert all(contrast(stroke, paper, opacity) >= 3 for stroke, opacity in lines)
     words = page.locator("svg text").all()
     shown = [one for one in words if one.is_visible()]

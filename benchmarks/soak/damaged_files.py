@@ -137,7 +137,7 @@ def prepare(home: Path) -> Path:
     ):
         done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode in (0, -signal.SIGKILL), done.stdout + done.stderr
-    tuned, untuned = (next(home.glob(f"o/squad/*{name}*/eval/*")) for name in ("16-r2", "-r0"))
+    tuned, untuned = (next(home.glob(f"o/squad/*{name}*/eval/*-test-*")) for name in ("16-r2", "-r0"))
     study = [f"study={home}/o/study", f"tuned={tuned}", f"untuned={untuned}", "items=2", "raters=1"]
     done = subprocess.run([sys.executable, "-m", "llama_exp", "study", "create", *study], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -147,7 +147,7 @@ def prepare(home: Path) -> Path:
 def commands(outputs: Path, file: Path) -> dict[str, tuple[str, list[str]]]:
     """{name: (command, its arguments)} of those that read these runs."""
     mine, where = KILLED if "tiny-8-" in str(file) else TRAINED, f"outputs={outputs}"
-    evaluation = next(iter(sorted(outputs.glob("squad/*16-r2*/eval/*"))), outputs)
+    evaluation = next(iter(sorted(outputs.glob("squad/*16-r2*/eval/*-test-*"))), outputs)
     return {
         "report": ("report", [where]),
         "evaluate": ("evaluate", [*KEYS, *mine, where]),

@@ -146,7 +146,7 @@ def draw_beside(points: Points, name: str):
 def _losses(axes, curves: dict[str, Points], unit: str = " in nats a label token") -> None:
     smooth = smoothed(curves["loss"])
     label = "training, each step" if smooth else "training"
-    axes.plot(*zip(*curves["loss"], strict=True), color=TRAINING, alpha=0.7, linewidth=0.8, label=label)
+    axes.plot(*zip(*curves["loss"], strict=True), color=TRAINING, alpha=0.8, linewidth=0.8, label=label)
     if smooth:
         axes.plot(*zip(*smooth, strict=True), color=TRAINING, linewidth=2, label="training, smoothed")
     if validation := curves["validation_loss"]:
