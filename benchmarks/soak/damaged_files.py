@@ -65,7 +65,7 @@ def damages() -> dict[str, object]:
         "a folder": replaced(Path.mkdir),
         "a pipe": replaced(os.mkfifo),
         "a link to itself": replaced(lambda path: path.symlink_to(path)),
-        "cut": lambda path, rng: os.truncate(path, rng.randrange(path.stat().st_size)),
+        "cut": lambda path, rng: os.truncate(path, rng.randrange(max(path.stat().st_size, 1))),
         "a flipped bit": _flip,
         "other types": _retype,
         "numbers that are none": _unnumber,
@@ -81,7 +81,8 @@ def damages() -> dict[str, object]:
 
 def _flip(path: Path, rng: random.Random) -> None:
     data = bytearray(path.read_bytes())
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    if data:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     path.write_bytes(data)
 
 
