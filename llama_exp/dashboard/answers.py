@@ -4,7 +4,6 @@ import dataclasses
 import re
 from pathlib import Path
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from llama_exp.config.identity import sweep_id
@@ -12,6 +11,7 @@ from llama_exp.errors import UserError
 from llama_exp.programs import program
 from llama_exp.report.answer import SCHEMA, Answer
 from llama_exp.report.schemas import Answers
+from llama_exp.runs.stored import read_yaml
 from llama_exp.sanitize import clean
 
 
@@ -56,7 +56,7 @@ def without_folder(answer: Answer) -> Answer:
 def last_sweep(outputs: Path) -> str:
     """The id of the sweep that ran here last, by what Hydra wrote of it; "" where none did."""
     try:
-        written = yaml.safe_load((outputs / ".multirun" / "multirun.yaml").read_text(encoding="utf-8"))
+        written = read_yaml(outputs / ".multirun" / "multirun.yaml")
         return sweep_id(map(str, written["hydra"]["overrides"]["task"]))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -20,7 +20,8 @@ from llama_exp.dashboard.save import SECONDS, create_chart, memory
 from llama_exp.report.answer import Answer, Estimate
 from llama_exp.runs.files import write_json
 from llama_exp.sanitize import as_dict, as_text, clean
-from llama_exp.tracking.wandb import mode
+from llama_exp.tracking.description import TAG_LENGTH
+from llama_exp.tracking.wandb import QUIET, mode
 
 PAGE = ("index.html", "*.png")  # of report/
 LINES = "wandb/lineseries/v0"  # W&B's own chart, without error bars: any server has it
@@ -42,7 +43,6 @@ def log_summary_run(outputs: Path, sweep: str, settings: Mapping[str, Any]) -> N
 
 def _start(folder: Path, sweep: str, settings: Mapping[str, Any], answers: list[Answer]) -> Any:
     datasets = dict.fromkeys(answer.dataset for answer in answers)
-    quiet = {"console": "off", "x_disable_machine_info": True, "disable_git": True, "disable_code": True}
     return wandb.init(
         entity=settings.get("entity"),
         project=settings.get("project"),
@@ -53,9 +53,9 @@ def _start(folder: Path, sweep: str, settings: Mapping[str, Any], answers: list[
         name=f"answer of sweep {sweep}",
         group=sweep,
         job_type="sweep",
-        tags=[*(clean(name, 64) for name in datasets), f"sweep:{sweep}"],  # W&B takes no longer ones
+        tags=[*(clean(name, TAG_LENGTH) for name in datasets), f"sweep:{sweep}"],
         config={"sweep": sweep, "dataset": {"name": ", ".join(datasets)}},
-        settings=wandb.Settings(silent=True, **quiet),
+        settings=wandb.Settings(silent=True, **QUIET),
     )
 
 

@@ -159,13 +159,16 @@ class Trackers:
         already."""
         if not self.description or not self.trackers:
             return
+        mine, logged = digest(results), self.description.logged
+        lacking = [tracker for tracker in self.trackers if logged.get(tracker.name, {}).get(prefix) != mine]
+        if not lacking:
+            return
         predictions = read_predictions(folder / "predictions.jsonl")
         items = read_scores(folder, predictions) if (folder / SCORES).is_file() else {}
-        for tracker in self.trackers:
-            if self.description.logged.get(tracker.name, {}).get(prefix) == digest(results):
-                continue
-            if self._send_evaluation(tracker, prefix, folder, results, replies_table(predictions, items, template)):
-                remember(self.description, tracker.name, prefix, digest(results))
+        table = replies_table(predictions, items, template)
+        for tracker in lacking:
+            if self._send_evaluation(tracker, prefix, folder, results, table):
+                remember(self.description, tracker.name, prefix, mine)
 
     def _send_evaluation(self, tracker: Tracker, prefix: str, folder: Path, results: Results, table) -> bool:
         sent = self._try(tracker, "log_summary", summary_of(prefix, results))

@@ -17,6 +17,8 @@ from llama_exp.tracking.content import ADAPTER_FILES, EVALUATION_FILES, shareabl
 from llama_exp.tracking.description import Description
 from llama_exp.tracking.tracker import Tracker
 
+# Neither this machine's paths nor what the terminal shows belong on a dashboard.
+QUIET = {"console": "off", "x_disable_machine_info": True, "disable_git": True, "disable_code": True}
 OFFLINE, DISABLED = ("offline", "dryrun"), ("disabled",)
 
 
@@ -64,12 +66,6 @@ class WandbTracker(Tracker):
     def arguments(self, kind: Any, described: Description) -> dict[str, Any]:
         import wandb
 
-        quiet = {  # neither this machine's paths nor what the terminal shows belong on a dashboard
-            "console": "off",
-            "x_disable_machine_info": True,
-            "disable_git": True,
-            "disable_code": True,
-        }
         return {
             "save_dir": str(described.folder),
             "name": described.name,
@@ -79,7 +75,7 @@ class WandbTracker(Tracker):
             "job_type": described.job,
             "tags": described.tags,
             "config": described.config,
-            "settings": wandb.Settings(**quiet),
+            "settings": wandb.Settings(**QUIET),
         }
 
     def start(self) -> None:
