@@ -87,11 +87,12 @@ class Payload:
 
 @pytest.fixture
 def copied(speaker, tmp_path):
-    """(words, run) of a finished run, in a copy that a test may damage."""
+    """(words, run) of a finished run alone, in a copy that a test may damage; other tests evaluate the first one."""
     words, outputs = speaker
-    shutil.copytree(outputs, tmp_path / "o")
-    [config] = (tmp_path / "o").glob("*/*/config.yaml")
-    return [word for word in words if not word.startswith("outputs=")] + [f"outputs={tmp_path}/o"], config.parent
+    [config] = outputs.glob("*/*/config.yaml")
+    run = tmp_path / "o" / config.parent.relative_to(outputs)
+    shutil.copytree(config.parent, run, ignore=shutil.ignore_patterns("eval"))
+    return [word for word in words if not word.startswith("outputs=")] + [f"outputs={tmp_path}/o"], run
 
 
 PICKLES = (
