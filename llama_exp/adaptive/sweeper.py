@@ -1,0 +1,35 @@
+"""Hydra's side: run cells one after another, or as many at a time as there are workers, until the answer is known."""
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from llama_exp.adaptive.budget import Budget
+from llama_exp.adaptive.plan import Plan
+from llama_exp.adaptive.questions import question_of
+from llama_exp.adaptive.search import Search
+from llama_exp.errors import UserError
+
+
+class AdaptiveSweeper(Sweeper):
+    """question=best | target: hydra/sweeper=adaptive is chosen by it (cli/main.py)."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        config = self.config
+        if not config.question:
+            raise UserError("hydra/sweeper=adaptive needs a question: question=best, or question=target target=70.")
+        question, budget = question_of(config.question, config.within, config.target), Budget.of(config.budget)
+        overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(arguments)
+        plan = Plan.of(overrides)
+        if config.preflight:  # what the whole grid would take, once: an answer may come earlier
+            return list(self.launcher.launch([plan.overrides(i, 0) for i in range(len(plan.settings))], 0))
+        return Search(plan, question, budget, self.launcher, config).run()
