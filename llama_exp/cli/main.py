@@ -26,7 +26,7 @@ from llama_exp import __version__
 from llama_exp.cli.errors import config_error_message, file_error_message, is_config_error, mistyped
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.config.schema import Config
-from llama_exp.errors import UserError
+from llama_exp.errors import LauncherRefused, UserError
 from llama_exp.programs import install
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.lock import FolderBusy
@@ -204,7 +204,7 @@ class CommandLine:
             code = self._run()
             sys.stdout.flush()  # a full disk behind it is an error, too
             return code
-        except UserError as error:
+        except (UserError, LauncherRefused) as error:
             return _stopped(str(error), 2)
         except ToBeContinued as stopped:
             # Lightning kills the first process where another one does not end with 0.

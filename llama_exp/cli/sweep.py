@@ -16,12 +16,14 @@ from rich.text import Text
 from llama_exp.config.identity import sweep_id
 from llama_exp.console import make_console, make_table
 from llama_exp.dashboard.sweep_end import end_sweep, wandb_settings
+from llama_exp.errors import LauncherRefused
 from llama_exp.formatting import plural
 from llama_exp.runs.run import Outcome
 from llama_exp.tracking.description import SWEEP
 
 FAILED = "FAILED: "  # how the message of a failed cell begins
 BUSY = "busy elsewhere"  # the message of a cell that another process works on
+LAUNCHERS = ("llama_exp.launch.", "hydra._internal.core_plugins.basic_launcher.")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class SweepOutcomes(Callback):
         self.typed: set[str] = set()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not config.hydra.launcher._target_.startswith(LAUNCHERS):
+            raise LauncherRefused(
+                f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} would run the cells where their "
+                "failures are not seen. Use hydra/launcher=gpus (processes of this machine), slurm or ray: "
+                "docs/clusters.md."
+            )
         self.cells.clear()
         self.outcomes.clear()
         os.environ[SWEEP] = sweep_id(config.hydra.overrides.task)  # cells in other processes inherit it
