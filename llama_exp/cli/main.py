@@ -315,6 +315,8 @@ class CommandLine:
             if sweep and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
                 # its processes would be given the whole command line, and each would start the sweep again
                 raise UserError("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
+            if not sweep and HydraConfig.get().launcher._target_.startswith("llama_exp."):
+                raise UserError("hydra/launcher= starts the cells of a sweep: add -m, also for a single one.")
             if cfg.get("dashboard") and not sweep:
                 raise UserError("dashboard=true ends a sweep (-m). After single runs type: llama-exp dashboard")
             if cfg.get("dashboard") and importlib.util.find_spec("wandb_workspaces") is None:

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
+from llama_exp.cli.errors import unknown_launcher
 from llama_exp.config.identity import sweep_id
 from llama_exp.console import make_console, make_table
 from llama_exp.dashboard.sweep_end import end_sweep, wandb_settings
@@ -43,11 +44,7 @@ class SweepOutcomes(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.launcher._target_.startswith(LAUNCHERS):
-            raise LauncherRefused(
-                f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']} would run the cells where their "
-                "failures are not seen. Use hydra/launcher=gpus (processes of this machine), slurm or ray: "
-                "docs/clusters.md."
-            )
+            raise LauncherRefused(unknown_launcher(config.hydra.runtime.choices["hydra/launcher"]))
         self.cells.clear()
         self.outcomes.clear()
         os.environ[SWEEP] = sweep_id(config.hydra.overrides.task)  # cells in other processes inherit it

@@ -54,6 +54,7 @@ class GpuLauncher(CellLauncher):
     """workers: how many; null = one a GPU."""
 
     def check(self) -> None:
+        super().check()
         self.gpus = visible_gpus()
         if not self.gpus and not self.workers:
             raise UserError(

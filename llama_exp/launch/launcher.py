@@ -39,8 +39,6 @@ class CellLauncher(Launcher):
     """What the engines share. An engine starts workers, and says what becomes of them when the command is stopped."""
 
     def __init__(self, workers: int | None = None) -> None:
-        if workers is not None and workers < 1:
-            raise UserError(f"hydra.launcher.workers={workers}: wanted 1 or more.")
         self.workers = workers
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -49,6 +47,8 @@ class CellLauncher(Launcher):
 
     def check(self) -> None:
         """Raise UserError where the engine cannot work here."""
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"hydra.launcher.workers={self.workers}: wanted 1 or more.")
 
     def start(self, job: Job, count: int) -> list[RunningWorker]:
         raise NotImplementedError

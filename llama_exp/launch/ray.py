@@ -14,43 +14,52 @@ from llama_exp.launch.worker import Job
 from llama_exp.programs import install
 
 
-def run_worker(job: bytes, name: str, directory: str, python_path: str, log: str) -> int:
-    """On a machine of the cluster: a worker in a process of its own, and its exit code."""
-    with open(log, "ab") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llama_exp.launch.worker", name],
-            stdin=subprocess.PIPE,  # open as long as Ray's process lives
-            stdout=file,
-            stderr=file,
-            cwd=directory,
-            env={**os.environ, "PYTHONPATH": python_path},
-        )
-        assert process.stdin
-        process.stdin.write(job)
-        process.stdin.flush()
-        return process.wait()
+class Host:
+    """Ray's actor, on a machine of the cluster: holds a worker in a process of its own, which may die without it."""
+
+    def __init__(self, job: bytes, name: str, directory: str, python_path: str, log: str) -> None:
+        with open(log, "ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "llama_exp.launch.worker", name],
+                stdin=subprocess.PIPE,  # open as long as the actor lives
+                stdout=file,
+                stderr=file,
+                cwd=directory,
+                env={**os.environ, "PYTHONPATH": python_path},
+            )
+        assert self.process.stdin
+        self.process.stdin.write(job)
+        self.process.stdin.flush()
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
 
 
-class RayTask:
-    """A worker on the cluster."""
+class RayWorker:
+    """A worker as this process knows it: an actor that starts when the cluster has room."""
 
-    def __init__(self, name: str, reference: Any) -> None:
-        self.name, self.reference = name, reference
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name, self.actor, self.asked = name, actor, actor.poll.remote()
 
     def end(self) -> str | None:
         import ray
 
-        done, _ = ray.wait([self.reference], timeout=0)
-        if not done:
+        if not ray.wait([self.asked], timeout=0)[0]:
             return None
         try:
-            return how_it_ended(ray.get(self.reference))
-        except Exception as error:  # its machine or its Ray process is gone
+            code = ray.get(self.asked)
+        except ray.exceptions.RayError as error:  # its machine is gone, or Ray's process there
             return str(error).strip().splitlines()[0]
+        self.asked = self.actor.poll.remote()
+        return how_it_ended(code)
 
 
 class RayLauncher(CellLauncher):
-    """address: of the cluster, null = the one of RAY_ADDRESS or one started here; gpus: of each worker."""
+    """address: of the cluster, null = the one of RAY_ADDRESS, or one of this machine alone; gpus: of each worker."""
 
     def __init__(self, workers: int | None = None, address: str | None = None, gpus: float = 1) -> None:
         super().__init__(workers)
@@ -58,11 +67,18 @@ class RayLauncher(CellLauncher):
         self.started = 0
 
     def check(self) -> None:
+        super().check()
         try:
             import ray
         except ImportError:
             raise UserError(f"hydra/launcher=ray needs Ray. Install it: {install('ray')}") from None
-        ray.init(address=self.address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+        try:
+            ray.init(address=self.address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+        except ConnectionError as error:
+            raise UserError(
+                f"No Ray cluster answers: {str(error).splitlines()[0]} Start one with `ray start --head`, or name it: "
+                "hydra.launcher.address=HOST:6379"
+            ) from error
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if self.gpus > gpus:
             raise UserError(
@@ -76,18 +92,19 @@ class RayLauncher(CellLauncher):
     def start(self, job: Job, count: int) -> list[RunningWorker]:
         import ray
 
-        remote = ray.remote(num_gpus=self.gpus, num_cpus=1, max_retries=0)(run_worker)
-        data, workers = pickle.dumps(job), []
+        remote = ray.remote(num_gpus=self.gpus, num_cpus=1)(Host)
+        data, workers = ray.put(pickle.dumps(job)), []
         for _ in range(min(count, self.wanted)):
             name = f"ray{self.started}"
-            log = str(Path(job.folder, f"{name}.log"))
             self.started += 1
-            workers.append(RayTask(name, remote.remote(data, name, job.directory, os.environ["PYTHONPATH"], log)))
+            log = str(Path(job.folder, f"{name}.log"))
+            workers.append(RayWorker(name, remote.remote(data, name, job.directory, os.environ["PYTHONPATH"], log)))
         return [*workers]
 
     def stop(self, workers: list[RunningWorker]) -> str:
         import ray
 
-        for worker in workers:
-            ray.cancel(worker.reference, force=False)
-        return "The workers were told to stop."
+        print("Stopping the workers: each writes a checkpoint …", flush=True)
+        running = [worker for worker in workers if isinstance(worker, RayWorker) and worker.end() is None]
+        ray.wait([worker.actor.stop.remote() for worker in running], num_returns=len(running)) if running else None
+        return "All workers have stopped."

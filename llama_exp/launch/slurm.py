@@ -118,6 +118,7 @@ class SlurmLauncher(CellLauncher):
         self.sbatch = {key: value for key, value in sbatch.items() if value is not None}
 
     def check(self) -> None:
+        super().check()
         try:
             import submitit
         except ImportError:
