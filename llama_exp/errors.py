@@ -4,3 +4,8 @@
 class UserError(Exception):
     """Something the user can mend. Its text says what was wanted, what came and what to type; shown without
     traceback."""
+
+
+class LauncherRefused(BaseException):
+    """A launcher that would lose the outcomes of a sweep's cells. No Exception: Hydra prints a callback's as a warning
+    and goes on."""

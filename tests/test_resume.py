@@ -312,7 +312,7 @@ def test_two_trainings_of_one_cell_do_not_meet_and_a_killed_one_lets_go(processe
     first.communicate()
     command("train.py", *words)
     assert [step for step, _ in curve(tmp_path / "o")] == list(range(1, 13))
-    assert not (run_of(tmp_path / "o") / ".lock").exists()
+    assert not (run_of(tmp_path / "o") / ".lease").exists()
 
 
 @pytest.mark.parametrize("until_the_end", [True, False])
@@ -323,7 +323,7 @@ def test_a_sweep_comes_back_once_to_a_cell_that_another_process_holds(until_the_
         holder = threading.Thread(target=hold, args=(first, second / "adapter"), daemon=True)
         if not until_the_end:
             holder.start()
-            while not (first / ".lock").exists():
+            while not (first / ".lease").exists():
                 time.sleep(0.01)
         done = command("train.py", "-m", *words, "sample=8,16", check=None)
     assert "Another process works on this cell" in done.stdout and "\nCell 1 again\n" in done.stdout, done.stdout
@@ -358,7 +358,7 @@ def test_two_evaluations_of_one_cell_do_not_meet_and_a_killed_ones_cost_is_added
     assert len(lines) == len(set(lines)) == 40
     assert results["seconds"] > spent["seconds"] and results["tokens"] > spent["tokens"]
     assert results["peak_memory_bytes"] >= spent["peak_memory_bytes"]
-    assert not cost.with_name(".lock").exists()
+    assert not cost.with_name(".lease").exists()
 
 
 def test_an_evaluation_that_cannot_write_says_so(tmp_path, command):

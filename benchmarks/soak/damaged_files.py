@@ -168,7 +168,7 @@ def tries(outputs: Path) -> list[tuple[Path, str, str]]:
     kinds.update(
         {f"{path.parts[1]}/{path.name}": path for path in files if path.name in ("config.yaml", "metrics.csv")}
     )
-    kept = [path for name, path in kinds.items() if path.suffix not in (".png", ".html", ".md", ".lock")]
+    kept = [path for name, path in kinds.items() if path.suffix not in (".png", ".html", ".md", ".lease")]
     return list(itertools.product(kept, damages(), commands(outputs, outputs)))
 
 

@@ -46,6 +46,13 @@ def mistyped(arguments: Sequence[str]) -> str | None:
     return None
 
 
+def unknown_launcher(name: str) -> str:
+    return (
+        f"hydra/launcher={name} is none of gpus, ray, slurm and slurm_local; another launcher would run the cells where "
+        "their failures are not seen."
+    )
+
+
 def is_config_error(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in ("hydra", "omegaconf") or "Config group override" in str(error)
 
@@ -139,6 +146,8 @@ def _unknown_choice(error: BaseException) -> str | None:
     from llama_exp.config.compose import choices
 
     found = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", str(error))
+    if found and found[2].startswith("launcher/"):
+        return unknown_launcher(found[2].removeprefix("launcher/"))
     if not found or found[1] not in GROUPS or found[2] in (known := choices(found[1])):
         return None
     group, name = found[1], found[2]

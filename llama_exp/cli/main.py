@@ -26,9 +26,10 @@ from llama_exp import __version__
 from llama_exp.cli.errors import config_error_message, file_error_message, is_config_error, mistyped
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.config.schema import Config
-from llama_exp.errors import UserError
+from llama_exp.errors import LauncherRefused, UserError
 from llama_exp.programs import install
 from llama_exp.quiet import silence_libraries
+from llama_exp.runs.lock import FolderBusy
 from llama_exp.sanitize import TerminalFilter
 from llama_exp.stopping import StopSignals, ToBeContinued
 
@@ -181,6 +182,7 @@ class CommandLine:
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name, self.arguments = name, arguments
         self.command = COMMANDS[name]
+        self.typed = list(sys.argv)
         self.failures: list[str] = []
         self.busy = 0
         self.stop = StopSignals()
@@ -202,7 +204,7 @@ class CommandLine:
             code = self._run()
             sys.stdout.flush()  # a full disk behind it is an error, too
             return code
-        except UserError as error:
+        except (UserError, LauncherRefused) as error:
             return _stopped(str(error), 2)
         except ToBeContinued as stopped:
             # Lightning kills the first process where another one does not end with 0.
@@ -231,15 +233,7 @@ class CommandLine:
         if kind and {"-h", "--help"} & set(self.arguments):
             print(self.help())
             return 0
-        arguments, given = self.arguments, {}
-        own = known_keys(kind)
-        if kind and hasattr(kind, "check_arguments"):
-            arguments = kind.check_arguments(arguments)
-        arguments = [with_home(argument, quoted=argument.partition("=")[0] not in own) for argument in arguments]
-        if kind:
-            given["options"], arguments = parse_options(kind, arguments)
-        if session := self.parameters.get("session"):
-            given["session"] = session(stop=self.stop)
+        given, arguments = self.parse()
         if "config" in self.parameters:
             if not self.command.one_run:  # the others hold nothing that could be continued
                 self.stop.install()
@@ -251,6 +245,20 @@ class CommandLine:
         if self.failures or self.busy:
             return 1 if self.failures else os.EX_TEMPFAIL
         return self.result if isinstance(self.result, int) else 0
+
+    def parse(self) -> tuple[dict[str, Any], list[str]]:
+        """(what the function is given beside its config, the arguments that are Hydra's)."""
+        kind = self.parameters.get("options")
+        arguments, given = self.arguments, {}
+        own = known_keys(kind)
+        if kind and hasattr(kind, "check_arguments"):
+            arguments = kind.check_arguments(arguments)
+        arguments = [with_home(argument, quoted=argument.partition("=")[0] not in own) for argument in arguments]
+        if kind:
+            given["options"], arguments = parse_options(kind, arguments)
+        if session := self.parameters.get("session"):
+            given["session"] = session(stop=self.stop)
+        return given, arguments
 
     def help(self) -> str:
         kind = self.parameters["options"]
@@ -273,32 +281,32 @@ class CommandLine:
         import hydra
 
         from llama_exp.config.compose import CONF, register
+        from llama_exp.launch import plugins
 
         register()
-        typed = list(sys.argv)
+        plugins.register()
 
-        @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
         def job(cfg):
             sys.argv[:] = (
-                typed  # the processes that Lightning starts for trainer=ddp are given the command as it was typed
+                self.typed  # the processes that Lightning starts for trainer=ddp are given the command as it was typed
             )
-            return self._run_cell(cfg, given)
+            return self.run_cell(cfg, given)
 
+        job.command_line = self  # type: ignore[attr-defined]  # hydra/launcher=… starts it in other processes
         sys.argv[1:] = overrides_first(arguments)
         try:
-            job()
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
         finally:
-            sys.argv[:] = typed
+            sys.argv[:] = self.typed
         if self.error:
             raise self.error
 
-    def _run_cell(self, cfg: Any, given: dict[str, Any]) -> Any:
+    def run_cell(self, cfg: Any, given: dict[str, Any]) -> Any:
         """One run. A failing cell of a sweep is recorded and the next one starts; a single run's error is for run()."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         from llama_exp.config.compose import resolve
-        from llama_exp.runs.lock import FolderBusy
 
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
@@ -307,6 +315,8 @@ class CommandLine:
             if sweep and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
                 # its processes would be given the whole command line, and each would start the sweep again
                 raise UserError("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
+            if not sweep and HydraConfig.get().launcher._target_.startswith("llama_exp."):
+                raise UserError("hydra/launcher= starts the cells of a sweep: add -m, also for a single one.")
             if cfg.get("dashboard") and not sweep:
                 raise UserError("dashboard=true ends a sweep (-m). After single runs type: llama-exp dashboard")
             if cfg.get("dashboard") and importlib.util.find_spec("wandb_workspaces") is None:
@@ -316,27 +326,21 @@ class CommandLine:
             if not sweep:
                 self.error = error  # Hydra would print a preamble
                 return None
-            return self._postpone(cfg, given) if isinstance(error, FolderBusy) else self._record_failure(error)
+            return self._postpone(cfg, given, error) if isinstance(error, FolderBusy) else self._record_failure(error)
         return self.result
 
     def _call(self, config: Config, given: dict[str, Any]) -> Any:
-        """The function's result. A signal that ends it goes on to whoever answered to it before, such as submitit."""
         if not self.command.one_run:
-            self.stop.install(config.stop_signal)  # again: a launcher may have brought handlers of its own
-        try:
-            self.stop.stop_if_asked()
-            return self.function(config=config, **given)
-        except ToBeContinued:
-            self.stop.pass_on()
-            raise
+            self.stop.install(config.stop_signal)  # again: submitit brought handlers of its own
+        self.stop.stop_if_asked()
+        return self.function(config=config, **given)
 
-    def _postpone(self, cfg: Any, given: dict[str, Any]) -> Any:
+    def _postpone(self, cfg: Any, given: dict[str, Any], busy: FolderBusy) -> Any:
         """The outcome of a cell that another process works on: the sweep comes back to it when the others are done."""
         from hydra.core.hydra_config import HydraConfig
 
         from llama_exp.cli.sweep import BUSY, Postponed
         from llama_exp.config.compose import resolve
-        from llama_exp.runs.lock import FolderBusy
         from llama_exp.runs.run import Outcome
 
         of_cell = HydraConfig.instance().cfg
@@ -353,7 +357,7 @@ class CommandLine:
                 return self._record_failure(error)
 
         print("Another process works on this cell: the sweep comes back to it at its end.", flush=True)
-        return Postponed(BUSY, Path(), again)
+        return Postponed(BUSY, busy.folder, again)
 
     def _record_failure(self, error: Exception) -> Any:
         """Print a cell's failure: each reason, and each bug's traceback, once. The last table counts the cells."""

@@ -13,15 +13,18 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
+from llama_exp.cli.errors import unknown_launcher
 from llama_exp.config.identity import sweep_id
 from llama_exp.console import make_console, make_table
 from llama_exp.dashboard.sweep_end import end_sweep, wandb_settings
+from llama_exp.errors import LauncherRefused
 from llama_exp.formatting import plural
 from llama_exp.runs.run import Outcome
 from llama_exp.tracking.description import SWEEP
 
 FAILED = "FAILED: "  # how the message of a failed cell begins
 BUSY = "busy elsewhere"  # the message of a cell that another process works on
+LAUNCHERS = ("llama_exp.launch.", "hydra._internal.core_plugins.basic_launcher.")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class SweepOutcomes(Callback):
         self.typed: set[str] = set()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not config.hydra.launcher._target_.startswith(LAUNCHERS):
+            raise LauncherRefused(unknown_launcher(config.hydra.runtime.choices["hydra/launcher"]))
         self.cells.clear()
         self.outcomes.clear()
         os.environ[SWEEP] = sweep_id(config.hydra.overrides.task)  # cells in other processes inherit it

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llama_exp.config.schema import Config
@@ -58,7 +59,7 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, sto
             check_val_every_n_epoch=None,
             default_root_dir=run.folder,
             logger=trackers.loggers,
-            plugins=[WholeCheckpoints(), *theirs["plugins"]],
+            plugins=[WholeCheckpoints(), *slurm(theirs["plugins"]), *theirs["plugins"]],
             callbacks=[
                 *scores,  # first: the others look at what they find
                 curves,
@@ -75,6 +76,13 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, sto
     trainer.accumulate_grad_batches = plan.accumulation(data.micro_batch, trainer.world_size)
     trainer.val_check_interval = (interval or 1) * trainer.accumulate_grad_batches
     return trainer
+
+
+def slurm(plugins: list[Any]) -> list[ClusterEnvironment]:
+    """Inside of a Slurm job: its environment, but without Lightning's own requeueing at SIGUSR1, which would restart a
+    job that `launch` or the user's script requeues already."""
+    named = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not named else []
 
 
 def precision(wanted: Any, dtype: torch.dtype) -> str:

@@ -1,0 +1,143 @@
+"""The cells of a sweep and the folder through which its workers agree who runs which, and what came of it.
+
+outputs/.launch/train-3fa9c1d2/
+    1c0ffee0.lease      a worker runs this cell
+    1c0ffee0.start      which worker began it last
+    1c0ffee0.outcome    {"message": "F1 58.3 …", "folder": "outputs/squad/…"}
+    gpu0.log            what a worker printed
+"""
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import SoftFileLease, Timeout
+
+from llama_exp.runs.files import read_json_or_nothing, write_json
+from llama_exp.runs.lock import FolderBusy, lease
+from llama_exp.runs.run import Outcome
+
+LENGTHS = ("sample", "max_tokens", "trainer.max_epochs", "trainer.max_steps")  # what a cell's time is proportional to
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A point of the grid: its number in the sweep, and its overrides."""
+
+    number: int
+    overrides: tuple[str, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """The same for the same overrides, in whichever sweep and order."""
+        return hashlib.sha256("\n".join(sorted(self.overrides)).encode()).hexdigest()[:16]
+
+    @cached_property
+    def size(self) -> float:
+        """Grows with the time that the cell takes, as far as its overrides tell: sample=null is the largest."""
+        values = dict(override.lstrip("+").split("=", 1) for override in self.overrides if "=" in override)
+        size = math.prod(_number(values[key]) for key in LENGTHS if key in values)
+        return 0.0 if values.get("lora.r") == "0" else size
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf if text == "null" else 1.0
+
+
+class SweepFolder:
+    """The files of a sweep's cells. Each process that looks at them makes its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.leases: dict[str, SoftFileLease] = {}  # kept: a lease remembers since when the holder is silent
+
+    def _path(self, cell: Cell, kind: str) -> Path:
+        return self.folder / f"{cell.key}.{kind}"
+
+    @contextlib.contextmanager
+    def claim(self, cell: Cell) -> Iterator[None]:
+        """Hold a cell while the block runs. FolderBusy where another process holds it."""
+        held = self.leases.setdefault(cell.key, lease(self._path(cell, "lease")))
+        try:
+            held.acquire(blocking=False)
+        except Timeout:
+            raise FolderBusy(f"Another worker runs cell {cell.number + 1}.", self.folder) from None
+        try:
+            yield
+        finally:
+            held.release()
+
+    def is_free(self, cell: Cell) -> bool:
+        try:
+            with self.claim(cell):
+                return True
+        except FolderBusy:
+            return False
+
+    def begin(self, cell: Cell, worker: str) -> None:
+        write_json(self._path(cell, "start"), {"worker": worker})
+
+    def worker(self, cell: Cell) -> str | None:
+        """The worker that began the cell last."""
+        return read_json_or_nothing(self._path(cell, "start")).get("worker")
+
+    def postpone(self, cell: Cell) -> None:
+        """A process outside of the sweep works on the cell's run: no worker has it now."""
+        self._path(cell, "start").unlink(missing_ok=True)
+
+    def end(self, cell: Cell, outcome: Outcome) -> None:
+        write_json(self._path(cell, "outcome"), {"message": outcome.message, "folder": str(outcome.folder)})
+
+    def outcome(self, cell: Cell) -> Outcome | None:
+        found = read_json_or_nothing(self._path(cell, "outcome"))
+        return Outcome(found["message"], Path(found["folder"])) if found else None
+
+    def forget(self, cell: Cell) -> None:
+        """Remove what an earlier command left: a failed cell runs again, a finished one says that it is."""
+        for kind in ("start", "outcome"):
+            self._path(cell, kind).unlink(missing_ok=True)
+
+
+def largest_first(cells: Iterable[Cell]) -> list[Cell]:
+    """So that no worker begins a long cell when the others have finished."""
+    return sorted(cells, key=lambda cell: -cell.size)
+
+
+def walk(cells: Iterable[Cell], sweep: SweepFolder, run: Callable[[Cell], Outcome], worker: str) -> None:
+    """Claim and run cells until all that are left are held by others. A worker does not wait for those: it would hold
+    its GPU for nothing, and the launcher starts another one where a holder dies.
+
+    Where `run` raises FolderBusy, a process outside of the sweep works on the run: it is tried again after the others.
+    """
+    pending, progress = largest_first(cells), True
+    while pending and progress:
+        left, progress = [], False
+        for cell in pending:
+            if sweep.outcome(cell):
+                continue
+            try:
+                with sweep.claim(cell):
+                    if not sweep.outcome(cell):  # by another worker in the meantime
+                        _run_claimed(cell, sweep, run, worker)
+                        progress = True
+            except FolderBusy:
+                left.append(cell)
+        pending = left
+
+
+def _run_claimed(cell: Cell, sweep: SweepFolder, run: Callable[[Cell], Outcome], worker: str) -> None:
+    sweep.begin(cell, worker)
+    try:
+        sweep.end(cell, run(cell))
+    except FolderBusy:
+        sweep.postpone(cell)
+        raise

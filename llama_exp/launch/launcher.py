@@ -1,0 +1,188 @@
+"""Hydra's side of a sweep on several processes: start workers, watch them, hand back what the cells came to."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from llama_exp.cli.sweep import BUSY, FAILED
+from llama_exp.config.compose import PACKAGE
+from llama_exp.config.identity import sweep_id
+from llama_exp.errors import UserError
+from llama_exp.launch.cells import Cell, SweepFolder
+from llama_exp.launch.progress import Progress
+from llama_exp.launch.worker import Job
+from llama_exp.runs.run import Outcome
+from llama_exp.stopping import ToBeContinued
+
+POLL = 0.5  # seconds
+ATTEMPTS = 2  # of a cell whose worker dies
+ENDED, STOPPED = "", "stopped"  # how a worker may end, beside the reason of its death
+
+
+class RunningWorker(Protocol):
+    name: str
+
+    def end(self) -> str | None:
+        """None while it runs; ENDED, STOPPED by a signal, or why it died."""
+
+
+class CellLauncher(Launcher):
+    """What the engines share. An engine starts workers, and says what becomes of them when the command is stopped."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.line = task_function.command_line
+
+    def check(self) -> None:
+        """Raise UserError where the engine cannot work here."""
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"hydra.launcher.workers={self.workers}: wanted 1 or more.")
+
+    def start(self, job: Job, count: int) -> list[RunningWorker]:
+        raise NotImplementedError
+
+    def stop(self, workers: list[RunningWorker]) -> str:
+        """The command was stopped: what becomes of the workers, in a sentence."""
+        raise NotImplementedError
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if self.config.preflight or self.line.command.one_run:  # needs no other process, or is refused cell by cell
+            basic = BasicLauncher()
+            basic.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
+            return basic.launch(job_overrides, initial_job_idx)
+        self.check()
+        cells = [Cell(initial_job_idx + index, tuple(each)) for index, each in enumerate(job_overrides)]
+        outcomes = Watch(self, self.job(cells)).run()
+        return [self._returned(cell, outcomes[cell.key]) for cell in cells]
+
+    def job(self, cells: list[Cell]) -> Job:
+        sweep = sweep_id(self.config.hydra.overrides.task)
+        paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # the workers' Python finds this package
+        return Job(
+            command=self.line.name,
+            arguments=self.line.arguments,
+            argv=self.line.typed,
+            directory=os.getcwd(),
+            sweep=sweep,
+            folder=Path(self.config.outputs, ".launch", f"{self.line.name}-{sweep}").absolute(),
+            cells=cells,
+            loader=self.hydra_context.config_loader,
+            config=self.config,
+        )
+
+    def _returned(self, cell: Cell, outcome: Outcome) -> JobReturn:
+        """The outcome as Hydra, its callbacks and the exit code know it from a cell that ran in this process."""
+        if outcome.message.startswith(FAILED):
+            self.line.failures.append(outcome.message.removeprefix(FAILED))
+        self.line.busy += outcome.message == BUSY
+        done = JobReturn(overrides=list(cell.overrides), status=JobStatus.COMPLETED)
+        done.return_value = outcome
+        self.hydra_context.callbacks.on_job_end(config=self.config, job_return=done)
+        return done
+
+
+class Watch:
+    """One sweep, from its first worker to the last cell's outcome."""
+
+    def __init__(self, engine: CellLauncher, job: Job) -> None:
+        self.engine, self.job = engine, job
+        self.cells = {cell.key: cell for cell in job.cells}  # a cell that was named twice runs once
+        self.sweep = SweepFolder(job.folder)
+        self.outcomes: dict[str, Outcome] = {}
+        self.alive: list[RunningWorker] = []
+        self.deaths: Counter[str] = Counter()  # by cell
+        self.last_death = ""
+        self.some_ended_well = False
+        self.postponed: set[str] = set()  # cells that were left over, and for which a worker was started again
+        self.was_stopped = False
+        self.progress = Progress(list(self.cells.values()))
+
+    def run(self) -> dict[str, Outcome]:
+        for cell in self.cells.values():
+            if self.sweep.is_free(cell):
+                self.sweep.forget(cell)
+        print(f"{len(self.cells)} cells; what the workers print is in {self.job.folder}", flush=True)
+        try:
+            with self.progress:
+                self.start(len(self.cells))
+                while self.alive or self.left():
+                    self.look()
+        except BaseException as stopped:
+            self.say_what_becomes_of_workers(stopped)
+            raise
+        return self.outcomes
+
+    def say_what_becomes_of_workers(self, stopped: BaseException) -> None:
+        if self.alive and not isinstance(stopped, UserError):
+            print(self.engine.stop(self.alive), flush=True)
+
+    def start(self, wanted: int) -> None:
+        self.alive += self.engine.start(self.job, wanted)
+
+    def left(self) -> list[Cell]:
+        return [cell for key, cell in self.cells.items() if key not in self.outcomes]
+
+    def look(self) -> None:
+        """Collect outcomes; see to workers that have ended, and to cells that nobody runs when none is left."""
+        time.sleep(POLL)
+        ended = [(worker, end) for worker in self.alive if (end := worker.end()) is not None]
+        self.collect()
+        for worker, end in ended:
+            self.alive.remove(worker)
+            self.was_stopped |= end == STOPPED
+            self.some_ended_well |= end == ENDED
+            if end not in (ENDED, STOPPED):
+                self.bury(worker, end)
+        if not self.alive and (left := self.left()):
+            self.go_on([cell for cell in left if self.sweep.is_free(cell)])
+
+    def collect(self) -> None:
+        for cell in self.left():
+            if outcome := self.sweep.outcome(cell):
+                self.outcomes[cell.key] = outcome
+                self.progress.ended(cell, outcome)
+        self.progress.show({cell: worker for cell in self.left() if (worker := self.sweep.worker(cell))})
+
+    def bury(self, worker: RunningWorker, reason: str) -> None:
+        """A worker died: the cell that it ran is tried once more by a fresh one, then it has failed."""
+        self.last_death = f"worker died ({reason})"
+        mine = [cell for cell in self.left() if self.sweep.worker(cell) == worker.name]
+        print(f"{worker.name} died ({reason}){'' if mine else ' before it began a cell'}.", flush=True)
+        for cell in mine:
+            self.deaths[cell.key] += 1
+            if self.deaths[cell.key] >= ATTEMPTS:
+                self.fail(cell)
+        if mine and self.left():
+            self.start(1)
+
+    def fail(self, cell: Cell) -> None:
+        self.sweep.end(cell, Outcome(f"{FAILED}{self.last_death}", Path()))
+        self.collect()
+
+    def go_on(self, free: list[Cell]) -> None:
+        """No worker is left, but cells are. Those that are not free belong to workers of the same sweep that an earlier
+        command started: they are waited for."""
+        if self.was_stopped:
+            done = f"{len(self.outcomes)} of {len(self.cells)} cells are done"
+            raise ToBeContinued(f"The workers were stopped; {done}. The same command continues from here.")
+        for cell in free:
+            if not self.some_ended_well:  # they die before they begin: no other would do better
+                self.fail(cell)
+            elif cell.key in self.postponed:
+                self.sweep.end(cell, Outcome(BUSY, Path()))
+        if again := [cell for cell in free if cell.key not in self.postponed and self.some_ended_well]:
+            self.postponed |= {cell.key for cell in again}
+            self.start(len(again))

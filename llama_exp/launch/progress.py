@@ -1,0 +1,50 @@
+"""All cells of a sweep that runs in other processes: a line as each one ends, and in a terminal a table of the rest."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from llama_exp.cli.sweep import FAILED
+from llama_exp.console import make_console, make_table
+from llama_exp.formatting import format_duration
+from llama_exp.launch.cells import Cell
+from llama_exp.runs.run import Outcome
+
+
+class Progress:
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self.total, self.done, self.failed = len(cells), 0, 0
+        common = set.intersection(*(set(cell.overrides) for cell in cells)) if len(cells) > 1 else set()
+        self.names = {cell.key: " ".join(o for o in cell.overrides if o not in common) for cell in cells}
+        self.console = make_console()
+        self.live = Live(console=self.console, refresh_per_second=2, transient=True)
+        self.since: dict[tuple[str, str], float] = {}  # (cell, worker): when it was first seen to run
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def ended(self, cell: Cell, outcome: Outcome) -> None:
+        self.done += 1
+        self.failed += outcome.message.startswith(FAILED)
+        text = f"{self.done}/{self.total}  {self.names[cell.key]}: {outcome.message.splitlines()[0]}"
+        self.console.print(Text(text), soft_wrap=True)
+
+    def show(self, running: Mapping[Cell, str]) -> None:
+        """running: {cell: worker}."""
+        if not self.console.is_terminal:
+            return
+        table = make_table(f"{self.done} of {self.total} cells, {self.failed} failed")
+        for name in ("worker", "cell", "for"):
+            table.add_column(name)
+        for cell, worker in running.items():
+            began = self.since.setdefault((cell.key, worker), time.monotonic())
+            table.add_row(Text(worker), Text(self.names[cell.key]), format_duration(time.monotonic() - began))
+        self.live.update(Group(table))
