@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from llama_exp.statistics.single_runs import LOG_SCATTER_SPREAD, TYPICAL_SCATTER, run_variances, relative_scatter
+from llama_exp.statistics.single_runs import LOG_SCATTER_SPREAD, TYPICAL_SCATTER, relative_scatter, run_variances
 
 HYPERPARAMETERS = 256
 DRAWS = 2048

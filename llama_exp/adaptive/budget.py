@@ -45,4 +45,6 @@ class Budget:
         return float("inf") if self.seconds is None else self.seconds - (time.monotonic() - self.began)
 
     def __str__(self) -> str:
-        return format_money(self.money, self.prices.currency) if self.money is not None else format_duration(self.seconds)
+        return (
+            format_money(self.money, self.prices.currency) if self.money is not None else format_duration(self.seconds)
+        )

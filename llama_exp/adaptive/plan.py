@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
 
 from llama_exp.adaptive.belief import Grid

@@ -19,12 +19,10 @@ from llama_exp.adaptive.plan import Plan
 from llama_exp.adaptive.questions import Question
 from llama_exp.adaptive.scores import ScoredCell, expected_seconds, metric_of, observed, span_of
 from llama_exp.config.compose import load_config
-from llama_exp.config.identity import flat
-from llama_exp.errors import UserError
 from llama_exp.formatting import format_duration, percent, plural
 from llama_exp.metrics import describe
 from llama_exp.report.load import load_runs
-from llama_exp.runs.files import atomic_write, write_json
+from llama_exp.runs.files import write_json
 from llama_exp.runs.run import Outcome, Run
 
 CERTAIN = 0.95
@@ -49,9 +47,7 @@ class View:
 
 
 class Search:
-    def __init__(
-        self, plan: Plan, question: Question, budget: Budget, launcher: Launcher, config: DictConfig
-    ) -> None:
+    def __init__(self, plan: Plan, question: Question, budget: Budget, launcher: Launcher, config: DictConfig) -> None:
         self.plan, self.question, self.budget, self.launcher, self.config = plan, question, budget, launcher, config
         self.cells: list[ScoredCell] = []
         self.tried: set[tuple[int, int]] = set()  # (setting, seed), scored or failed
@@ -143,7 +139,11 @@ class Search:
         if view.verdict.certainty >= CERTAIN:
             return "the answer is known"
         cheapest = expected_seconds(self.cells, view.grid.examples[list(left)]).min()
-        return f"the budget of {self.budget} leaves no time for another run" if cheapest > self.budget.left(spent) else None
+        return (
+            f"the budget of {self.budget} leaves no time for another run"
+            if cheapest > self.budget.left(spent)
+            else None
+        )
 
     def next_cells(self) -> list[tuple[int, int]]:
         """As many as there are workers: each tells most for its seconds, once those before it have been chosen."""
@@ -174,8 +174,13 @@ class Search:
                 view = self.view()
                 line |= {"answer": self.name(view.verdict), "certainty": round(view.verdict.certainty, 4)}
             line["runs"] = [
-                {"setting": c.setting, "seed": c.seed, "score": c.evaluation.scores[metric_of(self.cells)],
-                 "seconds": round(c.seconds, 3)} for c in self.cells
+                {
+                    "setting": c.setting,
+                    "seed": c.seed,
+                    "score": c.evaluation.scores[metric_of(self.cells)],
+                    "seconds": round(c.seconds, 3),
+                }
+                for c in self.cells
             ]
             lines.append(json.dumps(line))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -191,14 +196,14 @@ class Search:
 
     def conclude(self, why: str) -> None:
         if not self.cells:
-            return print(f"\\nNo answer: {why}.", flush=True)
+            return print(f"\nNo answer: {why}.", flush=True)
         view = self.view()
         spent = sum(cell.seconds for cell in self.cells)
         whole = expected_seconds(self.cells, view.grid.examples).sum()
         known = view.verdict.certainty >= CERTAIN
         head = f"{self.question}: {self.name(view.verdict)}, {percent(view.verdict.certainty)} certain"
         print(
-            f"\\n{head}{'' if known else f'. Open: {why}'}.\\n{plural(len(self.cells), 'run')} in "
+            f"\n{head}{'' if known else f'. Open: {why}'}.\n{plural(len(self.cells), 'run')} in "
             f"{format_duration(spent)}; the whole grid, each setting once, would take about {format_duration(whole)}.",
             flush=True,
         )

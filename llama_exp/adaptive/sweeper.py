@@ -7,10 +7,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from llama_exp.adaptive.budget import Budget
-from llama_exp.adaptive.plan import Plan
-from llama_exp.adaptive.questions import question_of
-from llama_exp.adaptive.search import Search
 from llama_exp.errors import UserError
 
 
@@ -24,6 +20,11 @@ class AdaptiveSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        from llama_exp.adaptive.budget import Budget  # numpy and scipy: not for --help
+        from llama_exp.adaptive.plan import Plan
+        from llama_exp.adaptive.questions import question_of
+        from llama_exp.adaptive.search import Search
+
         config = self.config
         if not config.question:
             raise UserError("hydra/sweeper=adaptive needs a question: question=best, or question=target target=70.")

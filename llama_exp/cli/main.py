@@ -293,6 +293,8 @@ class CommandLine:
             return self.run_cell(cfg, given)
 
         job.command_line = self  # type: ignore[attr-defined]  # hydra/launcher=… starts it in other processes
+        if any(argument.startswith("question=") for argument in arguments):
+            arguments = ["hydra/sweeper=adaptive", *arguments]
         sys.argv[1:] = overrides_first(arguments)
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
@@ -317,6 +319,8 @@ class CommandLine:
                 raise UserError("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
             if not sweep and HydraConfig.get().launcher._target_.startswith("llama_exp."):
                 raise UserError("hydra/launcher= starts the cells of a sweep: add -m, also for a single one.")
+            if cfg.get("question") and not sweep:
+                raise UserError("question= is answered by a sweep: add -m, and values with commas (sample=100,1000).")
             if cfg.get("dashboard") and not sweep:
                 raise UserError("dashboard=true ends a sweep (-m). After single runs type: llama-exp dashboard")
             if cfg.get("dashboard") and importlib.util.find_spec("wandb_workspaces") is None:

@@ -1,7 +1,7 @@
 """A worker: claims and runs cells of a sweep with one session, so that it loads its base once.
 
-    python -m llama_exp.launch.worker gpu0      the job comes through standard input, pickled, which stays open as long
-                                                as the launcher lives
+python -m llama_exp.launch.worker gpu0      the job comes through standard input, pickled, which stays open as long
+                                            as the launcher lives
 """
 
 import os
