@@ -1,7 +1,6 @@
 """One sweep on several processes: no cell twice, none lost, and the outcome that one process would have given."""
 
 import csv
-import json
 import os
 import re
 import signal
@@ -270,8 +269,7 @@ def test_a_cell_that_kills_two_workers_has_failed_and_the_others_are_done(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("by", "code", "said"),
-    [("SIGINT", 130, "All workers have stopped"), ("SIGKILL", -signal.SIGKILL, "")],
+    ("by", "code", "said"), [("SIGINT", 130, "All workers have stopped"), ("SIGKILL", -signal.SIGKILL, "")]
 )
 def test_workers_stop_with_a_checkpoint_when_the_command_does(by, code, said, undisturbed, tmp_path, command):
     outputs = tmp_path / "o"

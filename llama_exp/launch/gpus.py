@@ -5,7 +5,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 from llama_exp.errors import UserError
 from llama_exp.launch.launcher import ENDED, STOPPED, CellLauncher, RunningWorker

@@ -156,9 +156,7 @@ class SlurmLauncher(CellLauncher):
 
     def stop(self, workers: list[RunningWorker]) -> str:
         jobs = sorted({worker.name.removeprefix("job").split("_")[0] for worker in workers})
-        return (
-            f"The jobs run on. The same command takes up their cells again; to end them: scancel {' '.join(jobs)}"
-        )
+        return f"The jobs run on. The same command takes up their cells again; to end them: scancel {' '.join(jobs)}"
 
 
 class LocalSlurmLauncher(SlurmLauncher):

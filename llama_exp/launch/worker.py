@@ -1,7 +1,7 @@
 """A worker: claims and runs cells of a sweep with one session, so that it loads its base once.
 
-    python -m llama_exp.launch.worker gpu0      the job comes through standard input, pickled, which stays open as long
-                                                as the launcher lives
+python -m llama_exp.launch.worker gpu0      the job comes through standard input, pickled, which stays open as long
+                                            as the launcher lives
 """
 
 import os
@@ -82,7 +82,7 @@ class Worker:
 
 
 def stop_with_launcher(stream: Any) -> None:
-    """End this process as SIGTERM does, with a checkpoint, when the launcher's end of `stream` closes: it was killed."""
+    """End this process as SIGTERM does, with a checkpoint, when the launcher's end of `stream` closes: it is gone."""
     stream.read()
     os.kill(os.getpid(), signal.SIGTERM)
 
