@@ -20,7 +20,7 @@ from llama_exp.launch.cells import Cell, SweepFolder, walk
 from llama_exp.runs.run import Outcome
 
 # Seconds on one H200 or H100, Llama-2-7B's shape, SQuAD, one epoch (docs/speed.md): imports and the base, once a
-# worker; an example that is learnt (13.4 s for 1,000, 3.1 for 100); what every cell takes beside it, 1,000 answers included.
+# worker; an example that is learnt (13.4 s for 1,000, 3.1 for 100); a cell beside it, 1,000 answers included.
 START, EXAMPLE, CELL = 20.0, 0.0115, 6.0
 
 

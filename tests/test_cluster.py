@@ -14,15 +14,17 @@ import time
 
 import pytest
 
+from tests import test_launch
 from tests.conftest import ROOT
 from tests.killer import killed_at
-from tests.test_launch import grid, holders, losses, trains, undisturbed, wait_for  # noqa: F401 (a fixture)
+from tests.test_launch import grid, holders, losses, trains, wait_for
 
 LOW, HIGH = os.environ.get("LOW", "low"), os.environ.get("HIGH", "high")
 PREEMPTIONS = int(os.environ.get("PREEMPTIONS", "2"))  # of each of two jobs
 WORDS = ["hydra/launcher=slurm", f"hydra.launcher.partition={LOW}", "hydra.launcher.time=50"]
 SLOW = killed_at(99, pause=2)  # 12 steps of two seconds
 
+undisturbed = test_launch.undisturbed  # a fixture
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 
@@ -60,7 +62,7 @@ def steps(outputs) -> int:
     return sum(len(path.read_text().splitlines()) - 1 for path in outputs.glob("squad/*/metrics.csv"))
 
 
-def test_preempted_jobs_are_requeued_and_go_on_exactly(undisturbed, tmp_path):  # noqa: F811
+def test_preempted_jobs_are_requeued_and_go_on_exactly(undisturbed, tmp_path):
     outputs = tmp_path / "o"
     process = started(outputs, "hydra.launcher.workers=2")
     for _ in range(PREEMPTIONS):
@@ -74,7 +76,7 @@ def test_preempted_jobs_are_requeued_and_go_on_exactly(undisturbed, tmp_path):  
     assert same(outputs, undisturbed)
 
 
-def test_a_job_whose_time_is_up_is_requeued_and_goes_on_exactly(undisturbed, tmp_path):  # noqa: F811
+def test_a_job_whose_time_is_up_is_requeued_and_goes_on_exactly(undisturbed, tmp_path):
     outputs = tmp_path / "o"
     time_is_up = ["hydra.launcher.time=2", "hydra.launcher.signal_delay_s=60", "logger.killer.pause=5"]
     process = started(outputs, "hydra.launcher.workers=1", *time_is_up)
@@ -83,7 +85,7 @@ def test_a_job_whose_time_is_up_is_requeued_and_goes_on_exactly(undisturbed, tmp
     assert "SIGUSR2" in logs(outputs) and same(outputs, undisturbed)
 
 
-def test_a_cancelled_job_is_not_requeued_and_the_same_command_continues(undisturbed, tmp_path):  # noqa: F811
+def test_a_cancelled_job_is_not_requeued_and_the_same_command_continues(undisturbed, tmp_path):
     outputs = tmp_path / "o"
     process = started(outputs, "hydra.launcher.workers=1")
     wait_for(trains(outputs, 16), process, seconds=600)
@@ -96,7 +98,7 @@ def test_a_cancelled_job_is_not_requeued_and_the_same_command_continues(undistur
     assert again.returncode == 0 and same(outputs, undisturbed), said
 
 
-def test_a_killed_job_is_replaced_by_a_fresh_one(undisturbed, tmp_path):  # noqa: F811
+def test_a_killed_job_is_replaced_by_a_fresh_one(undisturbed, tmp_path):
     outputs = tmp_path / "o"
     process = started(outputs, "hydra.launcher.workers=1", "checkpoint_every=1")
     wait_for(trains(outputs, 16), process, seconds=600)

@@ -21,7 +21,7 @@ LAYERS = [
     "evaluation",
     "training",
     "preflight chat simulation human hub dashboard",
-    "cli tables",
+    "cli launch tables",
 ]
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb", "mlflow", "trackio"}
 LIGHT = """records errors sanitize formatting quiet config.schema config.compose config.identity config.command_line

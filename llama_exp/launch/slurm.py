@@ -36,7 +36,7 @@ class SlurmTask:
             print(f"{stopped.message} ({name})", flush=True)
             if worker.line.stop.received == signal.SIGUSR2 or is_preempted():
                 # submitit's own handler, which answers to signals again now that everything is saved: it requeues
-                signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)  # type: ignore[misc]
+                signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)
             return STOPPED
         except KeyboardInterrupt:
             return STOPPED
@@ -177,8 +177,9 @@ class LocalSlurmLauncher(SlurmLauncher):
     def stop(self, workers: list[RunningWorker]) -> str:
         """SIGTERM, as scancel sends it: each writes a checkpoint."""
         print("Stopping the workers: each writes a checkpoint …", flush=True)
-        for worker in workers:
-            worker.job._process.send_signal(signal.SIGTERM)
-        for worker in workers:
-            worker.job._process.wait()
+        processes = [worker.job._process for worker in workers if isinstance(worker, SubmittedJob)]
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait()
         return "All workers have stopped."
