@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -262,6 +263,32 @@ def test_a_chart_leaves_out_what_is_not_known():
     assert [row["examples"] for row in spec["data"]["values"]] == [30]  # no place on the axis
     filters = [layer["transform"][0]["filter"] for layer in spec["layer"][:2]]
     assert filters == ["isValid(datum['untuned'])", "isValid(datum['low'])"]
+
+
+def marks(svg: str, layer: str) -> list[ElementTree.Element]:
+    """What Vega drew of a layer of the chart."""
+    groups = [one for one in ElementTree.fromstring(svg).iter() if layer in one.get("class", "").split()]
+    return [one for group in groups for one in group]
+
+
+def test_vega_draws_points_and_error_bars_of_each_rank():
+    drawn = answer(cells=(*answer().cells, cell(16, 300, 50.0, low=None, high=None)))
+    vl_convert = pytest.importorskip("vl_convert", reason="needs vl-convert-python: pip install -e '.[test]'")
+    svg = vl_convert.vegalite_to_svg(chart.vega_lite(drawn))
+    [untuned] = marks(svg, "layer_0_layer_0_marks")
+    bars, lines, points = (
+        marks(svg, f"{layer}_marks") for layer in ("layer_1_layer_2", "layer_2_layer_0", "layer_2_layer_1")
+    )
+    colours = {
+        dict(part.split(": ") for part in one.get("aria-label").split("; "))["rank"]: one.get("stroke") for one in lines
+    }
+    assert colours.keys() == {"1", "16"} and len({*colours.values()}) == 2 and untuned.get("stroke-dasharray")
+    for rank, count, known in (("1", 2, 2), ("16", 3, 2)):  # a score without an interval has a point and no bar
+        own = [one for one in bars if one.get("stroke") == colours[rank]]
+        assert len(own) == known and all(float(one.get("y2")) < -10 for one in own)
+        assert sum(one.get("fill") == colours[rank] for one in points) == count
+    places = {(one.get("aria-label").split(";")[0], one.get("transform").split(",")[0]) for one in (*bars, *points)}
+    assert len(places) == 3  # a bar stands at its point
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,8 @@ def test_wandb_holds_every_score_with_its_interval_and_n(sweep):
                 assert shown == pytest.approx([value, ends["low"], ends["high"]]), name
         with open(run / "metrics.csv", newline="", encoding="utf-8") as opened:
             losses = [float(row["validation_loss"]) for row in csv.DictReader(opened) if row["validation_loss"]]
-        assert found["validation_loss.min"] == pytest.approx(min(losses), rel=1e-5)
+        assert found["best_validation_loss"] == pytest.approx(min(losses), rel=1e-5)
+        assert found["validation_loss"] == pytest.approx(losses[-1], rel=1e-5)  # plain numbers: what one filters by
         assert found["examples"] == 16 and found["tokens"] > 0 and found["peak_memory_bytes"] > 0
 
 
@@ -188,6 +189,14 @@ def test_tensorboard_has_hyperparameters_with_scores_and_the_replies(sweep):
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     shown = HParamsPluginData.FromString(content).session_start_info.hparams
     assert shown["lora.r"].number_value == 2 and shown["sample"].number_value == 16
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    page = HParamsPluginData.FromString(content).experiment  # keys that differ come first, and five are ticked
+    assert {one.name for one in page.hparam_infos if one.differs} == {
+        "examples", "lora.r", "optimizer.lr", "sample", "seed"
+    }  # fmt: skip
+    assert all(
+        name in results["scores"] for name in (one.name.tag.removeprefix("test/") for one in page.metric_infos[:5])
+    )
     [text] = events.Tensors("test/replies/text_summary")
     assert text.tensor_proto.string_val[0].decode().count("\n") == 6  # a head, a rule, five replies
     assert events.Images("losses")
