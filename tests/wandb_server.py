@@ -10,7 +10,6 @@ import http.server
 import itertools
 import json
 import threading
-import time
 from collections.abc import Iterator
 
 KEY, ENTITY = "0123456789" * 4, "me"
@@ -112,10 +111,12 @@ def _id(kind: str, number: int) -> str:
 
 class Server:
     """views: what was saved, by id; charts: presets by name; runs: ids, once for each time that one was written;
-    requests: (path, headers, body); silent: from now on, accept everything and answer nothing."""
+    requests: (path, headers, body); silent_after: from the first request to an address that ends like this on,
+    nothing is answered any more."""
 
     def __init__(self) -> None:
         self.artifacts = Artifacts()
+        self.silent_after: str | None = None
         self.silent = False
         self.views: dict[str, dict] = {}
         self.charts: dict[str, str] = {}
@@ -180,14 +181,16 @@ class Server:
 @contextlib.contextmanager
 def wandb_server() -> Iterator[tuple[str, Server]]:
     """(address, server) while the block runs."""
-    server = Server()
+    server, closed = Server(), threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode(errors="replace")
             server.requests.append((self.path, dict(self.headers), body))
-            while server.silent:
-                time.sleep(0.2)
+            server.silent |= server.silent_after is not None and self.path.endswith(server.silent_after)
+            if server.silent:
+                closed.wait()
+                return
             if self.path.startswith("/upload/"):
                 return self.reply(200, {})
             wanted = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
@@ -215,5 +218,6 @@ def wandb_server() -> Iterator[tuple[str, Server]]:
     try:
         yield server.address, server
     finally:
+        closed.set()
         web.shutdown()
         web.server_close()

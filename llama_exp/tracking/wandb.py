@@ -21,6 +21,7 @@ from llama_exp.tracking.tracker import Tracker
 # Neither this machine's paths nor what the terminal shows belong on a dashboard.
 QUIET = {"console": "off", "x_disable_machine_info": True, "disable_git": True, "disable_code": True}
 OFFLINE = ("offline", "dryrun")
+FINISH_SECONDS = 300.0  # for what is not uploaded yet when a run ends; WANDB_FINISH_TIMEOUT says otherwise
 
 
 def is_disabled(given: Mapping[str, Any]) -> bool:
@@ -60,6 +61,12 @@ def has_key() -> bool:
         return False
 
 
+def own_settings() -> dict[str, Any]:
+    """Those of every run. W&B itself would wait without end for a server that has stopped answering."""
+    asked = {} if os.environ.get("WANDB_FINISH_TIMEOUT") else {"finish_timeout": FINISH_SECONDS}
+    return {**QUIET, "finish_timeout_raises": True, **asked}
+
+
 class WandbTracker(Tracker):
     advice = (
         "WANDB_MODE=offline logs without a server (wandb sync uploads later); WANDB_MODE=disabled or logger=none logs "
@@ -85,7 +92,7 @@ class WandbTracker(Tracker):
             "job_type": described.job,
             "tags": described.tags,
             "config": described.config,
-            "settings": wandb.Settings(**QUIET),
+            "settings": wandb.Settings(**own_settings()),
         }
 
     def start(self) -> None:
@@ -159,7 +166,12 @@ class WandbTracker(Tracker):
 
     def finish(self, code: int) -> None:
         super().finish(code)
-        self.logger.experiment.finish(exit_code=code)
+        run = self.logger.experiment
+        try:
+            run.finish(exit_code=code)
+        except TimeoutError:
+            where = run.settings.sync_dir
+            raise TimeoutError(f"the server did not take everything in time; later: wandb sync {where}") from None
 
 
 def _add(artifact: Any, folder: Path, names: Sequence[str]) -> None:
