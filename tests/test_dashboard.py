@@ -10,12 +10,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from llama_exp.config.compose import load_config
 from llama_exp.config.identity import sweep_id
 from llama_exp.dashboard import chart
 from llama_exp.dashboard.answers import last_sweep, load_answers
+from llama_exp.dashboard.sweep_end import wandb_settings
 from llama_exp.errors import UserError
 from llama_exp.report.answer import SCHEMA, Answer, CellScore, Next, Recommended
 from llama_exp.runs.lock import lock_folder
+from llama_exp.tracking import usable_loggers
 from tests.conftest import small
 from tests.wandb_files import config_of, header, offline_files, records, summary
 from tests.wandb_server import ENTITY, KEY, wandb_server
@@ -352,10 +355,26 @@ def test_a_sweep_ends_with_a_summary_run(command):
     (table,) = file.parent.glob("files/media/table/learning_curve/squad-test*.json")
     stored = json.loads(table.read_text())
     assert stored["columns"] == chart.COLUMNS and len(stored["data"]) == len(found.cells) == 2
+    assert list(file.parent.glob("files/media/images/report/score-*.png"))  # error bars without a preset
     artifacts = [record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"]
     report = next(one for one in artifacts if one.type == "report")
     assert {"index.html", "answer.json"} <= {entry.path for entry in report.manifest.contents}
     assert "learning_curve/squad-test.vl.json" in {entry.path for entry in report.manifest.contents}
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "there"),
+    [
+        ("offline", ["logger=[csv,wandb]"], True),
+        ("offline", ["logger=csv"], False),
+        ("disabled", ["logger=wandb"], False),
+        ("offline", ["logger=wandb", "+logger.wandb.mode=disabled"], False),
+    ],
+)
+def test_a_sweep_has_a_summary_run_where_its_cells_are_on_wandb(monkeypatch, environment, words, there):
+    monkeypatch.setenv("WANDB_MODE", environment)
+    config = load_config(*words)
+    assert (wandb_settings(config.logger) is not None) == ("wandb" in usable_loggers(config)) == there
 
 
 def test_a_dashboard_at_the_end_is_for_sweeps(command):

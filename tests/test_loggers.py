@@ -200,6 +200,7 @@ def test_tensorboard_has_hyperparameters_with_scores_and_the_replies(sweep):
     assert all(
         name in results["scores"] for name in (one.name.tag.removeprefix("test/") for one in page.metric_infos[:5])
     )
+    assert page.metric_infos[0].name.tag == "test/squad/f1"
     [text] = events.Tensors("test/replies/text_summary")
     assert text.tensor_proto.string_val[0].decode().count("\n") == 6  # a head, a rule, five replies
     assert events.Images("losses")
