@@ -19,6 +19,7 @@ from llama_exp.errors import UserError
 from llama_exp.records import Prediction
 from llama_exp.tracking import usable_loggers
 from llama_exp.tracking.content import as_markdown, replies_table
+from llama_exp.tracking.description import Description
 from llama_exp.training.train import check_monitor
 from tests.conftest import ROOT, python, small
 from tests.killer import killed_at
@@ -204,6 +205,31 @@ def test_tensorboard_has_hyperparameters_with_scores_and_the_replies(sweep):
     [text] = events.Tensors("test/replies/text_summary")
     assert text.tensor_proto.string_val[0].decode().count("\n") == 6  # a head, a rule, five replies
     assert events.Images("losses")
+
+
+def test_tensorboard_lists_the_scores_of_an_evaluation_after_a_training_without(tmp_path):
+    """It keeps the first list of a run: a training that was not evaluated must leave none."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    from llama_exp.tracking.tensorboard import TensorBoardTracker
+
+    described = Description("id", "run", None, "train", None, ["squad"], {"lora": {"r": 2}}, tmp_path, tmp_path)
+    for scores in ({}, {"validation/m/s": 1.0, "test/m/s_low": 1.0, "test/m/s": 2.0}):
+        tracker = TensorBoardTracker("tensorboard", TensorBoardLogger, {"name": "tb", "version": ""}, described)
+        tracker.start()
+        tracker.log_summary(scores)
+        tracker.finish(0)
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    contents = {
+        tag: events.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content
+        for tag in ("experiment", "session_start_info")
+    }
+    page, session = map(HParamsPluginData.FromString, contents.values())
+    assert [one.name.tag for one in page.experiment.metric_infos] == ["test/m/s", "validation/m/s", "test/m/s_low"]
+    assert session.session_start_info.hparams["lora.r"].number_value == 2
 
 
 def test_mlflow_has_a_parent_run_for_the_sweep_and_a_child_for_each_cell(sweep, monkeypatch):

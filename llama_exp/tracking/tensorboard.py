@@ -31,12 +31,14 @@ class TensorBoardTracker(Tracker):
         self.logger.experiment.add_image(name, imread(picture), self.step, dataformats="HWC")
 
     def finish(self, code: int) -> None:
-        """Hyperparameters go with the scores in one record: TensorBoard shows the last one."""
+        """Hyperparameters go with the scores in one record, of which TensorBoard keeps the first of a run: it is left
+        to the evaluation where there are no scores yet."""
         described = self.description
         values = {**flat(described.config), "tags": " ".join(described.tags), "job": described.job}
         self.logger.log_metrics(self.scores, self.step)
         writer = self.logger.experiment._get_file_writer()
-        for record in _hparams({key: _plain(of) for key, of in values.items()}, self.scores):
+        experiment, *session = _hparams({key: _plain(of) for key, of in values.items()}, self.scores)
+        for record in [experiment, *session] if self.scores else session:
             writer.add_summary(record, self.step)
         super().finish(code)
 
