@@ -33,7 +33,7 @@ LIGHT = """records errors sanitize formatting quiet config.schema config.compose
     human.rating_page human.metrics human.report report.command report.write report.breakdown report.captions
     report.costs report.findings report.compare report.items report.page report.figures.draw report.load
     report.tables report.cells report.runs_csv report.labels report.analyse report.terminal
-    report.loss_page tracking""".split()
+    report.loss_page tracking launch.plugins launch.cells""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:
