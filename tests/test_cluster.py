@@ -78,7 +78,7 @@ def test_preempted_jobs_are_requeued_and_go_on_exactly(undisturbed, tmp_path):
 
 def test_a_job_whose_time_is_up_is_requeued_and_goes_on_exactly(undisturbed, tmp_path):
     outputs = tmp_path / "o"
-    time_is_up = ["hydra.launcher.time=2", "hydra.launcher.signal_delay_s=60", "logger.killer.pause=5"]
+    time_is_up = ["hydra.launcher.time=3", "hydra.launcher.signal_delay_s=60", "logger.killer.pause=8"]
     process = started(outputs, "hydra.launcher.workers=1", *time_is_up)
     said = ended(process)
     assert process.returncode == 0 and "2 cells, 0 failed" in said, said

@@ -146,8 +146,8 @@ class SlurmLauncher(CellLauncher):
     def executor(self, job: Job) -> Any:
         import submitit
 
-        # A requeue after a time-out is no failure: a sweep may take many.
-        executor = submitit.SlurmExecutor(job.folder / "slurm", max_num_timeout=1000)
+        # A requeue after a time-out is no failure, but a hundred of them would be: too little time to get anywhere.
+        executor = submitit.SlurmExecutor(job.folder / "slurm", max_num_timeout=100)
         known = executor._valid_parameters()
         more = {key.replace("_", "-"): value for key, value in self.sbatch.items() if key not in known}
         own = {key: value for key, value in self.sbatch.items() if key in known}
@@ -170,7 +170,7 @@ class LocalSlurmLauncher(SlurmLauncher):
     def executor(self, job: Job) -> Any:
         import submitit
 
-        executor = submitit.LocalExecutor(job.folder / "slurm", max_num_timeout=1000)
+        executor = submitit.LocalExecutor(job.folder / "slurm", max_num_timeout=100)
         executor.update_parameters(**self.sbatch)
         return executor
 
