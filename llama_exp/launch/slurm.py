@@ -55,10 +55,11 @@ def worker_name() -> str:
 
 
 def is_preempted() -> bool:
-    """Whether Slurm still wants the job that it sent SIGTERM to; scancel sends the same signal."""
+    """Whether Slurm still wants the job that it sent SIGTERM to. scancel sends the same signal, but makes it COMPLETING
+    first."""
     if "SLURM_JOB_ID" not in os.environ:
         return False
-    return job_fields(os.environ["SLURM_JOB_ID"]).get("JobState") in ("RUNNING", "PREEMPTED", "COMPLETING")
+    return job_fields(os.environ["SLURM_JOB_ID"]).get("JobState") in ("RUNNING", "PREEMPTED")
 
 
 def job_fields(job: str) -> dict[str, str]:
