@@ -4,3 +4,8 @@
 class UserError(Exception):
     """Something the user can mend. Its text says what was wanted, what came and what to type; shown without
     traceback."""
+
+
+class NotFinite(UserError):
+    """A loss or a gradient became infinite or NaN. It is summed over the processes that train together, so all of them
+    raise this at the same step."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llama_exp.config.schema import ModelConfig
 from llama_exp.data.cache import DataCache
 from llama_exp.overlap.audit import AuditCache
+from llama_exp.processes import Processes
 from llama_exp.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class Session:
     """audits: overlaps found between training and held-out items; data: rows that were read and tokenised; bases: the
     frozen base in memory; preflight: measurements (preflight.forecast.Preflight); sizes_named: whether
-    all_examples() has named sizes; stop: the signals that ask this process to end.
+    all_examples() has named sizes; stop: the signals that ask this process to end; processes: those that
+    train one run together.
     """
 
     audits: AuditCache = field(default_factory=AuditCache)
@@ -32,6 +34,7 @@ class Session:
     preflight: Any = None
     sizes_named: bool = False
     stop: StopSignals = field(default_factory=StopSignals)
+    processes: Processes = field(default_factory=Processes)
 
     def all_examples(self, sample: int, available: int) -> str:
         """What to print where a sample is all there is; the first time, with sizes that make a curve."""

@@ -27,6 +27,7 @@ from llama_exp.cli.errors import config_error_message, file_error_message, is_co
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.processes import ProcessLost, process_number
 from llama_exp.programs import install
 from llama_exp.quiet import silence_libraries
 from llama_exp.sanitize import TerminalFilter
@@ -203,9 +204,9 @@ class CommandLine:
             sys.stdout.flush()  # a full disk behind it is an error, too
             return code
         except UserError as error:
-            return _stopped(str(error), 2)
+            return _stopped(str(error), 1 if isinstance(error, ProcessLost) else 2)
         except ToBeContinued as stopped:
-            # Lightning kills the first process where another one does not end with 0.
+            # torchrun ends all processes where one does not end with 0.
             return _stopped(stopped.message, os.EX_TEMPFAIL if _is_first() else 0)
         except KeyboardInterrupt as interrupt:
             message = str(interrupt) or "Interrupted. The same command continues from here."
@@ -240,6 +241,8 @@ class CommandLine:
             given["options"], arguments = parse_options(kind, arguments)
         if session := self.parameters.get("session"):
             given["session"] = session(stop=self.stop)
+            if not _is_first():
+                return self._follow(given["session"])
         if "config" in self.parameters:
             if not self.command.one_run:  # the others hold nothing that could be continued
                 self.stop.install()
@@ -251,6 +254,15 @@ class CommandLine:
         if self.failures or self.busy:
             return 1 if self.failures else os.EX_TEMPFAIL
         return self.result if isinstance(self.result, int) else 0
+
+    def _follow(self, session: Any) -> int:
+        """What the other processes of a command do: nothing, but for their part in a training."""
+        if self.name == "train":
+            from llama_exp.training.train import follow
+
+            self.stop.install()
+            follow(session)
+        return 0
 
     def help(self) -> str:
         kind = self.parameters["options"]
@@ -279,9 +291,7 @@ class CommandLine:
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
         def job(cfg):
-            sys.argv[:] = (
-                typed  # the processes that Lightning starts for trainer=ddp are given the command as it was typed
-            )
+            sys.argv[:] = typed
             return self._run_cell(cfg, given)
 
         sys.argv[1:] = overrides_first(arguments)
@@ -304,9 +314,6 @@ class CommandLine:
         try:
             if sweep and self.command.one_run:
                 raise UserError(f"{self.command.one_run} Leave out -m and the commas.")
-            if sweep and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
-                # its processes would be given the whole command line, and each would start the sweep again
-                raise UserError("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
             if cfg.get("dashboard") and not sweep:
                 raise UserError("dashboard=true ends a sweep (-m). After single runs type: llama-exp dashboard")
             if cfg.get("dashboard") and importlib.util.find_spec("wandb_workspaces") is None:
@@ -418,8 +425,8 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 
 def _is_first() -> bool:
-    """Whether this process is none that DistributedDataParallel started."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """Of the processes that train one run together, the one that prints, writes and sets the exit code."""
+    return process_number() == 0
 
 
 def _stopped(message: str, code: int) -> int:

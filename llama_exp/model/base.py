@@ -5,7 +5,6 @@ One base serves a whole sweep: a `BaseLoader` keeps the last one in memory, and 
 
 import contextlib
 import gc
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -19,13 +18,14 @@ from llama_exp.errors import UserError
 from llama_exp.model.checkpoint import read_checkpoint
 from llama_exp.model.kernels.lora_linear import make_contiguous
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
+from llama_exp.processes import local_number
 
 
 def target_device(trainer: dict) -> torch.device:
     """`trainer.accelerator` -> the device the base is put on."""
     accelerator = trainer.get("accelerator", "auto")
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", local_number())
     if accelerator in ("gpu", "cuda"):
         raise UserError("trainer=gpu, but torch sees no GPU here. Type trainer=cpu (with model=tiny), or install CUDA.")
     return torch.device("cpu")

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from llama_exp.config.schema import Config, Targets
 from llama_exp.model.kernels.decoder_layer import MLP_TOKENS
 from llama_exp.model.kernels.elementwise import liger
 from llama_exp.model.kernels.forward import CHUNK
+from llama_exp.processes import wanted_processes
 
 USABLE_SHARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
 MIN_TOKENS_PER_PASS = (
@@ -125,7 +127,7 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
 def choose(base: nn.Module, config: Config, plan) -> MemoryPlan:
     """The fastest way that fits the device. What the config says (micro_batch, gradient_checkpointing) is obeyed."""
     device = next(base.parameters()).device
-    world = world_size(config)
+    world = wanted_processes(config.trainer)
     share = -(-config.batch // world)
     requested = config.model.gradient_checkpointing
     if device.type != "cuda":
@@ -176,14 +178,11 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
     )
 
 
-def world_size(config: Config) -> int:
-    """Processes that share a step: `trainer.devices` under a strategy for several, else one."""
-    devices = config.trainer.get("devices", 1)
-    if not str(config.trainer.get("strategy", "")).startswith("ddp"):
-        return 1
-    if isinstance(devices, list):
-        return len(devices)
-    return int(devices) if str(devices).isdigit() and int(devices) > 0 else max(1, torch.cuda.device_count())
+def most_careful(plans: Sequence[MemoryPlan]) -> MemoryPlan:
+    """Of the plans of all processes, whose GPUs may have more and less free, the one that fits each of them."""
+    return max(
+        plans, key=lambda plan: (plan.recompute, -plan.micro_batch, not plan.cache_weights, not plan.save_activations)
+    )
 
 
 def _micro_batch_sizes(share: int) -> list[int]:

@@ -24,6 +24,7 @@ from llama_exp.evaluation.auto_metrics import with_metrics
 from llama_exp.formatting import format_duration, format_large, format_memory, format_money, plural
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.preflight.inspection import say, show_data
+from llama_exp.processes import wanted_processes
 from llama_exp.records import Tokens
 from llama_exp.report import costs
 from llama_exp.runs.run import Outcome, Run
@@ -138,7 +139,7 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
     from llama_exp.preflight.measurement import measurement_key
 
     config, plan, tokens = run.config, data.plan, data.encoded("train")
-    device, world = target_device(config.trainer), memory.world_size(config)
+    device, world = target_device(config.trainer), wanted_processes(config.trainer)
     base = load_base_or_refuse(config, device, session)
     choice = memory.choose(base, config, plan)
     longest = plan.heaviest(choice.micro_batch, world)

@@ -2,13 +2,13 @@
 
 import contextlib
 import errno
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from llama_exp.errors import UserError
+from llama_exp.processes import process_number
 
 LOCK = ".lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}  # a file system without locks: work without one
@@ -34,10 +34,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process while the block runs. FolderBusy where another process holds it, another
     UserError where it is not writable.
 
-    The system releases the lock when the process ends, however it ends. Of the processes of one run
-    (DistributedDataParallel) the first holds it for all.
+    The system releases the lock when the process ends, however it ends. Of the processes that train one
+    run the first holds it for all.
     """
-    if any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+    if process_number() > 0:
         yield
         return
     path = Path(folder) / LOCK

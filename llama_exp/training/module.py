@@ -15,7 +15,7 @@ from torch import nn
 from llama_exp.batch import Batch
 from llama_exp.config.schema import OptimizerConfig, OptimizerName, Schedule
 from llama_exp.config.seeds import fold_seed
-from llama_exp.errors import UserError
+from llama_exp.errors import NotFinite, UserError
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import causal_lm
 
@@ -190,7 +190,7 @@ class FineTuningModule(L.LightningModule):
 
     def _check_finite(self, what: str, value: float, number: int) -> None:
         if not math.isfinite(value):
-            raise UserError(
+            raise NotFinite(
                 f"The {what} became {value} at step {number}; the last good checkpoint is kept. "
                 f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
             )
