@@ -70,6 +70,11 @@ def is_distributed(trainer: dict[str, Any]) -> bool:
     return str(trainer.get("strategy") or "").startswith(("ddp", "fsdp"))
 
 
+def is_sharded(trainer: dict[str, Any]) -> bool:
+    """Whether each process holds a share of the base (model/sharding.py), not the whole."""
+    return str(trainer.get("strategy") or "") == "fsdp"
+
+
 def devices(trainer: dict[str, Any]) -> int:
     """Processes on one machine: `trainer.devices`, a number or a list; "auto" and -1 are all GPUs there are."""
     value = trainer.get("devices", 1)
@@ -172,7 +177,7 @@ class Processes:
 
     @contextlib.contextmanager
     def cell(self, config: Any) -> Iterator[None]:
-        """Around all that is done for one cell's Config, which the others are told; where the block ends before `begin`,
+        """Around all that is done for one Config, which the others are told; where the block ends before `begin`,
         also that it is not trained."""
         self.has_voted = self.has_begun = False
         if self.count > 1 and self.is_first:

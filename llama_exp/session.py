@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llama_exp.config.schema import ModelConfig
 from llama_exp.data.cache import DataCache
 from llama_exp.overlap.audit import AuditCache
-from llama_exp.processes import Processes
+from llama_exp.processes import Processes, is_sharded
 from llama_exp.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ class Session:
 
         import_all()
         device = target_device(trainer)
-        with self.bases.prefetch(model, device, base_dtype(trainer, device), waiting, warm_up) as base:
+        with self.bases.prefetch(
+            model, device, base_dtype(trainer, device), is_sharded(trainer), waiting, warm_up
+        ) as base:
             yield base
 
     def tokenizer(self, model: ModelConfig):

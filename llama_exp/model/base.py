@@ -17,6 +17,7 @@ from llama_exp.config.schema import ModelConfig, Quantisation
 from llama_exp.errors import UserError
 from llama_exp.model.checkpoint import read_checkpoint
 from llama_exp.model.kernels.lora_linear import make_contiguous
+from llama_exp.model.sharding import load_sharded, shared_by
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
 from llama_exp.processes import local_number
 
@@ -69,16 +70,21 @@ class BaseLoader:
         self._thread: threading.Thread | None = None  # the last one that prefetched
         self._has_loaded = False
 
-    def load(self, model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
-        """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
+    def load(
+        self, model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None, sharded: bool = False
+    ) -> nn.Module:
+        """The frozen base on `device`, quantised as the config says; the same object again for the same config.
+
+        sharded: this process's share of it alone; every process of the run loads at the same time.
+        """
         dtype = dtype or compute_dtype(device)
-        key = (model.path, model.revision, model.quantisation, str(device), dtype)
+        key = (model.path, model.revision, model.quantisation, str(device), dtype, sharded and shared_by())
         if self._base is None or key != self._key:
             self.forget()
             if self._has_loaded:
                 gc.collect()  # Lightning, and the traceback of a failed load, hold the last base in reference cycles
             self._has_loaded = True
-            self._base, self._key = load_base(model, device, dtype), key
+            self._base, self._key = load_base(model, device, dtype, sharded), key
         return self._base
 
     @contextlib.contextmanager
@@ -87,6 +93,7 @@ class BaseLoader:
         model: ModelConfig,
         device: torch.device,
         dtype: torch.dtype,
+        sharded: bool = False,
         waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         warm_up: Callable[[nn.Module], None] = lambda base: None,
     ) -> Iterator[Callable[[], nn.Module]]:
@@ -104,7 +111,7 @@ class BaseLoader:
             try:
                 if device.type == "cuda":
                     torch.cuda.set_device(device)  # the current device is each thread's own, and starts as the first
-                base = self.load(model, device, dtype)
+                base = self.load(model, device, dtype, sharded)
                 warm_up(base)
                 outcome.set_result(base)
             except BaseException as error:
@@ -124,14 +131,18 @@ class BaseLoader:
         self._base = self._key = None
 
 
-def load_base(model: ModelConfig, device: torch.device | str, dtype: torch.dtype | None = None) -> nn.Module:
+def load_base(
+    model: ModelConfig, device: torch.device | str, dtype: torch.dtype | None = None, sharded: bool = False
+) -> nn.Module:
     """The frozen base on `device`, quantised as the config says, in evaluation mode; the caller owns it.
 
     dtype: what it computes in; by default what suits the device (`compute_dtype`).
+    sharded: this process's share alone (llama_exp/model/sharding.py).
     Raises UserError for a model that is not there, or that would be computed wrongly.
     """
     device = torch.device(device)
-    base = read_base(model, device, dtype or compute_dtype(device))
+    read = load_sharded if sharded else read_base
+    base = read(model, device, dtype or compute_dtype(device))
     base.requires_grad_(False)
     base.config.use_cache = True
     return base.eval()

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -16,7 +15,7 @@ from llama_exp.config.targets import import_target
 from llama_exp.config.trainer_keys import PLANNED, as_list, named_loggers
 from llama_exp.errors import UserError
 from llama_exp.model.memory import reset_peak_memory
-from llama_exp.processes import Processes
+from llama_exp.processes import Processes, is_sharded
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.run import Run
 from llama_exp.session import Session
@@ -25,6 +24,7 @@ from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest
 from llama_exp.training.checkpoint import WholeCheckpoints, usable_checkpoint
 from llama_exp.training.energy import Energy
 from llama_exp.training.progress import Progress
+from llama_exp.training.strategy import ShardedBase, StartedProcesses
 from llama_exp.training.summary import Fitted, save_broken_run
 from llama_exp.training.validation_scores import ValidationScores, score_names
 
@@ -42,6 +42,8 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, ses
     settings["precision"] = precision(settings.get("precision"), next(base.parameters()).dtype)
     if device.type == "cpu":
         settings["accelerator"] = "cpu"
+    if is_sharded(config.trainer):
+        settings["strategy"] = ShardedBase()
     if not sys.stderr.isatty():
         settings["enable_progress_bar"] = False
     plan = data.plan
@@ -188,15 +190,9 @@ def agreed_checkpoint(run: Run, module: L.LightningModule, data, processes: Proc
     return checkpoint
 
 
-def started_processes(session: Session) -> list[LightningEnvironment]:
+def started_processes(session: Session) -> list[StartedProcesses]:
     """What keeps Lightning from starting processes that `Processes` has started already."""
     return [StartedProcesses()] if session.processes.count > 1 and not session.processes.outside else []
-
-
-class StartedProcesses(LightningEnvironment):
-    """The processes of one machine, one number each in LOCAL_RANK."""
-
-    creates_processes_externally = True
 
 
 def stopped_by_callback(trainer: L.Trainer) -> bool:
