@@ -306,6 +306,7 @@ class Processes:
                     train(config)
             except Exception as error:
                 if self.has_begun and not isinstance(error, NotFinite):
+                    time.sleep(0 if self.outside else 2)  # the first process may be gone: then this one ends in silence
                     raise
         self._leave()
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llama_exp.config.schema import ModelConfig, Quantisation
+from llama_exp.config.schema import Config, ModelConfig, Quantisation
 from llama_exp.errors import UserError
-from llama_exp.model.checkpoint import read_checkpoint
+from llama_exp.model.checkpoint import read_checkpoint, read_shape
 from llama_exp.model.kernels.lora_linear import make_contiguous
+from llama_exp.model.memory import check_fits, memory_limit
 from llama_exp.model.sharding import load_sharded, shared_by
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
 from llama_exp.processes import local_number
@@ -169,6 +170,13 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
     for decoder in base.model.layers:
         make_contiguous(decoder)
     return base
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """Raise UserError for a base that cannot be trained in the memory of a GPU, or in `memory=`."""
+    if device.type == "cuda" or config.memory:
+        size = base_dtype(config.trainer, device).itemsize
+        check_fits(read_shape(config.model), config, memory_limit(config, device), size)
 
 
 def check_length(base: nn.Module, max_length: int) -> None:

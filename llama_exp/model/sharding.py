@@ -102,14 +102,14 @@ def quantise(linear: nn.Linear, device: torch.device, storage: torch.dtype) -> N
         linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, quant_storage=storage
     ).to(device)
     linear.weight = nn.Parameter(packed.data, requires_grad=False)  # plain: a Params4bit does not survive the cut
-    linear.quant_state = packed.quant_state
+    linear.weight.quant_state = linear.quant_state = packed.quant_state
 
 
 def shard(decoder: nn.Module, mesh) -> None:
     """Cut a layer's packed weights, one share a process, and check that they can be put together again."""
     from torch.distributed.fsdp import fully_shard
 
-    before = [dequantize_4bit(linear.weight.data, linear.quant_state) for linear in linears(decoder)]
+    before = [dequantised(linear) for linear in linears(decoder)]
     for linear in linears(decoder):  # the scales, an eighth of a bit a weight at most, are cut with it
         linear.scales = nn.Parameter(linear.quant_state.absmax, requires_grad=False)
     cut = {parameter for linear in linears(decoder) for parameter in (linear.weight, linear.scales)}
@@ -127,11 +127,15 @@ def shard(decoder: nn.Module, mesh) -> None:
 def check_gathered(decoder: nn.Module, before: list[torch.Tensor]) -> None:
     """Raise UserError where the gathered weights do not dequantise, bit for bit, to what they were before the cut."""
     for linear, wanted in zip(linears(decoder), before, strict=True):
-        if not torch.equal(dequantize_4bit(linear.weight.data, linear.quant_state), wanted):
+        if not torch.equal(dequantised(linear), wanted):
             raise UserError(
                 "The shares of the base do not make its weights again: this version of PyTorch or bitsandbytes cannot "
                 "carry trainer=fsdp. Type trainer=ddp with a model that fits one GPU."
             )
+
+
+def dequantised(linear: nn.Linear) -> torch.Tensor:
+    return dequantize_4bit(linear.weight.data, linear.weight.quant_state)
 
 
 def shared_by() -> int:
