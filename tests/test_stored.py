@@ -224,6 +224,26 @@ def test_an_adapter_that_is_not_whole_is_refused_with_the_command_that_makes_it_
     assert "the run trains again" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_what_was_made_with_a_damaged_adapter_comes_back_with_the_same_adapter_alone(other, copied, command):
+    words, run = copied
+    (run / "simulation/one").mkdir(parents=True)
+    (run / "eval/one").mkdir(parents=True)
+    write_results(run / "eval/one", RESULTS)
+    weights, stored = run / "adapter/adapter_model.safetensors", read_json(run / "summary.json")
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-3] + bytes([data[-3] ^ 64]) + data[-2:])
+    if other:  # as after an update of a library
+        changed = stored["adapter"] | {weights.name: "0" * 64}
+        (run / "summary.json").write_text(json.dumps(stored | {"adapter": changed}))
+    said = command("train.py", *words).stdout
+    assert weights.read_bytes() == data and ("what was made with it is back" in said) != other
+    there = [name for name in ("eval/one", "simulation/one", "adapter.broken") if (run / name).exists()]
+    assert there == (["adapter.broken"] if other else ["eval/one", "simulation/one"])
+    [loaded], unread = load_runs(run.parent.parent)
+    assert len(loaded.evaluations) == (not other) and not unread
+
+
 FILES = ("config.yaml", "summary.json", "metrics.csv", "audit.json", *(f"eval/one/{name}" for name in EVALUATED))
 
 

@@ -150,7 +150,7 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
     measurements = session.preflight.measurements
     step, status = measurements.get(key), "derived"
     if not step or not step.tokens / TOLERANCE <= most <= step.tokens * TOLERANCE:
-        step = measurements[key] = measure_cell(config, base, [tokens[index] for index in longest], choice)
+        step = measurements[key] = measure_cell(config, base, data, [tokens[index] for index in longest], choice)
         status = "measured"
     needed = step.memory(most)
     if needed > step.memory_limit:
@@ -160,8 +160,9 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
         )
     micro_batches = plan.total_steps * plan.accumulation(choice.micro_batch, world)
     trained = plan.seen(plan.total_steps, plan.lengths)
-    in_tokens = step.per_token_seconds * trained + step.forward_seconds * validation_tokens(config, data)
-    seconds = step.fixed_seconds * micro_batches + in_tokens / world
+    validated = validations(config, data)
+    in_tokens = step.per_token_seconds * trained + step.forward_seconds * validated * validation_tokens(data)
+    seconds = step.fixed_seconds * micro_batches + (in_tokens + step.reply_seconds * validated) / world
     price = costs.load().price_per_gpu_hour
     return CellForecast(
         cell_name(run),
@@ -213,35 +214,41 @@ def load_base_or_refuse(config: Config, device, session: Session):
         ) from error
 
 
-def measure_cell(config: Config, base, tokens: Sequence[Tokens], choice):
+def measure_cell(config: Config, base, data, tokens: Sequence[Tokens], choice):
     """Measure with a fresh adapter on the base, and take it off again."""
     from llama_exp.model.kernels.decoder_layer import keep_in_memory
     from llama_exp.model.lora import attach_lora, detach_lora
-    from llama_exp.preflight.measurement import measure
+    from llama_exp.preflight.measurement import measure, time_replies
 
     start = time.perf_counter()
     model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
         with keep_in_memory(base, choice.cache_weights, choice.save_activations):
             step = measure(model, config, tokens, choice.micro_batch)
+        if config.validation_scores:
+            step = dataclasses.replace(step, reply_seconds=time_replies(model, config, data))
     finally:
         detach_lora(model)
     speed = step.tokens / (step.fixed_seconds + step.per_token_seconds * step.tokens)
     say(
         f"  measured in {format_duration(time.perf_counter() - start)}: {speed:,.0f} tokens/s on the "
         f"longest rows ({step.tokens:,} tokens at once)"
+        + (f"; validation_scores take {step.reply_seconds:.1f} s at each validation" if step.reply_seconds else "")
     )
     return step
 
 
-def validation_tokens(config: Config, data) -> int:
-    """Tokens of all validations of a run."""
+def validations(config: Config, data) -> int:
+    """How many a run makes."""
     from llama_exp.training.trainer import validation_interval
 
     interval = validation_interval(config, data)
-    if interval is None:
-        return 0
-    return data.plan.total_steps // interval * sum(len(item.input_ids) for item in data.encoded("validation"))
+    return data.plan.total_steps // interval if interval else 0
+
+
+def validation_tokens(data) -> int:
+    """Tokens of one validation."""
+    return sum(len(item.input_ids) for item in data.encoded("validation"))
 
 
 def cell_name(run: Run) -> str:

@@ -24,7 +24,7 @@ from llama_exp.runs.stored import leaves, read_yaml
 from llama_exp.runs.summary import Summary, read_summary
 from llama_exp.sanitize import as_dict, as_float, as_int, as_text, clean, cleaned, reason
 
-SKIPPED = {"report", "adapter", "checkpoints", "wandb", "lightning_logs", "tensorboard", "mlruns"}
+SKIPPED = {"report", "adapter", "adapter.broken", "checkpoints", "wandb", "lightning_logs", "tensorboard", "mlruns"}
 MARKS = {"summary.json", "results.json", "config.yaml"}
 Record = TypeVar("Record", Summary, Results)
 UNREADABLE = (OSError, ValueError, RecursionError, UserError)  # what reading a file of a run may raise

@@ -38,6 +38,8 @@ from llama_exp.runs.stored import read_yaml
 from llama_exp.runs.summary import Summary, find_summary, write_summary
 from llama_exp.sanitize import clean, reason
 
+MADE_WITH_ADAPTER = ("eval", "simulation")
+
 
 class Clock:
     """Seconds by phase: `with clock("train"): …`."""
@@ -189,19 +191,38 @@ class Run:
 
     def clear(self) -> None:
         """Remove the results of an earlier training that this one replaces."""
-        for name in ("eval", "adapter", "simulation"):
+        for name in ("adapter", *MADE_WITH_ADAPTER):
             with contextlib.suppress(NotADirectoryError):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "summary.json").unlink(missing_ok=True)
 
     def put_aside_damaged_adapter(self) -> None:
-        """Rename the adapter of a finished run that is not what training saved, and say so: the run trains again."""
+        """Rename the adapter of a finished run that is not what training saved, and say so: the run trains again.
+
+        What was made with the adapter while it was whole goes with it: take_back() returns it.
+        """
         summary = self.summary
         if summary and summary.ended_well and self.adapter.exists() and (problem := damaged_adapter(self.adapter)):
-            aside = self.adapter.with_name("adapter.broken")
-            shutil.rmtree(aside, ignore_errors=True)
-            self.adapter.rename(aside)
-            print(f"{problem} Its folder is now {aside.name}, and the run trains again.", flush=True)
+            shutil.rmtree(self._aside, ignore_errors=True)
+            self.adapter.rename(self._aside)
+            for name in (*MADE_WITH_ADAPTER, "summary.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    (self.folder / name).rename(self._aside / name)
+            print(f"{problem} Its folder is now {self._aside.name}, and the run trains again.", flush=True)
+
+    def take_back(self) -> None:
+        """Where training has just saved the same adapter again, byte for byte, its evaluations hold: return them."""
+        before, now = find_summary(self._aside), self.summary
+        if before and now and before.adapter and before.adapter == now.adapter:
+            for name in MADE_WITH_ADAPTER:
+                with contextlib.suppress(FileNotFoundError):
+                    (self._aside / name).rename(self.folder / name)
+            shutil.rmtree(self._aside, ignore_errors=True)
+            print("The adapter is the same again, byte for byte: what was made with it is back.", flush=True)
+
+    @property
+    def _aside(self) -> Path:
+        return self.folder / "adapter.broken"
 
     def discard_checkpoints(self) -> None:
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)

@@ -55,6 +55,7 @@ def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
     run.write_summary(
         Summary(**common, **describe_training(run, trainer, module, data, curves), loss=loss, seconds=seconds)
     )
+    run.take_back()
     run.discard_checkpoints()
     message = f"{fitted.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {loss['train']:.3f}"
     kept = ""
