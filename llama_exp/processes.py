@@ -291,7 +291,10 @@ class Processes:
         if self.group is not None:
             import torch.distributed as dist
 
-            dist.destroy_process_group()
+            # Aside: NCCL's way out may wait for processes that are gone.
+            leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+            leaving.start()
+            leaving.join(GRACE)
         self.group = self.store = None
 
     def follow(self, train: Callable[[Any], Any]) -> None:

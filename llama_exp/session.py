@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_exp.config.schema import ModelConfig
 from llama_exp.data.cache import DataCache
+from llama_exp.errors import UserError
 from llama_exp.overlap.audit import AuditCache
 from llama_exp.processes import Processes, is_sharded
 from llama_exp.stopping import StopSignals
@@ -67,9 +68,13 @@ class Session:
 
         import_all()
         device = target_device(trainer)
-        with self.bases.prefetch(
-            model, device, base_dtype(trainer, device), is_sharded(trainer), waiting, warm_up
-        ) as base:
+        if (sharded := is_sharded(trainer)) and self.processes.count == 1:
+            raise UserError(
+                "trainer=fsdp is for training on several GPUs, trainer.devices=2 or more. What answers needs the whole "
+                "base: type trainer=gpu, or leave it out."
+            )
+        dtype = base_dtype(trainer, device)
+        with self.bases.prefetch(model, device, dtype, sharded, waiting, warm_up) as base:
             yield base
 
     def tokenizer(self, model: ModelConfig):

@@ -1,6 +1,7 @@
 """Several processes that train one run together: sweeps, two nodes, a base in shares. Real gloo processes."""
 
 import csv
+import json
 import signal
 import socket
 import subprocess
@@ -171,8 +172,12 @@ def test_a_base_in_shares_learns_what_a_whole_one_does_and_its_adapter_is_the_or
     (name, mine), (_, theirs) = *adapters(tmp_path / "two").items(), *adapters(tmp_path / "one").items()
     header = int.from_bytes(mine[:8], "little") + 8
     assert len(mine) == len(theirs) and mine[:header] == theirs[:header]
-    done = command("evaluate.py", *words[1:], f"outputs={tmp_path}/two")
-    assert name in done.stdout
+    one, two = (json.loads(next((tmp_path / at).glob("squad/*/summary.json")).read_text()) for at in ("one", "two"))
+    assert all(one[key] == two[key] for key in ("parameters", "flops_per_token", "trainable_parameters"))
+    answered = command("evaluate.py", *words[1:], f"outputs={tmp_path}/two")
+    assert name in answered.stdout
+    refused = command("evaluate.py", *words[1:], *FSDP, f"outputs={tmp_path}/two", "eval_seed=7", check=None)
+    assert refused.returncode == 2 and "What answers needs the whole base" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -228,5 +228,7 @@ def dequantise(base: nn.Module, dtype: torch.dtype) -> None:
 
 def unpacked_size(parameter) -> int:
     """How many weights a parameter stands for: a 4-bit one packs two in a byte."""
+    if hasattr(parameter, "stands_for"):  # scales (model/sharding.py)
+        return parameter.stands_for
     state = getattr(parameter, "quant_state", None)
     return state.shape.numel() if state is not None else parameter.numel()

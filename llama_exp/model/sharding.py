@@ -115,7 +115,8 @@ def shard(decoder: nn.Module, mesh) -> None:
     cut = {parameter for linear in linears(decoder) for parameter in (linear.weight, linear.scales)}
     fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()) - cut)
     for linear in linears(decoder):
-        linear.weight.quant_state = linear.quant_state  # says how many weights it stands for
+        linear.weight.quant_state = linear.quant_state  # says how many weights it stands for, and the scales for none
+        linear.scales.stands_for = 0
     decoder.unshard()
     for linear in linears(decoder):
         linear.quant_state.absmax = linear.scales  # the same object, filled at each gathering
@@ -138,9 +139,9 @@ def dequantised(linear: nn.Linear) -> torch.Tensor:
     return dequantize_4bit(linear.weight.data, linear.weight.quant_state)
 
 
-def shared_by() -> int:
-    """An id of the processes that share: after one of them has died the shares are of no use to the next ones."""
-    return id(torch.distributed.group.WORLD)
+def shared_by() -> torch.distributed.ProcessGroup:
+    """The processes that share: after one of them has died, the shares of the others are of no use to the next ones."""
+    return torch.distributed.group.WORLD
 
 
 def is_sharded(base: nn.Module) -> bool:
