@@ -13,6 +13,7 @@ PACKAGE = ROOT / "llama_exp"
 # Lowest first: a room may import from the lines above its own, and from itself.
 LAYERS = [
     "errors programs records batch formatting sanitize quiet web console stopping",
+    "processes",
     "config",
     "runs",
     "statistics metrics data model overlap tiny",

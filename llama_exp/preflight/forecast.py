@@ -24,6 +24,7 @@ from llama_exp.evaluation.auto_metrics import with_metrics
 from llama_exp.formatting import format_duration, format_large, format_memory, format_money, plural
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.preflight.inspection import say, show_data
+from llama_exp.processes import wanted_processes
 from llama_exp.records import Tokens
 from llama_exp.report import costs
 from llama_exp.runs.run import Outcome, Run
@@ -138,7 +139,9 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
     from llama_exp.preflight.measurement import measurement_key
 
     config, plan, tokens = run.config, data.plan, data.encoded("train")
-    device, world = target_device(config.trainer), memory.world_size(config)
+    device, world = target_device(config.trainer), wanted_processes(config.trainer)
+    if memory.is_sharded(config.trainer):
+        return estimate_sharded(run, plan, device)
     base = load_base_or_refuse(config, device, session)
     choice = memory.choose(base, config, plan)
     longest = plan.heaviest(choice.micro_batch, world)
@@ -175,11 +178,32 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
     )
 
 
+def estimate_sharded(run: Run, plan, device) -> CellForecast:
+    """The forecast of trainer=fsdp, whose steps only all processes together could measure: memory, from the shape."""
+    from llama_exp.model import memory
+    from llama_exp.model.base import base_dtype
+    from llama_exp.model.checkpoint import read_shape
+
+    config, shape, size = run.config, read_shape(run.config.model), base_dtype(run.config.trainer, device).itemsize
+    limit = memory.memory_limit(config, device)
+    memory.check_fits(shape, config, limit, size)
+    choice, needed = memory.predict(shape, config, plan, limit, size)
+    if needed > limit:
+        raise UserError(
+            f"Does not fit: a step needs about {format_memory(needed)} a GPU; there are {format_memory(limit)}. "
+            "Type a smaller max_length or lora.r, or more trainer.devices."
+        )
+    found = f"about {format_memory(needed)} of {format_memory(limit)} a GPU; the time of trainer=fsdp is not measured"
+    say(f"  memory: {choice.why}")
+    return CellForecast(cell_name(run), run.folder, found, steps=plan.total_steps, memory=needed, memory_limit=limit)
+
+
 def load_base_or_refuse(config: Config, device, session: Session):
     import torch
 
-    from llama_exp.model.base import base_dtype, check_length
+    from llama_exp.model.base import base_dtype, check_length, check_memory
 
+    check_memory(config, device)
     try:
         base = session.bases.load(config.model, device, base_dtype(config.trainer, device))
         check_length(base, config.max_length)

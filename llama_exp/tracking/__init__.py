@@ -12,7 +12,6 @@ tracker        any Lightning logger; wandb, tensorboard, mlflow, trackio hold mo
 import contextlib
 import importlib.util
 import inspect
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +22,7 @@ from llama_exp.config.schema import Config
 from llama_exp.config.targets import import_target
 from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.errors import UserError
+from llama_exp.processes import process_number
 from llama_exp.records import Prediction
 from llama_exp.runs.files import read_json_or_nothing, read_predictions
 from llama_exp.runs.results import Results, read_results
@@ -83,7 +83,7 @@ def tracking(run: Run, config: Config, job: str, examples: int | None = None) ->
     Raises UserError where one cannot start.
     """
     wanted = usable_loggers(config)
-    first = not any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+    first = process_number() == 0
     described = describe(run, job, examples) if wanted and first else None
     trackers = Trackers(run, described, [])
     code = 1
