@@ -27,7 +27,7 @@ from llama_exp.cli.errors import config_error_message, file_error_message, is_co
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.config.schema import Config
 from llama_exp.errors import LauncherRefused, UserError
-from llama_exp.processes import ProcessLost, process_number
+from llama_exp.processes import ProcessLost, is_distributed, process_number
 from llama_exp.programs import install
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.lock import FolderBusy
@@ -323,8 +323,8 @@ class CommandLine:
             if sweep and self.command.one_run:
                 raise UserError(f"{self.command.one_run} Leave out -m and the commas.")
             launched = HydraConfig.get().launcher._target_.startswith("llama_exp.")
-            if launched and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
-                raise UserError("trainer=ddp does not go with hydra/launcher=: each of its workers has one GPU.")
+            if launched and is_distributed(cfg.trainer):
+                raise UserError("trainer=ddp and fsdp do not go with hydra/launcher=: each of its workers has one GPU.")
             if launched and not sweep:
                 raise UserError("hydra/launcher= starts the cells of a sweep: add -m, also for a single one.")
             if cfg.get("dashboard") and not sweep:
