@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 
-.PHONY: quickstart test lint soak docs install clean
+.PHONY: quickstart test test-cluster lint soak docs install clean
 
 quickstart: $(VENV)/.installed   ## a small sweep on this machine: trained, evaluated, reported
 	$(BIN)/python train.py experiment=quickstart
@@ -11,6 +11,9 @@ quickstart: $(VENV)/.installed   ## a small sweep on this machine: trained, eval
 
 test: $(VENV)/.tested            ## the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-cluster: $(VENV)/.tested    ## preemption and time-out on a real Slurm: sbatch on the PATH, partitions LOW=low and HIGH=high
+	$(BIN)/python -m pytest -m cluster tests/test_cluster.py
 
 lint: $(VENV)/.tested            ## ruff and mypy
 	$(BIN)/ruff check .

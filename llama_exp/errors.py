@@ -9,3 +9,8 @@ class UserError(Exception):
 class LauncherRefused(BaseException):
     """A launcher that would lose the outcomes of a sweep's cells. No Exception: Hydra prints a callback's as a warning
     and goes on."""
+
+
+class NotFinite(UserError):
+    """A loss or a gradient became infinite or NaN. It is summed over the processes that train together, so all of them
+    raise this at the same step."""

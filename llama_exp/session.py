@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from llama_exp.config.schema import ModelConfig
 from llama_exp.data.cache import DataCache
+from llama_exp.errors import UserError
 from llama_exp.overlap.audit import AuditCache
+from llama_exp.processes import Processes, is_sharded
 from llama_exp.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 class Session:
     """audits: overlaps found between training and held-out items; data: rows that were read and tokenised; bases: the
     frozen base in memory; preflight: measurements (preflight.forecast.Preflight); sizes_named: whether
-    all_examples() has named sizes; stop: the signals that ask this process to end.
+    all_examples() has named sizes; stop: the signals that ask this process to end; processes: those that
+    train one run together.
     """
 
     audits: AuditCache = field(default_factory=AuditCache)
@@ -32,6 +35,7 @@ class Session:
     preflight: Any = None
     sizes_named: bool = False
     stop: StopSignals = field(default_factory=StopSignals)
+    processes: Processes = field(default_factory=Processes)
 
     def all_examples(self, sample: int, available: int) -> str:
         """What to print where a sample is all there is; the first time, with sizes that make a curve."""
@@ -64,7 +68,13 @@ class Session:
 
         import_all()
         device = target_device(trainer)
-        with self.bases.prefetch(model, device, base_dtype(trainer, device), waiting, warm_up) as base:
+        if (sharded := is_sharded(trainer)) and self.processes.count == 1:
+            raise UserError(
+                "trainer=fsdp is for training on several GPUs, trainer.devices=2 or more. What answers needs the whole "
+                "base: type trainer=gpu, or leave it out."
+            )
+        dtype = base_dtype(trainer, device)
+        with self.bases.prefetch(model, device, dtype, sharded, waiting, warm_up) as base:
             yield base
 
     def tokenizer(self, model: ModelConfig):

@@ -28,7 +28,7 @@ class StopSignals:
     """What a process does about signals that ask it to end.
 
     received    the first one that came
-    previous    who answered to them before: submitit requeues its job, which is for later
+    previous    who answered to them before
     """
 
     def __init__(self) -> None:
@@ -89,9 +89,3 @@ class StopSignals:
             if here:
                 signal.signal(signal.SIGINT, interrupt)
         self.stop_if_asked()
-
-    def pass_on(self) -> None:
-        """Call whoever answered to the signal before, now that everything is saved."""
-        before = self.previous.get(self.received) if self.received else None
-        if callable(before):
-            before(self.received, None)

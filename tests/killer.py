@@ -5,18 +5,28 @@ import os
 import signal
 import time
 
+import psutil
 from lightning.pytorch.loggers.logger import Logger
 
 
 class Killer(Logger):
     """`column` in {"loss", "validation_loss"}: a signal once the row of `step` that holds it is written. `pause`:
-    seconds a row."""
+    seconds a row. `other`: to the second of the processes that train together."""
 
     name = version = "killer"
 
-    def __init__(self, save_dir: str, step: int, column: str = "loss", pause: float = 0.0, by: str = "SIGKILL"):
+    def __init__(
+        self,
+        save_dir: str,
+        step: int,
+        column: str = "loss",
+        pause: float = 0.0,
+        by: str = "SIGKILL",
+        other: bool = False,
+    ):
         super().__init__()
         self.step, self.column, self.pause, self.by = step, column, pause, signal.Signals[by]
+        self.other = other
 
     @property
     def experiment(self):
@@ -28,7 +38,7 @@ class Killer(Logger):
     def log_metrics(self, metrics, step=None):
         time.sleep(self.pause)
         if step == self.step and self.column in metrics:
-            os.kill(os.getpid(), self.by)
+            os.kill(psutil.Process().children()[0].pid if self.other else os.getpid(), self.by)
 
 
 def killed_at(step: int, column: str = "loss", pause: float = 0.0, by: str = "SIGKILL") -> list[str]:

@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from llama_exp.config.compose import load_config
 from llama_exp.config.identity import sweep_id
 from llama_exp.dashboard import chart
 from llama_exp.dashboard.answers import last_sweep, load_answers
+from llama_exp.dashboard.sweep_end import wandb_settings
 from llama_exp.errors import UserError
 from llama_exp.report.answer import SCHEMA, Answer, CellScore, Next, Recommended
 from llama_exp.runs.lock import lock_folder
+from llama_exp.tracking import usable_loggers
 from tests.conftest import small
 from tests.wandb_files import config_of, header, offline_files, records, summary
 from tests.wandb_server import ENTITY, KEY, wandb_server
@@ -264,6 +268,32 @@ def test_a_chart_leaves_out_what_is_not_known():
     assert filters == ["isValid(datum['untuned'])", "isValid(datum['low'])"]
 
 
+def marks(svg: str, layer: str) -> list[ElementTree.Element]:
+    """What Vega drew of a layer of the chart."""
+    groups = [one for one in ElementTree.fromstring(svg).iter() if layer in one.get("class", "").split()]
+    return [one for group in groups for one in group]
+
+
+def test_vega_draws_points_and_error_bars_of_each_rank():
+    drawn = answer(cells=(*answer().cells, cell(16, 300, 50.0, low=None, high=None)))
+    vl_convert = pytest.importorskip("vl_convert", reason="needs vl-convert-python: pip install -e '.[test]'")
+    svg = vl_convert.vegalite_to_svg(chart.vega_lite(drawn))
+    [untuned] = marks(svg, "layer_0_layer_0_marks")
+    bars, lines, points = (
+        marks(svg, f"{layer}_marks") for layer in ("layer_1_layer_2", "layer_2_layer_0", "layer_2_layer_1")
+    )
+    colours = {
+        dict(part.split(": ") for part in one.get("aria-label").split("; "))["rank"]: one.get("stroke") for one in lines
+    }
+    assert colours.keys() == {"1", "16"} and len({*colours.values()}) == 2 and untuned.get("stroke-dasharray")
+    for rank, count, known in (("1", 2, 2), ("16", 3, 2)):  # a score without an interval has a point and no bar
+        own = [one for one in bars if one.get("stroke") == colours[rank]]
+        assert len(own) == known and all(float(one.get("y2")) < -10 for one in own)
+        assert sum(one.get("fill") == colours[rank] for one in points) == count
+    places = {(one.get("aria-label").split(";")[0], one.get("transform").split(",")[0]) for one in (*bars, *points)}
+    assert len(places) == 3  # a bar stands at its point
+
+
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
     """A folder with two runs that were logged offline, one of them in two parts."""
@@ -325,10 +355,26 @@ def test_a_sweep_ends_with_a_summary_run(command):
     (table,) = file.parent.glob("files/media/table/learning_curve/squad-test*.json")
     stored = json.loads(table.read_text())
     assert stored["columns"] == chart.COLUMNS and len(stored["data"]) == len(found.cells) == 2
+    assert list(file.parent.glob("files/media/images/report/score-*.png"))  # error bars without a preset
     artifacts = [record.artifact for record in records(file) if record.WhichOneof("record_type") == "artifact"]
     report = next(one for one in artifacts if one.type == "report")
     assert {"index.html", "answer.json"} <= {entry.path for entry in report.manifest.contents}
     assert "learning_curve/squad-test.vl.json" in {entry.path for entry in report.manifest.contents}
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "there"),
+    [
+        ("offline", ["logger=[csv,wandb]"], True),
+        ("offline", ["logger=csv"], False),
+        ("disabled", ["logger=wandb"], False),
+        ("offline", ["logger=wandb", "+logger.wandb.mode=disabled"], False),
+    ],
+)
+def test_a_sweep_has_a_summary_run_where_its_cells_are_on_wandb(monkeypatch, environment, words, there):
+    monkeypatch.setenv("WANDB_MODE", environment)
+    config = load_config(*words)
+    assert (wandb_settings(config.logger) is not None) == ("wandb" in usable_loggers(config)) == there
 
 
 def test_a_dashboard_at_the_end_is_for_sweeps(command):

@@ -1,7 +1,6 @@
 """One sweep on several processes: no cell twice, none lost, and the outcome that one process would have given."""
 
 import csv
-import json
 import os
 import re
 import signal
@@ -239,10 +238,10 @@ def test_a_preflight_needs_no_worker(launcher, tmp_path, command):
 
 
 def test_two_processes_give_what_one_gives_and_a_failed_cell_fails(undisturbed, tmp_path, command):
-    words = [*grid(tmp_path / "o", *GPUS), "lora.r=2,9999", "evaluate=true"]
+    words = [*grid(tmp_path / "o", *GPUS), "lora.r=2,-1", "evaluate=true"]
     done = command(*words, check=None)
     assert done.returncode == 1 and "4 cells, 2 failed" in done.stdout, done.stdout + done.stderr
-    assert re.search(r"lora.r=9999 and 1 more cell +FAILED: .*9999", done.stdout), done.stdout
+    assert re.search(r"lora.r=-1 sample=8 and 1 more cell +FAILED: lora.r=-1", done.stdout), done.stdout
     assert "Report: " in done.stdout
     for sample in (8, 16):
         assert losses(tmp_path / "o", sample) == losses(undisturbed, sample)

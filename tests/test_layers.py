@@ -13,6 +13,7 @@ PACKAGE = ROOT / "llama_exp"
 # Lowest first: a room may import from the lines above its own, and from itself.
 LAYERS = [
     "errors programs records batch formatting sanitize quiet web console stopping",
+    "processes",
     "config",
     "runs",
     "statistics metrics data model overlap tiny",
@@ -21,7 +22,7 @@ LAYERS = [
     "evaluation",
     "training",
     "preflight chat simulation human hub dashboard",
-    "cli tables",
+    "cli launch tables",
 ]
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb", "mlflow", "trackio"}
 LIGHT = """records errors sanitize formatting quiet config.schema config.compose config.identity config.command_line
@@ -33,7 +34,7 @@ LIGHT = """records errors sanitize formatting quiet config.schema config.compose
     human.rating_page human.metrics human.report report.command report.write report.breakdown report.captions
     report.costs report.findings report.compare report.items report.page report.figures.draw report.load
     report.tables report.cells report.runs_csv report.labels report.analyse report.terminal
-    report.loss_page tracking""".split()
+    report.loss_page tracking launch.plugins launch.cells""".split()
 
 
 def imports(path: Path, everywhere: bool = True) -> set[str]:

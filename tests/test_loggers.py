@@ -1,5 +1,6 @@
 """What a run tells its loggers: scores with intervals, replies, files, and who it is; one run over all processes."""
 
+import base64
 import csv
 import importlib.util
 import json
@@ -18,10 +19,13 @@ from llama_exp.errors import UserError
 from llama_exp.records import Prediction
 from llama_exp.tracking import usable_loggers
 from llama_exp.tracking.content import as_markdown, replies_table
+from llama_exp.tracking.description import Description
 from llama_exp.training.train import check_monitor
 from tests.conftest import ROOT, python, small
 from tests.killer import killed_at
 from tests.wandb_files import config_of, header, history, offline_files, records, summary
+from tests.wandb_server import KEY as SERVER_KEY
+from tests.wandb_server import wandb_server
 
 KEY, TOKEN = "5ec4e7" * 7, "hf_" + "5ec4e7" * 6
 SAME = {"lora.r": "1,2", "eval_sample": "5"}
@@ -69,7 +73,8 @@ def test_wandb_holds_every_score_with_its_interval_and_n(sweep):
                 assert shown == pytest.approx([value, ends["low"], ends["high"]]), name
         with open(run / "metrics.csv", newline="", encoding="utf-8") as opened:
             losses = [float(row["validation_loss"]) for row in csv.DictReader(opened) if row["validation_loss"]]
-        assert found["validation_loss.min"] == pytest.approx(min(losses), rel=1e-5)
+        assert found["best_validation_loss"] == pytest.approx(min(losses), rel=1e-5)
+        assert found["validation_loss"] == pytest.approx(losses[-1], rel=1e-5)  # plain numbers: what one filters by
         assert found["examples"] == 16 and found["tokens"] > 0 and found["peak_memory_bytes"] > 0
 
 
@@ -188,9 +193,43 @@ def test_tensorboard_has_hyperparameters_with_scores_and_the_replies(sweep):
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     shown = HParamsPluginData.FromString(content).session_start_info.hparams
     assert shown["lora.r"].number_value == 2 and shown["sample"].number_value == 16
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    page = HParamsPluginData.FromString(content).experiment  # keys that differ come first, and five are ticked
+    assert {one.name for one in page.hparam_infos if one.differs} == {
+        "examples", "lora.r", "optimizer.lr", "sample", "seed"
+    }  # fmt: skip
+    assert all(
+        name in results["scores"] for name in (one.name.tag.removeprefix("test/") for one in page.metric_infos[:5])
+    )
+    assert page.metric_infos[0].name.tag == "test/squad/f1"
     [text] = events.Tensors("test/replies/text_summary")
     assert text.tensor_proto.string_val[0].decode().count("\n") == 6  # a head, a rule, five replies
     assert events.Images("losses")
+
+
+def test_tensorboard_lists_the_scores_of_an_evaluation_after_a_training_without(tmp_path):
+    """It keeps the first list of a run: a training that was not evaluated must leave none."""
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    from llama_exp.tracking.tensorboard import TensorBoardTracker
+
+    described = Description("id", "run", None, "train", None, ["squad"], {"lora": {"r": 2}}, tmp_path, tmp_path)
+    for scores in ({}, {"validation/m/s": 1.0, "test/m/s_low": 1.0, "test/m/s": 2.0}):
+        tracker = TensorBoardTracker("tensorboard", TensorBoardLogger, {"name": "tb", "version": ""}, described)
+        tracker.start()
+        tracker.log_summary(scores)
+        tracker.finish(0)
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    contents = {
+        tag: events.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content
+        for tag in ("experiment", "session_start_info")
+    }
+    page, session = map(HParamsPluginData.FromString, contents.values())
+    assert [one.name.tag for one in page.experiment.metric_infos] == ["test/m/s", "validation/m/s", "test/m/s_low"]
+    assert session.session_start_info.hparams["lora.r"].number_value == 2
 
 
 def test_mlflow_has_a_parent_run_for_the_sweep_and_a_child_for_each_cell(sweep, monkeypatch):
@@ -301,6 +340,78 @@ def test_a_server_that_refuses_stops_the_command_before_training(tmp_path):
     assert not list(tmp_path.glob("o/squad/*/metrics.csv"))
 
 
+@pytest.fixture(scope="module")
+def online(tmp_path_factory):
+    """(server, folder, output): trained online with artifacts, then evaluated by another process."""
+    folder = tmp_path_factory.mktemp("online")
+    words = [*small(), "logger=wandb", "logger.wandb.artifacts=true", f"outputs={folder}/o"]
+    with wandb_server() as (address, server):
+        env = {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": SERVER_KEY, "HF_TOKEN": TOKEN}
+        shown = [
+            run_command(program, *words, **env, NETRC=str(folder / "none")) for program in ("train.py", "evaluate.py")
+        ]
+    return server, folder, "".join(done.stdout + done.stderr for done in shown)
+
+
+def test_an_evaluation_in_another_process_uses_the_adapter_that_training_uploaded(online):
+    server, folder, shown = online
+    assert "failed at" not in shown
+    [run] = runs_of(folder / "o")
+    name = json.loads((run / "tracking.json").read_text())["id"]
+    [adapter] = [one for one in server.artifacts.made.values() if one["artifactTypeName"] == "model"]
+    [evaluation] = [one for one in server.artifacts.made.values() if one["artifactTypeName"] == "evaluation"]
+    assert adapter["committed"] and evaluation["committed"]
+    assert adapter["runName"] == evaluation["runName"] == name and {*server.runs} == {name}
+    assert {"adapter_model.safetensors", "adapter_config.json"} == {*adapter["files"]}
+    assert "results.json" in evaluation["files"] and "predictions.jsonl" in evaluation["files"]
+    [used] = server.artifacts.used
+    assert used == (name, next(id for id, one in server.artifacts.made.items() if one is adapter))
+    assert json.loads(evaluation["metadata"])["adapter"] == adapter["artifactCollectionName"]
+    order = list(server.artifacts.made.values())
+    assert order.index(adapter) < order.index(evaluation)
+
+
+def test_online_the_key_is_in_the_header_that_is_for_it_and_nowhere_else(online):
+    server, folder, shown = online
+    secret = base64.b64encode(f"api:{SERVER_KEY}".encode()).decode()
+    assert len(server.requests) > 20
+    texts = [path + body for path, _, body in server.requests]
+    texts += [of for _, found, _ in server.requests for name, of in found.items() if name != "Authorization"]
+    files = [path.read_bytes().decode(errors="replace") for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for text in (*texts, *files, shown):
+        assert SERVER_KEY not in text and secret not in text and TOKEN not in text
+    assert any(secret in str(found) for _, found, _ in server.requests)
+    assert not any(str(folder) in body for path, _, body in server.requests if not path.startswith("/sdk/"))
+
+
+def test_a_server_that_stops_answering_costs_no_training(tmp_path):
+    """It accepts everything and answers nothing from the first curve on; the command ends all the same."""
+    words = [*small(), "logger=wandb", f"outputs={tmp_path}/o"]
+    with wandb_server() as (address, server):
+        server.silent_after = "/file_stream"
+        env = {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": SERVER_KEY}
+        done = run_command("train.py", *words, **env, WANDB_FINISH_TIMEOUT="3")
+    [run] = runs_of(tmp_path / "o")
+    assert json.loads((run / "summary.json").read_text())["steps"] == 4 and list((run / "adapter").iterdir())
+    assert (
+        "The logger wandb failed at finish (the server did not take everything in time; later: wandb sync"
+        in done.stdout
+    )
+    [part] = run.glob("wandb/run-*-*")
+    assert str(part) in done.stdout
+
+
+def test_a_server_that_never_answers_stops_the_command_before_training(tmp_path):
+    words = [*small(validations="0"), "logger=wandb", f"outputs={tmp_path}/o"]
+    with wandb_server() as (address, server):
+        server.silent_after = ""
+        env = {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": SERVER_KEY}
+        done = run_command("train.py", *words, check=False, **env, WANDB_INIT_TIMEOUT="3")
+    assert done.returncode == 2 and "The logger wandb could not start" in done.stderr and "Traceback" not in done.stderr
+    assert "WANDB_MODE=offline" in done.stderr and not list(tmp_path.glob("o/squad/*/metrics.csv"))
+
+
 def test_disabled_wandb_writes_nothing(tmp_path):
     words = [*small(sample="8", validations="0"), "logger=[wandb,csv]", f"outputs={tmp_path}/o"]
     run_command("train.py", *words, WANDB_MODE="disabled")
@@ -354,6 +465,48 @@ def test_scores_while_training_decide_which_adapter_is_kept(tmp_path, command):
             "split=validation", "eval_sample=4")  # fmt: skip
     [results] = run.glob("eval/*/results.json")
     assert json.loads(results.read_text())["scores"]["rouge/rougeL"] == pytest.approx(scores[2], rel=1e-5)
+
+
+COUNT = """
+import gc, lightning, torch
+from llama_exp.records import Prediction
+
+class Count(lightning.Callback):
+    def on_validation_end(self, trainer, module):
+        gc.collect()
+        kinds = [type(one) for one in gc.get_objects()]
+        print("alive:", sum(issubclass(one, torch.Tensor) for one in kinds), kinds.count(Prediction), flush=True)
+"""
+
+
+def test_scores_while_training_keep_nothing_from_one_validation_to_the_next(tmp_path, command):
+    (tmp_path / "counting.py").write_text(COUNT)
+    words = [*small(sample="32", validations="8"), "validation_scores=4", "logger=tensorboard", f"outputs={tmp_path}/o"]
+    words += ["+trainer.callbacks=[{_target_: counting.Count}]"]
+    done = command("train.py", *words, env={"PYTHONPATH": str(tmp_path)})
+    found = [list(map(int, line.split()[1:])) for line in done.stdout.splitlines() if line.startswith("alive:")]
+    assert len(found) == 8
+    tensors, predictions = zip(*found, strict=True)
+    assert tensors[-1] - tensors[2] < 5  # one that is kept at each validation would make five
+    assert predictions[-1] <= predictions[2] <= 8
+
+
+def test_two_processes_find_the_scores_of_one(tmp_path, command):
+    """Three replies, so that the shares differ; numbers that are not 0."""
+    words = [
+        *small(dataset="tweetsumm", **{"dataset.max_new_tokens": "16"}),
+        "dataset.metrics=[rouge]",
+        "validation_scores=3",
+    ]
+    for name, processes in (("one", []), ("two", ["trainer=ddp", "trainer.max_epochs=1"])):
+        command("train.py", *words, *processes, f"outputs={tmp_path}/{name}")
+    found = []
+    for name in ("one", "two"):
+        [file] = tmp_path.glob(f"{name}/tweetsumm/*/metrics.csv")
+        with open(file, newline="", encoding="utf-8") as opened:
+            rows = [row for row in csv.DictReader(opened) if row["rouge/rougeL"]]
+        found.append([{key: of for key, of in row.items() if key == "step" or "/" in key} for row in rows])
+    assert found[0] == found[1] and len(found[0]) == 2 and float(found[0][0]["rouge/rougeL"]) > 0
 
 
 @pytest.mark.parametrize(

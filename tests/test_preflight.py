@@ -9,13 +9,17 @@ import time
 
 import pytest
 
+from llama_exp.config.compose import load_config
 from llama_exp.data.chat_format import chat_format
 from llama_exp.errors import UserError
 from llama_exp.overlap import audit as leaks
+from llama_exp.preflight import measurement
+from llama_exp.preflight.forecast import preflight
 from llama_exp.preflight.inspection import decode_mask
 from llama_exp.records import Tokens
 from llama_exp.report import loss_page
 from llama_exp.sanitize import visible
+from llama_exp.session import Session
 from tests.conftest import ROOT, python, small
 
 BOS, EOS = 1, 2
@@ -72,6 +76,17 @@ def test_one_cell_is_shown_and_nothing_is_written(command, tmp_path):
     assert "tokens/s on the longest rows" in done.stdout
     assert "8 Examples, 2 steps," in done.stdout and "GiB, about" in done.stdout
     assert not (tmp_path / "o").exists()
+
+
+def test_the_replies_of_validation_scores_are_part_of_the_time(monkeypatch, capsys):
+    monkeypatch.setattr(measurement, "time_replies", lambda *_: 1000.0)
+    session = Session()
+    without, answering, again = (
+        preflight(load_config(*small(sample="8"), "logger=none", *words), session).forecast.seconds
+        for words in ([], ["validation_scores=2"], ["validation_scores=2"])
+    )
+    assert without < 1000 and 2000 < answering < 3000 and again == answering  # two validations
+    assert "validation_scores take 1000.0 s at each validation" in capsys.readouterr().out
 
 
 def test_the_folder_is_the_one_that_training_will_write_also_where_the_sample_is_all_there_is(command, tmp_path):

@@ -190,12 +190,6 @@ def test_two_processes_learn_what_one_does(tmp_path, command):
     assert json.loads((only_run(tmp_path / "two") / "summary.json").read_text())["world_size"] == 2
 
 
-def test_several_processes_do_not_start_a_sweep_each(tmp_path, command):
-    done = command("train.py", "-m", *small(sample="8,16"), "trainer=ddp", f"outputs={tmp_path}/o", check=None)
-    assert done.returncode == 1
-    assert "one cell at a time" in done.stdout
-
-
 def test_a_sweep_goes_on_after_a_failing_cell_and_says_which_failed(tmp_path, command):
     words = [w for w in small() if not w.startswith(("lora.r", "optimizer"))]
     done = command("train.py", "-m", *words, "lora.r=2", "optimizer.lr=0.001,1e30", f"outputs={tmp_path}/o", check=None)

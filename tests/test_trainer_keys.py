@@ -26,7 +26,7 @@ def test_what_a_run_does_not_take_is_refused_with_what_to_type_instead(key):
     [
         (["+trainer.max_epoch=3"], "lightning.Trainer has no such argument. Did you mean trainer.max_epochs"),
         (["+trainer.precision=64-true"], "trainer.precision=64-true: wanted one of 32-true"),
-        (["+trainer.strategy=fsdp"], "Type trainer=ddp"),
+        (["+trainer.strategy=deepspeed"], "Type trainer=ddp"),
         (["+trainer.accumulate_grad_batches=4"], "micro_batch=N"),
         (["+trainer.callbacks=[EarlyStopping]"], "item 0 is 'EarlyStopping'; wanted {_target_: my_package.MyClass"),
     ],

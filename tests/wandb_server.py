@@ -1,4 +1,5 @@
-"""A stand-in for the W&B server: as much of its GraphQL as saving a view, a report and a chart takes.
+"""A stand-in for the W&B server: as much of its GraphQL as saving a view, a report and a chart takes, and an online
+run with its artifacts.
 
 It keeps what was saved and gives it back, knows one key and one entity, and collects every request.
 """
@@ -19,11 +20,104 @@ def _error(message: str) -> dict:
     return {"data": None, "errors": [{"message": message}]}
 
 
-class Server:
-    """views: what was saved, by id; charts: presets by name; runs: ids, once for each time that one was written;
-    requests: (path, headers, body)."""
+class Artifacts:
+    """made: what CreateArtifact was asked for, by id, with "files": the paths that were uploaded, and "committed";
+    used: [(run, id)]."""
 
     def __init__(self) -> None:
+        self.made: dict[str, dict] = {}
+        self.used: list[tuple[str, str]] = []
+
+    def answer(self, query: str, given: dict, address: str) -> dict | None:
+        """Data of an answer; None for what is not about artifacts."""
+        asked = given.get("input") or {}
+        upload = {"uploadUrl": f"{address}/upload/artifact", "uploadHeaders": []}
+        manifest = {"artifactManifest": {"id": "m", "file": {"id": "f", **upload}}}
+        if "mutation CreateArtifactManifest" in query:
+            return {"createArtifactManifest": manifest}
+        if "mutation UpdateArtifactManifest" in query:
+            return {"updateArtifactManifest": manifest}
+        if "mutation CreateArtifactFiles" in query:
+            nodes = [self._file(one, upload) for one in asked["artifactFiles"]]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if "mutation CreateArtifact" in query:
+            id = _id("Artifact", len(self.made) + 1)
+            self.made[id] = {**asked, "files": [], "committed": False}
+            state = {"id": id, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+            return {"createArtifact": {"artifact": state}}
+        if "mutation CommitArtifact" in query:
+            self.made[given["artifactID"]]["committed"] = True
+            return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
+        if "mutation UseArtifact" in query or "useArtifact(" in query:
+            known = {**given, **asked}
+            self.used.append((known["runName"], known["artifactID"]))
+            return {"useArtifact": {"artifact": self._fields(known["artifactID"])}}
+        if "query ArtifactType" in query:
+            found = self._named(given["name"])
+            return {"project": {"artifact": found and {"artifactType": {"name": self.made[found]["artifactTypeName"]}}}}
+        if "query ArtifactMembershipByName" in query:
+            found = self._named(given["name"])
+            return {"project": {"artifactCollectionMembership": found and self._membership(found)}}
+        return None
+
+    def _file(self, asked: dict, upload: dict) -> dict:
+        self.made[asked["artifactID"]]["files"].append(asked["name"])
+        return {
+            "storagePath": asked["name"],
+            "uploadMultipartUrls": None,
+            "artifact": {"id": asked["artifactID"]},
+        } | upload
+
+    def _named(self, name: str) -> str | None:
+        """The newest of NAME:latest that is whole."""
+        wanted = name.rpartition("/")[2].partition(":")[0]
+        found = [id for id, one in self.made.items() if one["committed"] and wanted == one["artifactCollectionName"]]
+        return found[-1] if found else None
+
+    def _collection(self, id: str) -> dict:
+        project = {"id": "p", "internalId": "p", "name": self.made[id]["projectName"], "entity": {"name": ENTITY}}
+        name = self.made[id]["artifactCollectionName"]
+        return {"__typename": "ArtifactSequence", "name": name, "project": project}
+
+    def _fields(self, id: str) -> dict:
+        one = self.made[id]
+        empty = dict.fromkeys(("description", "historyStep", "commitHash", "updatedAt", "digestAlgorithm"))
+        numbers = {"ttlDurationSeconds": 0, "ttlIsInherited": False, "size": 1, "fileCount": len(one["files"])}
+        text = {
+            "metadata": one.get("metadata"),
+            "digest": "d",
+            "state": "COMMITTED",
+            "createdAt": "2026-01-01T00:00:00",
+        }
+        kind = {"artifactType": {"name": one["artifactTypeName"]}, "artifactSequence": self._collection(id)}
+        return (
+            {"__typename": "Artifact", "id": id, "versionIndex": 0, "tags": [], "aliases": []}
+            | empty
+            | numbers
+            | text
+            | kind
+        )
+
+    def _membership(self, id: str) -> dict:
+        latest = {"__typename": "ArtifactAlias", "id": _id("Alias", 1), "alias": "latest"}
+        own = {"__typename": "ArtifactCollectionMembership", "id": _id("Membership", 1), "versionIndex": 0}
+        parts = {"artifactCollection": self._collection(id), "artifact": self._fields(id)}
+        return {**own, "createdAt": "2026-01-01T00:00:00", "aliases": [latest], **parts}
+
+
+def _id(kind: str, number: int) -> str:
+    return base64.b64encode(f"{kind}:{number}".encode()).decode()
+
+
+class Server:
+    """views: what was saved, by id; charts: presets by name; runs: ids, once for each time that one was written;
+    requests: (path, headers, body); silent_after: from the first request to an address that ends like this on,
+    nothing is answered any more."""
+
+    def __init__(self) -> None:
+        self.artifacts = Artifacts()
+        self.silent_after: str | None = None
+        self.silent = False
         self.views: dict[str, dict] = {}
         self.charts: dict[str, str] = {}
         self.runs: list[str] = []
@@ -40,6 +134,10 @@ class Server:
         return {"data": self._data(query, given)}
 
     def _data(self, query: str, given: dict) -> dict:
+        if (found := self.artifacts.answer(query, given, self.address)) is not None:
+            return found
+        if "ServerFeaturesQuery" in query:
+            return {"serverInfo": {"features": []}}
         if "upsertView" in query:
             return {"upsertView": {"view": self._save(given), "inserted": not given.get("id")}}
         if "allViews" in query:
@@ -71,7 +169,7 @@ class Server:
         return {}
 
     def _save(self, given: dict) -> dict:
-        number = given.get("id") or base64.b64encode(f"View:{next(self.numbers)}".encode()).decode()
+        number = given.get("id") or _id("View", next(self.numbers))
         project = {"id": "p", "name": given["projectName"], "entityName": given["entityName"]}
         times = {"createdAt": "2026-01-01T00:00:00", "updatedAt": "2026-01-01T00:00:00"}
         shown = {name: given.get(name) or "" for name in ("name", "displayName", "type", "description", "spec")}
@@ -83,12 +181,16 @@ class Server:
 @contextlib.contextmanager
 def wandb_server() -> Iterator[tuple[str, Server]]:
     """(address, server) while the block runs."""
-    server = Server()
+    server, closed = Server(), threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode(errors="replace")
             server.requests.append((self.path, dict(self.headers), body))
+            server.silent |= server.silent_after is not None and self.path.endswith(server.silent_after)
+            if server.silent:
+                closed.wait()
+                return
             if self.path.startswith("/upload/"):
                 return self.reply(200, {})
             wanted = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
@@ -116,5 +218,6 @@ def wandb_server() -> Iterator[tuple[str, Server]]:
     try:
         yield server.address, server
     finally:
+        closed.set()
         web.shutdown()
         web.server_close()

@@ -48,8 +48,8 @@ def mistyped(arguments: Sequence[str]) -> str | None:
 
 def unknown_launcher(name: str) -> str:
     return (
-        f"hydra/launcher={name} is none of gpus, ray, slurm and slurm_local; another launcher would run the cells where "
-        "their failures are not seen."
+        f"hydra/launcher={name} is none of gpus, ray, slurm and slurm_local; another launcher would run the cells "
+        "where their failures are not seen."
     )
 
 

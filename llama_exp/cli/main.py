@@ -27,6 +27,7 @@ from llama_exp.cli.errors import config_error_message, file_error_message, is_co
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.config.schema import Config
 from llama_exp.errors import LauncherRefused, UserError
+from llama_exp.processes import ProcessLost, is_distributed, process_number
 from llama_exp.programs import install
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.lock import FolderBusy
@@ -205,9 +206,9 @@ class CommandLine:
             sys.stdout.flush()  # a full disk behind it is an error, too
             return code
         except (UserError, LauncherRefused) as error:
-            return _stopped(str(error), 2)
+            return _stopped(str(error), 1 if isinstance(error, ProcessLost) else 2)
         except ToBeContinued as stopped:
-            # Lightning kills the first process where another one does not end with 0.
+            # torchrun ends all processes where one does not end with 0.
             return _stopped(stopped.message, os.EX_TEMPFAIL if _is_first() else 0)
         except KeyboardInterrupt as interrupt:
             message = str(interrupt) or "Interrupted. The same command continues from here."
@@ -234,6 +235,8 @@ class CommandLine:
             print(self.help())
             return 0
         given, arguments = self.parse()
+        if "session" in given and not _is_first():
+            return self._follow(given["session"])
         if "config" in self.parameters:
             if not self.command.one_run:  # the others hold nothing that could be continued
                 self.stop.install()
@@ -259,6 +262,15 @@ class CommandLine:
         if session := self.parameters.get("session"):
             given["session"] = session(stop=self.stop)
         return given, arguments
+
+    def _follow(self, session: Any) -> int:
+        """What the other processes of a command do: nothing, but for their part in a training."""
+        if self.name == "train":
+            from llama_exp.training.train import follow
+
+            self.stop.install()
+            follow(session)
+        return 0
 
     def help(self) -> str:
         kind = self.parameters["options"]
@@ -287,9 +299,7 @@ class CommandLine:
         plugins.register()
 
         def job(cfg):
-            sys.argv[:] = (
-                self.typed  # the processes that Lightning starts for trainer=ddp are given the command as it was typed
-            )
+            sys.argv[:] = self.typed
             return self.run_cell(cfg, given)
 
         job.command_line = self  # type: ignore[attr-defined]  # hydra/launcher=… starts it in other processes
@@ -314,10 +324,10 @@ class CommandLine:
         try:
             if sweep and self.command.one_run:
                 raise UserError(f"{self.command.one_run} Leave out -m and the commas.")
-            if sweep and str(cfg.trainer.get("strategy", "")).startswith("ddp"):
-                # its processes would be given the whole command line, and each would start the sweep again
-                raise UserError("trainer=ddp runs one cell at a time: type the cells one by one, without -m.")
-            if not sweep and HydraConfig.get().launcher._target_.startswith("llama_exp."):
+            launched = HydraConfig.get().launcher._target_.startswith("llama_exp.")
+            if launched and is_distributed(cfg.trainer):
+                raise UserError("trainer=ddp and fsdp do not go with hydra/launcher=: each of its workers has one GPU.")
+            if launched and not sweep:
                 raise UserError("hydra/launcher= starts the cells of a sweep: add -m, also for a single one.")
             if cfg.get("question") and not sweep:
                 raise UserError("question= is answered by a sweep: add -m, and values with commas (sample=100,1000).")
@@ -426,8 +436,8 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 
 def _is_first() -> bool:
-    """Whether this process is none that DistributedDataParallel started."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+    """Of the processes that train one run together, the one that prints, writes and sets the exit code."""
+    return process_number() == 0
 
 
 def _stopped(message: str, code: int) -> int:

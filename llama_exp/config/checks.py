@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from llama_exp.config.schema import Config, Source
+from llama_exp.config.schema import Config, Quantisation, Source
 from llama_exp.config.seeds import MAX_SEED
 from llama_exp.config.trainer_keys import logger_errors, trainer_errors
 from llama_exp.stopping import CHOSEN
@@ -63,6 +63,7 @@ def config_errors(c: Config) -> Iterator[str]:
     yield from trainer_errors(c.trainer)
     yield from logger_errors(c.logger)
     yield from _budget_errors(c)
+    yield from _sharding_errors(c)
     yield from _signal_errors(c)
 
 
@@ -98,6 +99,23 @@ def _contradictions(c: Config) -> Iterator[str]:
         yield (
             f"monitor={c.monitor} decides when to stop and which adapter is kept: add early_stopping=3, so many "
             "validations without a better one."
+        )
+
+
+def _sharding_errors(c: Config) -> Iterator[str]:
+    """What trainer=fsdp, where no process holds the whole base, cannot do."""
+    if c.trainer.get("strategy") != "fsdp":
+        return
+    if c.model.quantisation is not Quantisation.nf4:
+        yield (
+            f"trainer=fsdp shards a base in NF4, and model.quantisation={c.model.quantisation.value}. Type "
+            "model.quantisation=nf4."
+        )
+    wanted = {"evaluate": c.evaluate, "validation_scores": c.validation_scores, "forgetting": c.forgetting}
+    for key in (key for key, value in wanted.items() if value):
+        yield (
+            f"{key}={wanted[key]}: no process of trainer=fsdp holds the whole base, so none can answer. Leave it out, "
+            "and evaluate afterwards on a GPU that does."
         )
 
 

@@ -57,8 +57,8 @@ REFUSED = {
     "default_root_dir": "outputs=FOLDER says where runs are written, out=FOLDER where this one is",
 }
 PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16")
-# A base of 4 bits and an adapter are whole on every GPU: what would shard them has not been tried and would not resume.
-SHARDING = ("fsdp", "deepspeed", "ddp_spawn", "ddp_notebook", "xla")
+# Lightning's own ways of sharding a model cannot load a base in 4 bits, and would not resume: model/sharding.py does.
+REFUSED_STRATEGIES = ("fsdp_", "model_parallel", "deepspeed", "ddp_spawn", "ddp_notebook", "xla")
 
 
 def trainer_errors(trainer: dict[str, Any]) -> Iterator[str]:
@@ -75,8 +75,11 @@ def trainer_errors(trainer: dict[str, Any]) -> Iterator[str]:
     if precision is not None and str(precision) not in PRECISIONS:
         yield f"trainer.precision={precision}: wanted one of {', '.join(PRECISIONS)}."
     strategy = trainer.get("strategy")
-    if isinstance(strategy, str) and strategy.startswith(SHARDING):
-        yield f"trainer.strategy={strategy}: the base is whole on every GPU. Type trainer=ddp for several GPUs."
+    if isinstance(strategy, str) and strategy.startswith(REFUSED_STRATEGIES):
+        yield (
+            f"trainer.strategy={strategy} is not taken. Type trainer=ddp for several GPUs, or trainer=fsdp where the "
+            "base does not fit one of them."
+        )
     for key in ("callbacks", "plugins"):
         for number, item in enumerate(as_list(trainer.get(key))):
             if not (isinstance(item, dict) and isinstance(item.get("_target_"), str)):

@@ -21,7 +21,7 @@ from llama_exp.report.answer import Answer, Estimate
 from llama_exp.runs.files import write_json
 from llama_exp.sanitize import as_dict, as_text, clean
 from llama_exp.tracking.description import TAG_LENGTH
-from llama_exp.tracking.wandb import QUIET, mode
+from llama_exp.tracking.wandb import mode, own_settings
 
 PAGE = ("index.html", "*.png")  # of report/
 LINES = "wandb/lineseries/v0"  # W&B's own chart, without error bars: any server has it
@@ -55,7 +55,7 @@ def _start(folder: Path, sweep: str, settings: Mapping[str, Any], answers: list[
         job_type="sweep",
         tags=[*(clean(name, TAG_LENGTH) for name in datasets), f"sweep:{sweep}"],
         config={"sweep": sweep, "dataset": {"name": ", ".join(datasets)}},
-        settings=wandb.Settings(silent=True, **QUIET),
+        settings=wandb.Settings(silent=True, **own_settings()),
     )
 
 

@@ -4,16 +4,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.dashboard.command import PROJECT, DashboardOptions, dashboard
 from llama_exp.errors import UserError
 from llama_exp.sanitize import clean
+from llama_exp.tracking import wanted_loggers
 
 
 def wandb_settings(logger: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The arguments of logger=wandb; None without it."""
-    found = (settings for settings in named_loggers(dict(logger)).values() if isinstance(settings, dict))
-    return next((one for one in found if str(one.get("_target_")).endswith(".WandbLogger")), None)
+    """The arguments of logger=wandb; None without it, or where it is disabled."""
+    return next((given for _, kind, given in wanted_loggers(logger) if kind == "WandbLogger"), None)
 
 
 def end_sweep(outputs: Path, sweep: str, logger: Mapping[str, Any], dashboard_too: bool) -> None:
@@ -33,10 +32,9 @@ def end_sweep(outputs: Path, sweep: str, logger: Mapping[str, Any], dashboard_to
 
 
 def _summary_run(outputs: Path, sweep: str, settings: Mapping[str, Any]) -> None:
-    from llama_exp.dashboard.summary_run import log_summary_run, mode  # wandb: a second
+    from llama_exp.dashboard.summary_run import log_summary_run  # wandb: a second
 
-    if mode(settings) != "disabled":
-        log_summary_run(outputs, sweep, {"project": PROJECT, **settings})
+    log_summary_run(outputs, sweep, {"project": PROJECT, **settings})
 
 
 def _attempt(failure: str, action: Callable[[], None]) -> None:

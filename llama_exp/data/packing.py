@@ -181,9 +181,14 @@ def step_loader(tokens: Sequence[Tokens], sampler: StepSampler) -> DataLoader:
 
 
 def whole_loader(tokens: Sequence[Tokens], size: int, rank: int = 0, world_size: int = 1) -> DataLoader:
-    """Every Example once, in a fixed order, `size` tokens a Batch: validation."""
-    mine = sorted(tokens, key=lambda item: (-len(item.input_ids), item.id))[rank::world_size]
-    return DataLoader(list(in_parts(mine, size)) or [[]], batch_size=None, collate_fn=collate)
+    """Every Example once, in a fixed order, `size` tokens a Batch: validation.
+
+    Every rank has equally many, the last ones empty: where the base is in shares, they compute its layers together.
+    """
+    ordered = sorted(tokens, key=lambda item: (-len(item.input_ids), item.id))
+    shares = [list(in_parts(ordered[other::world_size], size)) for other in range(world_size)]
+    most = max(1, *map(len, shares))
+    return DataLoader(shares[rank] + [[]] * (most - len(shares[rank])), batch_size=None, collate_fn=collate)
 
 
 class _Picked(torch.utils.data.Dataset):

@@ -43,7 +43,7 @@ class CellLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        self.line = task_function.command_line
+        self.line = task_function.command_line  # type: ignore[attr-defined]
 
     def check(self) -> None:
         """Raise UserError where the engine cannot work here."""

@@ -36,7 +36,7 @@ class SlurmTask:
             print(f"{stopped.message} ({name})", flush=True)
             if worker.line.stop.received == signal.SIGUSR2 or is_preempted():
                 # submitit's own handler, which answers to signals again now that everything is saved: it requeues
-                signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)  # type: ignore[misc]
+                signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)
             return STOPPED
         except KeyboardInterrupt:
             return STOPPED
@@ -55,10 +55,11 @@ def worker_name() -> str:
 
 
 def is_preempted() -> bool:
-    """Whether Slurm still wants the job that it sent SIGTERM to; scancel sends the same signal."""
+    """Whether Slurm still wants the job that it sent SIGTERM to. scancel sends the same signal, but makes it COMPLETING
+    first."""
     if "SLURM_JOB_ID" not in os.environ:
         return False
-    return job_fields(os.environ["SLURM_JOB_ID"]).get("JobState") in ("RUNNING", "PREEMPTED", "COMPLETING")
+    return job_fields(os.environ["SLURM_JOB_ID"]).get("JobState") in ("RUNNING", "PREEMPTED")
 
 
 def job_fields(job: str) -> dict[str, str]:
@@ -146,8 +147,8 @@ class SlurmLauncher(CellLauncher):
     def executor(self, job: Job) -> Any:
         import submitit
 
-        # A requeue after a time-out is no failure: a sweep may take many.
-        executor = submitit.SlurmExecutor(job.folder / "slurm", max_num_timeout=1000)
+        # A requeue after a time-out is no failure, but a hundred of them would be: too little time to get anywhere.
+        executor = submitit.SlurmExecutor(job.folder / "slurm", max_num_timeout=100)
         known = executor._valid_parameters()
         more = {key.replace("_", "-"): value for key, value in self.sbatch.items() if key not in known}
         own = {key: value for key, value in self.sbatch.items() if key in known}
@@ -170,15 +171,16 @@ class LocalSlurmLauncher(SlurmLauncher):
     def executor(self, job: Job) -> Any:
         import submitit
 
-        executor = submitit.LocalExecutor(job.folder / "slurm", max_num_timeout=1000)
+        executor = submitit.LocalExecutor(job.folder / "slurm", max_num_timeout=100)
         executor.update_parameters(**self.sbatch)
         return executor
 
     def stop(self, workers: list[RunningWorker]) -> str:
         """SIGTERM, as scancel sends it: each writes a checkpoint."""
         print("Stopping the workers: each writes a checkpoint …", flush=True)
-        for worker in workers:
-            worker.job._process.send_signal(signal.SIGTERM)
-        for worker in workers:
-            worker.job._process.wait()
+        processes = [worker.job._process for worker in workers if isinstance(worker, SubmittedJob)]
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait()
         return "All workers have stopped."

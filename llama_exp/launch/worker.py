@@ -82,7 +82,7 @@ class Worker:
 
 
 def stop_with_launcher(stream: Any) -> None:
-    """End this process as SIGTERM does, with a checkpoint, when the launcher's end of `stream` closes: it was killed."""
+    """End this process as SIGTERM does, with a checkpoint, when the launcher's end of `stream` closes: it is gone."""
     stream.read()
     os.kill(os.getpid(), signal.SIGTERM)
 

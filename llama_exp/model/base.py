@@ -5,7 +5,6 @@ One base serves a whole sweep: a `BaseLoader` keeps the last one in memory, and 
 
 import contextlib
 import gc
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -14,18 +13,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from llama_exp.config.schema import ModelConfig, Quantisation
+from llama_exp.config.schema import Config, ModelConfig, Quantisation
 from llama_exp.errors import UserError
-from llama_exp.model.checkpoint import read_checkpoint
+from llama_exp.model.checkpoint import read_checkpoint, read_shape
 from llama_exp.model.kernels.lora_linear import make_contiguous
+from llama_exp.model.memory import check_fits, memory_limit
+from llama_exp.model.sharding import load_sharded, shared_by
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
+from llama_exp.processes import local_number
 
 
 def target_device(trainer: dict) -> torch.device:
     """`trainer.accelerator` -> the device the base is put on."""
     accelerator = trainer.get("accelerator", "auto")
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", local_number())
     if accelerator in ("gpu", "cuda"):
         raise UserError("trainer=gpu, but torch sees no GPU here. Type trainer=cpu (with model=tiny), or install CUDA.")
     return torch.device("cpu")
@@ -69,16 +71,21 @@ class BaseLoader:
         self._thread: threading.Thread | None = None  # the last one that prefetched
         self._has_loaded = False
 
-    def load(self, model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
-        """The frozen base on `device`, quantised as the config says; the same object again for the same config."""
+    def load(
+        self, model: ModelConfig, device: torch.device, dtype: torch.dtype | None = None, sharded: bool = False
+    ) -> nn.Module:
+        """The frozen base on `device`, quantised as the config says; the same object again for the same config.
+
+        sharded: this process's share of it alone; every process of the run loads at the same time.
+        """
         dtype = dtype or compute_dtype(device)
-        key = (model.path, model.revision, model.quantisation, str(device), dtype)
+        key = (model.path, model.revision, model.quantisation, str(device), dtype, sharded and shared_by())
         if self._base is None or key != self._key:
             self.forget()
             if self._has_loaded:
                 gc.collect()  # Lightning, and the traceback of a failed load, hold the last base in reference cycles
             self._has_loaded = True
-            self._base, self._key = load_base(model, device, dtype), key
+            self._base, self._key = load_base(model, device, dtype, sharded), key
         return self._base
 
     @contextlib.contextmanager
@@ -87,6 +94,7 @@ class BaseLoader:
         model: ModelConfig,
         device: torch.device,
         dtype: torch.dtype,
+        sharded: bool = False,
         waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         warm_up: Callable[[nn.Module], None] = lambda base: None,
     ) -> Iterator[Callable[[], nn.Module]]:
@@ -104,7 +112,7 @@ class BaseLoader:
             try:
                 if device.type == "cuda":
                     torch.cuda.set_device(device)  # the current device is each thread's own, and starts as the first
-                base = self.load(model, device, dtype)
+                base = self.load(model, device, dtype, sharded)
                 warm_up(base)
                 outcome.set_result(base)
             except BaseException as error:
@@ -124,14 +132,18 @@ class BaseLoader:
         self._base = self._key = None
 
 
-def load_base(model: ModelConfig, device: torch.device | str, dtype: torch.dtype | None = None) -> nn.Module:
+def load_base(
+    model: ModelConfig, device: torch.device | str, dtype: torch.dtype | None = None, sharded: bool = False
+) -> nn.Module:
     """The frozen base on `device`, quantised as the config says, in evaluation mode; the caller owns it.
 
     dtype: what it computes in; by default what suits the device (`compute_dtype`).
+    sharded: this process's share alone (llama_exp/model/sharding.py).
     Raises UserError for a model that is not there, or that would be computed wrongly.
     """
     device = torch.device(device)
-    base = read_base(model, device, dtype or compute_dtype(device))
+    read = load_sharded if sharded else read_base
+    base = read(model, device, dtype or compute_dtype(device))
     base.requires_grad_(False)
     base.config.use_cache = True
     return base.eval()
@@ -158,6 +170,13 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
     for decoder in base.model.layers:
         make_contiguous(decoder)
     return base
+
+
+def check_memory(config: Config, device: torch.device) -> None:
+    """Raise UserError for a base that cannot be trained in the memory of a GPU, or in `memory=`."""
+    if device.type == "cuda" or config.memory:
+        size = base_dtype(config.trainer, device).itemsize
+        check_fits(read_shape(config.model), config, memory_limit(config, device), size)
 
 
 def check_length(base: nn.Module, max_length: int) -> None:
@@ -209,5 +228,7 @@ def dequantise(base: nn.Module, dtype: torch.dtype) -> None:
 
 def unpacked_size(parameter) -> int:
     """How many weights a parameter stands for: a 4-bit one packs two in a byte."""
+    if hasattr(parameter, "stands_for"):  # scales (model/sharding.py)
+        return parameter.stands_for
     state = getattr(parameter, "quant_state", None)
     return state.shape.numel() if state is not None else parameter.numel()

@@ -63,6 +63,13 @@ def read_checkpoint(model: ModelConfig) -> Checkpoint:
     return checkpoint
 
 
+def read_shape(model: ModelConfig) -> Any:
+    """transformers' config of a base, which says its shape; its weights need not be there."""
+    from transformers import AutoConfig
+
+    return from_pretrained(AutoConfig, resolve_path(model.path), model.path, model.revision, {})
+
+
 def weight_files(path: str, model_path: str, revision: str | None) -> list[Path]:
     """The files that hold the weights, as transformers chooses them: one, else the shards that the index names."""
     if whole := find_file(path, WEIGHTS, revision):

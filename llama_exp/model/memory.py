@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,15 @@ import psutil
 import torch
 from torch import nn
 
-from llama_exp.config.schema import Config, Targets
+from llama_exp.config.schema import Config, Quantisation, Targets
+from llama_exp.errors import UserError
 from llama_exp.model.kernels.decoder_layer import MLP_TOKENS
 from llama_exp.model.kernels.elementwise import liger
 from llama_exp.model.kernels.forward import CHUNK
+from llama_exp.processes import is_sharded, wanted_processes
 
+GIB = 2**30
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # a weight: 4 bits, a byte for 64 of them, a number for 256 of those
 USABLE_SHARE = 0.92  # of the memory there is: the allocator's gaps, and what other libraries take
 MIN_TOKENS_PER_PASS = (
     1024  # tokens; with fewer at a time, dequantising the weights for each pass costs more than recomputing
@@ -64,7 +69,7 @@ class Needs:
     learning      adapters, their gradients and the optimizer's moments
     logits        of one chunk
     weights       being dequantised
-    dequantised   all of W in 16 bits, where it is kept
+    dequantised   all of W in 16 bits, where it is kept; infinite for a base in shares
     """
 
     whole: float
@@ -97,14 +102,15 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     """`shape`: transformers' LlamaConfig; `size`: bytes of an activation; `fused`: with Liger (None: as installed)."""
     fused = bool(liger()) if fused is None else fused
     d, f, layers = shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers
-    head = getattr(shape, "head_dim", None) or d // shape.num_attention_heads
-    kv, heads = head * shape.num_key_value_heads, head * shape.num_attention_heads
+    shapes = linear_shapes(shape)
+    heads = shapes[0][1]
     # input, queries, attention's result, middle; keys and values, repeated for every head
     first = (4 * d + 2 * heads) * size
     gates = 3 * f * size + (0 if fused else 14 * f)  # product, its gradient, and what Liger does without
     norms = 4 * d * size + (0 if fused else 16 * d)  # and in float32
-    attention = [(d, heads), (d, kv), (d, kv), (heads, d)]
-    tuned = attention if config.lora.targets is Targets.attention else [*attention, (d, f), (d, f), (f, d)]
+    tuned = shapes[:4] if config.lora.targets is Targets.attention else shapes
+    # the gathered layer, and all shares as they came
+    gathered = 2 * NF4_BYTES * sum(a * b for a, b in shapes) if is_sharded(config.trainer) else 0
     again = 2 * f * size + gates
     return Needs(
         whole=layers * (first + 2 * f * size + (2 * d + f) * size),
@@ -117,21 +123,73 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
         last=first + (2 if config.lora.dropout else 1) * f * size,
         learning=layers * config.lora.r * sum(a + b for a, b in tuned) * 16,  # weight, gradient, two moments in float32
         logits=CHUNK * shape.vocab_size * 10,
-        weights=2 * 2 * f * d * size,  # the largest, and one in the making
-        dequantised=layers * (2 * d * heads + 2 * d * kv + 3 * d * f) * size,
+        weights=2 * 2 * f * d * size + gathered,  # the largest, and one in the making
+        dequantised=math.inf if gathered else layers * sum(a * b for a, b in shapes) * size,
     )
+
+
+def base_bytes(shape, size: int, shares: int = 1) -> float:
+    """Bytes that a base in NF4 takes on one GPU, from its config alone: its share of the decoder layers, and the
+    embeddings and output layer whole. `size`: bytes of a number that is not in 4 bits."""
+    d, layers = shape.hidden_size, shape.num_hidden_layers
+    weights = layers * sum(a * b for a, b in linear_shapes(shape))
+    return weights * NF4_BYTES / shares + 2 * shape.vocab_size * d * size + (2 * layers + 1) * d * size
+
+
+def linear_shapes(shape) -> list[tuple[int, int]]:
+    """(in, out) of the linear layers of one block: q, k, v, o, gate, up, down."""
+    d, f = shape.hidden_size, shape.intermediate_size
+    head = getattr(shape, "head_dim", None) or d // shape.num_attention_heads
+    kv, heads = head * shape.num_key_value_heads, head * shape.num_attention_heads
+    return [(d, heads), (d, kv), (d, kv), (heads, d), (d, f), (d, f), (f, d)]
+
+
+def shares(config: Config) -> int:
+    """Among how many GPUs the base is divided."""
+    return wanted_processes(config.trainer) if is_sharded(config.trainer) else 1
+
+
+def memory_limit(config: Config, device: torch.device) -> float:
+    """Bytes that a process may take on its device: `memory=`, or what is free there."""
+    return config.memory * GIB if config.memory else available(device) * USABLE_SHARE
+
+
+def check_fits(shape, config: Config, limit: float, size: int) -> None:
+    """Raise UserError, before anything is loaded, for a base in NF4 that cannot be trained in `limit` bytes a GPU."""
+    if config.model.quantisation is not Quantisation.nf4:
+        return
+    beside = needs(shape, config, size).recomputing(0)
+    base = base_bytes(shape, size, shares(config))
+    if base + beside <= limit:
+        return
+    enough = next((n for n in range(2, 65) if base_bytes(shape, size, n) + beside <= limit), None)
+    hint = f"Type trainer=fsdp trainer.devices={enough}, or take" if enough else "Type a smaller lora.r, or take"
+    raise UserError(
+        f"Does not fit: model={config.model.name} has {base / GIB:.1f} GiB a GPU in NF4 and needs {beside / GIB:.1f} "
+        f"beside it before the first token; there are {limit / GIB:.1f}. {hint} a smaller model."
+    )
+
+
+def predict(shape, config: Config, plan, limit: float, size: int) -> tuple[MemoryPlan, float]:
+    """(how steps would run, bytes at the peak on each GPU), from the shape alone: nothing is loaded."""
+    need, base = needs(shape, config, size), base_bytes(shape, size, shares(config))
+    world = wanted_processes(config.trainer)
+    chosen = fit(need, limit - base, plan, config, -(-config.batch // world), world, limit)
+    tokens = plan.tokens_of(plan.heaviest(chosen.micro_batch, world))
+    step = need.recomputing(tokens) if chosen.recompute else need.keeping(tokens, chosen.save_activations)
+    return chosen, base + step
 
 
 def choose(base: nn.Module, config: Config, plan) -> MemoryPlan:
     """The fastest way that fits the device. What the config says (micro_batch, gradient_checkpointing) is obeyed."""
     device = next(base.parameters()).device
-    world = world_size(config)
+    world = wanted_processes(config.trainer)
     share = -(-config.batch // world)
     requested = config.model.gradient_checkpointing
     if device.type != "cuda":
         return MemoryPlan(bool(requested), min(config.micro_batch or share, share), False, False, "")
     need = needs(base.config, config, next(base.parameters()).element_size())
-    whole = config.memory * 2**30 if config.memory else available(device) * USABLE_SHARE
+    whole = memory_limit(config, device)
     return fit(need, whole - memory_in_use(device), plan, config, share, world, whole)
 
 
@@ -141,7 +199,7 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
     sizes = [config.micro_batch] if config.micro_batch else _micro_batch_sizes(share)
     mean = sum(plan.lengths) / len(plan.lengths)
     heaviest = functools.cache(lambda size: plan.tokens_of(plan.heaviest(size, world)))
-    limit = f"{whole / 2**30:.1f} GiB"
+    limit = f"{whole / GIB:.1f} GiB"
     if requested is not True:
         for size in sizes:
             small = size < share and size * mean < MIN_TOKENS_PER_PASS and requested is None and not config.micro_batch
@@ -172,18 +230,15 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
         sizes[-1],
         False,
         False,
-        f"{sizes[-1]} Examples at once; that may need {wanted / 2**30:.1f} GiB of {limit}",
+        f"{sizes[-1]} Examples at once; that may need {wanted / GIB:.1f} GiB of {limit}",
     )
 
 
-def world_size(config: Config) -> int:
-    """Processes that share a step: `trainer.devices` under a strategy for several, else one."""
-    devices = config.trainer.get("devices", 1)
-    if not str(config.trainer.get("strategy", "")).startswith("ddp"):
-        return 1
-    if isinstance(devices, list):
-        return len(devices)
-    return int(devices) if str(devices).isdigit() and int(devices) > 0 else max(1, torch.cuda.device_count())
+def most_careful(plans: Sequence[MemoryPlan]) -> MemoryPlan:
+    """Of the plans of all processes, whose GPUs may have more and less free, the one that fits each of them."""
+    return max(
+        plans, key=lambda plan: (plan.recompute, -plan.micro_batch, not plan.cache_weights, not plan.save_activations)
+    )
 
 
 def _micro_batch_sizes(share: int) -> list[int]:

@@ -4,7 +4,6 @@ audit.json    what overlaps, and by id which held-out items are clean: evaluatio
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from llama_exp.config.identity import NOT_IDENTITY, flat
 from llama_exp.config.schema import Config, Source
 from llama_exp.data.dialogue import BEGIN
 from llama_exp.formatting import plural
+from llama_exp.processes import process_number
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.files import read_json_or_nothing, write_json
 from llama_exp.runs.run import Run
@@ -56,7 +56,7 @@ def find_overlap(config: Config, data, cache: AuditCache, folder: Path | None = 
     Only the validation sample and the evaluation's Examples are compared, because the time grows with their number.
     None where `audit=false`, and in all but the first process of a run.
     """
-    if not config.audit or os.environ.get("LOCAL_RANK", "0") != "0":
+    if not config.audit or process_number() > 0:
         return None
     splits = held_out_splits(config, data)
     train, held_out = rows(data.train), rows(example for split in splits.values() for example in split)

@@ -24,6 +24,7 @@ from llama_exp.evaluation.auto_metrics import with_metrics
 from llama_exp.formatting import format_duration, format_large, format_memory, format_money, plural
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.preflight.inspection import say, show_data
+from llama_exp.processes import wanted_processes
 from llama_exp.records import Tokens
 from llama_exp.report import costs
 from llama_exp.runs.run import Outcome, Run
@@ -138,7 +139,9 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
     from llama_exp.preflight.measurement import measurement_key
 
     config, plan, tokens = run.config, data.plan, data.encoded("train")
-    device, world = target_device(config.trainer), memory.world_size(config)
+    device, world = target_device(config.trainer), wanted_processes(config.trainer)
+    if memory.is_sharded(config.trainer):
+        return estimate_sharded(run, plan, device)
     base = load_base_or_refuse(config, device, session)
     choice = memory.choose(base, config, plan)
     longest = plan.heaviest(choice.micro_batch, world)
@@ -147,7 +150,7 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
     measurements = session.preflight.measurements
     step, status = measurements.get(key), "derived"
     if not step or not step.tokens / TOLERANCE <= most <= step.tokens * TOLERANCE:
-        step = measurements[key] = measure_cell(config, base, [tokens[index] for index in longest], choice)
+        step = measurements[key] = measure_cell(config, base, data, [tokens[index] for index in longest], choice)
         status = "measured"
     needed = step.memory(most)
     if needed > step.memory_limit:
@@ -157,8 +160,9 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
         )
     micro_batches = plan.total_steps * plan.accumulation(choice.micro_batch, world)
     trained = plan.seen(plan.total_steps, plan.lengths)
-    in_tokens = step.per_token_seconds * trained + step.forward_seconds * validation_tokens(config, data)
-    seconds = step.fixed_seconds * micro_batches + in_tokens / world
+    validated = validations(config, data)
+    in_tokens = step.per_token_seconds * trained + step.forward_seconds * validated * validation_tokens(data)
+    seconds = step.fixed_seconds * micro_batches + (in_tokens + step.reply_seconds * validated) / world
     price = costs.load().price_per_gpu_hour
     return CellForecast(
         cell_name(run),
@@ -174,11 +178,32 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
     )
 
 
+def estimate_sharded(run: Run, plan, device) -> CellForecast:
+    """The forecast of trainer=fsdp, whose steps only all processes together could measure: memory, from the shape."""
+    from llama_exp.model import memory
+    from llama_exp.model.base import base_dtype
+    from llama_exp.model.checkpoint import read_shape
+
+    config, shape, size = run.config, read_shape(run.config.model), base_dtype(run.config.trainer, device).itemsize
+    limit = memory.memory_limit(config, device)
+    memory.check_fits(shape, config, limit, size)
+    choice, needed = memory.predict(shape, config, plan, limit, size)
+    if needed > limit:
+        raise UserError(
+            f"Does not fit: a step needs about {format_memory(needed)} a GPU; there are {format_memory(limit)}. "
+            "Type a smaller max_length or lora.r, or more trainer.devices."
+        )
+    found = f"about {format_memory(needed)} of {format_memory(limit)} a GPU; the time of trainer=fsdp is not measured"
+    say(f"  memory: {choice.why}")
+    return CellForecast(cell_name(run), run.folder, found, steps=plan.total_steps, memory=needed, memory_limit=limit)
+
+
 def load_base_or_refuse(config: Config, device, session: Session):
     import torch
 
-    from llama_exp.model.base import base_dtype, check_length
+    from llama_exp.model.base import base_dtype, check_length, check_memory
 
+    check_memory(config, device)
     try:
         base = session.bases.load(config.model, device, base_dtype(config.trainer, device))
         check_length(base, config.max_length)
@@ -189,35 +214,41 @@ def load_base_or_refuse(config: Config, device, session: Session):
         ) from error
 
 
-def measure_cell(config: Config, base, tokens: Sequence[Tokens], choice):
+def measure_cell(config: Config, base, data, tokens: Sequence[Tokens], choice):
     """Measure with a fresh adapter on the base, and take it off again."""
     from llama_exp.model.kernels.decoder_layer import keep_in_memory
     from llama_exp.model.lora import attach_lora, detach_lora
-    from llama_exp.preflight.measurement import measure
+    from llama_exp.preflight.measurement import measure, time_replies
 
     start = time.perf_counter()
     model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
         with keep_in_memory(base, choice.cache_weights, choice.save_activations):
             step = measure(model, config, tokens, choice.micro_batch)
+        if config.validation_scores:
+            step = dataclasses.replace(step, reply_seconds=time_replies(model, config, data))
     finally:
         detach_lora(model)
     speed = step.tokens / (step.fixed_seconds + step.per_token_seconds * step.tokens)
     say(
         f"  measured in {format_duration(time.perf_counter() - start)}: {speed:,.0f} tokens/s on the "
         f"longest rows ({step.tokens:,} tokens at once)"
+        + (f"; validation_scores take {step.reply_seconds:.1f} s at each validation" if step.reply_seconds else "")
     )
     return step
 
 
-def validation_tokens(config: Config, data) -> int:
-    """Tokens of all validations of a run."""
+def validations(config: Config, data) -> int:
+    """How many a run makes."""
     from llama_exp.training.trainer import validation_interval
 
     interval = validation_interval(config, data)
-    if interval is None:
-        return 0
-    return data.plan.total_steps // interval * sum(len(item.input_ids) for item in data.encoded("validation"))
+    return data.plan.total_steps // interval if interval else 0
+
+
+def validation_tokens(data) -> int:
+    """Tokens of one validation."""
+    return sum(len(item.input_ids) for item in data.encoded("validation"))
 
 
 def cell_name(run: Run) -> str:

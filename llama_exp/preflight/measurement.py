@@ -33,6 +33,7 @@ class StepMeasurement:
     seconds   fixed_seconds + per_token_seconds · tokens: forward, backward and update
     forward_seconds   a token of validation
     memory_limit      what this process may use in all
+    reply_seconds     the replies of validation_scores, at each validation
     """
 
     tokens: int
@@ -42,6 +43,7 @@ class StepMeasurement:
     per_token_seconds: float
     forward_seconds: float
     memory_limit: float
+    reply_seconds: float = 0.0
 
     def memory(self, tokens: int) -> float:
         return self.at_rest + self.per_token_memory * tokens
@@ -83,6 +85,16 @@ def measure(model: torch.nn.Module, config: Config, tokens: Sequence[Tokens], si
     each = (seconds - short) / (many - few) if many > few and seconds > short else seconds / many
     fixed = max(seconds - each * many, 0)
     return StepMeasurement(many, rest, max(peak - rest, 0) / many, fixed, each, forward, limit)
+
+
+def time_replies(model: torch.nn.Module, config: Config, data) -> float:
+    """Seconds of the replies of one validation; a model that has learnt to stop takes less."""
+    from llama_exp.training.validation_scores import replies
+
+    examples = data.held_out("validation", config.validation_scores)
+    start = time.perf_counter()
+    replies(config, data.tokenizer, model, examples)
+    return time.perf_counter() - start
 
 
 def token_memory(model: torch.nn.Module, config: Config) -> float:
@@ -153,4 +165,5 @@ def measurement_key(config: Config, device: torch.device, choice: MemoryPlan) ->
         config.optimizer.name,
         config.optimizer.neftune > 0,
         choice.micro_batch,
+        config.validation_scores and repr((config.validation_scores, config.dataset, config.eval_batch)),
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import LeaseCompromise, SoftFileLease, Timeout
 
 from llama_exp.errors import UserError
+from llama_exp.processes import process_number
 
 LOCK = ".lease"
 # Seconds without a sign of life after which a process of another machine counts as dead. NFS shows a change after a
@@ -50,10 +51,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
     UserError where it is not writable.
 
     A process of this machine that has ended, however it ended, holds nothing. One of another machine is watched until
-    it renews its lease (30 s) or counts as dead (3 minutes). Of the processes of one run (DistributedDataParallel) the
-    first holds the folder for all.
+    it renews its lease (30 s) or counts as dead (3 minutes). Of the processes that train one run the first holds it for
+    all.
     """
-    if any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+    if process_number() > 0:
         yield
         return
     path = Path(folder) / LOCK

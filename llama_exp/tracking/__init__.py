@@ -12,7 +12,6 @@ tracker        any Lightning logger; wandb, tensorboard, mlflow, trackio hold mo
 import contextlib
 import importlib.util
 import inspect
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,6 +22,7 @@ from llama_exp.config.schema import Config
 from llama_exp.config.targets import import_target
 from llama_exp.config.trainer_keys import named_loggers
 from llama_exp.errors import UserError
+from llama_exp.processes import process_number
 from llama_exp.records import Prediction
 from llama_exp.runs.files import read_json_or_nothing, read_predictions
 from llama_exp.runs.results import Results, read_results
@@ -32,7 +32,7 @@ from llama_exp.sanitize import as_dict, clean
 from llama_exp.tracking.content import digest, replies_table, summary_of
 from llama_exp.tracking.description import Description, describe, joins_sweep, remember
 from llama_exp.tracking.tracker import Tracker
-from llama_exp.tracking.wandb import mode
+from llama_exp.tracking.wandb import is_disabled, mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +53,27 @@ KINDS = {  # by the name of the logger's class
 
 
 def usable_loggers(config: Config) -> dict[str, dict[str, Any]]:
-    """{name: settings} of the loggers to start: W&B is none where it is disabled.
+    """{name: settings} of the loggers to start.
 
     Raises UserError for one whose package is missing, or whose key is: before anything heavy is done.
     """
     found = {}
-    for name, settings in named_loggers(config.logger).items():
-        class_name = str(settings["_target_"]).rpartition(".")[2]
+    for name, class_name, settings in wanted_loggers(config.logger):
         kind = KINDS.get(class_name)
-        if class_name == "WandbLogger" and mode(settings) == "disabled":
-            continue
         if kind and importlib.util.find_spec(kind.package) is None:
             raise UserError(f"logger={name} needs the package {kind.package}: pip install {kind.pip}")
+        if class_name == "WandbLogger":
+            mode(settings)  # raises without a key
         found[name] = settings
     return found
+
+
+def wanted_loggers(logger: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(name, name of the class, settings) of the loggers that a config asks for: W&B is none where it is disabled."""
+    for name, settings in named_loggers(dict(logger)).items():
+        class_name = str(settings["_target_"]).rpartition(".")[2]
+        if class_name != "WandbLogger" or not is_disabled(settings):
+            yield name, class_name, settings
 
 
 @contextlib.contextmanager
@@ -76,7 +83,7 @@ def tracking(run: Run, config: Config, job: str, examples: int | None = None) ->
     Raises UserError where one cannot start.
     """
     wanted = usable_loggers(config)
-    first = not any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+    first = process_number() == 0
     described = describe(run, job, examples) if wanted and first else None
     trackers = Trackers(run, described, [])
     code = 1
@@ -172,7 +179,7 @@ class Trackers:
 
     def _send_evaluation(self, tracker: Tracker, prefix: str, folder: Path, results: Results, table) -> bool:
         sent = self._try(tracker, "log_summary", summary_of(prefix, results))
-        if results.empty_replies is not None:  # there are replies, not only likelihoods
+        if results.generated:
             sent &= self._try(tracker, "log_table", f"{prefix}/replies", *table, None)
         if tracker.artifacts:
             sent &= self._try(tracker, "log_evaluation", self.run, folder, prefix)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llama_exp.metrics import by_importance
 from llama_exp.records import Prediction
 from llama_exp.runs.files import read_json_or_nothing
 from llama_exp.runs.results import Results
@@ -28,7 +29,8 @@ FIELD = re.compile(r"\{(\w+)\}")
 def summary_of(prefix: str, results: Results) -> dict[str, float]:
     """{"test/squad/f1": …, "test/squad/f1_low": …, "test/squad/f1_high": …, "test/items": …}."""
     found: dict[str, float] = {}
-    for name, value in results.scores.items():
+    for name in by_importance(results.scores, results.declared):
+        value = results.scores[name]
         interval = results.intervals.get(name) or {}
         ends = {"_low": interval.get("low"), "_high": interval.get("high")}
         found |= {f"{prefix}/{name}{end}": number for end, number in {"": value, **ends}.items() if number is not None}

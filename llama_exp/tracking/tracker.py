@@ -49,8 +49,8 @@ class Tracker:
         self.logger.log_metrics(dict(values), self.step)
 
     def log_best(self, best: float, last: float) -> None:
-        """The lowest validation loss, and the last one."""
-        self.log_summary({"validation_loss.min": best})
+        """The lowest validation loss, and the last one, of the whole run."""
+        self.log_summary({"best_validation_loss": best})
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int | None) -> None:
         """Replies with their scores."""

@@ -60,12 +60,12 @@ class TrackioTracker(Tracker):
         import trackio
 
         frame = pandas.DataFrame([[_cell(value) for value in row] for row in rows], columns=list(columns))
-        self.logger.experiment.log({name: trackio.Table(dataframe=frame)}, step=step)
+        self.logger.experiment.log({name: trackio.Table(dataframe=frame)}, step=self.step if step is None else step)
 
     def log_figure(self, name: str, picture: Path, page: Path) -> None:
         import trackio
 
-        self.logger.experiment.log({f"{name}/figure": trackio.Image(str(picture))})
+        self.logger.experiment.log({f"{name}/figure": trackio.Image(str(picture))}, step=self.step)
 
     def finish(self, code: int) -> None:
         self.logger.experiment.finish()

@@ -4,6 +4,7 @@ WANDB_MODE decides: online, offline, disabled (nothing is started or written); w
 """
 
 import json
+import math
 import netrc
 import os
 from collections.abc import Mapping, Sequence
@@ -19,15 +20,25 @@ from llama_exp.tracking.tracker import Tracker
 
 # Neither this machine's paths nor what the terminal shows belong on a dashboard.
 QUIET = {"console": "off", "x_disable_machine_info": True, "disable_git": True, "disable_code": True}
-OFFLINE, DISABLED = ("offline", "dryrun"), ("disabled",)
+OFFLINE = ("offline", "dryrun")
+FINISH_SECONDS = 300.0  # for what is not uploaded yet when a run ends; WANDB_FINISH_TIMEOUT says otherwise
+
+
+def is_disabled(given: Mapping[str, Any]) -> bool:
+    """given: the settings of logger=wandb."""
+    return _asked(given) == "disabled"
+
+
+def _asked(given: Mapping[str, Any]) -> str:
+    return str(given.get("mode") or os.environ.get("WANDB_MODE") or "").lower()
 
 
 def mode(given: Mapping[str, Any]) -> str:
-    """online, offline or disabled. Raises UserError where online is asked for and there is no key: nobody is asked for
-    one in the middle of a command."""
-    asked = str(given.get("mode") or os.environ.get("WANDB_MODE") or "").lower()
-    if asked in DISABLED:
-        return "disabled"
+    """online or offline, for a logger that is not disabled.
+
+    Raises UserError where online is asked for and there is no key: nobody is asked for one in the middle of a command.
+    """
+    asked = _asked(given)
     if asked in OFFLINE or given.get("offline"):
         return "offline"
     if has_key():
@@ -48,6 +59,12 @@ def has_key() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def own_settings() -> dict[str, Any]:
+    """Those of every run. W&B itself would wait without end for a server that has stopped answering."""
+    asked = {} if os.environ.get("WANDB_FINISH_TIMEOUT") else {"finish_timeout": FINISH_SECONDS}
+    return {**QUIET, "finish_timeout_raises": True, **asked}
 
 
 class WandbTracker(Tracker):
@@ -75,28 +92,39 @@ class WandbTracker(Tracker):
             "job_type": described.job,
             "tags": described.tags,
             "config": described.config,
-            "settings": wandb.Settings(**QUIET),
+            "settings": wandb.Settings(**own_settings()),
         }
 
     def start(self) -> None:
         run = self.logger.experiment
         run.define_metric("examples")  # axes beside the optimizer step
         run.define_metric("tokens")
-        run.define_metric("validation_loss", step_metric="trainer/global_step", summary="min,last")
+        self.best = math.inf
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        super().log_metrics(values, step)
+        self._log_best([values])
+
+    def _log_best(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """A plain number to filter by, which W&B's own summary of a metric (`validation_loss.min`) is not."""
+        best = min((row["validation_loss"] for row in rows if "validation_loss" in row), default=math.inf)
+        if best < self.best:
+            self.best = best
+            self.log_summary({"best_validation_loss": best})
 
     def log_earlier(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Offline, W&B writes in blocks, and a kill costs the last one: its steps are logged again. A server has
         them."""
         if self.logger.experiment.settings._offline:
             for row in rows:
-                self.log_metrics({key: of for key, of in row.items() if key != "step"}, int(row["step"]))
+                super().log_metrics({key: of for key, of in row.items() if key != "step"}, int(row["step"]))
+        self._log_best(rows)
 
     def log_summary(self, values: Mapping[str, float]) -> None:
         self.logger.experiment.summary.update(dict(values))
 
     def log_best(self, best: float, last: float) -> None:
-        # Not left to W&B, which knows only what the last process of a resumed run sent.
-        self.logger.experiment.summary.update({"validation_loss": {"min": best, "last": last}})
+        self.log_summary({"best_validation_loss": best, "validation_loss": last})
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int | None) -> None:
         import wandb
@@ -138,7 +166,12 @@ class WandbTracker(Tracker):
 
     def finish(self, code: int) -> None:
         super().finish(code)
-        self.logger.experiment.finish(exit_code=code)
+        run = self.logger.experiment
+        try:
+            run.finish(exit_code=code)
+        except TimeoutError:
+            where = run.settings.sync_dir
+            raise TimeoutError(f"the server did not take everything in time; later: wandb sync {where}") from None
 
 
 def _add(artifact: Any, folder: Path, names: Sequence[str]) -> None:

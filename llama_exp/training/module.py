@@ -15,9 +15,10 @@ from torch import nn
 from llama_exp.batch import Batch
 from llama_exp.config.schema import OptimizerConfig, OptimizerName, Schedule
 from llama_exp.config.seeds import fold_seed
-from llama_exp.errors import UserError
+from llama_exp.errors import NotFinite, UserError
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.lora import causal_lm
+from llama_exp.training.strategy import ShardedBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +143,10 @@ class FineTuningModule(L.LightningModule):
         summed = torch.stack([self.nll, torch.full_like(self.nll, self.labels)])
         if world > 1:
             torch.distributed.all_reduce(summed)
-        # DistributedDataParallel has averaged over ranks: undo that too
+        # DistributedDataParallel, or ShardedBase, has averaged over ranks: undo that too
         gradients = [p.grad for p in self.trainable if p.grad is not None]
+        if isinstance(self.trainer.strategy, ShardedBase):
+            self.trainer.strategy.average(gradients)
         torch._foreach_mul_(gradients, world * self.usual_labels / summed[1].clamp(min=1))
         self.norm = torch.nn.utils.get_total_norm(gradients)
         values = torch.cat([summed, self.norm.float()[None]]).to("cpu", non_blocking=True)
@@ -190,7 +193,7 @@ class FineTuningModule(L.LightningModule):
 
     def _check_finite(self, what: str, value: float, number: int) -> None:
         if not math.isfinite(value):
-            raise UserError(
+            raise NotFinite(
                 f"The {what} became {value} at step {number}; the last good checkpoint is kept. "
                 f"Lower optimizer.lr (now {self.optimizer_config.lr:g}) or raise optimizer.warmup, with a new run."
             )

@@ -11,7 +11,7 @@ from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.model.base import check_length
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.lora import attach_lora, detach_lora
-from llama_exp.model.memory import choose
+from llama_exp.model.memory import choose, most_careful
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
@@ -51,10 +51,11 @@ def train_run(
     with run.clock("load"):
         check_length(base(), config.max_length)
     with run.lock():
-        if run.is_finished:
+        if run.is_finished or not session.processes.begin():
             return None
-        start_records(run, data, overlap)
-        memory = choose(base(), config, data.plan)
+        if session.processes.is_first:
+            start_records(run, data, overlap)
+        memory = most_careful(session.processes.gather(choose(base(), config, data.plan)))
         data.micro_batch = memory.micro_batch
         if memory.why:
             print(f"  memory: {memory.why}", flush=True)
@@ -64,10 +65,10 @@ def train_run(
                 model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels
             )
             with tracking(run, config, "train", data.counts["sample"]["used"]) as trackers:
-                trainer = build_trainer(run, data, base(), trackers, session.stop)
+                trainer = build_trainer(run, data, base(), trackers, session)
                 with session.stop.deferred():
                     with run.clock("train"), keep_in_memory(base(), memory.cache_weights, memory.save_activations):
-                        fitted = fit(run, trainer, module, data, trackers, session.stop)
+                        fitted = fit(run, trainer, module, data, trackers, session)
                     message = save_run(run, trainer, module, data, fitted)
                 trackers.log_training()
                 if config.evaluate and trainer.is_global_zero:

@@ -35,26 +35,49 @@ def train(config: Config, session: Session | None = None) -> Outcome:
         DATASETS.of(forgotten.config, cache=session.data).setup()
     if run.is_finished:
         return _already_finished(run, session)
+    session.processes.start(config.trainer)
+    outcome = load_and_train(run, session)
+    if isinstance(outcome, Config):
+        return train(outcome, session)
+    return outcome or _already_finished(run, session)
 
+
+def follow(session: Session) -> None:
+    """Take part in what the first process of this command trains: the other processes of trainer=ddp."""
+
+    def train_share(config: Config) -> None:
+        session.stop.install(config.stop_signal)
+        load_and_train(Run.of(config), session)
+
+    session.processes.follow(train_share)
+
+
+def load_and_train(run: Run, session: Session) -> Outcome | Config | None:
+    """Import, load the base, read the data and train: what every process of a run does.
+
+    A Config where the cell has another name, None where another command has finished it in the meantime.
+    """
+    config = run.config
     with run.clock("import"):
-        from llama_exp.model.base import import_all
+        from llama_exp.model.base import check_memory, import_all, target_device
         from llama_exp.model.kernels.warmup import warm_up
 
         import_all()
     warm_up = functools.partial(warm_up, rank=config.lora.r)
-    # The base loads in a thread while this one imports Lightning and reads the data.
-    with session.loading_base(config.model, config.trainer, lambda: run.clock("load"), warm_up) as base:
-        with run.clock("import"):
-            from llama_exp.training import recipe
-        with run.clock("data"):
-            data = recipe.read_data(run, session)
-        if config.sample and config.sample >= len(data.available):  # one name for one cell
-            print(session.all_examples(config.sample, len(data.available)), flush=True)
-            return train(dataclasses.replace(config, sample=None), session)
-        with run.clock("data"):
-            overlap = recipe.plan(run, data, session)
-    outcome = recipe.train_run(run, data, overlap, base, session)
-    return outcome or _already_finished(run, session)
+    with session.processes.cell(config):
+        check_memory(config, target_device(config.trainer))
+        # The base loads in a thread while this one imports Lightning and reads the data.
+        with session.loading_base(config.model, config.trainer, lambda: run.clock("load"), warm_up) as base:
+            with run.clock("import"):
+                from llama_exp.training import recipe
+            with run.clock("data"):
+                data = recipe.read_data(run, session)
+            if config.sample and config.sample >= len(data.available):  # one name for one cell
+                print(session.all_examples(config.sample, len(data.available)), flush=True)
+                return dataclasses.replace(config, sample=None)
+            with run.clock("data"):
+                overlap = recipe.plan(run, data, session)
+        return recipe.train_run(run, data, overlap, base, session)
 
 
 def check(config: Config) -> None:

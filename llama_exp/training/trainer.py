@@ -2,6 +2,7 @@
 
 import datetime
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,21 +16,23 @@ from llama_exp.config.targets import import_target
 from llama_exp.config.trainer_keys import PLANNED, as_list, named_loggers
 from llama_exp.errors import UserError
 from llama_exp.model.memory import reset_peak_memory
+from llama_exp.processes import Processes, is_sharded
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.run import Run
-from llama_exp.stopping import StopSignals
+from llama_exp.session import Session
 from llama_exp.tracking import Trackers
 from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest
 from llama_exp.training.checkpoint import WholeCheckpoints, usable_checkpoint
 from llama_exp.training.energy import Energy
 from llama_exp.training.progress import Progress
+from llama_exp.training.strategy import ShardedBase, StartedProcesses
 from llama_exp.training.summary import Fitted, save_broken_run
 from llama_exp.training.validation_scores import ValidationScores, score_names
 
 MANY, VALIDATING = 10, 0.25  # validation losses of a run, and the share of training time that they may add
 
 
-def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, stop: StopSignals) -> L.Trainer:
+def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, session: Session) -> L.Trainer:
     """`Trainer(**config.trainer)` with our callbacks, loggers and the plan's number of steps."""
     config = run.config
     silence_libraries()  # again: Lightning turned its loggers up when it was imported
@@ -40,8 +43,11 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, sto
     settings["precision"] = precision(settings.get("precision"), next(base.parameters()).dtype)
     if device.type == "cpu":
         settings["accelerator"] = "cpu"
+    if is_sharded(config.trainer):
+        settings["strategy"] = ShardedBase()
     if not sys.stderr.isatty():
         settings["enable_progress_bar"] = False
+    environments = started_processes(session) or slurm(theirs["plugins"])
     plan = data.plan
     interval = validation_interval(config, data)
     curves = Curves(run.folder, plan, trackers, score_names(config) if interval else ())
@@ -59,13 +65,13 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, sto
             check_val_every_n_epoch=None,
             default_root_dir=run.folder,
             logger=trackers.loggers,
-            plugins=[WholeCheckpoints(), *slurm(theirs["plugins"]), *theirs["plugins"]],
+            plugins=[WholeCheckpoints(), *environments, *theirs["plugins"]],
             callbacks=[
                 *scores,  # first: the others look at what they find
                 curves,
                 KeepBest(config.early_stopping, config.monitor),
                 Energy(),
-                Checkpoints(run.folder, config.checkpoint_every, interval, stop),
+                Checkpoints(run.folder, config.checkpoint_every, interval, session.stop),
                 *bar,
                 *theirs["callbacks"],
             ],
@@ -138,20 +144,18 @@ def validation_interval(config: Config, data) -> int | None:
     )
 
 
-def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers: Trackers, stop: StopSignals) -> Fitted:
+def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers: Trackers, session: Session) -> Fitted:
     """Train to the planned number of steps, from the last checkpoint if there is one.
 
     A fit that breaks leaves its reason in summary.json and its curves.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    checkpoint = usable_checkpoint(run.checkpoint, module, data.plan.total_steps)
+    stop = session.stop
+    checkpoint = agreed_checkpoint(run, module, data, session.processes)
     reset_peak_memory(next(module.parameters()).device)
-    if checkpoint is None:
-        run.clear()
-    else:
-        print(f"Continuing from {checkpoint}.", flush=True)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with session.processes.training():
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):  # Lightning exits after a second Ctrl-C, and would be the last to speak
         reason = f"stopped by {stop.name}"
         save_broken_run(run, trainer, data, started, "interrupted", reason)
@@ -178,6 +182,26 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers:
         )
     best.restore(module)
     return Fitted("stopped early" if stopped else "finished", started)
+
+
+def agreed_checkpoint(run: Run, module: L.LightningModule, data, processes: Processes) -> Path | None:
+    """The checkpoint that all processes continue from; None where the first one found none, and cleared the folder."""
+    checkpoint = None
+    if processes.is_first and (checkpoint := usable_checkpoint(run.checkpoint, module, data.plan.total_steps)) is None:
+        run.clear()
+    checkpoint = processes.agree(checkpoint)
+    if not all(processes.gather(checkpoint is None or checkpoint.is_file())):
+        raise UserError(
+            f"{checkpoint} is not there on every machine: outputs=FOLDER must name a folder that all of them see."
+        )
+    if checkpoint is not None:
+        print(f"Continuing from {checkpoint}.", flush=True)
+    return checkpoint
+
+
+def started_processes(session: Session) -> list[StartedProcesses]:
+    """What keeps Lightning from starting processes that `Processes` has started already."""
+    return [StartedProcesses()] if session.processes.count > 1 and not session.processes.outside else []
 
 
 def stopped_by_callback(trainer: L.Trainer) -> bool:

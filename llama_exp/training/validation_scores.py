@@ -60,6 +60,17 @@ def score_names(config: Config) -> list[str]:
     return metrics.by_importance(score for name in names for score in metrics.load(name).scores)
 
 
+def replies(config: Config, tokenizer: Any, model: torch.nn.Module, examples: Sequence[Example]) -> list[Prediction]:
+    """What the model answers now."""
+    new = config.dataset.max_new_tokens
+    prompts, shortened = encode_prompts(examples, tokenizer, config.max_length - new)
+    nothing = [None] * len(prompts)
+    found = answers(model, tokenizer, prompts, nothing, max_new_tokens=new, batch=config.eval_batch)
+    return [
+        prediction_of(examples[reply.index], reply, 0, reply.index in shortened) for batch in found for reply in batch
+    ]
+
+
 class ValidationScores(L.Callback):
     """Answers the same validation items at each validation. The scores are in trainer.callback_metrics, where early
     stopping, metrics.csv and callbacks of the user's find them."""
@@ -75,24 +86,12 @@ class ValidationScores(L.Callback):
         started = time.perf_counter()
         scores = ReplyScores(self.config.dataset.metrics, metric_settings(self.config)).to(module.device)
         mine = self.examples[trainer.global_rank :: trainer.world_size]
-        scores.update(self._reply(module.model, mine))
+        scores.update(replies(self.config, self.tokenizer, module.model, mine))
         trainer.callback_metrics.update(scores.compute())
         predictions, items = scores.scored
         template, step = self.config.dataset.template, trainer.global_step
         self.trackers.log_replies("validation_scores/replies", predictions, items, template, step)
         self._announce(trainer, len(predictions), time.perf_counter() - started)
-
-    def _reply(self, model, examples: Sequence[Example]) -> list[Prediction]:
-        config = self.config
-        new = config.dataset.max_new_tokens
-        prompts, shortened = encode_prompts(examples, self.tokenizer, config.max_length - new)
-        nothing = [None] * len(prompts)
-        found = answers(model, self.tokenizer, prompts, nothing, max_new_tokens=new, batch=config.eval_batch)
-        return [
-            prediction_of(examples[reply.index], reply, 0, reply.index in shortened)
-            for replies in found
-            for reply in replies
-        ]
 
     def _announce(self, trainer: L.Trainer, count: int, seconds: float) -> None:
         """What it costs, once."""

@@ -27,6 +27,7 @@ from llama_exp.model.kernels.lora_linear import (
     multiply_backward,
     prepare_adapters,
 )
+from llama_exp.model.sharding import gather, release
 
 MLP_TOKENS = 4096  # tokens whose gate and up are recomputed at once: more take memory, fewer take time
 
@@ -82,6 +83,7 @@ class Layer:
 
     def __init__(self, decoder):
         attention, mlp = decoder.self_attn, decoder.mlp
+        self.decoder = decoder
         self.qkv = Group(Projection(attention.q_proj), Projection(attention.k_proj), Projection(attention.v_proj))
         self.o = Group(Projection(attention.o_proj))
         self.gate_up = Group(Projection(mlp.gate_proj, mlp.up_proj))
@@ -112,14 +114,18 @@ class Layer:
         # Saving the activations of a few tokens takes no more memory than recomputing the layer. With dropout, always:
         # a mask is drawn for the tokens at hand, so they must be the same ones whether or not the layer is recomputed.
         few = indices is not None and (self.dropout > 0 or 2 * len(indices) <= len(x))
+        gather(self.decoder)
         if recompute and not few and torch.is_grad_enabled():
             y = Recomputed.apply(x, cos, sin, self, attend, seed, *self.qkv.tensors(), *self.after_tensors())
-            return y if indices is None else y[indices]
-        q, k, v = BeforeAttention.apply(x, cos, sin, self, seed, *self.qkv.tensors())
-        mixed = attend(q, k, v).flatten(1)
-        if indices is not None:
-            mixed, x = mixed[indices], x[indices]
-        return AfterAttention.apply(mixed, x, self, seed, *self.after_tensors())
+            y = y if indices is None else y[indices]
+        else:
+            q, k, v = BeforeAttention.apply(x, cos, sin, self, seed, *self.qkv.tensors())
+            mixed = attend(q, k, v).flatten(1)
+            if indices is not None:
+                mixed, x = mixed[indices], x[indices]
+            y = AfterAttention.apply(mixed, x, self, seed, *self.after_tensors())
+        release(self.decoder)
+        return y
 
 
 class BeforeAttention(Function):
@@ -145,6 +151,7 @@ class BeforeAttention(Function):
         dx, grads = multiply_backward(grads, normed, low, layer.qkv, ctx.seed, ctx.needs_input_grad[0])
         if dx is not None:
             dx = layer.norm_backward(0, dx, x, rstd)
+        release(layer.decoder)  # the first half comes last
         return dx, None, None, None, None, *grads
 
 
@@ -163,6 +170,7 @@ class AfterAttention(Function):
 
     @staticmethod
     def backward(ctx, dy):
+        gather(ctx.layer.decoder)
         dmixed, dx, grads = _after_backward(ctx.layer, dy, *ctx.saved_tensors, ctx.seed)
         return dmixed, dx, None, None, *grads
 
@@ -245,6 +253,7 @@ class Recomputed(Function):
     def backward(ctx, dy):
         x, cos, sin = ctx.saved_tensors
         layer, seed = ctx.layer, ctx.seed
+        gather(layer.decoder)
         own = [None if t is None else t.detach().requires_grad_() for t in layer.qkv.tensors()]
         x = x.detach().requires_grad_(ctx.needs_input_grad[0])
         with torch.enable_grad():
@@ -259,5 +268,6 @@ class Recomputed(Function):
         found = list(torch.autograd.grad(mixed, wanted, dmixed)) if wanted else []
         if x.requires_grad:
             dx = found.pop(0).add_(dx)
+        release(layer.decoder)
         found = [None if t is None else found.pop(0) for t in own]
         return dx, None, None, None, None, None, *found, *grads
