@@ -21,7 +21,7 @@ LAYERS = [
     "session tracking",
     "evaluation",
     "training",
-    "preflight chat simulation human hub dashboard",
+    "preflight chat simulation human hub dashboard adaptive",
     "cli launch tables",
 ]
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb", "mlflow", "trackio"}

@@ -146,7 +146,7 @@ class Believer:
         self.order = rng.permutation(DRAWS)
 
     def after(self, runs: Observed) -> Belief:
-        """Draws of the posterior: those of the prior, moved by what the runs show that they missed (Matheron's rule)."""
+        """Draws of the posterior: those of the prior, moved by what they miss of the runs (Matheron's rule)."""
         means, centre = Means.of(runs), self.span / 2
         at = means.settings
         own = run_variances(self.scatters[:, None], self.luck[at], self.span)  # (H, C)
