@@ -20,7 +20,7 @@ lint: $(VENV)/.tested            ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: $(VENV)/.tested            ## kills, damaged files, full disks, crowds: 15 minutes; SOAK="kills=1000" for more
+soak: $(VENV)/.tested            ## kills, damaged files, full disks, crowds: an hour; SOAK="kills=1000" for more
 	$(BIN)/python benchmarks/soak/run.py $(SOAK)
 
 docs: $(VENV)/.documented        ## the documentation site, in site/

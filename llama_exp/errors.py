@@ -6,9 +6,11 @@ class UserError(Exception):
     traceback."""
 
 
-class LauncherRefused(BaseException):
-    """A launcher that would lose the outcomes of a sweep's cells. No Exception: Hydra prints a callback's as a warning
-    and goes on."""
+class SweepRefused(BaseException):
+    """What a sweep cannot run with, found by its callback.
+
+    No Exception: Hydra prints those of a callback as a warning and goes on.
+    """
 
 
 class NotFinite(UserError):

@@ -27,6 +27,7 @@ def observed(scores: dict[int, list[float]], items: float = 0.0) -> Observed:
 
 def test_without_runs_every_setting_is_as_likely_the_best_as_its_place_says_and_nothing_is_certain():
     belief = Believer(GRID, 100.0).after(observed({}))
+    assert len(belief.scores[0]) == 6
     assert belief.scores.shape == (DRAWS, len(GRID)) and abs(belief.scores.mean() - 50) < 3
     found = verdict(Best(1.0).loss(belief.scores, GRID))
     assert found.certainty < 0.7 and found.loss > 0
@@ -99,7 +100,7 @@ def test_a_plan_has_the_settings_without_seeds_and_without_the_untuned_model():
     assert len(plan.settings) == 6 and plan.seeds == ("7", "8", "9", "10", "11") and plan.with_untuned
     assert plan.overrides(0, 1) == ["dataset=squad", "evaluate=true", "sample=100", "lora.r=4", "seed=8"]
     assert plan.overrides(-1, 0)[-3:] == ["sample=100", "lora.r=0", "seed=7"]
-    grid = plan.grid(available=2500, fixed_sample=None)
+    grid = plan.grid(available=2500, fixed=None)
     assert sorted(set(grid.examples)) == [100, 300, 2500] and set(grid.axes["lora.r"]) == {4, 16}
     assert plan_of("sample=10,20", "seed=1,2").seeds == ("1", "2")
 
@@ -111,7 +112,7 @@ def test_a_plan_has_the_settings_without_seeds_and_without_the_untuned_model():
         (["sample=10,20", "optimizer.lr=interval(0,1)"], "separated by commas"),
         (
             [f"sample={','.join(map(str, range(1, 60)))}", f"max_length={','.join(map(str, range(1, 60)))}"],
-            "2,000 at most",
+            "200 at most",
         ),
     ],
 )
@@ -146,15 +147,30 @@ def test_a_question_needs_a_sweep(command):
     assert done.returncode == 2 and "add -m" in done.stderr
 
 
-def test_a_sweep_with_a_question_stops_when_it_is_answered_and_takes_up_what_is_there(command):
-    """Anything is within 100 points of the best: one run tells, and a repetition runs nothing."""
-    words = [*small(), "-m", "sample=8,16,24", "lora.r=0,2", "question=best", "within=100", "eval_sample=4"]
+def test_a_question_that_nobody_would_answer_is_refused(command):
+    """In place of a grid that trains for hours."""
+    for words, told in (
+        (["+experiment=null", "++question=best"], "typed on the command line of train"),
+        (["budget=1h"], "belongs to a question"),
+        (["question=best", "dataset.task=answer,x"], "same items"),
+        (["question=best", "validations=0"], "validation Examples"),
+    ):
+        typed = [word for word in words if word != "+experiment=null"]
+        done = command("train.py", *small(), "-m", "sample=8,16", *typed, check=None)
+        assert done.returncode == 2 and told in done.stderr, done.stderr
+
+
+def test_a_sweep_with_a_question_runs_what_its_budget_allows_and_takes_up_what_is_there(command):
+    """A second has time for no second run, and a repetition runs nothing."""
+    words = [*small(), "-m", "sample=8,16,24", "lora.r=0,2", "question=best", "within=5", "budget=1s", "eval_sample=4"]
     done = command("train.py", *words, f"outputs={command.outputs}")
-    assert "within 100 of the best of this grid" in done.stdout and "100 % certain" in done.stdout
+    assert "within 5 of the best of this grid" in done.stdout and "Open: the budget of 1.0 s leaves" in done.stdout
     answer = json.loads((command.outputs / "report/adaptive.json").read_text())
-    assert (answer["known"], answer["runs"], len(answer["not_run"])) == (True, 1, 2)
+    not_run = 2 - ("sample=8" not in answer["answer"])  # the answer itself may be a setting that was not run
+    assert (answer["known"], answer["runs"], len(answer["not_run"])) == (False, 1, not_run)
     [decision] = (command.outputs / "report/decisions.jsonl").read_text().splitlines()
     assert "sample=8" in json.loads(decision)["cell"]
     again = command("train.py", *words, f"outputs={command.outputs}")
-    assert "already finished" in again.stdout and "100 % certain" in again.stdout
+    assert "already finished" in again.stdout and "after 1 run" not in again.stdout
+    assert json.loads((command.outputs / "report/adaptive.json").read_text())["runs"] == 1
     assert len((command.outputs / "report/decisions.jsonl").read_text().splitlines()) == 1

@@ -67,7 +67,18 @@ def differences(home: Path, whole: dict[str, object]) -> list[str]:
     """The files that are not as they would be if nothing had happened; left-overs are such files."""
     found = results(home)
     names = [name for name in found.keys() | whole.keys() if found.get(name, "missing") != whole.get(name, "missing")]
-    return [f"{name}: {str(found.get(name, 'missing'))[:300]}" for name in sorted(names)]
+    return [
+        f"{name}: {_apart(found.get(name, 'missing'), whole.get(name, 'missing'))}, undisturbed: "
+        f"{_apart(whole.get(name, 'missing'), found.get(name, 'missing'))}"
+        for name in sorted(names)
+    ]
+
+
+def _apart(one: object, other: object) -> str:
+    """What one says and the other does not."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return str({key: _apart(of, other.get(key)) for key, of in one.items() if of != other.get(key)})[:600]
+    return str(one)[:300]
 
 
 def _curve(path: Path, home: str) -> list[tuple[str, str, str]]:

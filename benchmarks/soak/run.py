@@ -1,6 +1,6 @@
 """make soak: everything that may go wrong, many times, and one table of what did.
 
-    make soak                                            about 15 minutes on two idle cores
+    make soak                                            an hour or more on two cores
     make soak SOAK="kills=30 clients=60 only=kills,chat"    some of it, or more: kills=1000
 
 kills      SIGKILLs over train, sweep, evaluate, study, report        files      damaged files

@@ -17,7 +17,7 @@ import numpy as np
 
 from llama_exp.statistics.single_runs import LOG_SCATTER_SPREAD, TYPICAL_SCATTER, relative_scatter, run_variances
 
-HYPERPARAMETERS = 256
+HYPERPARAMETERS = 1024
 DRAWS = 2048
 LEVEL = 0.4  # prior standard deviations, as shares of the scale: the score at no particular setting
 CURVE = 0.15, 0.6  # of what examples add: median, log spread

@@ -32,10 +32,25 @@ def verdict(losses: np.ndarray) -> Verdict:
     return Verdict(answer, float(right[answer]), float(mean[answer]))
 
 
+def best_cell(
+    belief: Belief, scores: np.ndarray, losses: np.ndarray, settings: Sequence[int], items: float, seconds: np.ndarray
+) -> int:
+    """Of the settings, the one of which a run tells most for its seconds.
+
+    Where no single run would change the answer, the likeliest best one, which takes several: `scores` (D, A), higher is
+    better.
+    """
+    chosen = list(settings)
+    value = worth(belief, losses, chosen, items)
+    if not value.any():
+        value = np.bincount(scores.argmax(axis=1), minlength=scores.shape[1])[chosen] + 1.0
+    return chosen[int(np.argmax(value / seconds[chosen]))]
+
+
 def worth(belief: Belief, losses: np.ndarray, settings: Sequence[int], items: float) -> np.ndarray:
     """(S,) how far one run of each setting would lower the expected loss. `items`: variance by chance of the items."""
     now = losses.mean(axis=0).min()
-    return np.array([now - _expected_loss(belief, losses, setting, items) for setting in settings])
+    return np.array([max(now - _expected_loss(belief, losses, setting, items), 0.0) for setting in settings])
 
 
 def _expected_loss(belief: Belief, losses: np.ndarray, setting: int, items: float) -> float:

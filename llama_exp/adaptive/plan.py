@@ -1,5 +1,6 @@
 """The grid that a command names: its settings, the seeds each may be run with, and the overrides of every cell."""
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from hydra.core.override_parser.types import Override
 
 from llama_exp.adaptive.belief import Grid
 from llama_exp.errors import UserError
+from llama_exp.report.compare import TEST_KEYS
 
 SEEDS = 5  # of each setting at most, where the command names none
 BEYOND = 3  # times the largest size that is named: how many `sample=null` are, until a run has counted them
 UNTUNED = -1  # the number of the untuned model, which is no setting
-CELLS = 2000  # settings of a grid at most: a decision takes their square
+CELLS = 200  # settings of a grid at most: memory and time grow with their square (belief.py)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Plan:
         if ranges := [o.key_or_group for o in overrides if o.is_sweep_override() and not o.is_discrete_sweep()]:
             raise UserError(f"question= chooses among values: {ranges[0]}= wants them separated by commas.")
         axes = {o.get_key_element(): _values(o) for o in overrides if o.is_sweep_override()}
+        if items := [key for key in axes if key in TEST_KEYS or key.startswith("dataset")]:
+            raise UserError(f"question= compares settings on the same items, and {items[0]}= changes them: one value.")
+        if "data_seed" in axes:
+            raise UserError("question= draws the seeds that it needs: data_seed= takes one value.")
         seeds = axes.pop("seed", None) or _typed_seed(overrides)
         if not axes:
             raise UserError("question= chooses among the cells of a sweep: type values with commas (sample=100,1000).")
@@ -42,28 +48,27 @@ class Plan:
         if len(settings) > CELLS:
             raise UserError(f"A grid of {len(settings):,} settings: question= takes {CELLS:,} at most.")
         tuned = tuple(s for s in settings if s.get("lora.r") != "0")
+        if not tuned or "lora.r=0" in fixed:
+            raise UserError("question= compares tuned settings, and lora.r=0 is the untuned model: type other ranks.")
         return cls(tuned, (*fixed, "evaluate=true"), tuple(seeds), len(tuned) < len(settings))
 
-    def untuned(self) -> list[tuple[int, int]]:
-        return [(UNTUNED, 0)] if self.with_untuned else []
-
-    def is_whole(self, setting: int) -> bool:
-        """Whether it is trained on all Examples."""
-        return self.settings[setting].get("sample") == "null"
+    def sample(self, setting: int, fixed: int | None) -> int | None:
+        """What is asked for; None: all Examples. `fixed`: the sample of a grid that does not vary it."""
+        return _number(self.settings[setting].get("sample", fixed))
 
     def overrides(self, setting: int, seed: int) -> list[str]:
         """Of one cell."""
         values = self.settings[0] | {"lora.r": "0"} if setting == UNTUNED else self.settings[setting]
         return [*self.fixed, *(f"{key}={value}" for key, value in values.items()), f"seed={self.seeds[seed]}"]
 
-    def grid(self, available: int | None, fixed_sample: int | None) -> Grid:
+    def grid(self, available: int | None, fixed: int | None) -> Grid:
         """`available`: how many Examples sample=null are; None: not known yet."""
-        sizes = [_number(one.get("sample", fixed_sample)) for one in self.settings]
+        sizes = [self.sample(setting, fixed) for setting in range(len(self.settings))]
         largest = max((size for size in sizes if size), default=1000)
         whole = available or BEYOND * largest
         examples = np.array([min(size or whole, available or np.inf) for size in sizes], np.float64)
         keys = [key for key in self.settings[0] if key != "sample"]
-        return Grid({key: tuple(yaml.safe_load(one[key]) for one in self.settings) for key in keys}, examples)
+        return Grid({key: tuple(_value(one[key]) for one in self.settings) for key in keys}, examples)
 
     def name(self, setting: int) -> str:
         return " ".join(f"{key}={value}" for key, value in self.settings[setting].items())
@@ -81,5 +86,13 @@ def _typed_seed(overrides: Sequence[Override]) -> list[str]:
 
 
 def _number(value: Any) -> int | None:
-    found = yaml.safe_load(value) if isinstance(value, str) else value
+    found = _value(value) if isinstance(value, str) else value
     return found if isinstance(found, int) else None
+
+
+def _value(typed: str) -> Any:
+    """1e-05, which Hydra makes of 1e-5, is a number; for YAML it is none."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(typed)
+    return yaml.safe_load(typed)

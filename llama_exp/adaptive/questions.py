@@ -7,7 +7,7 @@ An answer is right in a draw where its loss is 0, and certain as far as it is ri
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Best:
     """Answers are the settings of the grid."""
 
     within: float
+    absolute: ClassVar[bool] = False  # what chance of the items does to all scores alike decides nothing
 
     def loss(self, scores: np.ndarray, grid: Grid, sign: float = 1.0) -> np.ndarray:
         """(D, A) how far each setting is worse than the best one, beyond `within`. scores: (D, A), higher is better."""
@@ -44,6 +45,7 @@ class Target:
 
     target: float
     within: float
+    absolute: ClassVar[bool] = True
 
     def loss(self, scores: np.ndarray, grid: Grid, sign: float = 1.0) -> np.ndarray:
         """(D, S + 1) by how many points the size misses the target, or a smaller one reaches it, beyond `within`."""

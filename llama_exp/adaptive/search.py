@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,64 +15,87 @@ from omegaconf import DictConfig
 
 from llama_exp.adaptive.belief import Belief, Believer, Grid, Observed
 from llama_exp.adaptive.budget import Budget
-from llama_exp.adaptive.choose import Verdict, verdict, worth
-from llama_exp.adaptive.plan import Plan
+from llama_exp.adaptive.choose import Verdict, best_cell, verdict
+from llama_exp.adaptive.plan import UNTUNED, Plan
 from llama_exp.adaptive.questions import Question
 from llama_exp.adaptive.scores import ScoredCell, expected_seconds, metric_of, observed, span_of
 from llama_exp.config.compose import load_config
+from llama_exp.config.schema import Config, Split
+from llama_exp.errors import UserError
 from llama_exp.formatting import format_duration, percent, plural
-from llama_exp.metrics import describe
 from llama_exp.report.load import load_runs
 from llama_exp.runs.files import write_json
-from llama_exp.runs.run import Outcome, Run
+from llama_exp.runs.run import Outcome
 
 CERTAIN = 0.95
 DECISIONS, ANSWER = "decisions.jsonl", "adaptive.json"
 MOST_FAILURES = 3  # one after another: then it is not the setting
+COARSE = 0.25  # of the scale: a `within` beyond it is right without any run
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What is known at one moment: the grid with its sizes, the draws of all scores, and the answer they give."""
+    """What is known at one moment: the grid with its sizes, the draws of all scores, and the answer they give.
+
+    scores   (D, A) draws of the true scores, signed so that higher is better
+    seconds  (A,) that a run of each setting would take
+    """
 
     grid: Grid
     belief: Belief
+    scores: np.ndarray
     losses: np.ndarray
     verdict: Verdict
     runs: Observed
+    seconds: np.ndarray
 
     @property
     def items(self) -> float:
         """Variance of one more run by chance of the items."""
-        return float(np.diag(self.runs.items).mean()) if len(self.runs.settings) else 0.0
+        return float(np.diag(self.runs.items).mean())
 
 
 class Search:
+    """Raises UserError where validation Examples, by whose scores it chooses, are not answered."""
+
     def __init__(self, plan: Plan, question: Question, budget: Budget, launcher: Launcher, config: DictConfig) -> None:
+        if config.validations == 0 or config.split is not Split.test:
+            raise UserError(
+                "question= chooses by the scores of validation Examples: leave out validations=0 and split=."
+            )
         self.plan, self.question, self.budget, self.launcher, self.config = plan, question, budget, launcher, config
         self.cells: list[ScoredCell] = []
         self.tried: set[tuple[int, int]] = set()  # (setting, seed), scored or failed
         self.failures = 0  # since the last cell that was scored
+        self.paid = 0.0  # seconds of the runs of this command
         self.returns: list[JobReturn] = []
-        self.believers: dict[bytes, Believer] = {}  # by the sizes of the grid
+        self.views: dict[tuple, View] = {}
+        self.believer: tuple[bytes, Believer] | None = None  # and the sizes that it is of
         self.folder = Path(config.outputs) / "report"
 
     def run(self) -> list[JobReturn]:
-        self.launch(self.plan.untuned())
+        (self.folder / ANSWER).unlink(missing_ok=True)
+        if self.plan.with_untuned:
+            self.launch([(UNTUNED, 0)])
         self.launch(self.there_already())
+        self.paid = 0.0
         while (why := self.ended()) is None:
             began = time.perf_counter()
             batch = self.next_cells()
             self.record(batch, time.perf_counter() - began)
             self.launch(batch)
             if self.cells:
+                self.write_answer(None)
                 print(f"  So far: {self.answer()}", flush=True)
         self.conclude(why)
         return self.returns
 
-    @property
+    @cached_property
     def workers(self) -> int:
-        return int(getattr(self.launcher, "workers", None) or 1)
+        """As many cells are chosen at a time."""
+        if hasattr(self.launcher, "check"):
+            self.launcher.check()
+        return int(getattr(self.launcher, "wanted", None) or getattr(self.launcher, "workers", None) or 1)
 
     def launch(self, batch: Sequence[tuple[int, int]]) -> None:
         if not batch:
@@ -80,42 +104,79 @@ class Search:
         found = list(self.launcher.launch(overrides, initial_job_idx=len(self.returns)))
         self.returns += found
         for (setting, seed), job in zip(batch, found, strict=True):
-            outcome = job._return_value
-            cell = ScoredCell.read(setting, seed, outcome.folder) if isinstance(outcome, Outcome) else None
-            self.tried.add((setting, seed))
-            self.failures = 0 if cell else self.failures + 1
-            if cell and setting >= 0:
-                self.cells.append(cell)
+            self.take_up(setting, seed, job._return_value)
+
+    def take_up(self, setting: int, seed: int, outcome: Any) -> None:
+        if hasattr(outcome, "again"):  # another process worked on it: it may be done by now
+            outcome = outcome.again()
+        self.tried.add((setting, seed))
+        if setting == UNTUNED or not isinstance(outcome, Outcome) or outcome.is_busy:
+            return
+        cell = None if outcome.has_failed else ScoredCell.read(setting, seed, self.config_of(setting, seed))
+        self.failures = 0 if cell else self.failures + 1
+        # `sample=` of more than there is means the run of all there is: one run, whatever it is called
+        if cell and cell.folder not in {other.folder for other in self.cells}:
+            self.cells.append(cell)
+            self.paid += cell.paid
+
+    def config_of(self, setting: int, seed: int) -> Config:
+        config = load_config(*(override.lstrip("+") for override in self.plan.overrides(setting, seed)))
+        available = self.available
+        if available and config.sample and config.sample >= available:
+            return dataclasses.replace(config, sample=None)
+        return config
+
+    @property
+    def available(self) -> int | None:
+        """How many Examples there are, once a run of all of them has told."""
+        asked = [(self.plan.sample(cell.setting, self.config.sample), cell.examples) for cell in self.cells]
+        return next((examples for sample, examples in asked if sample is None or examples < sample), None)
 
     def there_already(self) -> list[tuple[int, int]]:
-        """Cells that an earlier command has trained: launching them costs a moment, and tells what they scored."""
+        """Cells that an earlier command has trained and scored: launching them costs a moment."""
         found = []
         for record in load_runs(Path(self.config.outputs))[0]:
             alike = [i for i, one in enumerate(self.plan.settings) if _agrees(record.identity, one)]
             seeds = [s for s, seed in enumerate(self.plan.seeds) if str(record.seed) == seed]
             for setting in alike if record.status in ("finished", "stopped early") else []:
-                found += [(setting, s) for s in seeds if self.folder_of(setting, s) == record.folder]
+                for seed in seeds:
+                    cell = ScoredCell.read(setting, seed, self.config_of(setting, seed))
+                    found += [(setting, seed)] if cell and cell.folder == record.folder else []
         return found
-
-    def folder_of(self, setting: int, seed: int) -> Path:
-        return Run.of(load_config(*(o.lstrip("+") for o in self.plan.overrides(setting, seed)))).folder
 
     def view(self, more: Sequence[int] = ()) -> View:
         """What the runs say; `more`: settings that are running, as if they scored what is expected of them."""
+        key = len(self.cells), *more
+        if key not in self.views:
+            self.views = {k: v for k, v in self.views.items() if k[0] == len(self.cells)}
+            self.views[key] = self._view(more)
+        return self.views[key]
+
+    def _view(self, more: Sequence[int]) -> View:
         metric = metric_of(self.cells)
-        whole = next((c.examples for c in self.cells if self.plan.is_whole(c.setting)), None)
-        grid = self.plan.grid(whole, self.config.sample)
-        key = grid.examples.tobytes()
-        if key not in self.believers:
-            self.believers[key] = Believer(grid, span_of(self.cells, metric))
-        runs = observed(self.cells, metric)
-        belief = self.believers[key].after(runs)
+        grid = self.plan.grid(self.available, self.config.sample)
+        believer = self._believer(grid, span_of(self.cells, metric))
+        runs = observed(self.cells, metric.name, self.question.absolute)
+        belief = believer.after(runs)
         if more:
             runs = runs.with_runs(more, belief.scores[:, list(more)].mean(axis=0))
-            belief = self.believers[key].after(runs)
-        lower = describe(metric, self.cells[0].evaluation.results.declared).lower_is_better
-        losses = self.question.loss(-belief.scores if lower else belief.scores, grid, -1.0 if lower else 1.0)
-        return View(grid, belief, losses, verdict(losses), runs)
+            belief = believer.after(runs)
+        sign = -1.0 if metric.lower_is_better else 1.0
+        scores = sign * belief.scores
+        losses = self.question.loss(scores, grid, sign)
+        seconds = expected_seconds(self.cells, grid.examples)
+        return View(grid, belief, scores, losses, verdict(losses), runs, seconds)
+
+    def _believer(self, grid: Grid, span: float) -> Believer:
+        if self.question.within > COARSE * span:
+            raise UserError(
+                f"within={self.question.within:g} is more than a quarter of the scale of this score ({span:.3g}): any "
+                "setting would do. Type a smaller one."
+            )
+        key = grid.examples.tobytes()
+        if self.believer is None or self.believer[0] != key:
+            self.believer = key, Believer(grid, span)
+        return self.believer[1]
 
     def open_cells(self) -> dict[int, int]:
         """{setting: the next seed it may be run with}."""
@@ -123,34 +184,27 @@ class Search:
         free = {i: [s for s in seeds if (i, s) not in self.tried] for i in range(len(self.plan.settings))}
         return {setting: left[0] for setting, left in free.items() if left}
 
+    def affordable(self) -> dict[int, int]:
+        """The same, of what the budget has time for."""
+        left = self.budget.left(self.paid)
+        return {i: seed for i, seed in self.open_cells().items() if not self.cells or self.view().seconds[i] <= left}
+
     def ended(self) -> str | None:
         """Why no further cell is run; None while one is."""
-        left = self.open_cells()
         if self.failures >= MOST_FAILURES:
             return f"the last {self.failures} cells failed"
-        if not left:
+        if not self.open_cells():
             return f"every setting was run with {plural(len(self.plan.seeds), 'seed')}"
-        spent = sum(cell.seconds for cell in self.cells)
-        if self.budget.left(spent) <= 0:
-            return f"the budget of {self.budget} is spent"
-        if not self.cells:
-            return None
-        view = self.view()
-        if view.verdict.certainty >= CERTAIN:
+        if self.cells and self.view().verdict.certainty >= CERTAIN:
             return "the answer is known"
-        cheapest = expected_seconds(self.cells, view.grid.examples[list(left)]).min()
-        return (
-            f"the budget of {self.budget} leaves no time for another run"
-            if cheapest > self.budget.left(spent)
-            else None
-        )
+        return None if self.affordable() else f"the budget of {self.budget} leaves no time for another run"
 
     def next_cells(self) -> list[tuple[int, int]]:
         """As many as there are workers: each tells most for its seconds, once those before it have been chosen."""
         batch: list[tuple[int, int]] = []
-        for _ in range(self.workers):
-            left = {s: seed for s, seed in self.open_cells().items() if (s, seed) not in batch}
-            if not left or (not self.cells and batch):
+        for _ in range(self.workers if self.cells else 1):
+            left = {s: seed for s, seed in self.affordable().items() if (s, seed) not in batch}
+            if not left:
                 break
             setting = self.best_next(list(left), [s for s, _ in batch])
             batch.append((setting, left[setting]))
@@ -162,30 +216,33 @@ class Search:
             cheapest = [s for s in settings if examples[s] == examples[settings].min()]
             return cheapest[len(cheapest) // 2]
         view = self.view(running)
-        seconds = expected_seconds(self.cells, view.grid.examples[settings])
-        return settings[int(np.argmax(worth(view.belief, view.losses, settings, view.items) / seconds))]
+        return best_cell(view.belief, view.scores, view.losses, settings, view.items, view.seconds)
 
     def record(self, batch: Sequence[tuple[int, int]], seconds: float) -> None:
-        """A line for each cell: what was known when it was chosen. The same scores and seconds choose the same cell."""
-        lines = []
-        for setting, seed in batch:
-            line: dict[str, Any] = {"cell": self.plan.overrides(setting, seed), "seconds_to_decide": round(seconds, 3)}
-            if self.cells:
-                view = self.view()
-                line |= {"answer": self.name(view.verdict), "certainty": round(view.verdict.certainty, 4)}
-            line["runs"] = [
-                {
-                    "setting": c.setting,
-                    "seed": c.seed,
-                    "score": c.evaluation.scores[metric_of(self.cells)],
-                    "seconds": round(c.seconds, 3),
-                }
-                for c in self.cells
-            ]
-            lines.append(json.dumps(line))
+        """A line for each cell: what was known when it was chosen."""
+        runs = [
+            {
+                "folder": str(cell.folder),
+                "score": cell.evaluation.scores[metric_of(self.cells).name],
+                "seconds": round(cell.seconds, 3),
+            }
+            for cell in self.cells
+        ]
+        found = self.view().verdict if self.cells else None
+        known = {"answer": self.name(found), "certainty": round(found.certainty, 4)} if found else {}
+        lines = [
+            {
+                "question": str(self.question),
+                "cell": self.plan.overrides(setting, seed),
+                **known,
+                "seconds_to_decide": round(seconds, 3),
+                "runs": runs,
+            }
+            for setting, seed in batch
+        ]
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / DECISIONS, "a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+            file.write("".join(f"{json.dumps(line)}\n" for line in lines))
 
     def name(self, found: Verdict) -> str:
         return self.question.name(found.answer, self.plan, self.view().grid)
@@ -197,48 +254,48 @@ class Search:
     def conclude(self, why: str) -> None:
         if not self.cells:
             return print(f"\nNo answer: {why}.", flush=True)
+        self.write_answer(why)
         view = self.view()
-        spent = sum(cell.seconds for cell in self.cells)
-        whole = expected_seconds(self.cells, view.grid.examples).sum()
         known = view.verdict.certainty >= CERTAIN
         head = f"{self.question}: {self.name(view.verdict)}, {percent(view.verdict.certainty)} certain"
+        spent = sum(cell.seconds for cell in self.cells)
         print(
             f"\n{head}{'' if known else f'. Open: {why}'}.\n{plural(len(self.cells), 'run')} in "
-            f"{format_duration(spent)}; the whole grid, each setting once, would take about {format_duration(whole)}.",
+            f"{format_duration(spent)}; the whole grid, each setting once, would take about "
+            f"{format_duration(view.seconds.sum())}.",
             flush=True,
         )
-        rest = self.not_run(view)
-        for line in list(rest.values())[:3]:
+        for line in list(self.not_run().values())[:3]:
             print(f"  {line}", flush=True)
-        write_json(
-            self.folder / ANSWER,
-            {
-                "question": str(self.question),
-                "answer": self.name(view.verdict),
-                "certainty": round(view.verdict.certainty, 4),
-                "known": known,
-                "ended": why,
-                "runs": len(self.cells),
-                "seconds": round(spent, 1),
-                "seconds_of_whole_grid": round(float(whole), 1),
-                "not_run": rest,
-            },
-        )
 
-    def not_run(self, view: View) -> dict[str, str]:
-        """{setting: why no run of it was needed}, the ones that may come nearest first."""
-        best = int(self.question.setting(view.verdict.answer, view.belief.scores, view.grid))
-        sign = -1.0 if describe(metric_of(self.cells)).lower_is_better else 1.0
-        lead = np.quantile(sign * (view.belief.scores - view.belief.scores[:, [best]]), 0.95, axis=0)
-        run = {cell.setting for cell in self.cells}
-        left = sorted((i for i in range(len(self.plan.settings)) if i not in run), key=lambda i: -lead[i])
-        other = self.plan.name(best)
-        return {
-            self.plan.name(i): f"{self.plan.name(i)} not run: at most {lead[i]:.1f} better than {other}, 95 %"
-            if lead[i] > 0
-            else f"{self.plan.name(i)} not run: at least {-lead[i]:.1f} worse than {other}, 95 %"
-            for i in left
+    def write_answer(self, why: str | None) -> None:
+        """`why`: the sweep has ended; None while it runs."""
+        view = self.view()
+        found = {
+            "question": str(self.question),
+            "answer": self.name(view.verdict),
+            "certainty": round(view.verdict.certainty, 4),
+            "known": view.verdict.certainty >= CERTAIN,
+            "ended": why,
+            "runs": len(self.cells),
+            "seconds": round(sum(cell.seconds for cell in self.cells), 1),
+            "seconds_of_whole_grid": round(float(view.seconds.sum()), 1),
+            "not_run": self.not_run(),
         }
+        write_json(self.folder / ANSWER, found)
+
+    def not_run(self) -> dict[str, str]:
+        """{setting: why no run of it was needed}, the ones that may come nearest first."""
+        view, run = self.view(), {cell.setting for cell in self.cells}
+        best = self.question.setting(view.verdict.answer, view.scores, view.grid)
+        lead = np.quantile(view.scores - view.scores[:, [best]], 0.95, axis=0)
+        others = (i for i in range(len(self.plan.settings)) if i not in run and i != best)
+        left = sorted(others, key=lambda i: -lead[i])
+        return {self.plan.name(i): self._why_not(i, best, float(lead[i])) for i in left}
+
+    def _why_not(self, setting: int, best: int, lead: float) -> str:
+        how = f"at most {lead:.1f} better" if lead > 0 else f"at least {-lead:.1f} worse"
+        return f"{self.plan.name(setting)} not run: {how} than {self.plan.name(best)}, 95 %"
 
 
 def _agrees(identity: dict[str, Any], setting: dict[str, str]) -> bool:

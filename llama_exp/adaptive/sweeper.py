@@ -1,5 +1,8 @@
 """Hydra's side: run cells one after another, or as many at a time as there are workers, until the answer is known."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
@@ -13,6 +16,9 @@ from llama_exp.errors import UserError
 class AdaptiveSweeper(Sweeper):
     """question=best | target: hydra/sweeper=adaptive is chosen by it (cli/main.py)."""
 
+    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+        self.params = dict(params or {})  # the grid that sweep=… or experiment=… names
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -25,11 +31,12 @@ class AdaptiveSweeper(Sweeper):
         from llama_exp.adaptive.questions import question_of
         from llama_exp.adaptive.search import Search
 
-        config = self.config
+        config, named = self.config, {argument.partition("=")[0] for argument in arguments}
+        typed = [*(f"{key}={value}" for key, value in self.params.items() if key not in named), *arguments]
         if not config.question:
             raise UserError("hydra/sweeper=adaptive needs a question: question=best, or question=target target=70.")
         question, budget = question_of(config.question, config.within, config.target), Budget.of(config.budget)
-        overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(arguments)
+        overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(typed)
         plan = Plan.of(overrides)
         if config.preflight:  # what the whole grid would take, once: an answer may come earlier
             return list(self.launcher.launch([plan.overrides(i, 0) for i in range(len(plan.settings))], 0))

@@ -26,7 +26,7 @@ from llama_exp import __version__
 from llama_exp.cli.errors import config_error_message, file_error_message, is_config_error, mistyped
 from llama_exp.cli.options import known_keys, options_help, parse_options, with_home
 from llama_exp.config.schema import Config
-from llama_exp.errors import LauncherRefused, UserError
+from llama_exp.errors import SweepRefused, UserError
 from llama_exp.processes import ProcessLost, is_distributed, process_number
 from llama_exp.programs import install
 from llama_exp.quiet import silence_libraries
@@ -205,7 +205,7 @@ class CommandLine:
             code = self._run()
             sys.stdout.flush()  # a full disk behind it is an error, too
             return code
-        except (UserError, LauncherRefused) as error:
+        except (UserError, SweepRefused) as error:
             return _stopped(str(error), 1 if isinstance(error, ProcessLost) else 2)
         except ToBeContinued as stopped:
             # torchrun ends all processes where one does not end with 0.
@@ -303,7 +303,7 @@ class CommandLine:
             return self.run_cell(cfg, given)
 
         job.command_line = self  # type: ignore[attr-defined]  # hydra/launcher=… starts it in other processes
-        if any(argument.startswith("question=") for argument in arguments):
+        if self.name == "train" and any(argument.startswith("question=") for argument in arguments):
             arguments = ["hydra/sweeper=adaptive", *arguments]
         sys.argv[1:] = overrides_first(arguments)
         try:
@@ -353,9 +353,9 @@ class CommandLine:
         """The outcome of a cell that another process works on: the sweep comes back to it when the others are done."""
         from hydra.core.hydra_config import HydraConfig
 
-        from llama_exp.cli.sweep import BUSY, Postponed
+        from llama_exp.cli.sweep import Postponed
         from llama_exp.config.compose import resolve
-        from llama_exp.runs.run import Outcome
+        from llama_exp.runs.run import BUSY, Outcome
 
         of_cell = HydraConfig.instance().cfg
 
@@ -375,8 +375,7 @@ class CommandLine:
 
     def _record_failure(self, error: Exception) -> Any:
         """Print a cell's failure: each reason, and each bug's traceback, once. The last table counts the cells."""
-        from llama_exp.cli.sweep import FAILED
-        from llama_exp.runs.run import Outcome
+        from llama_exp.runs.run import FAILED, Outcome
 
         message = file_error_message(error)
         bug = not (message or isinstance(error, UserError))

@@ -17,14 +17,21 @@ from llama_exp.cli.errors import unknown_launcher
 from llama_exp.config.identity import sweep_id
 from llama_exp.console import make_console, make_table
 from llama_exp.dashboard.sweep_end import end_sweep, wandb_settings
-from llama_exp.errors import LauncherRefused
+from llama_exp.errors import SweepRefused
 from llama_exp.formatting import plural
-from llama_exp.runs.run import Outcome
+from llama_exp.runs.run import BUSY, FAILED, Outcome
 from llama_exp.tracking.description import SWEEP
 
-FAILED = "FAILED: "  # how the message of a failed cell begins
-BUSY = "busy elsewhere"  # the message of a cell that another process works on
 LAUNCHERS = ("llama_exp.launch.", "hydra._internal.core_plugins.basic_launcher.")
+
+
+def wrong_question(config: DictConfig) -> str:
+    """Why question=, or a key that belongs to it, would do nothing; "" where it is well."""
+    adaptive = config.hydra.sweeper._target_.endswith(".AdaptiveSweeper")
+    if config.get("question") and not adaptive:
+        return f"question={config.question} is typed on the command line of train: llama-exp train -m question=… …"
+    idle = [key for key in ("target", "budget") if config.get(key) is not None and not config.get("question")]
+    return f"{idle[0]}= belongs to a question: add question=best, or question=target target=70." if idle else ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,9 @@ class SweepOutcomes(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.launcher._target_.startswith(LAUNCHERS):
-            raise LauncherRefused(unknown_launcher(config.hydra.runtime.choices["hydra/launcher"]))
+            raise SweepRefused(unknown_launcher(config.hydra.runtime.choices["hydra/launcher"]))
+        if refusal := wrong_question(config):
+            raise SweepRefused(refusal)
         self.cells.clear()
         self.outcomes.clear()
         os.environ[SWEEP] = sweep_id(config.hydra.overrides.task)  # cells in other processes inherit it
@@ -83,7 +92,7 @@ class SweepOutcomes(Callback):
         self.print_table()
         logger, dashboard = OmegaConf.to_container(config.get("logger") or OmegaConf.create()), config.get("dashboard")
         on_wandb = dashboard or wandb_settings(logger) is not None
-        if config.get("evaluate") or on_wandb:
+        if config.get("evaluate") or config.get("question") or on_wandb:
             from llama_exp.cli.commands import report
             from llama_exp.report.command import ReportOptions
 

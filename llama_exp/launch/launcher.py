@@ -13,14 +13,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from llama_exp.cli.sweep import BUSY, FAILED
 from llama_exp.config.compose import PACKAGE
 from llama_exp.config.identity import sweep_id
 from llama_exp.errors import UserError
 from llama_exp.launch.cells import Cell, SweepFolder
 from llama_exp.launch.progress import Progress
 from llama_exp.launch.worker import Job
-from llama_exp.runs.run import Outcome
+from llama_exp.runs.run import BUSY, FAILED, Outcome
 from llama_exp.stopping import ToBeContinued
 
 POLL = 0.5  # seconds

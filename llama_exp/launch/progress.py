@@ -7,11 +7,10 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from llama_exp.cli.sweep import FAILED
 from llama_exp.console import make_console, make_table
 from llama_exp.formatting import format_duration
 from llama_exp.launch.cells import Cell
-from llama_exp.runs.run import Outcome
+from llama_exp.runs.run import FAILED, Outcome
 
 
 class Progress:

@@ -41,6 +41,10 @@ from llama_exp.sanitize import clean, reason
 MADE_WITH_ADAPTER = ("eval", "simulation")
 
 
+FAILED = "FAILED: "  # how the message of a failed cell begins
+BUSY = "busy elsewhere"  # the message of a cell that another process works on
+
+
 class Clock:
     """Seconds by phase: `with clock("train"): …`."""
 
@@ -62,6 +66,14 @@ class Outcome:
 
     message: str
     folder: Path
+
+    @property
+    def has_failed(self) -> bool:
+        return self.message.startswith(FAILED)
+
+    @property
+    def is_busy(self) -> bool:
+        return self.message == BUSY
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, ses
     scores = [ValidationScores(config, data, trackers)] if curves.scores else []
     bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
     defaults = {"num_sanity_val_steps": 0, "limit_val_batches": 1.0, "log_every_n_steps": 1}
-    if not interval:
+    if interval:
+        data.encoded("validation")  # counted, also where a run that goes on has its last validation behind it
+    else:
         settings["limit_val_batches"] = 0
     try:
         trainer = L.Trainer(
