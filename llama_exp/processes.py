@@ -96,7 +96,7 @@ class Processes:
     store           torch's key-value store, by which they find each other
     group           for messages, over gloo; training has another one, with a time limit
     ended           why those that were started outside are gone
-    has_begun       all of them train this cell; is_training: right now
+    has_begun       all of them train this cell; is_training: right now; has_trained: no more steps follow
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Processes:
         self.store: Any = None
         self.group: Any = None
         self.ended = ""
-        self.has_voted = self.has_begun = self.is_training = False
+        self.has_voted = self.has_begun = self.is_training = self.has_trained = False
         if self.is_first:
             atexit.register(self.stop)
 
@@ -158,7 +158,7 @@ class Processes:
         }
         for number in range(1, count):
             child = subprocess.Popen(
-                [sys.executable, "-m", "llama_exp", "train"],
+                [sys.executable, "-m", "llama_exp", "train", *_config_dirs()],
                 env={**shared, "RANK": str(number), "LOCAL_RANK": str(number)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -179,9 +179,9 @@ class Processes:
     def cell(self, config: Any) -> Iterator[None]:
         """Around all that is done for one Config, which the others are told; where the block ends before `begin`,
         also that it is not trained."""
-        self.has_voted = self.has_begun = False
+        self.has_voted = self.has_begun = self.has_trained = False
         if self.count > 1 and self.is_first:
-            with self._noticing():
+            with self.noticing():
                 self._open(_backend(config.trainer))
                 self.agree(config)
         try:
@@ -193,7 +193,7 @@ class Processes:
 
     def _decline(self, reason: str) -> None:
         if not self.has_voted and self.group is not None:
-            with self._noticing():
+            with self.noticing():
                 self._vote(reason)
 
     def _vote(self, reason: str) -> list[str]:
@@ -204,7 +204,7 @@ class Processes:
         """Whether all processes are ready to train this cell. Raises UserError in the first one where another is
         not."""
         if self.count > 1:
-            with self._noticing():
+            with self.noticing():
                 reasons = self._vote("")
             if reasons and self.is_first:
                 raise UserError(reasons[0])
@@ -231,19 +231,21 @@ class Processes:
         """Around the steps."""
         self.is_training = True
         try:
-            with self._noticing():
+            with self.noticing():
                 yield
+            self.has_trained = True
         finally:
             self.is_training = False
 
     @contextlib.contextmanager
-    def _noticing(self) -> Iterator[None]:
+    def noticing(self) -> Iterator[None]:
         """An error in one process leaves the others waiting in the middle of a step, so they end with it; the next cell
-        starts others. A loss that is not finite comes to all at the same step, and they stay."""
+        starts others. A loss that is not finite comes to all at the same step, and they stay; so they do once the steps
+        are done, when the first process is alone with what follows."""
         try:
             yield
         except Exception as error:
-            if self.count == 1 or not self.is_first or isinstance(error, NotFinite):
+            if self.count == 1 or not self.is_first or self.has_trained or isinstance(error, NotFinite):
                 raise
             lost = self._lost()
             self.ended = lost or "The processes that train together have ended with an error."
@@ -368,6 +370,13 @@ class Processes:
                     raise ProcessLost(self._lost()) from None
                 if time.monotonic() > deadline:
                     raise
+
+
+def _config_dirs() -> list[str]:
+    """What the others must be told, too: where this command looks for datasets and other parts of conf/."""
+    from llama_exp.config.compose import config_dirs
+
+    return [word for folder in config_dirs() for word in ("--config-dir", folder)]
 
 
 def _backend(trainer: dict[str, Any]) -> str:

@@ -1,15 +1,16 @@
 """The cells of a sweep and the folder through which its workers agree who runs which, and what came of it.
 
 outputs/.launch/train-3fa9c1d2/
-    1c0ffee0.lease      a worker runs this cell
-    1c0ffee0.start      which worker began it last
-    1c0ffee0.outcome    {"message": "F1 58.3 …", "folder": "outputs/squad/…"}
-    gpu0.log            what a worker printed
+    1c0ffee01c0ffee0.lease      a worker runs this cell
+    1c0ffee01c0ffee0.start      which worker began it last
+    1c0ffee01c0ffee0.outcome    {"message": "F1 58.3 …", "folder": "outputs/squad/…"}
+    worker0.4711.log            what a worker printed
 """
 
 import contextlib
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,6 +63,9 @@ class SweepFolder:
     def _path(self, cell: Cell, kind: str) -> Path:
         return self.folder / f"{cell.key}.{kind}"
 
+    def names(self) -> set[str]:
+        return set(os.listdir(self.folder))
+
     @contextlib.contextmanager
     def claim(self, cell: Cell) -> Iterator[None]:
         """Hold a cell while the block runs. FolderBusy where another process holds it."""
@@ -90,7 +94,7 @@ class SweepFolder:
         return read_json_or_nothing(self._path(cell, "start")).get("worker")
 
     def postpone(self, cell: Cell) -> None:
-        """A process outside of the sweep works on the cell's run: no worker has it now."""
+        """No worker has the cell now."""
         self._path(cell, "start").unlink(missing_ok=True)
 
     def end(self, cell: Cell, outcome: Outcome) -> None:
@@ -137,6 +141,6 @@ def _run_claimed(cell: Cell, sweep: SweepFolder, run: Callable[[Cell], Outcome],
     sweep.begin(cell, worker)
     try:
         sweep.end(cell, run(cell))
-    except FolderBusy:
+    except BaseException:  # stopped by a signal, or the run is busy: no worker has it now
         sweep.postpone(cell)
         raise

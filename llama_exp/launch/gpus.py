@@ -5,10 +5,13 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections import Counter
 
 from llama_exp.errors import UserError
 from llama_exp.launch.launcher import ENDED, STOPPED, CellLauncher, RunningWorker
 from llama_exp.launch.worker import Job
+
+DEADLY = 2  # workers that died on a GPU, after which it gets no other while there are better ones
 
 
 class Process:
@@ -71,13 +74,19 @@ class GpuLauncher(CellLauncher):
         return [*new]
 
     def _start_one(self, job: Job, running: list[Process]) -> Process:
-        """On the GPU that the fewest workers have."""
+        """On the GPU that the fewest workers have, but for those where workers die."""
         used = [worker.gpu for worker in running]
-        gpu = min(self.gpus, key=used.count) if self.gpus else None
+        deaths = Counter(worker.gpu for worker in self.started if worker.end() not in (None, ENDED, STOPPED))
+        well = [gpu for gpu in self.gpus if deaths[gpu] < DEADLY] or self.gpus
+        gpu = min(well, key=used.count) if well else None
         threads = max(1, (os.cpu_count() or 1) // self.wanted)
-        worker = Process(job, f"worker{len(self.started)}", gpu, threads)
+        worker = Process(job, f"worker{len(self.started)}.{os.getpid()}", gpu, threads)
         self.started.append(worker)
         return worker
+
+    def dismiss(self, workers: list[RunningWorker]) -> None:
+        for worker in self.started:
+            worker.process.wait()  # they find nothing to do
 
     def stop(self, workers: list[RunningWorker]) -> str:
         """They write their checkpoints; this process waits for that."""

@@ -1,5 +1,6 @@
 """Hydra's side of a sweep on several processes: start workers, watch them, hand back what the cells came to."""
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from llama_exp.errors import UserError
 from llama_exp.launch.cells import Cell, SweepFolder
 from llama_exp.launch.progress import Progress
 from llama_exp.launch.worker import Job
+from llama_exp.runs.lock import FolderBusy
 from llama_exp.runs.run import BUSY, FAILED, Outcome
 from llama_exp.stopping import ToBeContinued
 
@@ -54,6 +56,10 @@ class CellLauncher(Launcher):
 
     def stop(self, workers: list[RunningWorker]) -> str:
         """The command was stopped: what becomes of the workers, in a sentence."""
+        raise NotImplementedError
+
+    def dismiss(self, workers: list[RunningWorker]) -> None:
+        """All cells are done: end workers that wait for room, or have nothing left to do."""
         raise NotImplementedError
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -110,15 +116,18 @@ class Watch:
         self.progress = Progress(list(self.cells.values()))
 
     def run(self) -> dict[str, Outcome]:
+        free = 0
         for cell in self.cells.values():
-            if self.sweep.is_free(cell):
+            with contextlib.suppress(FolderBusy), self.sweep.claim(cell):
                 self.sweep.forget(cell)
+                free += 1
         print(f"{len(self.cells)} cells; what the workers print is in {self.job.folder}", flush=True)
         try:
             with self.progress:
-                self.start(len(self.cells))
-                while self.alive or self.left():
+                self.start(free)
+                while self.left():
                     self.look()
+            self.engine.dismiss(self.alive)
         except BaseException as stopped:
             self.say_what_becomes_of_workers(stopped)
             raise
@@ -129,7 +138,7 @@ class Watch:
             print(self.engine.stop(self.alive), flush=True)
 
     def start(self, wanted: int) -> None:
-        self.alive += self.engine.start(self.job, wanted)
+        self.alive += self.engine.start(self.job, wanted) if wanted else []
 
     def left(self) -> list[Cell]:
         return [cell for key, cell in self.cells.items() if key not in self.outcomes]
@@ -149,11 +158,14 @@ class Watch:
             self.go_on([cell for cell in left if self.sweep.is_free(cell)])
 
     def collect(self) -> None:
+        there = self.sweep.names()  # one question to a network file system, not one for each cell
         for cell in self.left():
-            if outcome := self.sweep.outcome(cell):
+            if f"{cell.key}.outcome" in there and (outcome := self.sweep.outcome(cell)):
                 self.outcomes[cell.key] = outcome
                 self.progress.ended(cell, outcome)
-        self.progress.show({cell: worker for cell in self.left() if (worker := self.sweep.worker(cell))})
+        if self.progress.console.is_terminal:
+            begun = [cell for cell in self.left() if f"{cell.key}.start" in there]
+            self.progress.show({cell: worker for cell in begun if (worker := self.sweep.worker(cell))})
 
     def bury(self, worker: RunningWorker, reason: str) -> None:
         """A worker died: the cell that it ran is tried once more by a fresh one, then it has failed."""
@@ -177,11 +189,13 @@ class Watch:
         if self.was_stopped:
             done = f"{len(self.outcomes)} of {len(self.cells)} cells are done"
             raise ToBeContinued(f"The workers were stopped; {done}. The same command continues from here.")
+        free = [cell for cell in free if not self.sweep.outcome(cell)]  # ended in the meantime
+        hopeless = bool(self.last_death) and not self.some_ended_well  # they die before they begin
         for cell in free:
-            if not self.some_ended_well:  # they die before they begin: no other would do better
+            if hopeless:
                 self.fail(cell)
             elif cell.key in self.postponed:
                 self.sweep.end(cell, Outcome(BUSY, Path()))
-        if again := [cell for cell in free if cell.key not in self.postponed and self.some_ended_well]:
+        if again := [cell for cell in free if cell.key not in self.postponed and not hopeless]:
             self.postponed |= {cell.key for cell in again}
             self.start(len(again))

@@ -44,12 +44,14 @@ class RayWorker:
 
     def __init__(self, name: str, actor: Any) -> None:
         self.name, self.actor, self.asked = name, actor, actor.poll.remote()
+        self.has_started = False
 
     def end(self) -> str | None:
         import ray
 
         if not ray.wait([self.asked], timeout=0)[0]:
             return None
+        self.has_started = True
         try:
             code = ray.get(self.asked)
         except ray.exceptions.RayError as error:  # its machine is gone, or Ray's process there
@@ -95,7 +97,7 @@ class RayLauncher(CellLauncher):
         remote = ray.remote(num_gpus=self.gpus, num_cpus=1)(Host)
         data, workers = ray.put(pickle.dumps(job)), []
         for _ in range(min(count, self.wanted)):
-            name = f"ray{self.started}"
+            name = f"ray{self.started}.{os.getpid()}"
             self.started += 1
             log = str(Path(job.folder, f"{name}.log"))
             workers.append(RayWorker(name, remote.remote(data, name, job.directory, os.environ["PYTHONPATH"], log)))
@@ -105,6 +107,23 @@ class RayLauncher(CellLauncher):
         import ray
 
         print("Stopping the workers: each writes a checkpoint …", flush=True)
-        running = [worker for worker in workers if isinstance(worker, RayWorker) and worker.end() is None]
-        ray.wait([worker.actor.stop.remote() for worker in running], num_returns=len(running)) if running else None
+        stopping = [worker.actor.stop.remote() for worker in self._started(workers)]
+        if stopping:
+            ray.wait(stopping, num_returns=len(stopping))
         return "All workers have stopped."
+
+    def dismiss(self, workers: list[RunningWorker]) -> None:
+        self._started(workers)
+
+    def _started(self, workers: list[RunningWorker]) -> "list[RayWorker]":
+        """Those that run; the others, for which the cluster has had no room, are called off."""
+        import ray
+
+        running = []
+        for worker in workers:
+            if isinstance(worker, RayWorker) and worker.end() is None:
+                if worker.has_started:
+                    running.append(worker)
+                else:
+                    ray.kill(worker.actor)
+        return running

@@ -27,13 +27,12 @@ class SlurmTask:
 
     def __call__(self) -> str:
         """How the worker ended."""
-        name = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID", "local"))
         try:
             worker = Worker(self.job, worker_name())
             worker.run()
             return ENDED
         except ToBeContinued as stopped:
-            print(f"{stopped.message} ({name})", flush=True)
+            print(stopped.message, flush=True)
             if worker.line.stop.received == signal.SIGUSR2 or is_preempted():
                 # submitit's own handler, which answers to signals again now that everything is saved: it requeues
                 signal.getsignal(signal.SIGUSR2)(signal.SIGUSR2, None)
@@ -64,8 +63,17 @@ def is_preempted() -> bool:
 
 def job_fields(job: str) -> dict[str, str]:
     """What `scontrol show job` says of a job; {} where Slurm has forgotten it."""
-    shown = subprocess.run(["scontrol", "-o", "show", "job", job], capture_output=True, text=True)
-    return dict(re.findall(r"(\w+)=(\S*)", shown.stdout.split("\n")[0])) if shown.returncode == 0 else {}
+    answer = run_slurm("scontrol", "-o", "show", "job", job)
+    return dict(re.findall(r"(\w+)=(\S*)", answer.split("\n")[0])) if answer else {}
+
+
+def run_slurm(*words: str) -> str | None:
+    """What a command of Slurm's prints; None where its controller does not answer, or knows nothing."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 class SubmittedJob:
@@ -98,15 +106,15 @@ class Queue:
     """Which of some jobs wait or run, asked every few seconds for all of them."""
 
     def __init__(self) -> None:
-        self.asked, self.known = float("-inf"), set[str]()
+        self.asked = float("-inf")
+        self.known: set[str] | None = None  # the controller is away for the moment
 
     def has(self, job: str) -> bool:
         if time.monotonic() - self.asked > ASK_EVERY:
-            shown = subprocess.run(["squeue", "-h", "-r", "-o", "%i", "--me"], capture_output=True, text=True)
-            if shown.returncode:
-                return True  # the controller is away for the moment
-            self.asked, self.known = time.monotonic(), set(shown.stdout.split())
-        return job in self.known
+            self.asked = time.monotonic()
+            answer = run_slurm("squeue", "-h", "-r", "-o", "%i", "--me")
+            self.known = None if answer is None else set(answer.split())
+        return self.known is None or job in self.known
 
 
 class SlurmLauncher(CellLauncher):
@@ -154,6 +162,13 @@ class SlurmLauncher(CellLauncher):
         own = {key: value for key, value in self.sbatch.items() if key in known}
         executor.update_parameters(**{"job_name": f"llama-exp-{job.sweep}", **own, "additional_parameters": more})
         return executor
+
+    def dismiss(self, workers: list[RunningWorker]) -> None:
+        """Jobs that still wait in the queue would find nothing to do."""
+        if self.queue and workers:
+            run_slurm("scancel", *(worker.name.removeprefix("job") for worker in workers))
+        for worker in workers if not self.queue else []:
+            worker.job.wait()  # type: ignore[attr-defined]
 
     def stop(self, workers: list[RunningWorker]) -> str:
         jobs = sorted({worker.name.removeprefix("job").split("_")[0] for worker in workers})

@@ -78,7 +78,21 @@ class Worker:
         outcome = done.return_value
         if isinstance(outcome, Postponed):
             raise FolderBusy(outcome.message, outcome.folder)
-        return outcome if isinstance(outcome, Outcome) else Outcome(str(outcome), Path())
+        outcome = outcome if isinstance(outcome, Outcome) else Outcome(str(outcome), Path())
+        if outcome.has_failed:
+            check_gpu()
+        return outcome
+
+
+def check_gpu() -> None:
+    """End this process where its GPU has failed for good: it would let every other cell fail in a moment, too."""
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            print(f"The GPU does not work any more: {error}", flush=True)
+            os._exit(1)
 
 
 def stop_with_launcher(stream: Any) -> None:

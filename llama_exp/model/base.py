@@ -20,7 +20,7 @@ from llama_exp.model.kernels.lora_linear import make_contiguous
 from llama_exp.model.memory import check_fits, memory_limit
 from llama_exp.model.sharding import load_sharded, shared_by
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
-from llama_exp.processes import local_number
+from llama_exp.processes import is_sharded, local_number
 
 
 def target_device(trainer: dict) -> torch.device:
@@ -174,7 +174,7 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
 
 def check_memory(config: Config, device: torch.device) -> None:
     """Raise UserError for a base that cannot be trained in the memory of a GPU, or in `memory=`."""
-    if device.type == "cuda" or config.memory:
+    if config.memory or (is_sharded(config.trainer) and device.type == "cuda"):
         size = base_dtype(config.trainer, device).itemsize
         check_fits(read_shape(config.model), config, memory_limit(config, device), size)
 

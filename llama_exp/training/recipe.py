@@ -53,29 +53,34 @@ def train_run(
     with run.lock():
         if run.is_finished or not session.processes.begin():
             return None
-        if session.processes.is_first:
-            start_records(run, data, overlap)
-        memory = most_careful(session.processes.gather(choose(base(), config, data.plan)))
-        data.micro_batch = memory.micro_batch
-        if memory.why:
-            print(f"  memory: {memory.why}", flush=True)
-        model = attach_lora(base(), config.lora, config.seed, memory.recompute)
-        try:
-            module = FineTuningModule(
-                model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels
-            )
-            with tracking(run, config, "train", data.counts["sample"]["used"]) as trackers:
-                trainer = build_trainer(run, data, base(), trackers, session)
-                with session.stop.deferred():
-                    with run.clock("train"), keep_in_memory(base(), memory.cache_weights, memory.save_activations):
-                        fitted = fit(run, trainer, module, data, trackers, session)
-                    message = save_run(run, trainer, module, data, fitted)
-                trackers.log_training()
-                if config.evaluate and trainer.is_global_zero:
-                    message = evaluate_tuned(run, model, data, session, trackers).message
-            return Outcome(message, run.folder)
-        finally:
-            detach_lora(model)
+        with session.processes.noticing():
+            return _train_begun(run, data, overlap, base(), session)
+
+
+def _train_begun(run: Run, data, overlap: dict[str, Any] | None, base: nn.Module, session: Session) -> Outcome:
+    """The same, once all processes are ready."""
+    config = run.config
+    if session.processes.is_first:
+        start_records(run, data, overlap)
+    memory = most_careful(session.processes.gather(choose(base, config, data.plan)))
+    data.micro_batch = memory.micro_batch
+    if memory.why:
+        print(f"  memory: {memory.why}", flush=True)
+    model = attach_lora(base, config.lora, config.seed, memory.recompute)
+    try:
+        module = FineTuningModule(model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels)
+        with tracking(run, config, "train", data.counts["sample"]["used"]) as trackers:
+            trainer = build_trainer(run, data, base, trackers, session)
+            with session.stop.deferred():
+                with run.clock("train"), keep_in_memory(base, memory.cache_weights, memory.save_activations):
+                    fitted = fit(run, trainer, module, data, trackers, session)
+                message = save_run(run, trainer, module, data, fitted)
+            trackers.log_training()
+            if config.evaluate and trainer.is_global_zero:
+                message = evaluate_tuned(run, model, data, session, trackers).message
+        return Outcome(message, run.folder)
+    finally:
+        detach_lora(model)
 
 
 def evaluate_tuned(run: Run, model: nn.Module, data, session: Session, trackers: Trackers) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from lightning.pytorch.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from llama_exp.config.schema import Config
@@ -89,7 +89,7 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, ses
 def slurm(plugins: list[Any]) -> list[ClusterEnvironment]:
     """Inside of a Slurm job: its environment, but without Lightning's own requeueing at SIGUSR1, which would restart a
     job that `launch` or the user's script requeues already."""
-    named = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+    named = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins) or TorchElasticEnvironment.detect()
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not named else []
 
 
