@@ -52,6 +52,12 @@ class StopSignals:
             signal.signal(number, before)
         self.previous.clear()
 
+    def pass_on(self) -> None:
+        """Call whoever answered to the signal before, now that everything is saved: an application around this one."""
+        before = self.previous.get(self.received) if self.received else None
+        if callable(before):
+            before(self.received, None)
+
     def take_over(self) -> None:
         """Answer again to the signals of `install`, in place of whoever does so now."""
         for number in self.previous:

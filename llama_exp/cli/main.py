@@ -209,7 +209,9 @@ class CommandLine:
             return _stopped(str(error), 1 if isinstance(error, ProcessLost) else 2)
         except ToBeContinued as stopped:
             # torchrun ends all processes where one does not end with 0.
-            return _stopped(stopped.message, os.EX_TEMPFAIL if _is_first() else 0)
+            code = _stopped(stopped.message, os.EX_TEMPFAIL if _is_first() else 0)
+            self.stop.pass_on()
+            return code
         except KeyboardInterrupt as interrupt:
             message = str(interrupt) or "Interrupted. The same command continues from here."
             return _stopped(f"\n{message}", 130 if _is_first() else 0)
