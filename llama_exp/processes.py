@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,9 @@ class Processes:
     def is_first(self) -> bool:
         return self.number == 0
 
-    def start(self, trainer: dict[str, Any]) -> None:
-        """Start as many as the trainer's keys want, where they do not run already; returns at once.
+    def start(self, trainer: dict[str, Any], words: Sequence[str] = ()) -> None:
+        """Start as many as the trainer's keys want, where they do not run already; returns at once. `words`: what they
+        are typed with (--config-dir FOLDER).
 
         Raises UserError where torchrun or srun have started another number.
         """
@@ -132,7 +133,7 @@ class Processes:
             return
         self.stop()
         if wanted > 1:
-            self._start(wanted)
+            self._start(wanted, words)
 
     def _check_outside(self, wanted: int, trainer: dict[str, Any]) -> None:
         if self.ended:
@@ -145,7 +146,7 @@ class Processes:
                 "trainer=ddp trainer.devices=PROCESSES_A_NODE +trainer.num_nodes=NODES."
             )
 
-    def _start(self, count: int) -> None:
+    def _start(self, count: int, words: Sequence[str]) -> None:
         self.count = count
         self.listener = socket.create_server(("127.0.0.1", 0))  # held, so that nobody else takes the port
         shared = {
@@ -158,7 +159,7 @@ class Processes:
         }
         for number in range(1, count):
             child = subprocess.Popen(
-                [sys.executable, "-m", "llama_exp", "train", *_config_dirs()],
+                [sys.executable, "-m", "llama_exp", "train", *words],
                 env={**shared, "RANK": str(number), "LOCAL_RANK": str(number)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -370,13 +371,6 @@ class Processes:
                     raise ProcessLost(self._lost()) from None
                 if time.monotonic() > deadline:
                     raise
-
-
-def _config_dirs() -> list[str]:
-    """What the others must be told, too: where this command looks for datasets and other parts of conf/."""
-    from llama_exp.config.compose import config_dirs
-
-    return [word for folder in config_dirs() for word in ("--config-dir", folder)]
 
 
 def _backend(trainer: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from llama_exp import metrics
-from llama_exp.config.compose import default_config, typed_keys
+from llama_exp.config.compose import config_dirs, default_config, typed_keys
 from llama_exp.config.schema import Config, Source
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
@@ -35,7 +35,7 @@ def train(config: Config, session: Session | None = None) -> Outcome:
         DATASETS.of(forgotten.config, cache=session.data).setup()
     if run.is_finished:
         return _already_finished(run, session)
-    session.processes.start(config.trainer)
+    session.processes.start(config.trainer, [word for folder in config_dirs() for word in ("--config-dir", folder)])
     outcome = load_and_train(run, session)
     if isinstance(outcome, Config):
         return train(outcome, session)
