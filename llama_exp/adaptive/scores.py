@@ -12,10 +12,10 @@ from llama_exp.config.schema import Config
 from llama_exp.evaluation.recipe import with_validation
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.metrics import Score, by_importance, describe
-from llama_exp.report.items import EvaluationItems, load_items
+from llama_exp.report.items import EvaluationItems, load_items, sums_by_group
 from llama_exp.report.load import EvaluationRecord, load_runs
 from llama_exp.runs.run import Run
-from llama_exp.statistics.variance import run_sums
+from llama_exp.statistics.learning_curve.noise import common_part, positive
 
 USUAL_FIXED, USUAL_EACH = 30.0, 0.05  # seconds: only their order matters before the first run has ended
 
@@ -84,20 +84,10 @@ def observed(cells: Sequence[ScoredCell], metric: str, absolute: bool = False) -
 
 
 def _covariance(items: Sequence[EvaluationItems], metric: str, absolute: bool) -> np.ndarray:
-    rows = [dict(zip(one.ids, _values(one, metric), strict=True)) for one in items]
-    residuals = run_sums(rows, dict(zip(items[0].ids, items[0].groups, strict=True))).scaled_residuals()
-    found, count = residuals @ residuals.T, len(items)
-    if absolute or count == 1:
-        return found
-    common = max((found.sum() - np.trace(found)) / (count * (count - 1)), 0.0)
-    values, vectors = np.linalg.eigh(found - common)
-    return (vectors * np.maximum(values, 0.0)) @ vectors.T
-
-
-def _values(items: EvaluationItems, metric: str) -> Sequence[float]:
-    if metric in items.scores:
-        return items.scores[metric]
-    return [loss / max(tokens, 1) for loss, tokens in zip(items.loss or (), items.tokens or (), strict=True)]
+    order = range(len(items[0].ids))  # the same ids in the same order
+    residuals = sums_by_group(items, metric, [order] * len(items)).scaled_residuals()
+    found = residuals @ residuals.T
+    return found if absolute else positive(found - common_part(found))
 
 
 def span_of(cells: Sequence[ScoredCell], metric: Score) -> float:

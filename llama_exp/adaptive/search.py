@@ -13,12 +13,12 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from llama_exp.adaptive.belief import Belief, Believer, Grid, Observed
 from llama_exp.adaptive.budget import Budget
-from llama_exp.adaptive.choose import Verdict, best_cell, verdict
+from llama_exp.adaptive.choose import Verdict, best_cell
 from llama_exp.adaptive.plan import UNTUNED, Plan
 from llama_exp.adaptive.questions import Question
-from llama_exp.adaptive.scores import ScoredCell, expected_seconds, metric_of, observed, span_of
+from llama_exp.adaptive.scores import ScoredCell, metric_of
+from llama_exp.adaptive.view import View, Views
 from llama_exp.config.compose import load_config
 from llama_exp.config.schema import Config, Split
 from llama_exp.errors import UserError
@@ -30,29 +30,6 @@ from llama_exp.runs.run import Outcome
 CERTAIN = 0.95
 DECISIONS, ANSWER = "decisions.jsonl", "adaptive.json"
 MOST_FAILURES = 3  # one after another: then it is not the setting
-COARSE = 0.25  # of the scale: a `within` beyond it is right without any run
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """What is known at one moment: the grid with its sizes, the draws of all scores, and the answer they give.
-
-    scores   (D, A) draws of the true scores, signed so that higher is better
-    seconds  (A,) that a run of each setting would take
-    """
-
-    grid: Grid
-    belief: Belief
-    scores: np.ndarray
-    losses: np.ndarray
-    verdict: Verdict
-    runs: Observed
-    seconds: np.ndarray
-
-    @property
-    def items(self) -> float:
-        """Variance of one more run by chance of the items."""
-        return float(np.diag(self.runs.items).mean())
 
 
 class Search:
@@ -69,8 +46,7 @@ class Search:
         self.failures = 0  # since the last cell that was scored
         self.paid = 0.0  # seconds of the runs of this command
         self.returns: list[JobReturn] = []
-        self.views: dict[tuple, View] = {}
-        self.believer: tuple[bytes, Believer] | None = None  # and the sizes that it is of
+        self.views = Views(plan, question, config.sample)
         self.folder = Path(config.outputs) / "report"
 
     def run(self) -> list[JobReturn]:
@@ -121,16 +97,10 @@ class Search:
 
     def config_of(self, setting: int, seed: int) -> Config:
         config = load_config(*(override.lstrip("+") for override in self.plan.overrides(setting, seed)))
-        available = self.available
+        available = self.views.available(self.cells)
         if available and config.sample and config.sample >= available:
             return dataclasses.replace(config, sample=None)
         return config
-
-    @property
-    def available(self) -> int | None:
-        """How many Examples there are, once a run of all of them has told."""
-        asked = [(self.plan.sample(cell.setting, self.config.sample), cell.examples) for cell in self.cells]
-        return next((examples for sample, examples in asked if sample is None or examples < sample), None)
 
     def there_already(self) -> list[tuple[int, int]]:
         """Cells that an earlier command has trained and scored: launching them costs a moment."""
@@ -146,37 +116,7 @@ class Search:
 
     def view(self, more: Sequence[int] = ()) -> View:
         """What the runs say; `more`: settings that are running, as if they scored what is expected of them."""
-        key = len(self.cells), *more
-        if key not in self.views:
-            self.views = {k: v for k, v in self.views.items() if k[0] == len(self.cells)}
-            self.views[key] = self._view(more)
-        return self.views[key]
-
-    def _view(self, more: Sequence[int]) -> View:
-        metric = metric_of(self.cells)
-        grid = self.plan.grid(self.available, self.config.sample)
-        believer = self._believer(grid, span_of(self.cells, metric))
-        runs = observed(self.cells, metric.name, self.question.absolute)
-        belief = believer.after(runs)
-        if more:
-            runs = runs.with_runs(more, belief.scores[:, list(more)].mean(axis=0))
-            belief = believer.after(runs)
-        sign = -1.0 if metric.lower_is_better else 1.0
-        scores = sign * belief.scores
-        losses = self.question.loss(scores, grid, sign)
-        seconds = expected_seconds(self.cells, grid.examples)
-        return View(grid, belief, scores, losses, verdict(losses), runs, seconds)
-
-    def _believer(self, grid: Grid, span: float) -> Believer:
-        if self.question.within > COARSE * span:
-            raise UserError(
-                f"within={self.question.within:g} is more than a quarter of the scale of this score ({span:.3g}): any "
-                "setting would do. Type a smaller one."
-            )
-        key = grid.examples.tobytes()
-        if self.believer is None or self.believer[0] != key:
-            self.believer = key, Believer(grid, span)
-        return self.believer[1]
+        return self.views.of(self.cells, more)
 
     def open_cells(self) -> dict[int, int]:
         """{setting: the next seed it may be run with}."""

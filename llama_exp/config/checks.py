@@ -8,6 +8,7 @@ from typing import Any
 from llama_exp.config.schema import Config, Quantisation, Source
 from llama_exp.config.seeds import MAX_SEED
 from llama_exp.config.trainer_keys import logger_errors, trainer_errors
+from llama_exp.processes import is_sharded
 from llama_exp.stopping import CHOSEN
 
 # What a number must be, in words and as a test; None stands for "not set" and is always allowed.
@@ -104,7 +105,7 @@ def _contradictions(c: Config) -> Iterator[str]:
 
 def _sharding_errors(c: Config) -> Iterator[str]:
     """What trainer=fsdp, where no process holds the whole base, cannot do."""
-    if c.trainer.get("strategy") != "fsdp":
+    if not is_sharded(c.trainer):
         return
     if c.model.quantisation is not Quantisation.nf4:
         yield (

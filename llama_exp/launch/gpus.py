@@ -3,13 +3,11 @@
 import os
 import pickle
 import signal
-import subprocess
-import sys
 from collections import Counter
 
 from llama_exp.errors import UserError
 from llama_exp.launch.launcher import ENDED, STOPPED, CellLauncher, RunningWorker
-from llama_exp.launch.worker import Job
+from llama_exp.launch.worker import Job, start_process
 
 DEADLY = 2  # workers that died on a GPU, after which it gets no other while there are better ones
 
@@ -21,21 +19,13 @@ class Process:
         self.name, self.gpu = name, gpu
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})}
         environment.setdefault("OMP_NUM_THREADS", str(threads))
-        with (job.folder / f"{name}.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "llama_exp.launch.worker", name],
-                stdin=subprocess.PIPE,  # open as long as this process lives
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches this process, which then stops the workers
-            )
-        assert self.process.stdin
-        try:
-            pickle.dump(job, self.process.stdin)
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has died: end() says how
+        self.process = start_process(
+            pickle.dumps(job),
+            name,
+            job.folder / f"{name}.log",
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process, which then stops the workers
+        )
 
     def end(self) -> str | None:
         return how_it_ended(self.process.poll())

@@ -90,9 +90,9 @@ class CellLauncher(Launcher):
 
     def _returned(self, cell: Cell, outcome: Outcome) -> JobReturn:
         """The outcome as Hydra, its callbacks and the exit code know it from a cell that ran in this process."""
-        if outcome.message.startswith(FAILED):
+        if outcome.has_failed:
             self.line.failures.append(outcome.message.removeprefix(FAILED))
-        self.line.busy += outcome.message == BUSY
+        self.line.busy += outcome.is_busy
         done = JobReturn(overrides=list(cell.overrides), status=JobStatus.COMPLETED)
         done.return_value = outcome
         self.hydra_context.callbacks.on_job_end(config=self.config, job_return=done)

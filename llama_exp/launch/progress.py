@@ -10,7 +10,7 @@ from rich.text import Text
 from llama_exp.console import make_console, make_table
 from llama_exp.formatting import format_duration
 from llama_exp.launch.cells import Cell
-from llama_exp.runs.run import FAILED, Outcome
+from llama_exp.runs.run import Outcome
 
 
 class Progress:
@@ -32,7 +32,7 @@ class Progress:
 
     def ended(self, cell: Cell, outcome: Outcome) -> None:
         self.done += 1
-        self.failed += outcome.message.startswith(FAILED)
+        self.failed += outcome.has_failed
         text = f"{self.done}/{self.total}  {self.names[cell.key]}: {outcome.message.splitlines()[0]}"
         self.console.print(Text(text), soft_wrap=True)
 

@@ -2,15 +2,13 @@
 
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from llama_exp.errors import UserError
 from llama_exp.launch.gpus import how_it_ended
 from llama_exp.launch.launcher import CellLauncher, RunningWorker
-from llama_exp.launch.worker import Job
+from llama_exp.launch.worker import Job, start_process
 from llama_exp.programs import install
 
 
@@ -18,18 +16,8 @@ class Host:
     """Ray's actor, on a machine of the cluster: holds a worker in a process of its own, which may die without it."""
 
     def __init__(self, job: bytes, name: str, directory: str, python_path: str, log: str) -> None:
-        with open(log, "ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "llama_exp.launch.worker", name],
-                stdin=subprocess.PIPE,  # open as long as the actor lives
-                stdout=file,
-                stderr=file,
-                cwd=directory,
-                env={**os.environ, "PYTHONPATH": python_path},
-            )
-        assert self.process.stdin
-        self.process.stdin.write(job)
-        self.process.stdin.flush()
+        environment = {**os.environ, "PYTHONPATH": python_path}
+        self.process = start_process(job, name, log, cwd=directory, env=environment)
 
     def poll(self) -> int | None:
         return self.process.poll()

@@ -1,12 +1,14 @@
 """A worker: claims and runs cells of a sweep with one session, so that it loads its base once.
 
-python -m llama_exp.launch.worker gpu0      the job comes through standard input, pickled, which stays open as long
+python -m llama_exp.launch.worker worker0   the job comes through standard input, pickled, which stays open as long
                                             as the launcher lives
 """
 
+import contextlib
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -82,6 +84,23 @@ class Worker:
         if outcome.has_failed:
             check_gpu()
         return outcome
+
+
+def start_process(job: bytes, name: str, log: str | Path, **how: Any) -> subprocess.Popen:
+    """A worker in a process of its own, on this machine. Its end of the pipe closes when this process ends."""
+    with open(log, "ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "llama_exp.launch.worker", name],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            **how,
+        )
+    assert process.stdin
+    with contextlib.suppress(BrokenPipeError):  # it has died: its exit code says how
+        process.stdin.write(job)
+        process.stdin.flush()
+    return process
 
 
 def check_gpu() -> None:

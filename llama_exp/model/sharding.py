@@ -144,17 +144,17 @@ def shared_by() -> torch.distributed.ProcessGroup:
     return torch.distributed.group.WORLD
 
 
-def is_sharded(base: nn.Module) -> bool:
-    return hasattr(base.model.layers[0], "unshard")
+def is_in_shares(decoder: nn.Module) -> bool:
+    return hasattr(decoder, "unshard")
 
 
 def gather(decoder: nn.Module) -> None:
     """Put the shares of a layer together, where it is in shares."""
-    if hasattr(decoder, "unshard"):
+    if is_in_shares(decoder):
         decoder.unshard()
 
 
 def release(decoder: nn.Module) -> None:
     """Forget the shares of the others again."""
-    if hasattr(decoder, "reshard"):
+    if is_in_shares(decoder):
         decoder.reshard()

@@ -24,7 +24,7 @@ from llama_exp.evaluation.auto_metrics import with_metrics
 from llama_exp.formatting import format_duration, format_large, format_memory, format_money, plural
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.preflight.inspection import say, show_data
-from llama_exp.processes import wanted_processes
+from llama_exp.processes import is_sharded, wanted_processes
 from llama_exp.records import Tokens
 from llama_exp.report import costs
 from llama_exp.runs.run import Outcome, Run
@@ -140,7 +140,7 @@ def estimate(run: Run, data, session: Session) -> CellForecast:
 
     config, plan, tokens = run.config, data.plan, data.encoded("train")
     device, world = target_device(config.trainer), wanted_processes(config.trainer)
-    if memory.is_sharded(config.trainer):
+    if is_sharded(config.trainer):
         return estimate_sharded(run, plan, device)
     base = load_base_or_refuse(config, device, session)
     choice = memory.choose(base, config, plan)

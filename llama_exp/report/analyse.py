@@ -15,10 +15,9 @@ import numpy as np
 
 from llama_exp.metrics import likelihood
 from llama_exp.report.cells import Cell, Comparison, ExactTest, Panel, ScoredRun
-from llama_exp.report.items import EvaluationItems
+from llama_exp.report.items import EvaluationItems, sums_by_group
 from llama_exp.report.labels import cell_name
 from llama_exp.report.load import EvaluationRecord, StoredInterval
-from llama_exp.statistics.clusters import cluster_index
 from llama_exp.statistics.comparisons import shared_ids
 from llama_exp.statistics.exact import first_against_second
 from llama_exp.statistics.learning_curve import LearningCurve, Series
@@ -48,19 +47,13 @@ class CellItems:
         return [self.items[0].groups[i] for i in self.order[0]]
 
     def values(self, run: int, metric: str) -> np.ndarray:
-        items = self.items[run]
-        return np.array(items.loss if metric in likelihood.SCORES else items.scores[metric])[list(self.order[run])]
+        return self.items[run].values(metric)[list(self.order[run])]
 
     def weights(self, metric: str) -> np.ndarray:
-        """Every item counts once; for the loss, every token."""
-        if metric in likelihood.SCORES:
-            return np.array(self.items[0].tokens, dtype=float)[list(self.order[0])]
-        return np.ones(len(self.order[0]))
+        return self.items[0].weights(metric)[list(self.order[0])]
 
     def table(self, metric: str) -> RunSums:
-        index, count = cluster_index(self.groups(), len(self.order[0]))
-        sums = [np.bincount(index, self.values(run, metric), count) for run in range(len(self.items))]
-        return RunSums(np.stack(sums), np.bincount(index, self.weights(metric), count), len(self.order[0]))
+        return sums_by_group(self.items, metric, self.order)
 
     def seeds(self) -> tuple[tuple[int, int], ...]:
         return tuple((s.run.data_seed, s.run.seed) for s in self.runs)

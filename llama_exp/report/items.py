@@ -9,8 +9,11 @@ has no scores.jsonl gets those that are computed in a moment. Nothing here impor
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from llama_exp.errors import UserError
 from llama_exp.metrics import cheap_metrics, likelihood, load
@@ -18,6 +21,8 @@ from llama_exp.records import Prediction
 from llama_exp.report.load import EvaluationRecord
 from llama_exp.runs.files import atomic_write, read_json, read_predictions
 from llama_exp.runs.scores import SCORES, read_scores
+from llama_exp.statistics.clusters import cluster_index
+from llama_exp.statistics.variance import RunSums
 
 FORMAT = 2  # of the files in report/items; a new number discards the old ones
 
@@ -34,6 +39,22 @@ class EvaluationItems:
 
     def can(self, metric: str) -> bool:
         return metric in self.scores or (metric in likelihood.SCORES and self.loss is not None)
+
+    def values(self, metric: str) -> np.ndarray:
+        return np.array(self.loss if metric in likelihood.SCORES else self.scores[metric])
+
+    def weights(self, metric: str) -> np.ndarray:
+        """Every item counts once; for the loss, every token."""
+        return np.array(self.tokens, float) if metric in likelihood.SCORES else np.ones(len(self.ids))
+
+
+def sums_by_group(items: Sequence[EvaluationItems], metric: str, orders: Sequence[Sequence[int]]) -> RunSums:
+    """The runs of one or several cells on the same items, whose places in each file `orders` says."""
+    first = list(orders[0])
+    index, count = cluster_index([items[0].groups[i] for i in first], len(first))
+    pairs = zip(items, orders, strict=True)
+    sums = [np.bincount(index, one.values(metric)[list(order)], count) for one, order in pairs]
+    return RunSums(np.stack(sums), np.bincount(index, items[0].weights(metric)[first], count), len(first))
 
 
 def load_items(evaluation: EvaluationRecord, cache: Path | None = None) -> EvaluationItems | str:

@@ -14,7 +14,7 @@ from llama_exp.model.kernels.attention import Segments, attend
 from llama_exp.model.kernels.decoder_layer import Layer, layers_of
 from llama_exp.model.kernels.forward import token_nll
 from llama_exp.model.kernels.lora_linear import Group
-from llama_exp.model.sharding import is_sharded
+from llama_exp.model.sharding import is_in_shares
 
 TOKENS = 513, 528  # kernels are compiled apart for counts that 16 divides
 
@@ -22,7 +22,11 @@ TOKENS = 513, 528  # kernels are compiled apart for counts that 16 divides
 def warm_up(base: nn.Module, rank: int) -> None:
     """Warm `base` up for adapters of `rank`, once. Nothing on a CPU, nor for a base in shares: where this failed in one
     process, the others would wait for it."""
-    if not base.model.embed_tokens.weight.is_cuda or getattr(base, "is_warm", False) or is_sharded(base):
+    if (
+        not base.model.embed_tokens.weight.is_cuda
+        or getattr(base, "is_warm", False)
+        or is_in_shares(base.model.layers[0])
+    ):
         return
     base.is_warm = True
     with contextlib.suppress(Exception):

@@ -44,7 +44,7 @@ class Points:
 
     def on_these_items(self) -> "Points":
         """Without what the test set adds to all points alike: for comparing sizes and ranks on the same items."""
-        rest = _positive(self.fixed - self.common)
+        rest = positive(self.fixed - self.common)
         return replace(self, fixed=rest, common=0.0)
 
 
@@ -104,14 +104,20 @@ def estimate_points(scores: SweepScores) -> Points:
     means = np.bincount(scores.size_index, weights=scores.means, minlength=count) / draws
     test, in_scatter, test_df = _test_noise(scores, draws)
     run, shared, df = _run_noise(scores, means, draws)
-    fixed = _with_few_groups(_positive(test - np.diag(in_scatter)), test_df)
-    common = max(float(fixed.sum() - np.trace(fixed)) / (count * (count - 1)), 0.0) if count > 1 else 0.0
+    fixed = _with_few_groups(positive(test - np.diag(in_scatter)), test_df)
+    common = common_part(fixed)
     pooled = float(run.mean())
     profile = run / pooled if pooled > 0 else relative_scatter(scores.sizes) ** 2
     return Points(scores.sizes, means, draws, fixed + shared, common, pooled, profile, df if pooled > 0 else 0.0)
 
 
-def _positive(covariance: np.ndarray) -> np.ndarray:
+def common_part(covariance: np.ndarray) -> float:
+    """What lifts or lowers all means together, at least 0: the mean covariance of two of them."""
+    count = len(covariance)
+    return max(float(covariance.sum() - np.trace(covariance)) / (count * (count - 1)), 0.0) if count > 1 else 0.0
+
+
+def positive(covariance: np.ndarray) -> np.ndarray:
     """The nearest covariance: what a subtraction left below 0 is 0."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.maximum(values, 0.0)) @ vectors.T
