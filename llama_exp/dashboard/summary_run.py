@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+
 from llama_exp.dashboard import chart
 from llama_exp.dashboard.answers import load_answers
 from llama_exp.dashboard.save import SECONDS, create_chart, memory
