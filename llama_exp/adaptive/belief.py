@@ -4,9 +4,9 @@
     f  =  level  +  curve over examples  +  for each other axis: an effect, and how it changes along the other axes
 
 f is Gaussian with smooth effects (RBF along the logarithm of a number; names are all equally far from each other). How
-large the effects are, how fast the curve bends and how much runs scatter are not known: HYPERPARAMETERS values of them
-are drawn from their priors, each weighted by how well it explains the scores, and the draws of f are the mixture.
-Exact sums, nothing iterated: the same runs give the same draws.
+large the effects are, how fast the curve bends and how much runs scatter are not known: values of them
+are drawn where they explain the scores (importance.py), and the draws of f are the mixture. The same runs give the same
+draws.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ from functools import cached_property
 
 import numpy as np
 
+from llama_exp.adaptive.importance import ImportanceSampler
 from llama_exp.statistics.single_runs import LOG_SCATTER_SPREAD, TYPICAL_SCATTER, relative_scatter, run_variances
 
-HYPERPARAMETERS = 1024
-DRAWS = 2048
+KEPT, PER_VALUE = 256, 8  # values of the hyperparameters, and draws of the scores with each
+DRAWS = KEPT * PER_VALUE
 LEVEL = 0.4  # prior standard deviations, as shares of the scale: the score at no particular setting
 CURVE = 0.15, 0.6  # of what examples add: median, log spread
 EFFECT = 0.012, 1.2  # of another axis, rank or learning rate, likewise
@@ -139,44 +140,61 @@ class Believer:
         rng = np.random.default_rng(seed)
         self.grid, self.span = grid, span
         self.luck = relative_scatter(grid.examples)
-        self.scatters = TYPICAL_SCATTER * span * np.exp(LOG_SCATTER_SPREAD * rng.standard_normal(HYPERPARAMETERS))
-        self.priors = np.stack([_prior(grid, span, rng) for _ in range(HYPERPARAMETERS)])  # (H, A, A)
-        self.roots = np.linalg.cholesky(self.priors)
-        self.normal = rng.standard_normal((DRAWS, len(grid)))
+        self.distances = [np.unique(each, return_inverse=True) for each in grid.distances]
+        self.search = ImportanceSampler(2 + 2 * len(grid.distances), rng)
+        self.normal = rng.standard_normal((PER_VALUE, KEPT, len(grid)))
+        self.chance = rng.standard_normal((PER_VALUE, KEPT, len(grid)))
         self.order = rng.permutation(DRAWS)
 
     def after(self, runs: Observed) -> Belief:
         """Draws of the posterior: those of the prior, moved by what they miss of the runs (Matheron's rule)."""
         means, centre = Means.of(runs), self.span / 2
         at = means.settings
-        own = run_variances(self.scatters[:, None], self.luck[at], self.span)  # (H, C)
-        noise = means.items + (own / means.counts)[:, :, None] * np.eye(len(at))
-        shown = np.linalg.cholesky(self.priors[:, at][:, :, at] + noise)
-        solved = np.linalg.solve(shown, np.broadcast_to(means.scores - centre, own.shape)[..., None])[..., 0]
+        kept = self.search.draw(lambda values: self._log_evidence(values, means), KEPT)
+        scatters = self._scatters(kept)
+        priors = self._priors(kept, np.arange(len(self.grid)))
+        noise = self._noise(scatters, means)
+        drawn = np.einsum("hij,dhj->hdi", np.linalg.cholesky(priors), self.normal)
+        chance = np.einsum("hij,dhj->hdi", np.linalg.cholesky(noise), self.chance[:, :, : len(at)])
+        missed = means.scores - centre - drawn[:, :, at] - chance
+        shown = priors[:, at][:, :, at] + noise
+        moved = np.linalg.solve(shown, missed.transpose(0, 2, 1)).transpose(0, 2, 1)
+        scores = (centre + drawn + moved @ priors[:, at]).reshape(DRAWS, -1)
+        return Belief(scores[self.order], np.repeat(scatters, PER_VALUE)[self.order], self.luck, self.span)
+
+    def _log_evidence(self, values: np.ndarray, means: Means) -> np.ndarray:
+        """(H,) log p(runs | hyperparameters), but for a constant."""
+        scatters = self._scatters(values)
+        shown = np.linalg.cholesky(self._priors(values, means.settings) + self._noise(scatters, means))
+        off = np.broadcast_to(means.scores - self.span / 2, shown.shape[:2])
+        solved = np.linalg.solve(shown, off[..., None])[..., 0]
         logs = -0.5 * (solved**2).sum(axis=1) - np.log(np.diagonal(shown, axis1=1, axis2=2)).sum(axis=1)
-        logs = logs + means.scatter_fit(own)
-        weights = np.exp(logs - logs.max())
-        chosen = np.searchsorted(np.cumsum(weights), (np.arange(DRAWS) + 0.5) / DRAWS * weights.sum())
-        scores = np.empty((DRAWS, len(self.grid)))
-        rng = np.random.default_rng(len(runs.scores))
-        for index in np.unique(chosen):
-            mine = np.flatnonzero(chosen == index)
-            drawn = self.normal[mine] @ self.roots[index].T
-            chance = rng.standard_normal((len(mine), len(at))) @ np.linalg.cholesky(noise[index]).T
-            missed = (means.scores - centre - drawn[:, at] - chance).T
-            moved = np.linalg.solve(shown[index].T, np.linalg.solve(shown[index], missed))
-            scores[mine] = centre + drawn + (self.priors[index][:, at] @ moved).T
-        return Belief(scores[self.order], self.scatters[chosen][self.order], self.luck, self.span)
+        return logs + means.scatter_fit(self._variances(scatters, means))
 
+    def _scatters(self, values: np.ndarray) -> np.ndarray:
+        return TYPICAL_SCATTER * self.span * np.exp(LOG_SCATTER_SPREAD * values[:, 0])
 
-def _prior(grid: Grid, span: float, rng: np.random.Generator) -> np.ndarray:
-    """(A, A) covariance of the settings' scores, for one draw of sizes and bends."""
-    bends = BEND[0] * np.exp(BEND[1] * rng.standard_normal(len(grid.distances)))
-    alike = [np.exp(-0.5 * (d / bend) ** 2) for d, bend in zip(grid.distances, bends, strict=True)]
-    curve = CURVE[0] * np.exp(CURVE[1] * rng.standard_normal())
-    found = LEVEL**2 + curve**2 * alike[0] + MISFIT**2 * np.eye(len(grid))
-    for axis in range(1, len(alike)):
-        effect = EFFECT[0] * np.exp(EFFECT[1] * rng.standard_normal())
-        others = [1.0] + [INTERACTION**2 * one for j, one in enumerate(alike) if j != axis]
-        found = found + effect**2 * alike[axis] * sum(others)
-    return span**2 * found
+    def _variances(self, scatters: np.ndarray, means: Means) -> np.ndarray:
+        """(H, C) of one run by luck."""
+        return run_variances(scatters[:, None], self.luck[means.settings], self.span)
+
+    def _noise(self, scatters: np.ndarray, means: Means) -> np.ndarray:
+        """(H, C, C) covariance of the means around the true scores."""
+        own = self._variances(scatters, means) / means.counts
+        return means.items + own[:, :, None] * np.eye(len(means.settings))
+
+    def _priors(self, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """(H, C, C) covariance of the true scores of the settings `at`."""
+        axes = len(self.distances)
+        curve = CURVE[0] * np.exp(CURVE[1] * values[:, 1])
+        bends = BEND[0] * np.exp(BEND[1] * values[:, 2 : 2 + axes])
+        effects = EFFECT[0] * np.exp(EFFECT[1] * values[:, 2 + axes :])
+        alike = [
+            np.exp(-0.5 * (steps / bends[:, axis, None]) ** 2)[:, places[np.ix_(at, at)]]
+            for axis, (steps, places) in enumerate(self.distances)
+        ]
+        found = curve[:, None, None] ** 2 * alike[0] + (LEVEL**2 + MISFIT**2 * np.eye(len(at)))
+        for axis in range(1, axes):
+            others = sum((one for j, one in enumerate(alike) if j != axis), start=np.zeros(()))
+            found += (effects[:, axis - 1, None, None] ** 2 * alike[axis]) * (1.0 + INTERACTION**2 * others)
+        return self.span**2 * found

@@ -49,7 +49,7 @@ def best_cell(
 
 def worth(belief: Belief, losses: np.ndarray, settings: Sequence[int], items: float) -> np.ndarray:
     """(S,) how far one run of each setting would lower the expected loss. `items`: variance by chance of the items."""
-    now = losses.mean(axis=0).min()
+    now, losses = losses.mean(axis=0).min(), losses.astype(np.float32)
     return np.array([max(now - _expected_loss(belief, losses, setting, items), 0.0) for setting in settings])
 
 
@@ -58,7 +58,8 @@ def _expected_loss(belief: Belief, losses: np.ndarray, setting: int, items: floa
     chosen = np.linspace(0, len(expected) - 1, OUTCOMES).astype(int)
     luck = special.ndtri((np.random.default_rng(1).permutation(OUTCOMES) + 0.5) / OUTCOMES)
     outcomes = expected[chosen] + np.sqrt(variance[chosen]) * luck
-    logs = -0.5 * ((outcomes[:, None] - expected) ** 2 / variance + np.log(variance))
+    away = (outcomes[:, None] - expected).astype(np.float32)  # single precision: twice as fast, and read off a maximum
+    logs = -0.5 * (away**2 / variance.astype(np.float32) + np.log(variance).astype(np.float32))
     weights = np.exp(logs - logs.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     return float((weights @ losses).min(axis=1).mean())
