@@ -213,7 +213,9 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
-    rows = [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows and given.rows.exists() else []
+    rows = (
+        [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows and given.rows.exists() else []
+    )
     left = sorted(set(range(given.worlds)) - {row["seed"] for row in rows})
     with ProcessPoolExecutor(given.processes) as pool:
         for done in as_completed([pool.submit(play, seed, given.noisy) for seed in left]):

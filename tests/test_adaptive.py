@@ -9,8 +9,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from llama_exp.adaptive.belief import DRAWS, Believer, Grid, Observed
 from llama_exp.adaptive.budget import Budget
 from llama_exp.adaptive.choose import verdict, worth
+from llama_exp.adaptive.importance import ImportanceSampler
 from llama_exp.adaptive.plan import Plan
-from llama_exp.adaptive.questions import Best, Target, question_of
+from llama_exp.adaptive.questions import Best, Curve, Target, question_of
+from llama_exp.adaptive.replay import replay
 from llama_exp.errors import UserError
 from tests.conftest import small
 
@@ -27,7 +29,6 @@ def observed(scores: dict[int, list[float]], items: float = 0.0) -> Observed:
 
 def test_without_runs_every_setting_is_as_likely_the_best_as_its_place_says_and_nothing_is_certain():
     belief = Believer(GRID, 100.0).after(observed({}))
-    assert len(belief.scores[0]) == 6
     assert belief.scores.shape == (DRAWS, len(GRID)) and abs(belief.scores.mean() - 50) < 3
     found = verdict(Best(1.0).loss(belief.scores, GRID))
     assert found.certainty < 0.7 and found.loss > 0
@@ -36,13 +37,12 @@ def test_without_runs_every_setting_is_as_likely_the_best_as_its_place_says_and_
 def test_draws_agree_with_the_gaussian_that_one_prior_makes_of_the_runs():
     """Matheron's rule against conditioning by hand: the same mean and covariance, within Monte-Carlo error."""
     believer = Believer(GRID, 100.0)
-    believer.priors = np.repeat(believer.priors[:1], len(believer.priors), axis=0)
-    believer.roots = np.linalg.cholesky(believer.priors)
-    believer.scatters[:] = 1.5
+    one = np.zeros((1, believer.search.prior.shape[1]))  # the median of every hyperparameter
+    believer.search.draw = lambda log_likelihood, count: np.repeat(one, count, axis=0)
     scores = {0: [40.0, 43.0], 3: [62.0]}
     belief = believer.after(observed(scores, items=0.5))
-    prior, at = believer.priors[0], [0, 3]
-    luck = (1.5 * believer.luck[at]) ** 2
+    prior, at = believer._priors(one, np.arange(len(GRID)))[0], [0, 3]
+    luck = (believer._scatters(one) * believer.luck[at]) ** 2
     noise = np.diag((luck + 0.5) / np.array([2, 1]))
     gain = prior[:, at] @ np.linalg.inv(prior[np.ix_(at, at)] + noise)
     mean = 50 + gain @ (np.array([41.5, 62.0]) - 50)
@@ -52,6 +52,22 @@ def test_draws_agree_with_the_gaussian_that_one_prior_makes_of_the_runs():
     assert np.allclose(
         np.cov(belief.scores.T) / np.outer(spread, spread), covariance / np.outer(spread, spread), atol=0.12
     )
+
+
+def test_importance_sampling_finds_a_posterior_that_the_prior_hardly_touches():
+    """Against the exact posterior of a narrow Gaussian likelihood, far out in the prior."""
+    centre, spread = np.array([2.5, -2.0, 0.0, 1.0, 0.0, 0.0]), np.array([0.05, 0.1, 0.3, 0.05, 1.0, 0.2])
+    sampler = ImportanceSampler(6, np.random.default_rng(0))
+
+    def log_likelihood(values):
+        return -0.5 * (((values - centre) / spread) ** 2).sum(axis=1)
+
+    values, weights = sampler.weigh(log_likelihood)
+    variance = 1 / (1 + 1 / spread**2)
+    mean, found = centre / spread**2 * variance, weights @ values
+    assert 1 / (weights**2).sum() > 200, "effective draws"
+    assert np.all(np.abs(found - mean) < 0.25 * np.sqrt(variance))
+    assert np.allclose(weights @ (values - found) ** 2, variance, rtol=0.35)
 
 
 def test_runs_that_repeat_a_setting_say_how_much_runs_scatter():
@@ -83,11 +99,11 @@ def test_the_open_contest_is_worth_more_than_a_setting_that_is_out_of_it():
 
 def test_target_is_the_smallest_size_that_reaches_it_or_none():
     scores = np.array([[40.0, 45.0, 69.0, 71.0, 80.0, 79.0], [40.0, 45.0, 60.0, 61.0, 69.9, 60.0]])
-    losses = Target(70.0, 0.5).loss(scores, GRID)
+    losses = Target(within=0.5, target=70.0).loss(scores, GRID)
     assert losses.shape == (2, 4)
     assert losses[0].tolist() == [24.5, 0.0, 0.5, 9.5]
     assert losses[1].tolist() == [24.5, 8.5, 0.0, 0.0], "within the tolerance either answer is right"
-    lower = Target(1.0, 0.0).loss(-np.array([[3.0, 2.0, 1.5, 0.9, 0.5, 0.6]]), GRID, sign=-1.0)
+    lower = Target(within=0.0, target=1.0).loss(-np.array([[3.0, 2.0, 1.5, 0.9, 0.5, 0.6]]), GRID, sign=-1.0)
     assert lower[0].argmin() == 1 and lower[0].min() == 0.0
 
 
@@ -169,8 +185,45 @@ def test_a_sweep_with_a_question_runs_what_its_budget_allows_and_takes_up_what_i
     not_run = 2 - ("sample=8" not in answer["answer"])  # the answer itself may be a setting that was not run
     assert (answer["known"], answer["runs"], len(answer["not_run"])) == (False, 1, not_run)
     [decision] = (command.outputs / "report/decisions.jsonl").read_text().splitlines()
-    assert "sample=8" in json.loads(decision)["cell"]
+    assert "sample=8" in json.loads(decision)["overrides"]
     again = command("train.py", *words, f"outputs={command.outputs}")
     assert "already finished" in again.stdout and "after 1 run" not in again.stdout
     assert json.loads((command.outputs / "report/adaptive.json").read_text())["runs"] == 1
     assert len((command.outputs / "report/decisions.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_curve_is_measured_until_it_is_known_and_every_decision_can_be_made_again(command):
+    """And what one of them rests on, once changed, is told."""
+    words = [*small(), "-m", "sample=8,16,32", "seed=0,1", "question=curve", "within=20", f"outputs={command.outputs}"]
+    done = command("train.py", *words)
+    assert "Asked what 10 times the data buys, ± 20: 10 times the data, 320 Examples:" in done.stdout, done.stdout
+    report = command.outputs / "report"
+    found = json.loads((report / "answer.json").read_text())["question"]
+    assert found == json.loads((report / "adaptive.json").read_text())
+    assert (found["known"], found["runs"] >= 2) == (True, True) or found["runs"] == 6
+    assert "Asked what 10 times the data buys" in (report / "index.html").read_text()
+    decisions = [json.loads(line) for line in (report / "decisions.jsonl").read_text().splitlines()]
+    assert len(decisions) == found["runs"] and [one["cell"] for one in decisions[:2]] == [0, 1], "two sizes first"
+    replayed = list(replay(command.outputs))
+    assert [line["cell"] for line, _ in replayed] == [chosen for _, chosen in replayed]
+    decisions[1]["runs"][0]["score"] += 1.0
+    (report / "decisions.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in decisions))
+    with pytest.raises(UserError, match="scored anew"):
+        list(replay(command.outputs))
+
+
+def test_the_gain_of_ten_times_the_data_is_known_where_the_draws_agree():
+    question, scores = Curve(within=1.0), np.zeros((100, len(GRID) + 1))
+    scores[:, -1] = np.linspace(2.0, 3.8, 100)
+    losses = question.loss(scores, GRID)
+    found = verdict(losses)
+    assert found.certainty == 1.0
+    scores[:, -1] = np.linspace(0.0, 10.0, 100)
+    assert verdict(question.loss(scores, GRID)).certainty == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_curve_is_asked_of_sizes_alone():
+    Curve(within=1.0).check(plan_of("sample=10,20", "lora.r=4"))
+    for words in (["sample=10,20", "lora.r=4,8"], ["lora.r=4,8", "sample=10"]):
+        with pytest.raises(UserError, match="lora.r one value each"):
+            Curve(within=1.0).check(plan_of(*words))

@@ -2,6 +2,7 @@
 
     best     a setting within `within` of the best one of the grid
     target   the fewest examples with which some setting reaches `target`, give or take `within`
+    curve    what FACTOR times the largest size buys over it, to ± `within`
 
 An answer is right in a draw where its loss is 0, and certain as far as it is right in most draws.
 """
@@ -13,38 +14,62 @@ import numpy as np
 
 from llama_exp.adaptive.belief import Grid
 from llama_exp.errors import UserError
+from llama_exp.formatting import format_score, join_list
 
 if TYPE_CHECKING:
     from llama_exp.adaptive.plan import Plan
 
 
+FACTOR = 10  # times the largest size
+STEP = 0.1  # of `within`, between the answers that are weighed
+
+
 @dataclass(frozen=True)
-class Best:
-    """Answers are the settings of the grid."""
+class Question:
+    """within: points. Scores are (D, A) draws of the grid's settings, higher is better."""
 
     within: float
     absolute: ClassVar[bool] = False  # what chance of the items does to all scores alike decides nothing
 
+    def check(self, plan: "Plan") -> None:
+        """Raises UserError for a grid that it cannot be asked of."""
+
     def loss(self, scores: np.ndarray, grid: Grid, sign: float = 1.0) -> np.ndarray:
-        """(D, A) how far each setting is worse than the best one, beyond `within`. scores: (D, A), higher is better."""
+        """(D, answers) points, 0 where an answer is right; `sign`: -1 where a lower score is better."""
+        raise NotImplementedError
+
+    def name(self, answer: int, plan: "Plan", grid: Grid, scores: np.ndarray) -> str:
+        """An answer in words."""
+        raise NotImplementedError
+
+    def why_not_run(self, setting: int, answer: int, plan: "Plan", grid: Grid, scores: np.ndarray) -> str:
+        """Why no run of a setting was needed."""
+        return _why_not(setting, self.setting(answer, grid, scores), plan, scores)
+
+    def setting(self, answer: int, grid: Grid, scores: np.ndarray) -> int:
+        """The setting that an answer speaks of."""
+        return answer
+
+
+class Best(Question):
+    """Answers are the settings of the grid."""
+
+    def loss(self, scores: np.ndarray, grid: Grid, sign: float = 1.0) -> np.ndarray:
+        """(D, A) how far each setting is worse than the best one, beyond `within`."""
         return np.maximum(scores.max(axis=1, keepdims=True) - scores - self.within, 0.0)
 
-    def name(self, answer: int, plan: "Plan", grid: Grid) -> str:
+    def name(self, answer: int, plan: "Plan", grid: Grid, scores: np.ndarray) -> str:
         return plan.name(answer)
-
-    def setting(self, answer: int, scores: np.ndarray, grid: Grid) -> int:
-        return answer
 
     def __str__(self) -> str:
         return f"within {self.within:g} of the best of this grid"
 
 
 @dataclass(frozen=True)
-class Target:
+class Target(Question):
     """Answers are the sizes of the grid, rising, and behind them: no setting reaches the target."""
 
     target: float
-    within: float
     absolute: ClassVar[bool] = True
 
     def loss(self, scores: np.ndarray, grid: Grid, sign: float = 1.0) -> np.ndarray:
@@ -59,13 +84,13 @@ class Target:
         sizes = np.unique(grid.examples)
         return np.stack([scores[:, grid.examples == size].max(axis=1) for size in sizes], axis=1)
 
-    def name(self, answer: int, plan: "Plan", grid: Grid) -> str:
+    def name(self, answer: int, plan: "Plan", grid: Grid, scores: np.ndarray) -> str:
         sizes = np.unique(grid.examples)
         if answer == len(sizes):
             return f"no setting of this grid reaches {self.target:g}"
         return f"{self.target:g} takes {sizes[answer]:,.0f} Examples"
 
-    def setting(self, answer: int, scores: np.ndarray, grid: Grid) -> int:
+    def setting(self, answer: int, grid: Grid, scores: np.ndarray) -> int:
         sizes = np.unique(grid.examples)
         inside = np.flatnonzero(grid.examples == sizes[min(answer, len(sizes) - 1)])
         return int(inside[np.argmax(scores[:, inside].mean(axis=0))])
@@ -74,8 +99,52 @@ class Target:
         return f"the fewest Examples that reach {self.target:g}, give or take {self.within:g}"
 
 
-Question = Best | Target
-QUESTIONS = ("best", "target")
+class Curve(Question):
+    """Answers are gains, STEP x within apart. Scores have one column more, that of FACTOR times the largest size."""
+
+    def gains(self, scores: np.ndarray, grid: Grid) -> np.ndarray:
+        """(D,) points better."""
+        return scores[:, -1] - scores[:, int(grid.examples.argmax())]
+
+    def loss(self, scores: np.ndarray, grid: Grid, sign: float = 1.0) -> np.ndarray:
+        """(D, G) how far each gain lies from the true one, beyond `within`."""
+        gains = self.gains(scores, grid)
+        low, high = np.quantile(gains, [0.01, 0.99])
+        count = int(min((high - low) / (STEP * self.within), 400)) + 1
+        return np.maximum(np.abs(gains[:, None] - np.linspace(low, high, count)) - self.within, 0.0)
+
+    def check(self, plan: "Plan") -> None:
+        others = [key for key in plan.settings[0] if key != "sample"]
+        if others or len(plan.settings) < 2:
+            raise UserError(
+                "question=curve is asked of one learning curve: sample= takes several sizes, and "
+                f"{f'{join_list(others)} one value each' if others else 'every other key one value'}. question=best "
+                "finds the values."
+            )
+
+    def name(self, answer: int, plan: "Plan", grid: Grid, scores: np.ndarray) -> str:
+        low, middle, high = np.quantile(self.gains(scores, grid), [0.025, 0.5, 0.975])
+        numbers = f"{format_score(middle)} points better ({format_score(low)} to {format_score(high)})"
+        return f"{FACTOR} times the data, {FACTOR * grid.examples.max():,.0f} Examples: {numbers}"
+
+    def setting(self, answer: int, grid: Grid, scores: np.ndarray) -> int:
+        return int(grid.examples.argmax())
+
+    def why_not_run(self, setting: int, answer: int, plan: "Plan", grid: Grid, scores: np.ndarray) -> str:
+        low, high = np.sort(np.abs(np.quantile(scores[:, setting], [0.025, 0.975])))
+        return f"{plan.name(setting)} not run: its score is expected between {low:.1f} and {high:.1f}, 95 %"
+
+    def __str__(self) -> str:
+        return f"what {FACTOR} times the data buys, ± {self.within:g}"
+
+
+def _why_not(setting: int, best: int, plan: "Plan", scores: np.ndarray) -> str:
+    lead = float(np.quantile(scores[:, setting] - scores[:, best], 0.95))
+    how = f"at most {lead:.1f} better" if lead > 0 else f"at least {-lead:.1f} worse"
+    return f"{plan.name(setting)} not run: {how} than {plan.name(best)}, 95 %"
+
+
+QUESTIONS = ("best", "target", "curve")
 
 
 def question_of(name: str, within: float, target: float | None) -> Question:
@@ -86,4 +155,6 @@ def question_of(name: str, within: float, target: float | None) -> Question:
         raise UserError(f"within={within:g}: wanted above 0, in the points of the score.")
     if (target is None) == (name == "target"):
         raise UserError("question=target wants target=…, the score to reach; the other questions take none.")
-    return Best(within) if target is None else Target(target, within)
+    if target is not None:
+        return Target(within, target)
+    return Best(within) if name == "best" else Curve(within)

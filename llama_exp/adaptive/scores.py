@@ -1,8 +1,10 @@
 """What the runs of a sweep scored, item by item, and what they cost: from their folders, as a report reads them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -39,6 +41,17 @@ class ScoredCell:
     paid: float
     examples: int
 
+    def known(self, metric: str, outputs: Path) -> dict[str, Any]:
+        """What decisions.jsonl says of it."""
+        return {
+            "setting": self.setting,
+            "seed": self.seed,
+            "examples": self.examples,
+            "evaluation": os.path.relpath(self.evaluation.folder, outputs),
+            "score": self.evaluation.scores[metric],
+            "seconds": self.seconds,
+        }
+
     @classmethod
     def read(cls, setting: int, seed: int, config: Config) -> "ScoredCell | None":
         """The run of a config with the evaluation that training it now would end with; None where it has none."""
@@ -46,20 +59,18 @@ class ScoredCell:
         wanted = EvaluationRequest.of(with_validation(config)[0], run).folder
         for record in load_runs(run.folder)[0]:
             for evaluation in (e for e in record.evaluations if e.folder.name == wanted.name and e.scores):
-                items = load_items(evaluation)
                 spent = sum(record.summary.seconds.get(phase, 0.0) for phase in ("data", "train", "save"))
-                spent += sum(e.results.seconds or 0.0 for e in record.evaluations)
+                spent = round(spent + sum(e.results.seconds or 0.0 for e in record.evaluations), 3)
+                paid = spent * max(record.summary.world_size or 1, 1)
                 return cls(
-                    setting,
-                    seed,
-                    run.folder,
-                    evaluation,
-                    None if isinstance(items, str) else items,
-                    spent,
-                    spent * max(record.summary.world_size or 1, 1),
-                    record.examples or 1,
+                    setting, seed, run.folder, evaluation, items_of(evaluation), spent, paid, record.examples or 1
                 )
         return None
+
+
+def items_of(evaluation: EvaluationRecord) -> EvaluationItems | None:
+    found = load_items(evaluation)
+    return None if isinstance(found, str) else found
 
 
 def metric_of(cells: Sequence[ScoredCell]) -> Score:
@@ -77,10 +88,15 @@ def observed(cells: Sequence[ScoredCell], metric: str, absolute: bool = False) -
     """
     settings = np.array([cell.setting for cell in cells], int)
     scores = np.array([cell.evaluation.scores[metric] for cell in cells], float)
-    items = [cell.items for cell in cells if cell.items is not None and cell.items.can(metric)]
-    alike = len(items) == len(cells) and len({one.ids for one in items}) == 1
-    covariance = _covariance(items, metric, absolute) if alike else np.zeros((len(cells), len(cells)))
+    items = with_the_same_items(cells, metric)
+    covariance = _covariance(items, metric, absolute) if items else np.zeros((len(cells), len(cells)))
     return Observed(settings, scores, covariance)
+
+
+def with_the_same_items(cells: Sequence[ScoredCell], metric: str) -> list[EvaluationItems] | None:
+    """Their items where all runs answered the same ones; else None."""
+    items = [cell.items for cell in cells if cell.items is not None and cell.items.can(metric)]
+    return items if len(items) == len(cells) and len({one.ids for one in items}) == 1 else None
 
 
 def _covariance(items: Sequence[EvaluationItems], metric: str, absolute: bool) -> np.ndarray:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from llama_exp.adaptive.budget import Budget
-from llama_exp.adaptive.choose import Verdict, best_cell
+from llama_exp.adaptive.choose import Verdict
 from llama_exp.adaptive.plan import UNTUNED, Plan
 from llama_exp.adaptive.questions import Question
 from llama_exp.adaptive.scores import ScoredCell, metric_of
@@ -22,14 +23,29 @@ from llama_exp.adaptive.view import View, Views
 from llama_exp.config.compose import load_config
 from llama_exp.config.schema import Config, Split
 from llama_exp.errors import UserError
-from llama_exp.formatting import format_duration, percent, plural
+from llama_exp.formatting import percent, plural
 from llama_exp.report.load import load_runs
+from llama_exp.report.question import FILE, AskedQuestion
 from llama_exp.runs.files import write_json
 from llama_exp.runs.run import Outcome
 
 CERTAIN = 0.95
-DECISIONS, ANSWER = "decisions.jsonl", "adaptive.json"
+DECISIONS = "decisions.jsonl"
 MOST_FAILURES = 3  # one after another: then it is not the setting
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A setting and the number of its seed.
+
+    open     the settings it was chosen from
+    running  those chosen before it in its batch
+    """
+
+    cell: int
+    seed: int
+    open: tuple[int, ...]
+    running: tuple[int, ...]
 
 
 class Search:
@@ -40,6 +56,7 @@ class Search:
             raise UserError(
                 "question= chooses by the scores of validation Examples: leave out validations=0 and split=."
             )
+        question.check(plan)
         self.plan, self.question, self.budget, self.launcher, self.config = plan, question, budget, launcher, config
         self.cells: list[ScoredCell] = []
         self.tried: set[tuple[int, int]] = set()  # (setting, seed), scored or failed
@@ -50,16 +67,16 @@ class Search:
         self.folder = Path(config.outputs) / "report"
 
     def run(self) -> list[JobReturn]:
-        (self.folder / ANSWER).unlink(missing_ok=True)
+        (self.folder / FILE).unlink(missing_ok=True)
         if self.plan.with_untuned:
             self.launch([(UNTUNED, 0)])
         self.launch(self.there_already())
         self.paid = 0.0
         while (why := self.ended()) is None:
             began = time.perf_counter()
-            batch = self.next_cells()
-            self.record(batch, time.perf_counter() - began)
-            self.launch(batch)
+            decisions = self.next_cells()
+            self.record(decisions, time.perf_counter() - began)
+            self.launch([(decision.cell, decision.seed) for decision in decisions])
             if self.cells:
                 self.write_answer(None)
                 print(f"  So far: {self.answer()}", flush=True)
@@ -114,9 +131,9 @@ class Search:
                     found += [(setting, seed)] if cell and cell.folder == record.folder else []
         return found
 
-    def view(self, more: Sequence[int] = ()) -> View:
-        """What the runs say; `more`: settings that are running, as if they scored what is expected of them."""
-        return self.views.of(self.cells, more)
+    def view(self) -> View:
+        """What the runs say."""
+        return self.views.of(self.cells)
 
     def open_cells(self) -> dict[int, int]:
         """{setting: the next seed it may be run with}."""
@@ -139,53 +156,41 @@ class Search:
             return "the answer is known"
         return None if self.affordable() else f"the budget of {self.budget} leaves no time for another run"
 
-    def next_cells(self) -> list[tuple[int, int]]:
+    def next_cells(self) -> list[Decision]:
         """As many as there are workers: each tells most for its seconds, once those before it have been chosen."""
-        batch: list[tuple[int, int]] = []
+        batch: list[Decision] = []
         for _ in range(self.workers if self.cells else 1):
-            left = {s: seed for s, seed in self.affordable().items() if (s, seed) not in batch}
+            chosen = {(one.cell, one.seed) for one in batch}
+            left = {s: seed for s, seed in self.affordable().items() if (s, seed) not in chosen}
             if not left:
                 break
-            setting = self.best_next(list(left), [s for s, _ in batch])
-            batch.append((setting, left[setting]))
+            running = tuple(one.cell for one in batch)
+            cell = self.views.best_next(self.cells, list(left), running)
+            batch.append(Decision(cell, left[cell], tuple(left), running))
         return batch
 
-    def best_next(self, settings: list[int], running: list[int]) -> int:
-        if not self.cells:  # the cheapest one, in the middle of the other axes
-            examples = self.plan.grid(None, self.config.sample).examples
-            cheapest = [s for s in settings if examples[s] == examples[settings].min()]
-            return cheapest[len(cheapest) // 2]
-        view = self.view(running)
-        return best_cell(view.belief, view.scores, view.losses, settings, view.items, view.seconds)
-
-    def record(self, batch: Sequence[tuple[int, int]], seconds: float) -> None:
-        """A line for each cell: what was known when it was chosen."""
-        runs = [
-            {
-                "folder": str(cell.folder),
-                "score": cell.evaluation.scores[metric_of(self.cells).name],
-                "seconds": round(cell.seconds, 3),
-            }
-            for cell in self.cells
-        ]
+    def record(self, decisions: Sequence[Decision], seconds: float) -> None:
+        """A line for each cell: what was known when it was chosen, so that replay.py can choose again."""
+        metric = metric_of(self.cells).name if self.cells else ""
         found = self.view().verdict if self.cells else None
         known = {"answer": self.name(found), "certainty": round(found.certainty, 4)} if found else {}
-        lines = [
-            {
-                "question": str(self.question),
-                "cell": self.plan.overrides(setting, seed),
-                **known,
-                "seconds_to_decide": round(seconds, 3),
-                "runs": runs,
-            }
-            for setting, seed in batch
-        ]
+        told = {
+            "question": {"name": self.config.question, "within": self.question.within, "target": self.config.target},
+            "plan": dataclasses.asdict(self.plan),
+            "sample": self.config.sample,
+            **known,
+            "seconds_to_decide": round(seconds, 3),
+            "runs": [cell.known(metric, self.folder.parent) for cell in self.cells],
+        }
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / DECISIONS, "a", encoding="utf-8") as file:
-            file.write("".join(f"{json.dumps(line)}\n" for line in lines))
+            for one in decisions:
+                overrides = self.plan.overrides(one.cell, one.seed)
+                file.write(json.dumps({"overrides": overrides, **dataclasses.asdict(one), **told}) + "\n")
 
     def name(self, found: Verdict) -> str:
-        return self.question.name(found.answer, self.plan, self.view().grid)
+        view = self.view()
+        return self.question.name(found.answer, self.plan, view.grid, view.scores)
 
     def answer(self) -> str:
         found = self.view().verdict
@@ -194,48 +199,36 @@ class Search:
     def conclude(self, why: str) -> None:
         if not self.cells:
             return print(f"\nNo answer: {why}.", flush=True)
-        self.write_answer(why)
-        view = self.view()
-        known = view.verdict.certainty >= CERTAIN
-        head = f"{self.question}: {self.name(view.verdict)}, {percent(view.verdict.certainty)} certain"
-        spent = sum(cell.seconds for cell in self.cells)
-        print(
-            f"\n{head}{'' if known else f'. Open: {why}'}.\n{plural(len(self.cells), 'run')} in "
-            f"{format_duration(spent)}; the whole grid, each setting once, would take about "
-            f"{format_duration(view.seconds.sum())}.",
-            flush=True,
-        )
-        for line in list(self.not_run().values())[:3]:
+        asked = self.write_answer(why)
+        print(f"\n{asked.sentence}", flush=True)
+        for line in list(asked.not_run.values())[:3]:
             print(f"  {line}", flush=True)
 
-    def write_answer(self, why: str | None) -> None:
+    def write_answer(self, why: str | None) -> AskedQuestion:
         """`why`: the sweep has ended; None while it runs."""
         view = self.view()
-        found = {
-            "question": str(self.question),
-            "answer": self.name(view.verdict),
-            "certainty": round(view.verdict.certainty, 4),
-            "known": view.verdict.certainty >= CERTAIN,
-            "ended": why,
-            "runs": len(self.cells),
-            "seconds": round(sum(cell.seconds for cell in self.cells), 1),
-            "seconds_of_whole_grid": round(float(view.seconds.sum()), 1),
-            "not_run": self.not_run(),
-        }
-        write_json(self.folder / ANSWER, found)
+        found = AskedQuestion(
+            question=str(self.question),
+            answer=self.name(view.verdict),
+            certainty=round(view.verdict.certainty, 4),
+            known=view.verdict.certainty >= CERTAIN,
+            ended=why,
+            runs=len(self.cells),
+            seconds=round(sum(cell.seconds for cell in self.cells), 1),
+            seconds_of_whole_grid=round(float(view.seconds.sum()), 1),
+            not_run=self.not_run(view),
+        )
+        write_json(self.folder / FILE, dataclasses.asdict(found))
+        return found
 
-    def not_run(self) -> dict[str, str]:
+    def not_run(self, view: View) -> dict[str, str]:
         """{setting: why no run of it was needed}, the ones that may come nearest first."""
-        view, run = self.view(), {cell.setting for cell in self.cells}
-        best = self.question.setting(view.verdict.answer, view.scores, view.grid)
+        run, answer = {cell.setting for cell in self.cells}, view.verdict.answer
+        best = self.question.setting(answer, view.grid, view.scores)
         lead = np.quantile(view.scores - view.scores[:, [best]], 0.95, axis=0)
-        others = (i for i in range(len(self.plan.settings)) if i not in run and i != best)
-        left = sorted(others, key=lambda i: -lead[i])
-        return {self.plan.name(i): self._why_not(i, best, float(lead[i])) for i in left}
-
-    def _why_not(self, setting: int, best: int, lead: float) -> str:
-        how = f"at most {lead:.1f} better" if lead > 0 else f"at least {-lead:.1f} worse"
-        return f"{self.plan.name(setting)} not run: {how} than {self.plan.name(best)}, 95 %"
+        left = sorted((i for i in range(len(view.grid)) if i not in run and i != best), key=lambda i: -lead[i])
+        say = self.question.why_not_run
+        return {self.plan.name(i): say(i, answer, self.plan, view.grid, view.scores) for i in left}
 
 
 def _agrees(identity: dict[str, Any], setting: dict[str, str]) -> bool:

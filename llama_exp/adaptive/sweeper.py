@@ -34,7 +34,7 @@ class AdaptiveSweeper(Sweeper):
         config, named = self.config, {argument.partition("=")[0] for argument in arguments}
         typed = [*(f"{key}={value}" for key, value in self.params.items() if key not in named), *arguments]
         if not config.question:
-            raise UserError("hydra/sweeper=adaptive needs a question: question=best, or question=target target=70.")
+            raise UserError("hydra/sweeper=adaptive needs a question: question=best, target or curve.")
         question, budget = question_of(config.question, config.within, config.target), Budget.of(config.budget)
         overrides = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(typed)
         plan = Plan.of(overrides)

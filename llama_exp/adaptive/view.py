@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama_exp.adaptive.belief import Belief, Believer, Grid, Observed
-from llama_exp.adaptive.choose import Verdict, verdict
+from llama_exp.adaptive.choose import Verdict, best_cell, verdict
+from llama_exp.adaptive.curve import curve_belief
 from llama_exp.adaptive.plan import Plan
-from llama_exp.adaptive.questions import Question
+from llama_exp.adaptive.questions import Curve, Question
 from llama_exp.adaptive.scores import ScoredCell, expected_seconds, metric_of, observed, span_of
 from llama_exp.errors import UserError
 
@@ -19,7 +20,7 @@ COARSE = 0.25  # of the scale: a `within` beyond it is right without any run
 class View:
     """What is known at one moment: the grid with its sizes, the draws of all scores, and the answer they give.
 
-    scores   (D, A) draws of the true scores, signed so that higher is better
+    scores   (D, A) draws of the true scores, signed so that higher is better; of question=curve one column more
     seconds  (A,) that a run of each setting would take
     """
 
@@ -47,11 +48,22 @@ class Views:
 
     def of(self, cells: Sequence[ScoredCell], more: Sequence[int] = ()) -> View:
         """`more`: settings that are running, as if they scored what is expected of them."""
-        key = len(cells), *more
+        key = len(cells), *(more if not isinstance(self.question, Curve) else ())
         if key not in self.known:
             self.known = {k: v for k, v in self.known.items() if k[0] == len(cells)}
             self.known[key] = self._view(cells, more)
         return self.known[key]
+
+    def best_next(self, cells: Sequence[ScoredCell], settings: Sequence[int], running: Sequence[int]) -> int:
+        """Of the settings, the one to run next: at two sizes the cheapest ones first, then what tells most."""
+        examples = self.plan.grid(self.available(cells), self.sample).examples
+        tried = {examples[i] for i in (*(cell.setting for cell in cells), *running)}
+        untried = [i for i in settings if examples[i] not in tried]
+        if untried and len(tried) < 2:
+            cheapest = [i for i in untried if examples[i] == examples[untried].min()]
+            return cheapest[len(cheapest) // 2]  # in the middle of the other axes
+        view = self.of(cells, running)
+        return best_cell(view.belief, view.scores, view.losses, settings, view.items, view.seconds)
 
     def available(self, cells: Sequence[ScoredCell]) -> int | None:
         """How many Examples there are, once a run of all of them has told."""
@@ -64,7 +76,9 @@ class Views:
         believer = self._believer(grid, span_of(cells, metric))
         runs = observed(cells, metric.name, self.question.absolute)
         belief = believer.after(runs)
-        if more:
+        if isinstance(self.question, Curve):
+            belief = curve_belief(cells, metric, grid, belief)
+        elif more:
             runs = runs.with_runs(more, belief.scores[:, list(more)].mean(axis=0))
             belief = believer.after(runs)
         sign = -1.0 if metric.lower_is_better else 1.0

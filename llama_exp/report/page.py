@@ -16,6 +16,7 @@ from llama_exp.report.headline import headline, large_numbers
 from llama_exp.report.labels import panel_name, split_of, title
 from llama_exp.report.load import RunRecord, UnreadFile
 from llama_exp.report.next_command import use_commands
+from llama_exp.report.question import AskedQuestion
 from llama_exp.report.templating import load_template
 from llama_exp.report.tuning import settings_table
 
@@ -57,11 +58,13 @@ def render(
     commands: dict[Path, str],
     prices: Prices,
     studies: Sequence[tuple[str, Sequence[str], str]],
+    asked: AskedQuestion | None,
 ) -> str:
     """The whole page as one string. `studies`: (name, what people found, link to its page)."""
     differing, same = tables.identity_tables(runs)
     return load_template("page.html.jinja").render(
         folder=folder,
+        asked=asked,
         sections=[_section(i, c, a, pictures, prices) for i, (c, a) in enumerate(zip(compared, answers, strict=True))],
         runs=len(runs),
         pending=pending,

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from llama_exp.report.answer import Answer
+from llama_exp.report.question import AskedQuestion
 from llama_exp.runs.files import write_json
 from llama_exp.runs.results import Results
 from llama_exp.runs.summary import Summary
@@ -18,10 +19,14 @@ from llama_exp.runs.summary import Summary
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """report/answer.json: an answer per comparison, in the order of the page."""
+    """report/answer.json: an answer per comparison, in the order of the page.
+
+    question   of the last sweep that had one
+    """
 
     schema: int
     answers: tuple[Answer, ...]
+    question: AskedQuestion | None = None
 
 
 FILES: dict[str, type] = {"answer.json": Answers, "results.json": Results, "summary.json": Summary}

@@ -16,13 +16,14 @@ from llama_exp.console import make_console, say, show
 from llama_exp.errors import UserError
 from llama_exp.programs import program
 from llama_exp.report import costs, findings
-from llama_exp.report.answer import SCHEMA, answer_of
+from llama_exp.report.answer import SCHEMA, Answer, answer_of
 from llama_exp.report.cells import Comparison
 from llama_exp.report.compare import comparisons
 from llama_exp.report.costs import Prices
 from llama_exp.report.items import EvaluationItems, load_items
 from llama_exp.report.load import EvaluationRecord, UnreadFile, load_runs
 from llama_exp.report.next_command import next_command
+from llama_exp.report.question import AskedQuestion, load_question
 from llama_exp.report.runs_csv import write_csv
 from llama_exp.report.terminal import print_others, print_pending, print_tables
 from llama_exp.runs.files import atomic_write, remove_leftovers, write_json
@@ -79,6 +80,7 @@ def write_report(
     compared, shown = in_front(compared, first)
     pending = findings.pending(runs)
     answers = [answer_of(c, prices, folder) for c in compared]
+    asked, unread_question = load_question(home)
     print_tables(console, compared[:shown], answers[:shown], prices)
     commands = {run.folder: next_command(run, folder, compared) for run, _ in pending}
     mine = {path.resolve() for path in first}
@@ -86,16 +88,18 @@ def write_report(
     print_others(console, len(compared) - shown, folder)
     try:
         write_csv(home / "runs.csv", runs)
-        write_json(home / "answer.json", {"schema": SCHEMA, "answers": [dataclasses.asdict(a) for a in answers if a]})
+        write_json(home / "answer.json", _answers_file(answers, asked))
         from llama_exp.report.figures.draw import draw_figures  # matplotlib: the tables are printed before it is loaded
         from llama_exp.report.page import render
 
         pictures, unread_curves = draw_figures(home, compared, runs, prices)
-        unread = [*unread_runs, *unread_curves, *unread]
+        unread = [*unread_runs, *unread_curves, *unread_question, *unread]
         sections = [(s.name, s.sentences, quote(os.path.relpath(s.page, home))) for s in extra_sections]
         with atomic_write(home / "index.html") as file:
             file.write(
-                render(clean(folder), compared, answers, runs, unread, pictures, pending, commands, prices, sections)
+                render(
+                    clean(folder), compared, answers, runs, unread, pictures, pending, commands, prices, sections, asked
+                )
             )
     except OSError as error:
         raise UserError(f"Cannot write the report to {home}: {error.strerror or error}.") from None
@@ -140,6 +144,11 @@ def read_once(cache: Path) -> Callable[[EvaluationRecord], EvaluationItems | str
         return known[evaluation.folder]
 
     return read
+
+
+def _answers_file(answers: Sequence[Answer | None], asked: AskedQuestion | None) -> dict:
+    question = dataclasses.asdict(asked) if asked else None
+    return {"schema": SCHEMA, "answers": [dataclasses.asdict(a) for a in answers if a], "question": question}
 
 
 def _nothing_found(folder: Path, unread: list[UnreadFile]) -> str:
