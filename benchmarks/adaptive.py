@@ -97,9 +97,13 @@ def play_question(world: World, believer: Believer, scores: np.ndarray) -> dict:
         losses = QUESTION.loss(belief.scores, GRID)
         found, left = verdict(losses), np.flatnonzero(count < SEEDS)
         path.append((float(SHARES @ count), world.right(found.answer)))
-        if runs and (found.certainty >= CERTAIN or not len(left)):
+        known = found.certainty >= CERTAIN
+        if runs and ((known and count[found.answer]) or not len(left)):
             break
-        chosen = best_cell(belief, belief.scores, losses, left.tolist(), world.items**2, COSTS) if runs else 4
+        if known:  # an answer is run before it is given
+            chosen = found.answer
+        else:
+            chosen = best_cell(belief, belief.scores, losses, left.tolist(), world.items**2, COSTS) if runs else 4
         runs.append((chosen, scores[chosen, count[chosen]]))
         count[chosen] += 1
     return {

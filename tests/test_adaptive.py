@@ -169,7 +169,7 @@ def test_a_question_that_nobody_would_answer_is_refused(command):
         (["+experiment=null", "++question=best"], "typed on the command line of train"),
         (["budget=1h"], "belongs to a question"),
         (["question=best", "dataset.task=answer,x"], "same items"),
-        (["question=best", "validations=0"], "validation Examples"),
+        (["question=best", "split=validation"], "validation Examples"),
     ):
         typed = [word for word in words if word != "+experiment=null"]
         done = command("train.py", *small(), "-m", "sample=8,16", *typed, check=None)

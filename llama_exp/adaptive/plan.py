@@ -11,6 +11,7 @@ import yaml
 from hydra.core.override_parser.types import Override
 
 from llama_exp.adaptive.belief import Grid
+from llama_exp.config.schema import Split
 from llama_exp.errors import UserError
 from llama_exp.report.compare import TEST_KEYS
 
@@ -56,10 +57,11 @@ class Plan:
         """What is asked for; None: all Examples. `fixed`: the sample of a grid that does not vary it."""
         return _number(self.settings[setting].get("sample", fixed))
 
-    def overrides(self, setting: int, seed: int) -> list[str]:
-        """Of one cell."""
+    def overrides(self, setting: int, seed: int, split: Split = Split.validation) -> list[str]:
+        """Of one cell, evaluated on this split."""
         values = self.settings[0] | {"lora.r": "0"} if setting == UNTUNED else self.settings[setting]
-        return [*self.fixed, *(f"{key}={value}" for key, value in values.items()), f"seed={self.seeds[seed]}"]
+        only = ["split=validation", "forgetting=null"] if split is Split.validation else []
+        return [*self.fixed, *only, *(f"{key}={value}" for key, value in values.items()), f"seed={self.seeds[seed]}"]
 
     def grid(self, available: int | None, fixed: int | None) -> Grid:
         """`available`: how many Examples sample=null are; None: not known yet."""

@@ -30,6 +30,7 @@ class Question:
 
     within: float
     absolute: ClassVar[bool] = False  # what chance of the items does to all scores alike decides nothing
+    names_setting: ClassVar[bool] = False  # whose adapter one wants: it is run before it is the answer
 
     def check(self, plan: "Plan") -> None:
         """Raises UserError for a grid that it cannot be asked of."""
@@ -53,6 +54,8 @@ class Question:
 
 class Best(Question):
     """Answers are the settings of the grid."""
+
+    names_setting: ClassVar[bool] = True
 
     def loss(self, scores: np.ndarray, grid: Grid, sign: float = 1.0) -> np.ndarray:
         """(D, A) how far each setting is worse than the best one, beyond `within`."""

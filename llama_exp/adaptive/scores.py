@@ -11,7 +11,6 @@ from scipy import optimize
 
 from llama_exp.adaptive.belief import Observed
 from llama_exp.config.schema import Config
-from llama_exp.evaluation.recipe import with_validation
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.metrics import Score, by_importance, describe
 from llama_exp.report.items import EvaluationItems, load_items, sums_by_group
@@ -28,7 +27,7 @@ class ScoredCell:
 
     evaluation   of validation Examples, by whose scores settings are chosen
     items        the same item by item; None where that cannot be read
-    seconds      of training and evaluating it; paid: of all GPUs together
+    seconds      of training it and answering these; paid: of all GPUs together
     examples     how many it was trained on
     """
 
@@ -52,15 +51,21 @@ class ScoredCell:
             "seconds": self.seconds,
         }
 
+    def other_evaluations(self) -> list[EvaluationRecord]:
+        """Of the same run."""
+        return [
+            e for r in load_runs(self.folder)[0] for e in r.evaluations if e.folder.name != self.evaluation.folder.name
+        ]
+
     @classmethod
     def read(cls, setting: int, seed: int, config: Config) -> "ScoredCell | None":
-        """The run of a config with the evaluation that training it now would end with; None where it has none."""
+        """The run of a config, with the evaluation of validation Examples that it names; None where it has none."""
         run = Run.of(config)
-        wanted = EvaluationRequest.of(with_validation(config)[0], run).folder
+        wanted = EvaluationRequest.of(config, run).folder
         for record in load_runs(run.folder)[0]:
             for evaluation in (e for e in record.evaluations if e.folder.name == wanted.name and e.scores):
                 spent = sum(record.summary.seconds.get(phase, 0.0) for phase in ("data", "train", "save"))
-                spent = round(spent + sum(e.results.seconds or 0.0 for e in record.evaluations), 3)
+                spent = round(spent + (evaluation.results.seconds or 0.0), 3)
                 paid = spent * max(record.summary.world_size or 1, 1)
                 return cls(
                     setting, seed, run.folder, evaluation, items_of(evaluation), spent, paid, record.examples or 1

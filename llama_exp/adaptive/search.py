@@ -29,7 +29,6 @@ from llama_exp.report.question import FILE, AskedQuestion
 from llama_exp.runs.files import write_json
 from llama_exp.runs.run import Outcome
 
-CERTAIN = 0.95
 DECISIONS = "decisions.jsonl"
 MOST_FAILURES = 3  # one after another: then it is not the setting
 
@@ -49,27 +48,24 @@ class Decision:
 
 
 class Search:
-    """Raises UserError where validation Examples, by whose scores it chooses, are not answered."""
+    """Its runs answer validation Examples; the test set is answered at the end, by the setting that is the answer."""
 
     def __init__(self, plan: Plan, question: Question, budget: Budget, launcher: Launcher, config: DictConfig) -> None:
-        if config.validations == 0 or config.split is not Split.test:
-            raise UserError(
-                "question= chooses by the scores of validation Examples: leave out validations=0 and split=."
-            )
+        if config.split is not Split.test:
+            raise UserError("question= chooses by the scores of validation Examples: leave out split=.")
         question.check(plan)
         self.plan, self.question, self.budget, self.launcher, self.config = plan, question, budget, launcher, config
         self.cells: list[ScoredCell] = []
         self.tried: set[tuple[int, int]] = set()  # (setting, seed), scored or failed
         self.failures = 0  # since the last cell that was scored
         self.paid = 0.0  # seconds of the runs of this command
+        self.test_seconds = 0.0  # of answering the test set, by one run
         self.returns: list[JobReturn] = []
         self.views = Views(plan, question, config.sample)
         self.folder = Path(config.outputs) / "report"
 
     def run(self) -> list[JobReturn]:
         (self.folder / FILE).unlink(missing_ok=True)
-        if self.plan.with_untuned:
-            self.launch([(UNTUNED, 0)])
         self.launch(self.there_already())
         self.paid = 0.0
         while (why := self.ended()) is None:
@@ -80,6 +76,7 @@ class Search:
             if self.cells:
                 self.write_answer(None)
                 print(f"  So far: {self.answer()}", flush=True)
+        self.answer_test_set()
         self.conclude(why)
         return self.returns
 
@@ -91,19 +88,51 @@ class Search:
         return int(getattr(self.launcher, "wanted", None) or getattr(self.launcher, "workers", None) or 1)
 
     def launch(self, batch: Sequence[tuple[int, int]]) -> None:
-        if not batch:
-            return
-        overrides = [self.plan.overrides(setting, seed) for setting, seed in batch]
-        found = list(self.launcher.launch(overrides, initial_job_idx=len(self.returns)))
-        self.returns += found
-        for (setting, seed), job in zip(batch, found, strict=True):
+        for (setting, seed), job in zip(batch, self._launch(batch, Split.validation), strict=True):
             self.take_up(setting, seed, job._return_value)
+
+    def _launch(self, batch: Sequence[tuple[int, int]], split: Split) -> list[JobReturn]:
+        overrides = [self.plan.overrides(setting, seed, split) for setting, seed in batch]
+        found = list(self.launcher.launch(overrides, initial_job_idx=len(self.returns))) if batch else []
+        self.returns += found
+        return found
+
+    def answer_test_set(self) -> None:
+        """By the runs of the answer's setting, or of the best one that was run, and by the untuned model where the grid
+        names it."""
+        shown = self.cells_shown()
+        untuned = [(UNTUNED, 0)] if self.plan.with_untuned else []
+        self._launch([*((cell.setting, cell.seed) for cell in shown), *untuned], Split.test)
+        answered = [other for cell in shown for other in cell.other_evaluations()]
+        self.test_seconds = sum(one.results.seconds or 0.0 for one in answered) / max(len(shown), 1)
+
+    def cells_shown(self) -> list[ScoredCell]:
+        """Those whose score on the test set goes with the answer."""
+        if not self.cells:
+            return []
+        run = sorted({cell.setting for cell in self.cells})
+        best, expected = self.answer_setting(), self.view().scores[:, run].mean(axis=0)
+        shown = best if best in run else run[int(expected.argmax())]
+        return [cell for cell in self.cells if cell.setting == shown]
+
+    def answer_setting(self) -> int:
+        view = self.view()
+        return self.question.setting(view.verdict.answer, view.grid, view.scores)
+
+    def known(self) -> bool:
+        """Whether the answer is; a setting, whose adapter one wants, only once it was run, where it can be."""
+        if not self.cells or not self.view().is_certain:
+            return False
+        if not self.question.names_setting:
+            return True
+        setting = self.answer_setting()
+        return setting in {cell.setting for cell in self.cells} or setting not in self.affordable()
 
     def take_up(self, setting: int, seed: int, outcome: Any) -> None:
         if hasattr(outcome, "again"):  # another process worked on it: it may be done by now
             outcome = outcome.again()
         self.tried.add((setting, seed))
-        if setting == UNTUNED or not isinstance(outcome, Outcome) or outcome.is_busy:
+        if not isinstance(outcome, Outcome) or outcome.is_busy:
             return
         cell = None if outcome.has_failed else ScoredCell.read(setting, seed, self.config_of(setting, seed))
         self.failures = 0 if cell else self.failures + 1
@@ -152,7 +181,7 @@ class Search:
             return f"the last {self.failures} cells failed"
         if not self.open_cells():
             return f"every setting was run with {plural(len(self.plan.seeds), 'seed')}"
-        if self.cells and self.view().verdict.certainty >= CERTAIN:
+        if self.known():
             return "the answer is known"
         return None if self.affordable() else f"the budget of {self.budget} leaves no time for another run"
 
@@ -211,11 +240,11 @@ class Search:
             question=str(self.question),
             answer=self.name(view.verdict),
             certainty=round(view.verdict.certainty, 4),
-            known=view.verdict.certainty >= CERTAIN,
+            known=self.known(),
             ended=why,
             runs=len(self.cells),
-            seconds=round(sum(cell.seconds for cell in self.cells), 1),
-            seconds_of_whole_grid=round(float(view.seconds.sum()), 1),
+            seconds=round(sum(cell.seconds for cell in self.cells) + len(self.cells_shown()) * self.test_seconds, 1),
+            seconds_of_whole_grid=round(float(view.seconds.sum()) + len(view.grid) * self.test_seconds, 1),
             not_run=self.not_run(view),
         )
         write_json(self.folder / FILE, dataclasses.asdict(found))
@@ -223,8 +252,7 @@ class Search:
 
     def not_run(self, view: View) -> dict[str, str]:
         """{setting: why no run of it was needed}, the ones that may come nearest first."""
-        run, answer = {cell.setting for cell in self.cells}, view.verdict.answer
-        best = self.question.setting(answer, view.grid, view.scores)
+        run, answer, best = {cell.setting for cell in self.cells}, view.verdict.answer, self.answer_setting()
         lead = np.quantile(view.scores - view.scores[:, [best]], 0.95, axis=0)
         left = sorted((i for i in range(len(view.grid)) if i not in run and i != best), key=lambda i: -lead[i])
         say = self.question.why_not_run

@@ -13,6 +13,7 @@ from llama_exp.adaptive.questions import Curve, Question
 from llama_exp.adaptive.scores import ScoredCell, expected_seconds, metric_of, observed, span_of
 from llama_exp.errors import UserError
 
+CERTAIN = 0.95
 COARSE = 0.25  # of the scale: a `within` beyond it is right without any run
 
 
@@ -31,6 +32,10 @@ class View:
     verdict: Verdict
     runs: Observed
     seconds: np.ndarray
+
+    @property
+    def is_certain(self) -> bool:
+        return self.verdict.certainty >= CERTAIN
 
     @property
     def items(self) -> float:
@@ -55,7 +60,10 @@ class Views:
         return self.known[key]
 
     def best_next(self, cells: Sequence[ScoredCell], settings: Sequence[int], running: Sequence[int]) -> int:
-        """Of the settings, the one to run next: at two sizes the cheapest ones first, then what tells most."""
+        """Of the settings, the one to run next.
+
+        The cheapest ones of two sizes first, then what tells most; an answer that is known and was not run.
+        """
         examples = self.plan.grid(self.available(cells), self.sample).examples
         tried = {examples[i] for i in (*(cell.setting for cell in cells), *running)}
         untried = [i for i in settings if examples[i] not in tried]
@@ -63,6 +71,8 @@ class Views:
             cheapest = [i for i in untried if examples[i] == examples[untried].min()]
             return cheapest[len(cheapest) // 2]  # in the middle of the other axes
         view = self.of(cells, running)
+        if view.is_certain and self.question.names_setting and (answer := view.verdict.answer) in settings:
+            return answer
         return best_cell(view.belief, view.scores, view.losses, settings, view.items, view.seconds)
 
     def available(self, cells: Sequence[ScoredCell]) -> int | None:

@@ -14,7 +14,7 @@ class AskedQuestion:
     """certainty: probability that the answer is right; known: whether that is enough; ended: why; null while it runs.
 
     runs                   that the answer rests on
-    seconds                of training and evaluating them
+    seconds                of training and evaluating them, and of answering the test set where it ended
     seconds_of_whole_grid  expected, each setting once
     not_run                {setting: why no run of it was needed}, the ones that may come nearest first
     """
