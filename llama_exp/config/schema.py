@@ -175,7 +175,7 @@ class Config:
     bertscore: BertScoreConfig  # read where dataset.metrics names it
     forgetting: str | None  # another dataset, or a file, whose loss shows what tuning forgot; null = none
     trained_on: str | None  # evaluate an adapter trained on this dataset
-    question: str | None  # a sweep ends when it is answered: best, target
+    question: str | None  # a sweep ends when it is answered: best, target, curve
     within: float  # points of the score by which an answer may be off
     target: float | None  # of question=target
     budget: str | None  # a sweep with a question ends with it: 2h, 30min, or money
