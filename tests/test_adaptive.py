@@ -227,3 +227,22 @@ def test_a_curve_is_asked_of_sizes_alone():
     for words in (["sample=10,20", "lora.r=4,8"], ["lora.r=4,8", "sample=10"]):
         with pytest.raises(UserError, match="lora.r one value each"):
             Curve(within=1.0).check(plan_of(*words))
+
+
+def test_workers_keep_their_base_from_one_chosen_cell_to_the_next(command):
+    """Two processes for all of them; the setting that is shown answers the test set, the others validation alone."""
+    words = [*small(), "-m", "sample=8,16", "lora.r=2,4", "seed=0,1", "question=best", "within=0.5"]
+    done = command(
+        "train.py", *words, "hydra/launcher=gpus", "hydra.launcher.workers=2", f"outputs={command.outputs}", timeout=900
+    )
+    assert "Asked within 0.5 of the best of this grid" in done.stdout, done.stdout
+    launched = next(command.outputs.glob(".launch/train-*"))
+    tested = command.outputs.glob("squad/*/eval/*-test-*/results.json")
+    shown = {path.parents[2].name.partition("-seed")[0] for path in tested}
+    decisions = [json.loads(line) for line in (command.outputs / "report/decisions.jsonl").read_text().splitlines()]
+    assert len(list(launched.glob("worker*.log"))) == 2
+    assert len(decisions) >= 2 and any(one["running"] for one in decisions)
+    assert len(shown) == 1, shown
+    validation = list(command.outputs.glob("squad/*/eval/*-validation-*"))
+    assert len(validation) == len(list(command.outputs.glob("squad/*/adapter"))), "answered once by each run"
+    assert [line["cell"] for line, _ in replay(command.outputs)] == [now for _, now in replay(command.outputs)]

@@ -93,6 +93,35 @@ def test_workers_share_the_cells_none_twice_and_none_lost(tmp_path):
     assert not list(tmp_path.glob("*.lease"))
 
 
+def test_workers_wait_for_cells_that_are_still_to_be_chosen(tmp_path):
+    ran: list[str] = []
+    sweep = SweepFolder(tmp_path)
+    sweep.offer(cells(2), more=True, beat=1)
+
+    def work() -> None:
+        walk(cells(2), SweepFolder(tmp_path), lambda cell: ran.append(cell.key) or Outcome("done", Path()), "w")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    while len(ran) < 2:
+        time.sleep(0.01)
+    sweep.offer(cells(5), more=True, beat=2)
+    while len(ran) < 5:
+        time.sleep(0.01)
+    assert worker.is_alive()
+    sweep.offer(cells(5), more=False, beat=3)
+    worker.join(60)
+    assert not worker.is_alive() and Counter(ran) == Counter(cell.key for cell in cells(5))
+
+
+def test_a_worker_does_not_wait_for_a_launcher_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("llama_exp.launch.cells.SILENT", 0.0)
+    monkeypatch.setattr("llama_exp.launch.cells.LOOK_EVERY", 0.01)
+    SweepFolder(tmp_path).offer(cells(1), more=True, beat=1)
+    walk([], SweepFolder(tmp_path), lambda cell: Outcome("done", Path()), "w")
+    assert SweepFolder(tmp_path).outcome(cells(1)[0])
+
+
 def test_the_largest_cells_come_first_and_an_untuned_model_last():
     samples = [("sample=100",), ("sample=null",), ("sample=1000", "lora.r=0"), ("sample=300", "trainer.max_epochs=5")]
     order = largest_first(Cell(number, overrides) for number, overrides in enumerate(samples))

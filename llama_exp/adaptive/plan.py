@@ -60,7 +60,9 @@ class Plan:
     def overrides(self, setting: int, seed: int, split: Split = Split.validation) -> list[str]:
         """Of one cell, evaluated on this split."""
         values = self.settings[0] | {"lora.r": "0"} if setting == UNTUNED else self.settings[setting]
-        only = ["split=validation", "forgetting=null"] if split is Split.validation else []
+        only = ["split=validation"] if split is Split.validation else []
+        if only and any(override.startswith("forgetting=") for override in self.fixed):
+            only += ["forgetting=null"]
         return [*self.fixed, *only, *(f"{key}={value}" for key, value in values.items()), f"seed={self.seeds[seed]}"]
 
     def grid(self, available: int | None, fixed: int | None) -> Grid:

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ class Decision:
     """A setting and the number of its seed.
 
     open     the settings it was chosen from
-    running  those chosen before it in its batch
+    running  those that ran, or had been chosen with it
     """
 
     cell: int
@@ -61,6 +60,7 @@ class Search:
         self.paid = 0.0  # seconds of the runs of this command
         self.test_seconds = 0.0  # of answering the test set, by one run
         self.returns: list[JobReturn] = []
+        self.running: dict[tuple[str, ...], tuple[int, int]] = {}  # {overrides: (setting, seed)}, on workers
         self.views = Views(plan, question, config.sample)
         self.folder = Path(config.outputs) / "report"
 
@@ -68,34 +68,50 @@ class Search:
         (self.folder / FILE).unlink(missing_ok=True)
         self.launch(self.there_already())
         self.paid = 0.0
-        while (why := self.ended()) is None:
-            began = time.perf_counter()
-            decisions = self.next_cells()
-            self.record(decisions, time.perf_counter() - began)
-            self.launch([(decision.cell, decision.seed) for decision in decisions])
-            if self.cells:
-                self.write_answer(None)
-                print(f"  So far: {self.answer()}", flush=True)
+        if hasattr(self.launcher, "launch_as_they_come"):  # llama_exp/launch
+            self.run_on_workers(self.launcher)
+        while self.ended() is None:
+            self.launch(self.next_cells(1))
+            self.say_so_far()
         self.answer_test_set()
-        self.conclude(why)
+        self.conclude(self.ended() or "")
         return self.returns
 
-    @cached_property
-    def workers(self) -> int:
-        """As many cells are chosen at a time."""
-        if hasattr(self.launcher, "check"):
-            self.launcher.check()
-        return int(getattr(self.launcher, "wanted", None) or getattr(self.launcher, "workers", None) or 1)
+    def run_on_workers(self, launcher: Any) -> None:
+        """As many cells at a time as there are workers; the next one is chosen while the others run."""
+        launcher.check()
+        first = self.next_cells(min(launcher.count, 2)) if self.ended() is None else []  # of two sizes
+        self.running = dict(zip(self.overrides(first), first, strict=True))
+
+        def further(ended: list[JobReturn]) -> list[tuple[str, ...]]:
+            self.returns += ended
+            for job in ended:
+                self.take_up(*self.running.pop(tuple(job.overrides)), job._return_value)
+            self.say_so_far()
+            new = self.next_cells(launcher.count - len(self.running)) if self.ended() is None else []
+            self.running |= zip(self.overrides(new), new, strict=True)
+            return self.overrides(new)
+
+        if first:
+            launcher.launch_as_they_come(self.overrides(first), len(self.returns), further)
+
+    def overrides(self, cells: Sequence[tuple[int, int]], split: Split = Split.validation) -> list[tuple[str, ...]]:
+        return [tuple(self.plan.overrides(setting, seed, split)) for setting, seed in cells]
 
     def launch(self, batch: Sequence[tuple[int, int]]) -> None:
         for (setting, seed), job in zip(batch, self._launch(batch, Split.validation), strict=True):
             self.take_up(setting, seed, job._return_value)
 
     def _launch(self, batch: Sequence[tuple[int, int]], split: Split) -> list[JobReturn]:
-        overrides = [self.plan.overrides(setting, seed, split) for setting, seed in batch]
+        overrides = self.overrides(batch, split)
         found = list(self.launcher.launch(overrides, initial_job_idx=len(self.returns))) if batch else []
         self.returns += found
         return found
+
+    def say_so_far(self) -> None:
+        if self.cells:
+            self.write_answer(None)
+            print(f"  So far: {self.answer()}", flush=True)
 
     def answer_test_set(self) -> None:
         """By the runs of the answer's setting, or of the best one that was run, and by the untuned model where the grid
@@ -185,18 +201,20 @@ class Search:
             return "the answer is known"
         return None if self.affordable() else f"the budget of {self.budget} leaves no time for another run"
 
-    def next_cells(self) -> list[Decision]:
-        """As many as there are workers: each tells most for its seconds, once those before it have been chosen."""
-        batch: list[Decision] = []
-        for _ in range(self.workers if self.cells else 1):
-            chosen = {(one.cell, one.seed) for one in batch}
-            left = {s: seed for s, seed in self.affordable().items() if (s, seed) not in chosen}
+    def next_cells(self, count: int) -> list[tuple[int, int]]:
+        """(setting, seed) of so many cells beside those that run: each tells most, once those before it are chosen."""
+        chosen: list[Decision] = []
+        began = time.perf_counter()
+        for _ in range(count):
+            running = [*self.running.values(), *((one.cell, one.seed) for one in chosen)]
+            left = {s: seed for s, seed in self.affordable().items() if (s, seed) not in running}
             if not left:
                 break
-            running = tuple(one.cell for one in batch)
-            cell = self.views.best_next(self.cells, list(left), running)
-            batch.append(Decision(cell, left[cell], tuple(left), running))
-        return batch
+            settings = tuple(s for s, _ in running)
+            cell = self.views.best_next(self.cells, list(left), settings)
+            chosen.append(Decision(cell, left[cell], tuple(left), settings))
+        self.record(chosen, time.perf_counter() - began)
+        return [(one.cell, one.seed) for one in chosen]
 
     def record(self, decisions: Sequence[Decision], seconds: float) -> None:
         """A line for each cell: what was known when it was chosen, so that replay.py can choose again."""

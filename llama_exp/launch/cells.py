@@ -5,12 +5,14 @@ outputs/.launch/train-3fa9c1d2/
     1c0ffee01c0ffee0.start      which worker began it last
     1c0ffee01c0ffee0.outcome    {"message": "F1 58.3 …", "folder": "outputs/squad/…"}
     worker0.4711.log            what a worker printed
+    further.json                of a sweep that chooses its cells as it goes: those so far, and whether more may come
 """
 
 import contextlib
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +24,9 @@ from llama_exp.runs.files import read_json_or_nothing, write_json
 from llama_exp.runs.lock import FolderBusy, lease
 from llama_exp.runs.run import Outcome
 
+FURTHER = "further.json"
+LOOK_EVERY = 1.0  # seconds between two looks of an idle worker for further cells
+SILENT = 600.0  # seconds after which the launcher, which writes that file every minute, is taken for dead
 LENGTHS = ("sample", "max_tokens", "trainer.max_epochs", "trainer.max_steps")  # what a cell's time is proportional to
 
 
@@ -79,6 +84,17 @@ class SweepFolder:
         finally:
             held.release()
 
+    def offer(self, cells: Iterable[Cell], more: bool, beat: int = 0) -> None:
+        """Tell the workers of all cells so far. While `more` may come they wait, as long as `beat` rises."""
+        listed = [[cell.number, list(cell.overrides)] for cell in cells]
+        write_json(self.folder / FURTHER, {"cells": listed, "more": more, "beat": beat})
+
+    def offered(self) -> tuple[list[Cell], bool, int]:
+        """([], False, 0) in a sweep whose cells are all known."""
+        found = read_json_or_nothing(self.folder / FURTHER)
+        cells = [Cell(number, tuple(overrides)) for number, overrides in found.get("cells", [])]
+        return cells, bool(found.get("more")), int(found.get("beat", 0))
+
     def is_free(self, cell: Cell) -> bool:
         try:
             with self.claim(cell):
@@ -116,6 +132,20 @@ def largest_first(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def walk(cells: Iterable[Cell], sweep: SweepFolder, run: Callable[[Cell], Outcome], worker: str) -> None:
+    """Run cells until no more come: those that are known, then those that the launcher offers."""
+    walk_known(cells, sweep, run, worker)
+    heard, last_beat = time.monotonic(), -1
+    while True:
+        offered, more, beat = sweep.offered()
+        if beat != last_beat:
+            heard, last_beat = time.monotonic(), beat
+        walk_known(offered, sweep, run, worker)
+        if not more or time.monotonic() - heard > SILENT:
+            return
+        time.sleep(LOOK_EVERY)
+
+
+def walk_known(cells: Iterable[Cell], sweep: SweepFolder, run: Callable[[Cell], Outcome], worker: str) -> None:
     """Claim and run cells until all that are left are held by others. A worker does not wait for those: it would hold
     its GPU for nothing, and the launcher starts another one where a holder dies.
 

@@ -56,6 +56,10 @@ class GpuLauncher(CellLauncher):
         self.wanted = self.workers or len(self.gpus)
         self.started: list[Process] = []
 
+    @property
+    def count(self) -> int:
+        return self.wanted
+
     def start(self, job: Job, count: int) -> list[RunningWorker]:
         running = [worker for worker in self.started if worker.end() is None]
         new: list[Process] = []

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,8 @@ from llama_exp.stopping import ToBeContinued
 
 POLL = 0.5  # seconds
 ATTEMPTS = 2  # of a cell whose worker dies
+BEAT = 60.0  # seconds between two signs of life to workers that wait for further cells
+Further = Callable[[list[JobReturn]], Sequence[Sequence[str]]]  # what has ended -> the overrides of the next cells
 ENDED, STOPPED = "", "stopped"  # how a worker may end, beside the reason of its death
 
 
@@ -68,9 +70,32 @@ class CellLauncher(Launcher):
             basic.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
             return basic.launch(job_overrides, initial_job_idx)
         self.check()
-        cells = [Cell(initial_job_idx + index, tuple(each)) for index, each in enumerate(job_overrides)]
+        cells = self._cells(job_overrides, initial_job_idx)
         outcomes = Watch(self, self.job(cells)).run()
         return [self._returned(cell, outcomes[cell.key]) for cell in cells]
+
+    def launch_as_they_come(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int, further: Further
+    ) -> None:
+        """The same for a sweep that chooses its cells as it goes. Workers keep their base from one to the next."""
+        self.check()
+        cells, count = self._cells(job_overrides, initial_job_idx), len(job_overrides)
+
+        def next_cells(ended: list[tuple[Cell, Outcome]]) -> list[Cell]:
+            nonlocal count
+            new = self._cells(further([self._returned(*one) for one in ended]), initial_job_idx + count)
+            count += len(new)
+            return new
+
+        Watch(self, self.job(cells), next_cells).run()
+
+    def _cells(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Cell]:
+        return [Cell(first + index, tuple(each)) for index, each in enumerate(job_overrides)]
+
+    @property
+    def count(self) -> int:
+        """How many cells run at a time, once `check` has looked."""
+        return self.workers or 1
 
     def job(self, cells: list[Cell]) -> Job:
         sweep = sweep_id(self.config.hydra.overrides.task)
@@ -102,8 +127,13 @@ class CellLauncher(Launcher):
 class Watch:
     """One sweep, from its first worker to the last cell's outcome."""
 
-    def __init__(self, engine: CellLauncher, job: Job) -> None:
-        self.engine, self.job = engine, job
+    def __init__(
+        self, engine: CellLauncher, job: Job, further: Callable[[list[tuple[Cell, Outcome]]], list[Cell]] | None = None
+    ) -> None:
+        """further: the cells that are chosen when others have ended; [] ends the sweep with those that still run."""
+        self.engine, self.job, self.further = engine, job, further
+        self.told: set[str] = set()  # the cells whose outcomes `further` knows
+        self.beat, self.beaten = 0, 0.0
         self.cells = {cell.key: cell for cell in job.cells}  # a cell that was named twice runs once
         self.sweep = SweepFolder(job.folder)
         self.outcomes: dict[str, Outcome] = {}
@@ -121,17 +151,38 @@ class Watch:
             with contextlib.suppress(FolderBusy), self.sweep.claim(cell):
                 self.sweep.forget(cell)
                 free += 1
-        print(f"{len(self.cells)} cells; what the workers print is in {self.job.folder}", flush=True)
+        self.offer(more=self.further is not None)
+        known = "Cells as they are chosen" if self.further else f"{len(self.cells)} cells"
+        print(f"{known}; what the workers print is in {self.job.folder}", flush=True)
         try:
             with self.progress:
-                self.start(free)
+                self.start(max(free, self.engine.count) if self.further else free)
                 while self.left():
                     self.look()
+            self.offer(more=False)
             self.engine.dismiss(self.alive)
         except BaseException as stopped:
             self.say_what_becomes_of_workers(stopped)
             raise
         return self.outcomes
+
+    def offer(self, more: bool) -> None:
+        self.beat, self.beaten = self.beat + 1, time.monotonic()
+        self.sweep.offer(self.cells.values() if self.further else (), more, self.beat)
+
+    def choose_further(self) -> None:
+        if not self.further:
+            return
+        ended = [(self.cells[key], outcome) for key, outcome in self.outcomes.items() if key not in self.told]
+        self.told |= {cell.key for cell, _ in ended}
+        new = self.further(ended) if ended else []
+        for cell in new:
+            self.cells[cell.key] = cell
+            with contextlib.suppress(FolderBusy), self.sweep.claim(cell):
+                self.sweep.forget(cell)
+        self.progress.add(new)
+        if new or time.monotonic() - self.beaten > BEAT:
+            self.offer(more=True)
 
     def say_what_becomes_of_workers(self, stopped: BaseException) -> None:
         if self.alive and not isinstance(stopped, UserError):
@@ -156,6 +207,7 @@ class Watch:
                 self.bury(worker, end)
         if not self.alive and (left := self.left()):
             self.go_on([cell for cell in left if self.sweep.is_free(cell)])
+        self.choose_further()
 
     def collect(self) -> None:
         there = self.sweep.names()  # one question to a network file system, not one for each cell

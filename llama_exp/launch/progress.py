@@ -17,10 +17,18 @@ class Progress:
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.total, self.done, self.failed = len(cells), 0, 0
         common = set.intersection(*(set(cell.overrides) for cell in cells)) if len(cells) > 1 else set()
-        self.names = {cell.key: " ".join(o for o in cell.overrides if o not in common) for cell in cells}
+        self.common = common
+        self.names = {cell.key: self._name(cell) for cell in cells}
         self.console = make_console()
         self.live = Live(console=self.console, refresh_per_second=2, transient=True)
         self.since: dict[tuple[str, str], float] = {}  # (cell, worker): when it was first seen to run
+
+    def _name(self, cell: Cell) -> str:
+        return " ".join(o for o in cell.overrides if o not in self.common)
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        self.total += len(cells)
+        self.names |= {cell.key: self._name(cell) for cell in cells}
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
