@@ -32,6 +32,13 @@ DECISIONS, ANSWER = "decisions.jsonl", "adaptive.json"
 MOST_FAILURES = 3  # one after another: then it is not the setting
 
 
+def workers_of(launcher: Launcher) -> int:
+    """How many cells a launcher runs at a time."""
+    if hasattr(launcher, "check"):
+        launcher.check()
+    return int(getattr(launcher, "wanted", None) or getattr(launcher, "workers", None) or 1)
+
+
 class Search:
     """Raises UserError where validation Examples, by whose scores it chooses, are not answered."""
 
@@ -69,9 +76,7 @@ class Search:
     @cached_property
     def workers(self) -> int:
         """As many cells are chosen at a time."""
-        if hasattr(self.launcher, "check"):
-            self.launcher.check()
-        return int(getattr(self.launcher, "wanted", None) or getattr(self.launcher, "workers", None) or 1)
+        return workers_of(self.launcher)
 
     def launch(self, batch: Sequence[tuple[int, int]]) -> None:
         if not batch:

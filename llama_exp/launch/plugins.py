@@ -6,8 +6,9 @@ from llama_exp.adaptive.sweeper import AdaptiveSweeper
 from llama_exp.launch.gpus import GpuLauncher
 from llama_exp.launch.ray import RayLauncher
 from llama_exp.launch.slurm import LocalSlurmLauncher, SlurmLauncher
+from llama_exp.trials.sweeper import OptunaSweeper
 
-PLUGINS = (AdaptiveSweeper, GpuLauncher, RayLauncher, SlurmLauncher, LocalSlurmLauncher)
+PLUGINS = (AdaptiveSweeper, OptunaSweeper, GpuLauncher, RayLauncher, SlurmLauncher, LocalSlurmLauncher)
 
 
 def register() -> None:
