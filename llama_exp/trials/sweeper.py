@@ -1,6 +1,6 @@
 """Hydra's side of hydra/sweeper=optuna."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,9 +11,20 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from llama_exp.config.compose import load_config
-from llama_exp.config.identity import sweep_id
+from llama_exp.config.identity import identity, sweep_id
+from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.programs import install
+
+
+OBJECTIVE = ("validations", "validation_sample", "validation_scores", "eval_seed")  # what a trial is judged by
+
+
+def study_name(config: Config, drawn: Mapping[str, Any], metric: Sequence[str]) -> str:
+    """The same for the same runs, judged alike: evaluating them, or how they are launched, makes no other study."""
+    fixed = {**identity(config, everything=True), **{key: getattr(config, key) for key in OBJECTIVE}}
+    pairs = [*fixed.items(), *drawn.items(), ("metric", list(metric))]
+    return sweep_id(f"{key}={value}" for key, value in pairs)
 
 
 class OptunaSweeper(Sweeper):
@@ -48,8 +59,7 @@ class OptunaSweeper(Sweeper):
         space = Space.of(OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(typed))
         config = load_config(*space.fixed)
         settings = Settings.of(self.settings, config)
-        name = sweep_id([*space.fixed, *map(str, sorted(space.drawn.items(), key=str)), *settings.metric])
-        return Search(space, settings, self.launcher, config, name).run()
+        return Search(space, settings, self.launcher, config, study_name(config, space.drawn, settings.metric)).run()
 
     def check(self) -> None:
         """Raise UserError for keys that a sweep of trials does not go with."""
