@@ -15,8 +15,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from llama_exp.config.compose import load_config
 from llama_exp.errors import UserError
 from llama_exp.report.load import load_runs
+from llama_exp.runs.lock import lock_folder
+from llama_exp.runs.run import Run
 from llama_exp.trials.space import Space
-from llama_exp.trials.study import Settings
+from llama_exp.trials.study import Settings, step_of
 from tests.conftest import ROOT, small
 from tests.killer import killed_at
 
@@ -84,6 +86,11 @@ def test_what_leaves_nothing_to_draw_is_refused(word, said):
     ("changed", "said"),
     [
         ({"n_trials": 0}, "n_trials=0: wanted a whole number"),
+        ({"n_trials": "many"}, "n_trials=many: wanted a whole number"),
+        ({"seed": -1}, "seed=-1: wanted a whole number of at least 0"),
+        ({"rungs": 1.5}, "rungs=[1.5]: wanted growing shares"),
+        ({"rungs": ["a", "b"]}, "rungs=['a', 'b']: wanted growing shares"),
+        ({"trials": 3}, "hydra.sweeper.trials: no such key"),
         ({"sampler": "grid"}, "sampler=grid: wanted tpe, random, nsgaii."),
         ({"pruner": "hyperband"}, "pruner=hyperband: wanted median, asha, null."),
         ({"rungs": [0.5, 0.25]}, "rungs=[0.5, 0.25]: wanted growing shares"),
@@ -104,6 +111,20 @@ def test_a_score_that_is_measured_while_training_is_maximised():
         {**USUAL, "metric": ["squad/f1", "validation_loss"], "pruner": None}, load_config(*small(validation_scores="2"))
     )
     assert both.directions == ["maximize", "minimize"] and both.rungs == ()
+
+
+@pytest.mark.parametrize("pruner", ["median", "asha"])
+def test_a_pruner_ends_what_is_worse_at_the_same_rung(pruner):
+    settings = Settings.of({**USUAL, "pruner": pruner, "startup": 1}, load_config(*small()))
+    study = optuna.create_study(pruner=settings.make_pruner())
+    good, bad, better = study.ask(), study.ask(), study.ask()
+    for rung in settings.rungs:
+        good.report(2.0, step_of(rung))
+        assert not good.should_prune()
+    study.tell(good, 2.0)
+    for trial, value in ((bad, 3.0), (better, 1.0)):
+        trial.report(value, step_of(settings.rungs[0]))
+    assert bad.should_prune() and not better.should_prune()
 
 
 def test_bad_trials_are_pruned_at_a_rung_and_the_same_command_goes_on_with_the_study(tmp_path, command):
@@ -141,8 +162,10 @@ def test_two_workers_run_two_trials_at_a_time_and_a_failed_one_fails_the_command
     outputs = tmp_path / "o"
     words = [*sweep(outputs), "lora.r=2,-1", "hydra.sweeper.sampler=random", "hydra.sweeper.seed=1"]
     workers = ["hydra/launcher=gpus", "hydra.launcher.workers=2"]
-    done = command(*words, *workers, "hydra.sweeper.n_trials=4", "hydra.sweeper.pruner=null", check=None)
+    both = ["hydra.sweeper.metric=[squad/f1,validation_loss]", "validation_scores=2", "hydra.sweeper.pruner=null"]
+    done = command(*words, *workers, *both, "hydra.sweeper.n_trials=4", check=None)
     trials = study_in(outputs).trials
+    assert all(len(trial.values) == 2 for trial in trials if trial.state.name == "COMPLETE")
     failed = {trial.params["lora.r"] for trial in trials if trial.state.name == "FAIL"}
     assert failed == {"-1"} and {t.params["lora.r"] for t in trials if t.state.name == "COMPLETE"} == {"2"}, trials
     assert done.returncode == 1 and "lora.r=-1" in done.stdout and "4 cells" in done.stdout, done.stdout
@@ -152,6 +175,8 @@ def test_two_workers_run_two_trials_at_a_time_and_a_failed_one_fails_the_command
     ("words", "said"),
     [
         (["stop_at=0.5"], "leave out stop_at="),
+        (["question=best"], "question=best chooses the cells itself: leave out hydra/sweeper=optuna"),
+        (["hydra.sweeper.trials=3"], "hydra.sweeper.trials"),
         (["preflight=true"], "preflight=true forecasts the cells of a grid"),
         (["validations=0"], "validations=0 makes none"),
         (["hydra.sweeper.metric=squad/f1"], "validation_scores=50"),
@@ -165,9 +190,6 @@ def test_what_goes_not_with_trials_is_said_before_anything_runs(words, said, tmp
 
 
 def test_a_run_that_another_command_trains_leaves_its_trial_for_the_next_command(tmp_path, command):
-    from llama_exp.runs.lock import lock_folder
-    from llama_exp.runs.run import Run
-
     outputs = tmp_path / "o"
     words = [*sweep(outputs)[:-2], f"outputs={outputs}", "lora.r=2,2", "hydra.sweeper.n_trials=1"]
     with lock_folder(Run.of(load_config(*small(validations="4"), f"outputs={outputs}")).folder):

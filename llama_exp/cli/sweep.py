@@ -29,6 +29,8 @@ LAUNCHERS = ("llama_exp.launch.", "hydra._internal.core_plugins.basic_launcher."
 def wrong_question(config: DictConfig) -> str:
     """Why question=, or a key that belongs to it, would do nothing; "" where it is well."""
     adaptive = config.hydra.sweeper._target_.endswith(".AdaptiveSweeper")
+    if config.get("question") and config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
+        return f"question={config.question} chooses the cells itself: leave out hydra/sweeper=optuna."
     if config.get("question") and not adaptive:
         return f"question={config.question} is typed on the command line of train: llama-exp train -m question=… …"
     idle = [key for key in ("target", "budget") if config.get(key) is not None and not config.get("question")]

@@ -1,5 +1,6 @@
 """An Optuna study of one sweep: where it is stored, what draws its trials, what prunes them."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,19 +36,20 @@ class Settings:
     @classmethod
     def of(cls, values: dict[str, Any], config: Config) -> "Settings":
         """Raises UserError for what is no setting, or measured at no validation."""
-        metric = values["metric"] or config.monitor
-        names = [metric] if isinstance(metric, str) else list(metric)
-        pruner = None if values["pruner"] in (None, "none") else values["pruner"]
-        rungs = tuple(values["rungs"] or ()) if pruner else ()
-        settings = cls(**{**values, "metric": tuple(names), "pruner": pruner, "rungs": rungs})
+        known = [field.name for field in dataclasses.fields(cls)]
+        if strange := [key for key in values if key not in known]:
+            raise UserError(f"hydra.sweeper.{strange[0]}: no such key; there are {', '.join(known)}.")
+        pruner = None if values["pruner"] == "none" else values["pruner"]
+        lists = {"metric": as_tuple(values["metric"] or config.monitor), "rungs": as_tuple(values["rungs"])}
+        settings = cls(**{**values, **lists, "pruner": pruner, "rungs": lists["rungs"] if pruner else ()})
         settings.check(config)
         return settings
 
     def check(self, config: Config) -> None:
         at = "hydra.sweeper."
-        for key in ("n_trials", "startup"):
-            if not isinstance(value := getattr(self, key), int) or value < 1:
-                raise UserError(f"{at}{key}={value}: wanted a whole number of at least 1.")
+        for key, least in (("n_trials", 1), ("startup", 1), ("seed", 0)):
+            if not isinstance(value := getattr(self, key), int) or value < least:
+                raise UserError(f"{at}{key}={value}: wanted a whole number of at least {least}.")
         for key, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
             if (value := getattr(self, key)) not in (*known, *([None] if key == "pruner" else [])):
                 raise UserError(f"{at}{key}={value}: wanted {', '.join(known)}{', null' * (key == 'pruner')}.")
@@ -93,6 +95,10 @@ class Settings:
             factor = max(2, round(ends[1] / ends[0]))
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=step_of(ends[0]), reduction_factor=factor)
         return optuna.pruners.NopPruner()
+
+
+def as_tuple(value: Any) -> tuple:
+    return () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def step_of(rung: float) -> int:

@@ -16,7 +16,6 @@ from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.programs import install
 
-
 OBJECTIVE = ("validations", "validation_sample", "validation_scores", "eval_seed")  # what a trial is judged by
 
 
@@ -66,8 +65,6 @@ class OptunaSweeper(Sweeper):
         config, own = self.config, "hydra/sweeper=optuna"
         if self.command != "train":
             raise UserError(f"{own} trains its trials: it belongs to train, not to {self.command}.")
-        if config.question:
-            raise UserError(f"question={config.question} chooses the cells itself: leave out {own}.")
         if config.preflight:
             raise UserError(f"preflight=true forecasts the cells of a grid, and {own} draws them. Leave one out.")
         if config.stop_at is not None:
