@@ -189,6 +189,44 @@ def test_what_goes_not_with_trials_is_said_before_anything_runs(words, said, tmp
     assert not list(tmp_path.glob("o/squad/*"))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-m", "optimizer.lr=interval(1e-5,1e-3)"], "let hydra/sweeper=optuna draw from it"),
+        (["hydra/sweeper=optuna"], "draws the cells of a sweep: add -m"),
+    ],
+)
+def test_half_of_what_it_takes_is_refused_with_the_other_half(words, said, tmp_path, command):
+    done = command("train.py", *small(), f"outputs={tmp_path}/o", *words, check=None)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+PLUGIN = """
+from dataclasses import dataclass, field
+from hydra.core.config_store import ConfigStore
+
+@dataclass
+class Theirs:
+    _target_: str = "hydra_plugins.theirs.Sweeper"
+    defaults: list = field(default_factory=lambda: [{"sampler": "tpe"}])
+    n_jobs: int = 2
+
+ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=Theirs)
+ConfigStore.instance().store(group="hydra/launcher", name="ray", node=Theirs)
+"""
+
+
+@pytest.mark.parametrize("name", ["sweeper=optuna", "launcher=ray"])
+def test_a_released_plugin_of_the_same_name_is_not_in_the_way(name, tmp_path, command):
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins/theirs.py").write_text(PLUGIN)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    section = f"hydra.{name.partition('=')[0]}"
+    words = ["train.py", *small(), f"hydra/{name}", "--cfg", "hydra", "-p", section]
+    done = command(*words, env={"PYTHONPATH": path})
+    assert "_target_: llama_exp." in done.stdout and "n_jobs" not in done.stdout, done.stdout + done.stderr
+
+
 def test_a_run_that_another_command_trains_leaves_its_trial_for_the_next_command(tmp_path, command):
     outputs = tmp_path / "o"
     words = [*sweep(outputs)[:-2], f"outputs={outputs}", "lora.r=2,2", "hydra.sweeper.n_trials=1"]
