@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from llama_exp.config.compose import PACKAGE
 from llama_exp.config.identity import sweep_id
 from llama_exp.errors import UserError
+from llama_exp.formatting import plural
 from llama_exp.launch.cells import Cell, SweepFolder
 from llama_exp.launch.progress import Progress
 from llama_exp.launch.worker import Job
@@ -121,7 +122,7 @@ class Watch:
             with contextlib.suppress(FolderBusy), self.sweep.claim(cell):
                 self.sweep.forget(cell)
                 free += 1
-        print(f"{len(self.cells)} cells; what the workers print is in {self.job.folder}", flush=True)
+        print(f"{plural(len(self.cells), 'cell')}; what the workers print is in {self.job.folder}", flush=True)
         try:
             with self.progress:
                 self.start(free)
