@@ -10,10 +10,12 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from llama_exp.config.compose import load_config
+from llama_exp.launch import slurm
 from llama_exp.launch.cells import Cell, SweepFolder, largest_first, walk
 from llama_exp.launch.gpus import how_it_ended
 from llama_exp.runs import lock
@@ -225,6 +227,23 @@ def test_who_seemed_dead_and_was_taken_over_stops(quick, tmp_path, monkeypatch, 
 )
 def test_how_a_process_ended(code, end):
     assert how_it_ended(code) == end
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("137:0", "signal 9"),
+        ("0:9", "signal 9"),
+        ("143:0", "signal 15"),
+        ("1:0", "exit code 1"),
+        ("128:0", "exit code 128"),
+    ],
+)
+def test_why_a_job_of_slurm_died(code, why, monkeypatch):
+    """Its script is a shell, whose exit code names the signal that ended the worker."""
+    monkeypatch.setattr(slurm, "run_slurm", lambda *words: f"JobId=7 JobState=FAILED ExitCode={code}\n")
+    job = slurm.SubmittedJob(SimpleNamespace(job_id="7"), slurm.Queue())
+    assert job._reason() == f"{why}, FAILED"
 
 
 # Words

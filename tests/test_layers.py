@@ -22,6 +22,7 @@ LAYERS = [
     "evaluation",
     "training",
     "preflight chat simulation human hub dashboard adaptive",
+    "trials",
     "cli launch tables",
 ]
 HEAVY = {"torch", "lightning", "transformers", "peft", "bitsandbytes", "datasets", "wandb", "mlflow", "trackio"}

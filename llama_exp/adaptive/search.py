@@ -32,6 +32,14 @@ DECISIONS = "decisions.jsonl"
 MOST_FAILURES = 3  # one after another: then it is not the setting
 
 
+def workers_of(launcher: Any) -> int:
+    """How many cells a launcher runs at a time. Raises UserError where it cannot work here."""
+    if not hasattr(launcher, "count"):
+        return 1
+    launcher.check()
+    return int(launcher.count)
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """A setting and the number of its seed.
@@ -79,8 +87,8 @@ class Search:
 
     def run_on_workers(self, launcher: Any) -> None:
         """As many cells at a time as there are workers; the next one is chosen while the others run."""
-        launcher.check()
-        first = self.next_cells(min(launcher.count, 2)) if self.ended() is None else []  # of two sizes
+        workers = workers_of(launcher)
+        first = self.next_cells(min(workers, 2)) if self.ended() is None else []  # of two sizes
         self.running = dict(zip(self.overrides(first), first, strict=True))
 
         def further(ended: list[JobReturn]) -> list[tuple[str, ...]]:
@@ -88,7 +96,7 @@ class Search:
             for job in ended:
                 self.take_up(*self.running.pop(tuple(job.overrides)), job._return_value)
             self.say_so_far()
-            new = self.next_cells(launcher.count - len(self.running)) if self.ended() is None else []
+            new = self.next_cells(workers - len(self.running)) if self.ended() is None else []
             self.running |= zip(self.overrides(new), new, strict=True)
             return self.overrides(new)
 

@@ -67,6 +67,8 @@ def file_error_message(error: BaseException) -> str:
 
 def config_error_message(error: BaseException, arguments: Sequence[str], options: Sequence[str] = ()) -> str:
     """Hydra's message without its internals. `options` are the keys of the command that are not in conf/."""
+    if "INTERVAL_SWEEP" in str(error):
+        return "interval(…) names no values: type some with commas, or let hydra/sweeper=optuna draw from it."
     if "Config group override" in str(error):
         null = [argument for argument in arguments if argument.endswith("=null") and "." not in argument]
         return f"{' '.join(null)}: a group needs one of its files; type for example logger=none. See --help."

@@ -331,8 +331,12 @@ class CommandLine:
                 raise UserError("trainer=ddp and fsdp do not go with hydra/launcher=: each of its workers has one GPU.")
             if launched and not sweep:
                 raise UserError("hydra/launcher= starts the cells of a sweep: add -m, also for a single one.")
+            if HydraConfig.get().sweeper._target_.endswith(".OptunaSweeper") and not sweep:
+                raise UserError("hydra/sweeper=optuna draws the cells of a sweep: add -m.")
             if cfg.get("question") and not sweep:
                 raise UserError("question= is answered by a sweep: add -m, and values with commas (sample=100,1000).")
+            if cfg.get("stop_at") is not None and self.name != "train":
+                raise UserError(f"stop_at={cfg.stop_at} is a key of train, and stops a training. Leave it out.")
             if cfg.get("dashboard") and not sweep:
                 raise UserError("dashboard=true ends a sweep (-m). After single runs type: llama-exp dashboard")
             if cfg.get("dashboard") and importlib.util.find_spec("wandb_workspaces") is None:

@@ -20,6 +20,7 @@ from llama_exp.dashboard.sweep_end import end_sweep, wandb_settings
 from llama_exp.errors import SweepRefused
 from llama_exp.formatting import plural
 from llama_exp.runs.run import BUSY, FAILED, Outcome
+from llama_exp.runs.summary import PART
 from llama_exp.tracking.description import SWEEP
 
 LAUNCHERS = ("llama_exp.launch.", "hydra._internal.core_plugins.basic_launcher.")
@@ -28,6 +29,8 @@ LAUNCHERS = ("llama_exp.launch.", "hydra._internal.core_plugins.basic_launcher."
 def wrong_question(config: DictConfig) -> str:
     """Why question=, or a key that belongs to it, would do nothing; "" where it is well."""
     adaptive = config.hydra.sweeper._target_.endswith(".AdaptiveSweeper")
+    if config.get("question") and config.hydra.sweeper._target_.endswith(".OptunaSweeper"):
+        return f"question={config.question} chooses the cells itself: leave out hydra/sweeper=optuna."
     if config.get("question") and not adaptive:
         return f"question={config.question} is typed on the command line of train: llama-exp train -m question=… …"
     idle = [key for key in ("target", "budget") if config.get(key) is not None and not config.get("question")]
@@ -48,6 +51,7 @@ class SweepOutcomes(Callback):
         self.cells: list[tuple[list[str], str]] = []  # (overrides, message)
         self.outcomes: list[Any] = []
         self.typed: set[str] = set()
+        self.by_trial = False  # hydra/sweeper=optuna launches a trial several times, each time to go further
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.launcher._target_.startswith(LAUNCHERS):
@@ -56,6 +60,7 @@ class SweepOutcomes(Callback):
             raise SweepRefused(refusal)
         self.cells.clear()
         self.outcomes.clear()
+        self.by_trial = config.hydra.sweeper._target_.endswith(".OptunaSweeper")
         os.environ[SWEEP] = sweep_id(config.hydra.overrides.task)  # cells in other processes inherit it
         self.typed = {
             override.lower() for override in config.hydra.overrides.task
@@ -70,8 +75,19 @@ class SweepOutcomes(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         outcome = job_return._return_value  # not .return_value, which raises and prints
         message = outcome.message if isinstance(outcome, Outcome) else str(outcome)
+        overrides = list(job_return.overrides or [])
+        if self.by_trial:
+            overrides = [override for override in overrides if not override.startswith("stop_at=")]
+            self.forget_part(overrides)
         self.outcomes.append(outcome)
-        self.cells.append((list(job_return.overrides or []), message))
+        self.cells.append((overrides, message))
+
+    def forget_part(self, overrides: list[str]) -> None:
+        """The part of a trial that ends here is no cell of its own: the trial has gone on."""
+        for number, (earlier, message) in enumerate(self.cells):
+            if earlier == overrides and PART in message:
+                del self.cells[number], self.outcomes[number]
+                return
 
     def rows(self) -> list[tuple[str, str]]:
         """(cell, outcome). Cells that failed for the same reason share the row of the first one."""

@@ -45,6 +45,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], tuple[str, ...]]] = {
     ),
     "a share from 0 to below 0.5": (lambda value: 0 <= value < 0.5, ("dataset.validation", "dataset.test")),
     "a share from 0 to below 1": (lambda value: 0 <= value < 1, ("lora.dropout",)),
+    "a share of all steps, above 0 and up to 1": (lambda value: 0 < value <= 1, ("stop_at",)),
     "a share of all steps, from 0 to 1": (lambda value: 0 <= value <= 1, ("optimizer.warmup",)),
     "two numbers from 0 to below 1, like [0.9, 0.999]": (
         lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
@@ -66,6 +67,7 @@ def config_errors(c: Config) -> Iterator[str]:
     yield from _budget_errors(c)
     yield from _sharding_errors(c)
     yield from _signal_errors(c)
+    yield from _part_errors(c)
 
 
 def _contradictions(c: Config) -> Iterator[str]:
@@ -126,6 +128,18 @@ def _signal_errors(c: Config) -> Iterator[str]:
         yield f"stop_signal={name}: wanted one of {', '.join(CHOSEN)}."
     if name == "SIGUSR1" and c.trainer.get("strategy") and c.trainer.get("accelerator") != "cpu":
         yield "stop_signal=SIGUSR1: NCCL, through which several GPUs talk, uses it itself. Take SIGUSR2 or SIGHUP."
+
+
+def _part_errors(c: Config) -> Iterator[str]:
+    """What stop_at, which stops at a validation, does not go with."""
+    if c.stop_at is None:
+        return
+    if c.validations == 0:
+        yield f"stop_at={c.stop_at} stops at a validation, and validations=0 makes none."
+    if c.preflight:
+        yield f"stop_at={c.stop_at} stops a training, and preflight=true trains nothing. Leave one of them out."
+    if c.question:
+        yield f"stop_at={c.stop_at}: question={c.question} compares whole runs. Leave one of them out."
 
 
 def _budget_errors(c: Config) -> Iterator[str]:

@@ -19,7 +19,10 @@ from llama_exp.programs import program
 
 FIRST_KEYS = {"dataset": "dataset.name", "model": "model.name", "sample": "sample", "lora.r": "lora.r"}
 # Where results lie and what a command does, not what a cell is; and a logger, which is a group of several keys.
-NOT_IN_COMMANDS = ("outputs", "out", "preflight", "dashboard", "predictions", "trained_on", "logger.", "model.label")
+NOT_IN_COMMANDS = (
+    *("outputs", "out", "preflight", "stop_at", "dashboard", "predictions", "trained_on"),
+    *("logger.", "model.label"),
+)
 PLAIN = r"[A-Za-z_./][A-Za-z0-9_./:+-]*"
 HYDRA_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "none", "nan", "inf"}
 

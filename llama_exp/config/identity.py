@@ -28,6 +28,7 @@ NOT_IDENTITY = {
     "monitor",
     "checkpoint_every",
     "stop_signal",
+    "stop_at",
     "preflight",
     "audit",
     "evaluate",
@@ -147,10 +148,10 @@ def run_folder(config: Config, defaults: Config) -> Path:
 def sweep_id(overrides: Iterable[str]) -> str:
     """Eight digits that name a sweep: a hash of the options typed, in any order.
 
-    How it is launched and what logs it (hydra.*, logger, dashboard) do not count: the same grid on a cluster, or with
-    another logger, is the same sweep.
+    How it is launched, what logs it and how far it goes (hydra.*, logger, dashboard, stop_at) do not count: the same
+    grid on a cluster, or with another logger, is the same sweep.
     """
-    counted = sorted({o for o in overrides if not re.match(r"[+~]*(hydra|logger|dashboard)\b", o)})
+    counted = sorted({o for o in overrides if not re.match(r"[+~]*(hydra|logger|dashboard|stop_at)\b", o)})
     return hashlib.sha256("\n".join(counted).encode()).hexdigest()[:8]
 
 

@@ -164,6 +164,7 @@ class Config:
     early_stopping: int | None  # stop after so many validations without a better loss; null = never
     checkpoint_every: int | None  # optimizer steps between checkpoints; null = one a minute
     stop_signal: str | None  # one more signal that ends a command with a checkpoint
+    stop_at: float | None  # share of a run's steps: training ends, with a checkpoint, at the next validation
 
     preflight: bool  # train.py: show what would be learnt, how long it takes and whether it fits; train nothing
     audit: bool  # look for held-out items in the training set before training

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from llama_exp.config.compose import PACKAGE
 from llama_exp.config.identity import sweep_id
 from llama_exp.errors import UserError
+from llama_exp.formatting import plural
 from llama_exp.launch.cells import Cell, SweepFolder
 from llama_exp.launch.progress import Progress
 from llama_exp.launch.worker import Job
@@ -152,7 +153,7 @@ class Watch:
                 self.sweep.forget(cell)
                 free += 1
         self.offer(more=self.further is not None)
-        known = "Cells as they are chosen" if self.further else f"{len(self.cells)} cells"
+        known = "Cells as they are chosen" if self.further else plural(len(self.cells), "cell")
         print(f"{known}; what the workers print is in {self.job.folder}", flush=True)
         try:
             with self.progress:

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from llama_exp.errors import UserError
+from llama_exp.formatting import plural
 from llama_exp.launch.launcher import ENDED, STOPPED, CellLauncher, RunningWorker
 from llama_exp.launch.worker import Job, Worker
 from llama_exp.programs import install
@@ -16,6 +17,7 @@ from llama_exp.stopping import ToBeContinued
 
 ASK_EVERY = 5.0  # seconds between two questions to Slurm's controller, which answers the whole cluster
 LATE = 30.0  # seconds that a result may take to appear on a network file system
+OF_SIGNALS = 128  # a job's script is a shell, which says 137 of a process that signal 9 has ended
 
 
 class SlurmTask:
@@ -98,6 +100,8 @@ class SubmittedJob:
         if fields.get("JobState") == "CANCELLED":
             return STOPPED
         code, _, number = fields.get("ExitCode", "").partition(":")
+        if code.isdigit() and int(code) > OF_SIGNALS:
+            number = str(int(code) - OF_SIGNALS)
         how = f"signal {number}" if number not in ("", "0") else f"exit code {code}" if code else "its log ends"
         return f"{how}, {fields['JobState']}" if fields.get("JobState") else how
 
@@ -149,7 +153,7 @@ class SlurmLauncher(CellLauncher):
             raise UserError(f"sbatch refused the job: {error}") from error
         if self.queue:
             self.queue.asked = float("-inf")
-            print(f"Slurm job {jobs[0].job_id.split('_')[0]}: {len(jobs)} workers", flush=True)
+            print(f"Slurm job {jobs[0].job_id.split('_')[0]}: {plural(len(jobs), 'worker')}", flush=True)
         return [SubmittedJob(each, self.queue) for each in jobs]
 
     def executor(self, job: Job) -> Any:

@@ -92,7 +92,8 @@ class RunRecord:
     sample    what was requested (None = all of it)
     examples  how many examples that was
     encoded   how many of them reached training: empty responses, and too long ones, are dropped (None: not recorded)
-    status    "finished", "stopped early", "interrupted", "failed", "untuned", or "unfinished" (no summary was written)
+    status    "finished", "stopped early", "stopped at 25 %" (by stop_at), "interrupted", "failed", "untuned", or
+              "unfinished" (no summary was written)
     """
 
     folder: Path

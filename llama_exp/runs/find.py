@@ -108,15 +108,17 @@ def _why_unfinished(run: Run) -> str:
 def _why_untrained(run: Run) -> str:
     """Why a run does not count as finished."""
     path = run.folder / "summary.json"
+    part = ""
     try:
-        ended_well = read_summary(run.folder).ended_well
+        summary = read_summary(run.folder)
+        ended_well, part = summary.ended_well, f" ({summary.status})" * summary.is_part
     except FileNotFoundError:
         ended_well = False
     except (OSError, ValueError) as error:
         return f"{path} cannot be read ({reason(error)}): only it says whether training ended well."
     if ended_well:
         return incomplete_adapter(run.adapter)
-    what = ": its run has not finished" if run.exists else ""
+    what = f": its run has not finished{part}" if run.exists else ""
     return f"No adapter at {run.adapter.absolute()}{what}."
 
 

@@ -10,6 +10,7 @@ from llama_exp.runs.stored import check_schema, record_from
 
 SCHEMA = 1
 FINISHED = ("finished", "stopped early")
+PART = "stopped at "  # how the status of a part of a run begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Summary:
     """
 
     run: str = ""
-    status: str = ""  # finished, stopped early, interrupted, failed
+    status: str = ""  # finished, stopped early, stopped at 25 %, interrupted, failed
     reason: str | None = None  # why it broke
     identity: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)  # rows read, cleaned, dropped, sampled, encoded
@@ -62,6 +63,11 @@ class Summary:
     @property
     def ended_well(self) -> bool:
         return self.status in FINISHED
+
+    @property
+    def is_part(self) -> bool:
+        """Whether `stop_at` ended it: the same command goes on."""
+        return self.status.startswith(PART)
 
 
 def write_summary(folder: Path, summary: Summary) -> None:

@@ -33,14 +33,24 @@ class Checkpoints(Checkpoint):
 
     every: None = one a minute. On a GPU a step is over long before a checkpoint of it is written (2 s at 7B).
     stop: after a signal one is written as soon as possible, and the training ends.
+    until: after the validation at this step one is written, and the training ends, too; None: it runs to its end.
 
     Only at the end of a step, and after the validation that is due there (every `interval` steps; None: never):
     Lightning does not repeat it, so a checkpoint written before it would forget what came of it.
     """
 
-    def __init__(self, folder: Path, every: int | None, interval: int | None, stop: StopSignals | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        every: int | None,
+        interval: int | None,
+        stop: StopSignals | None = None,
+        until: int | None = None,
+    ):
         self.path, self.every, self.interval = folder / "checkpoints" / "last.ckpt", every, interval
-        self.stop = stop or StopSignals()
+        self.stop, self.until = stop or StopSignals(), until
+        self.ended_at: int | None = None  # the step at which `until` ended the training
+        self.began_at = 0
         self.last_step = 0
         self.last_time = time.monotonic()
 
@@ -58,7 +68,9 @@ class Checkpoints(Checkpoint):
             optimizer.state.clear()  # Lightning would copy the moments to the CPU, and the run needs them no more
 
     def on_train_start(self, trainer, module) -> None:
-        self.last_step, self.last_time = trainer.global_step, time.monotonic()
+        self.began_at = self.last_step = trainer.global_step
+        self.last_time = time.monotonic()
+        self._end_part(trainer)  # an earlier command came as far
         self.stop.take_over()  # Lightning's own handler of SIGTERM would end the training within a step
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
@@ -70,11 +82,16 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer, module) -> None:
         if not trainer.sanity_checking:
+            self._end_part(trainer)
             self._save(trainer, module)
+
+    def _end_part(self, trainer) -> None:
+        if self.until and trainer.global_step >= self.until and not trainer.should_stop:  # by early stopping, say
+            self.ended_at, trainer.should_stop = trainer.global_step, True
 
     def _save(self, trainer, module) -> None:
         stopping = self._stopping(trainer)
-        if stopping or self._due(trainer):
+        if stopping or self.ended_at or self._due(trainer):
             module.read()  # never a checkpoint of a step whose loss was not finite
             trainer.save_checkpoint(self.path)
             module.begin()

@@ -17,7 +17,7 @@ from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 from llama_exp.tracking import Trackers, tracking
 from llama_exp.training.module import FineTuningModule
-from llama_exp.training.summary import save_run
+from llama_exp.training.summary import save_part, save_run
 from llama_exp.training.trainer import build_trainer, check_targets, fit
 
 
@@ -74,6 +74,10 @@ def _train_begun(run: Run, data, overlap: dict[str, Any] | None, base: nn.Module
             with session.stop.deferred():
                 with run.clock("train"), keep_in_memory(base, memory.cache_weights, memory.save_activations):
                     fitted = fit(run, trainer, module, data, trackers, session)
+                if fitted.is_part:
+                    outcome = save_part(run, trainer, data, fitted)
+                    trackers.log_losses()
+                    return outcome
                 message = save_run(run, trainer, module, data, fitted)
             trackers.log_training()
             if config.evaluate and trainer.is_global_zero:

@@ -20,18 +20,27 @@ from llama_exp.overlap import audit
 from llama_exp.report import loss_page
 from llama_exp.runs.adapter import adapter_checksums
 from llama_exp.runs.provenance import provenance
-from llama_exp.runs.run import Run
-from llama_exp.runs.summary import Summary
+from llama_exp.runs.run import Outcome, Run
+from llama_exp.runs.summary import PART, Summary
+from llama_exp.training import part
 from llama_exp.training.callbacks import Curves
 from llama_exp.training.energy import Energy
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """How a fit ended, "finished" or "stopped early", and when this process began it."""
+    """How a fit ended, "finished", "stopped early" or "stopped at 25 %", and when this process began it.
+
+    trained: whether it made any step.
+    """
 
     status: str
     started: str
+    trained: bool = True
+
+    @property
+    def is_part(self) -> bool:
+        return self.status.startswith(PART)
 
 
 def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
@@ -78,6 +87,15 @@ def kept_loss(rows: list[dict[str, str]], monitor: str) -> float | None:
     scores = loss_page.points(rows, monitor)
     step = (min if lower else max)(scores, key=lambda point: point[1])[0] if scores else None
     return dict(loss_page.points(rows, "validation_loss")).get(step)
+
+
+def save_part(run: Run, trainer: L.Trainer, data, fitted: Fitted) -> Outcome:
+    """Write the summary of a run that `stop_at` ended; its checkpoint stays."""
+    save_broken_run(run, trainer, data, fitted.started, fitted.status, f"stop_at={run.config.stop_at:g}")
+    summary = run.summary
+    if not trainer.is_global_zero or summary is None:
+        return Outcome(fitted.status, run.folder)
+    return part.outcome(run, summary, fitted.trained)
 
 
 def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: str, reason: str) -> None:

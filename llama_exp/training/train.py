@@ -17,6 +17,7 @@ from llama_exp.runs.files import remove_leftovers
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 from llama_exp.tracking import joins_sweep, tracking, usable_loggers
+from llama_exp.training.part import already_there
 
 
 def train(config: Config, session: Session | None = None) -> Outcome:
@@ -35,6 +36,8 @@ def train(config: Config, session: Session | None = None) -> Outcome:
         DATASETS.of(forgotten.config, cache=session.data).setup()
     if run.is_finished:
         return _already_finished(run, session)
+    if part := already_there(run):
+        return part
     session.processes.start(config.trainer, [word for folder in config_dirs() for word in ("--config-dir", folder)])
     outcome = load_and_train(run, session)
     if isinstance(outcome, Config):

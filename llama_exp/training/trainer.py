@@ -21,6 +21,7 @@ from llama_exp.quiet import silence_libraries
 from llama_exp.runs.run import Run
 from llama_exp.session import Session
 from llama_exp.tracking import Trackers
+from llama_exp.training import part
 from llama_exp.training.callbacks import Checkpoints, Curves, KeepBest
 from llama_exp.training.checkpoint import WholeCheckpoints, usable_checkpoint
 from llama_exp.training.energy import Energy
@@ -50,6 +51,7 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, ses
     environments = started_processes(session) or slurm(theirs["plugins"])
     plan = data.plan
     interval = validation_interval(config, data)
+    until = part.last_step(config, interval, plan.total_steps)
     curves = Curves(run.folder, plan, trackers, score_names(config) if interval else ())
     scores = [ValidationScores(config, data, trackers)] if curves.scores else []
     bar = [Progress(curves.last, plan.total_steps)] if settings.get("enable_progress_bar", True) else []
@@ -73,7 +75,7 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, ses
                 curves,
                 KeepBest(config.early_stopping, config.monitor),
                 Energy(),
-                Checkpoints(run.folder, config.checkpoint_every, interval, session.stop),
+                Checkpoints(run.folder, config.checkpoint_every, interval, session.stop, until),
                 *bar,
                 *theirs["callbacks"],
             ],
@@ -172,6 +174,9 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers:
         save_broken_run(run, trainer, data, started, "failed", reason)
         trackers.log_losses()
         raise
+    checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))
+    if step := checkpoints.ended_at:
+        return Fitted(part.status(step, data.plan.total_steps), started, step > checkpoints.began_at)
     best = next(c for c in trainer.callbacks if isinstance(c, KeepBest))
     ended_before_its_plan = trainer.global_step < data.plan.total_steps
     stopped = best.stopped or (ended_before_its_plan and stopped_by_callback(trainer))

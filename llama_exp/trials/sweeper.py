@@ -1,0 +1,73 @@
+"""Hydra's side of hydra/sweeper=optuna."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from llama_exp.config.compose import load_config
+from llama_exp.config.identity import identity, sweep_id
+from llama_exp.config.schema import Config
+from llama_exp.errors import UserError
+from llama_exp.programs import install
+
+OBJECTIVE = ("validations", "validation_sample", "validation_scores", "eval_seed")  # what a trial is judged by
+
+
+def study_name(config: Config, drawn: Mapping[str, Any], metric: Sequence[str]) -> str:
+    """The same for the same runs, judged alike: evaluating them, or how they are launched, makes no other study."""
+    fixed = {**identity(config, everything=True), **{key: getattr(config, key) for key in OBJECTIVE}}
+    pairs = [*fixed.items(), *drawn.items(), ("metric", list(metric))]
+    return sweep_id(f"{key}={value}" for key, value in pairs)
+
+
+class OptunaSweeper(Sweeper):
+    """`settings`: the other keys of conf/hydra/sweeper/optuna.yaml."""
+
+    def __init__(self, params: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        self.params = dict(params or {})  # the grid that sweep=… or experiment=… names
+        self.settings = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in settings.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.command = task_function.command_line.name  # type: ignore[attr-defined]
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        self.check()
+        try:
+            from llama_exp.trials.search import Search
+            from llama_exp.trials.space import Space
+            from llama_exp.trials.study import Settings
+        except ModuleNotFoundError as error:
+            if error.name != "optuna":
+                raise
+            raise UserError(f"hydra/sweeper=optuna needs optuna. Install it: {install('optuna')}") from None
+        named = {argument.partition("=")[0] for argument in arguments}
+        typed = [*(f"{key}={value}" for key, value in self.params.items() if key not in named), *arguments]
+        space = Space.of(OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(typed))
+        config = load_config(*space.fixed)
+        settings = Settings.of(self.settings, config)
+        return Search(space, settings, self.launcher, config, study_name(config, space.drawn, settings.metric)).run()
+
+    def check(self) -> None:
+        """Raise UserError for keys that a sweep of trials does not go with."""
+        config, own = self.config, "hydra/sweeper=optuna"
+        if self.command != "train":
+            raise UserError(f"{own} trains its trials: it belongs to train, not to {self.command}.")
+        if config.preflight:
+            raise UserError(f"preflight=true forecasts the cells of a grid, and {own} draws them. Leave one out.")
+        if config.stop_at is not None:
+            raise UserError(f"{own} stops its trials itself, at hydra.sweeper.rungs=[0.25,0.5]: leave out stop_at=.")
+        if config.validations == 0:
+            raise UserError(f"{own} judges trials by their validations, and validations=0 makes none.")
