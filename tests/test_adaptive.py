@@ -13,6 +13,7 @@ from llama_exp.adaptive.importance import ImportanceSampler
 from llama_exp.adaptive.plan import Plan
 from llama_exp.adaptive.questions import Best, Curve, Target, question_of
 from llama_exp.adaptive.replay import replay
+from llama_exp.config.schema import Split
 from llama_exp.errors import UserError
 from tests.conftest import small
 
@@ -114,7 +115,8 @@ def plan_of(*words: str) -> Plan:
 def test_a_plan_has_the_settings_without_seeds_and_without_the_untuned_model():
     plan = plan_of("dataset=squad", "sample=100,300,null", "lora.r=0,4,16", "seed=7")
     assert len(plan.settings) == 6 and plan.seeds == ("7", "8", "9", "10", "11") and plan.with_untuned
-    assert plan.overrides(0, 1) == ["dataset=squad", "evaluate=true", "sample=100", "lora.r=4", "seed=8"]
+    assert plan.overrides(0, 1, Split.test) == ["dataset=squad", "evaluate=true", "sample=100", "lora.r=4", "seed=8"]
+    assert "split=validation" in plan.overrides(0, 1)
     assert plan.overrides(-1, 0)[-3:] == ["sample=100", "lora.r=0", "seed=7"]
     grid = plan.grid(available=2500, fixed=None)
     assert sorted(set(grid.examples)) == [100, 300, 2500] and set(grid.axes["lora.r"]) == {4, 16}

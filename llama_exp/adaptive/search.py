@@ -34,7 +34,7 @@ MOST_FAILURES = 3  # one after another: then it is not the setting
 
 def workers_of(launcher: Any) -> int:
     """How many cells a launcher runs at a time. Raises UserError where it cannot work here."""
-    if not hasattr(launcher, "count"):
+    if not hasattr(launcher, "check"):  # Hydra's own
         return 1
     launcher.check()
     return int(launcher.count)
