@@ -1,13 +1,14 @@
 """Is a sweep with a question right as often as it says, and what does it save?
 
     python benchmarks/adaptive.py [--worlds 200] [--noisy] [--rows rows.jsonl] [--figure figure.png]
+    python benchmarks/adaptive.py --curve [--worlds 200] [--noisy] [--rows curves.jsonl]
 
 Worlds of 45 settings (5 sizes x 3 ranks x 3 learning rates): curves of several shapes, with and without effects of rank
 and rate, runs that scatter. In each, question=best within=1 chooses runs as the sweeper does, up to five a setting, and
 is judged by the true scores. Beside it, on the same scores: the full grid with five seeds judged by the same belief;
 the best of the grid run once and five times; the best of random cells; ASHA and Hyperband (Optuna's pruners) over the
 nine pairs of rank and rate, with the sizes as rungs. Costs are in units of the grid run once. Worlds that --rows holds
-already are not played again.
+already are not played again. --curve asks question=curve within=2 of one pair's sizes, and is judged by the true gain.
 """
 
 import argparse
@@ -23,9 +24,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import optuna
 
-from llama_exp.adaptive.belief import Believer, Grid, Observed
+from llama_exp.adaptive.belief import Belief, Believer, Grid, Observed
 from llama_exp.adaptive.choose import best_cell, verdict
-from llama_exp.adaptive.questions import Best
+from llama_exp.adaptive.questions import FACTOR, Best, Curve
+from llama_exp.statistics.learning_curve import fit_curve
+from llama_exp.statistics.single_runs import relative_scatter
 
 SIZES, RANKS, RATES = (100, 300, 1000, 3000, 10000), (4, 16, 64), (1e-4, 2e-4, 4e-4)
 CELLS = list(product(SIZES, RANKS, RATES))
@@ -35,14 +38,16 @@ GRID = Grid(
 )
 COSTS = 40 + 0.04 * GRID.examples  # seconds: an evaluation, and the training
 SHARES = COSTS / COSTS.sum()
-QUESTION, SEEDS, CERTAIN = Best(1.0), 5, 0.95
+QUESTION, GAIN, SEEDS, CERTAIN = Best(1.0), Curve(2.0), 5, 0.95
 
 
 @dataclass(frozen=True)
 class World:
-    """truth: (A,) scores; spread: (A,) of one run; items: standard deviation by chance of the items."""
+    """truth: (A,) scores; far: (9,) those of ten times the largest size, by pair of rank and rate; spread: (A,) of one
+    run; items: standard deviation by chance of the items."""
 
     truth: np.ndarray
+    far: np.ndarray
     spread: np.ndarray
     items: float
 
@@ -51,17 +56,19 @@ class World:
 
 
 def draw_world(rng: np.random.Generator, noisy: bool) -> World:
-    n, steps = GRID.examples, np.log2(np.array(GRID.axes["lora.r"]) / 16) / 2
+    sizes, ranks, rates = np.array([*CELLS, *product([FACTOR * SIZES[-1]], RANKS, RATES)], float).T
+    n, steps = sizes, np.log2(ranks / 16) / 2
     turn, power = 10 ** rng.uniform(1.5, 3.5), rng.uniform(0.2, 1.0)
     shapes = ((1 + n / turn) ** -power, np.exp(-n / (3 * turn)), 1 / (1 + (n / turn) ** (1 + power)))
     truth = rng.uniform(50, 90) - rng.uniform(5, 50) * shapes[rng.integers(3)]
     grows = np.clip(np.log(n / 100) / np.log(100), 0, 1)
     truth = truth + rng.choice([0, 0, 0.3, 1, 3]) * rng.choice([-1, 1, 1]) * steps * grows
     best_rate = np.log2(2e-4) + rng.normal() - rng.choice([0, 0.6]) * steps
-    away = (np.log2(np.array(GRID.axes["optimizer.lr"])) - best_rate) / 1.5
+    away = (np.log2(rates) - best_rate) / 1.5
     truth = truth - rng.choice([0, 0.3, 1, 3, 6]) * rng.uniform(0.5, 1) * away**2
     scatter = (3.0 if noisy else 0.7) * np.exp(rng.normal(0, 0.5))
-    return World(truth, np.minimum(scatter * np.sqrt(np.maximum(1000 / n, 1)), 10.0), rng.choice([0.2, 0.4]))
+    spread = np.minimum(scatter * np.sqrt(np.maximum(1000 / GRID.examples, 1)), 10.0)
+    return World(truth[: len(CELLS)], truth[len(CELLS) :], spread, rng.choice([0.2, 0.4]))
 
 
 def observed(runs: list[tuple[int, float]], items: float) -> Observed:
@@ -157,6 +164,51 @@ def play_pruner(world: World, scores: np.ndarray, pruner: optuna.pruners.BasePru
     return float(SHARES[list(seen)].sum()), world.right(best)
 
 
+def play_curve(seed: int, noisy: bool) -> dict:
+    """As llama_exp/adaptive/{search,curve}.py do."""
+    rng = np.random.default_rng(seed)
+    world, pair = draw_world(rng, noisy), int(rng.integers(9))
+    column = np.arange(len(SIZES)) * 9 + pair
+    grid, costs = Grid({}, np.array(SIZES, float)), COSTS[column]
+    scores = world.truth[column, None] + rng.normal(size=(5, SEEDS)) * np.hypot(world.spread, world.items)[column, None]
+    count = np.array([1, 1, 0, 0, 0])
+    while True:
+        runs = [(SIZES[i], scores[i, k]) for i in range(5) for k in range(count[i])]
+        curve = fit_curve([n for n, _ in runs], [score for _, score in runs], bounds=(0.0, 100.0), rises=True)
+        draws = curve.values([*SIZES, FACTOR * SIZES[-1]])
+        luck = np.ones(5) if curve.repeated else relative_scatter(grid.examples)
+        belief = Belief(draws, curve.draws.scatters, luck, 100.0)
+        losses = GAIN.loss(draws, grid)
+        found, left = verdict(losses), np.flatnonzero(count < SEEDS)
+        if found.certainty >= CERTAIN or not len(left):
+            break
+        count[best_cell(belief, draws, losses, left.tolist(), 0.0, costs)] += 1
+    gains, true = GAIN.gains(draws, grid), world.far[pair] - world.truth[column[-1]]
+    low, high = np.quantile(gains, [0.025, 0.975])
+    answer = np.linspace(*np.quantile(gains, [0.01, 0.99]), losses.shape[1])[found.answer]
+    return {
+        "seed": seed,
+        "answered": found.certainty >= CERTAIN,
+        "right": abs(answer - true) <= GAIN.within,
+        "covered": low <= true <= high,
+        "width": high - low,
+        "cost": float(costs @ count / costs.sum()),
+    }
+
+
+def summarise_curves(rows: list[dict]) -> None:
+    found = {key: np.array([row[key] for row in rows], float) for key in rows[0]}
+    answered = found["answered"] > 0
+    print(f"answered: {answered.sum()} of {len(rows)}, right: {found['right'][answered].sum():.0f}")
+    for name, mine in (("answered", answered), ("open", ~answered)):
+        if mine.any():
+            cost, covered, width = (found[key][mine] for key in ("cost", "covered", "width"))
+            print(
+                f"{name}: cost {np.median(cost):.2f} of all sizes run once; {covered.mean():.3f} of the 95 % intervals"
+            )
+            print(f"  of the gain hold the true one, mean width {width.mean():.1f}")
+
+
 def summarise(rows: list[dict]) -> None:
     found = {key: np.array([row[key] for row in rows], float) for key in rows[0] if key not in ("path", "random")}
     answered, full = found["answered"] > 0, found["full answered"] > 0
@@ -215,6 +267,7 @@ def main() -> None:
     parser.add_argument("--noisy", action="store_true", help="runs scatter by 3 points instead of 0.7")
     parser.add_argument("--rows", type=Path, help="what each world came to, a line each")
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--curve", action="store_true", help="question=curve in place of question=best")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
     rows = (
@@ -222,12 +275,14 @@ def main() -> None:
     )
     left = sorted(set(range(given.worlds)) - {row["seed"] for row in rows})
     with ProcessPoolExecutor(given.processes) as pool:
-        for done in as_completed([pool.submit(play, seed, given.noisy) for seed in left]):
+        for done in as_completed(
+            [pool.submit(play_curve if given.curve else play, seed, given.noisy) for seed in left]
+        ):
             rows.append(json.loads(json.dumps(done.result(), default=float)))
             if given.rows:
                 with open(given.rows, "a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
-    summarise(rows)
+    (summarise_curves if given.curve else summarise)(rows)
     if given.figure:
         draw_figure(rows, given.figure)
 
