@@ -38,6 +38,7 @@ GRID = Grid(
 )
 COSTS = 40 + 0.04 * GRID.examples  # seconds: an evaluation, and the training
 SHARES = COSTS / COSTS.sum()
+FIRST = (4, 13)  # the middle one of each of the two smallest sizes
 QUESTION, GAIN, SEEDS, CERTAIN = Best(1.0), Curve(2.0), 5, 0.95
 
 
@@ -84,21 +85,28 @@ def play(seed: int, noisy: bool) -> dict:
     full = verdict(QUESTION.loss(believer.after(observed(whole, world.items)).scores, GRID))
     return {
         "seed": seed,
+        "noisy": noisy,
         **play_question(world, believer, scores),
         "full answered": full.certainty >= CERTAIN,
         "full right": world.right(full.answer),
         "once right": world.right(int(scores[:, 0].argmax())),
         "five right": world.right(int(scores.mean(axis=1).argmax())),
         "random": play_random(world, scores, rng),
-        "ASHA": play_pruner(world, scores, optuna.pruners.SuccessiveHalvingPruner(SIZES[0], 3)),
-        "Hyperband": play_pruner(world, scores, optuna.pruners.HyperbandPruner(SIZES[0], SIZES[-1], 3)),
+        "ASHA": play_pruner(world, scores, optuna.pruners.SuccessiveHalvingPruner(SIZES[0], 3), str(seed)),
+        "Hyperband": play_pruner(world, scores, optuna.pruners.HyperbandPruner(SIZES[0], SIZES[-1], 3), str(seed)),
     }
 
 
 def play_question(world: World, believer: Believer, scores: np.ndarray) -> dict:
-    """As llama_exp/adaptive/search.py does. path: (cost, right) of the best guess after each run."""
+    """As llama_exp/adaptive/search.py does, but for seconds and chance of the items, which are known here.
+
+    path: (cost, right) of the best guess after each run.
+    """
     runs: list[tuple[int, float]] = []
     count, path = np.zeros(len(GRID), int), []
+    for setting in FIRST:
+        runs.append((setting, scores[setting, 0]))
+        count[setting] += 1
     while True:
         belief = believer.after(observed(runs, world.items))
         losses = QUESTION.loss(belief.scores, GRID)
@@ -142,11 +150,12 @@ def play_random(world: World, scores: np.ndarray, rng: np.random.Generator) -> l
     return [(float(cost), world.right(one)) for cost, one in zip(np.cumsum(SHARES[order]), best, strict=True)]
 
 
-def play_pruner(world: World, scores: np.ndarray, pruner: optuna.pruners.BasePruner) -> tuple[float, bool]:
-    """(cost, right) once each pair of rank and rate was tried or pruned."""
+def play_pruner(world: World, scores: np.ndarray, pruner: optuna.pruners.BasePruner, name: str) -> tuple[float, bool]:
+    """(cost, right) once each pair of rank and rate was tried or pruned. Hyperband's brackets go by the study's name."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pairs = {"r": RANKS, "lr": RATES}
-    study = optuna.create_study(direction="maximize", pruner=pruner, sampler=optuna.samplers.GridSampler(pairs, 0))
+    sampler = optuna.samplers.GridSampler(pairs, 0)
+    study = optuna.create_study(study_name=name, direction="maximize", pruner=pruner, sampler=sampler)
     seen: dict[int, float] = {}
 
     def objective(trial: optuna.Trial) -> float:
@@ -188,6 +197,7 @@ def play_curve(seed: int, noisy: bool) -> dict:
     answer = np.linspace(*np.quantile(gains, [0.01, 0.99]), losses.shape[1])[found.answer]
     return {
         "seed": seed,
+        "noisy": noisy,
         "answered": found.certainty >= CERTAIN,
         "right": abs(answer - true) <= GAIN.within,
         "covered": low <= true <= high,
