@@ -113,12 +113,12 @@ def play_question(world: World, believer: Believer, scores: np.ndarray) -> dict:
         found, left = verdict(losses), np.flatnonzero(count < SEEDS)
         path.append((float(SHARES @ count), world.right(found.answer)))
         known = found.certainty >= CERTAIN
-        if runs and ((known and count[found.answer]) or not len(left)):
+        if (known and count[found.answer]) or not len(left):
             break
         if known:  # an answer is run before it is given
             chosen = found.answer
         else:
-            chosen = best_cell(belief, belief.scores, losses, left.tolist(), world.items**2, COSTS) if runs else 4
+            chosen = best_cell(belief, belief.scores, losses, left.tolist(), world.items**2, COSTS)
         runs.append((chosen, scores[chosen, count[chosen]]))
         count[chosen] += 1
     return {
@@ -151,7 +151,7 @@ def play_random(world: World, scores: np.ndarray, rng: np.random.Generator) -> l
 
 
 def play_pruner(world: World, scores: np.ndarray, pruner: optuna.pruners.BasePruner, name: str) -> tuple[float, bool]:
-    """(cost, right) once each pair of rank and rate was tried or pruned. Hyperband's brackets go by the study's name."""
+    """(cost, right) once each pair of rank and rate was tried or pruned. Hyperband's bracket goes by the name."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pairs = {"r": RANKS, "lr": RATES}
     sampler = optuna.samplers.GridSampler(pairs, 0)
@@ -220,7 +220,9 @@ def summarise_curves(rows: list[dict]) -> None:
 
 
 def summarise(rows: list[dict]) -> None:
-    found = {key: np.array([row[key] for row in rows], float) for key in rows[0] if key not in ("path", "random")}
+    found = {
+        key: np.array([row[key] for row in rows], float) for key in rows[0] if key not in ("path", "random", "noisy")
+    }
     answered, full = found["answered"] > 0, found["full answered"] > 0
     print(f"answered: {answered.sum()} of {len(rows)}, right: {found['right'][answered].sum():.0f}")
     print(f"open: {(~answered).sum()}, its best guess right: {found['right'][~answered].sum():.0f}")
@@ -280,9 +282,8 @@ def main() -> None:
     parser.add_argument("--curve", action="store_true", help="question=curve in place of question=best")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
-    rows = (
-        [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows and given.rows.exists() else []
-    )
+    stored = given.rows.read_text().splitlines() if given.rows and given.rows.exists() else []
+    rows = [row for row in map(json.loads, stored) if row["noisy"] == given.noisy]
     left = sorted(set(range(given.worlds)) - {row["seed"] for row in rows})
     with ProcessPoolExecutor(given.processes) as pool:
         for done in as_completed(
