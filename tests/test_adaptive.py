@@ -252,11 +252,19 @@ def test_on_two_workers_a_setting_that_fails_is_left_out_and_a_size_beyond_the_d
     assert len(list(launched.glob("worker*.log"))) == 2 + len(shown)
     replayed = list(replay(command.outputs))
     assert [line["cell"] for line, _ in replayed] == [now for _, now in replayed]
-    assert replayed[-1][0]["failed"] and len(replayed) >= 4
+    assert replayed[-1][0]["left_out"] and len(replayed) >= 4
     with open(command.outputs / "report/decisions.jsonl", "a") as file:
         file.write('{"question": {"na')
     with pytest.raises(UserError, match="line .*: it is damaged"):
         list(replay(command.outputs))
+
+
+def test_two_sizes_beyond_the_data_are_one_run(command):
+    words = [*small(), "-m", "sample=500,null", "seed=0", "question=best", "within=3", f"outputs={command.outputs}"]
+    command("train.py", *words)
+    answer = json.loads((command.outputs / "report/adaptive.json").read_text())
+    assert (answer["runs"], answer["known"]) == (1, True), answer
+    assert len(list(command.outputs.glob("squad/*/adapter"))) == 1
 
 
 def test_importance_sampling_goes_on_where_few_draws_carry_the_weight():

@@ -19,7 +19,7 @@ from llama_exp.formatting import plural
 from llama_exp.report.load import EvaluationRecord, load_runs
 from llama_exp.sanitize import clean
 
-LINE = {"question", "plan", "sample", "failed", "runs", "open", "running", "cell", "overrides"}
+LINE = {"question", "plan", "sample", "left_out", "runs", "open", "running", "cell", "overrides"}
 
 
 def replay(outputs: Path) -> Iterator[tuple[dict[str, Any], int]]:
@@ -44,7 +44,7 @@ def replay(outputs: Path) -> Iterator[tuple[dict[str, Any], int]]:
         question = question_of(**line["question"])
         cells = [_cell(run, outputs, evaluated) for run in line["runs"]]
         views = Views(plan, question, line["sample"])
-        views.failed = set(line["failed"])
+        views.left_out = {int(setting): why for setting, why in line["left_out"].items()}
         yield line, views.best_next(cells, line["open"], line["running"])
 
 

@@ -170,7 +170,7 @@ class Search:
         cell = None if outcome.has_failed else self.read(setting, seed, outcome.folder)
         self.failures = 0 if cell else self.failures + 1
         if cell is None:
-            self.views.failed.add(setting)
+            self.views.left_out[setting] = "failed"
         elif self.add(cell):
             self.paid += cell.paid
 
@@ -179,9 +179,12 @@ class Search:
 
     def add(self, cell: ScoredCell) -> bool:
         """`sample=` of more than there is means the run of all there is: one run, whatever it is called."""
-        new = cell.folder.resolve() not in {other.folder.resolve() for other in self.cells}
-        self.cells += [cell] if new else []
-        return new
+        same = [other for other in self.cells if other.folder.resolve() == cell.folder.resolve()]
+        if same:
+            self.views.left_out[cell.setting] = f"is the same as {self.plan.name(same[0].setting)}"
+        else:
+            self.cells.append(cell)
+        return not same
 
     def config_of(self, setting: int, seed: int, split: Split = Split.validation) -> Config:
         return load_config(*(override.lstrip("+") for override in self.plan.overrides(setting, seed, split)))
@@ -204,7 +207,7 @@ class Search:
     def open_cells(self, chosen: Sequence[tuple[int, int]] = ()) -> dict[int, int]:
         """{setting: the next seed it may be run with}, beside the cells that run or are chosen."""
         taken = {*self.tried, *self.running.values(), *chosen}
-        settings = (i for i in range(len(self.plan.settings)) if i not in self.views.failed)
+        settings = (i for i in range(len(self.plan.settings)) if i not in self.views.left_out)
         free = {i: [s for s in range(len(self.plan.seeds)) if (i, s) not in taken] for i in settings}
         return {setting: left[0] for setting, left in free.items() if left}
 
@@ -257,7 +260,7 @@ class Search:
             "question": {"name": self.config.question, "within": self.question.within, "target": self.config.target},
             "plan": dataclasses.asdict(self.plan),
             "sample": self.config.sample,
-            "failed": sorted(self.views.failed),
+            "left_out": {str(setting): why for setting, why in self.views.left_out.items()},
             **known,
             "seconds_to_decide": round(seconds, 3),
             "runs": [cell.known(metric, self.folder.parent) for cell in self.cells],
@@ -309,12 +312,9 @@ class Search:
         left = sorted((i for i in range(len(view.grid)) if i not in run and i != best), key=lambda i: -lead[i])
 
         def say(i: int) -> str:
-            failed = f"{self.plan.name(i)} failed"
-            return (
-                failed
-                if i in self.views.failed
-                else self.question.why_not_run(i, answer, self.plan, view.grid, view.scores)
-            )
+            if why := self.views.left_out.get(i):
+                return f"{self.plan.name(i)} {why}"
+            return self.question.why_not_run(i, answer, self.plan, view.grid, view.scores)
 
         return {self.plan.name(i): say(i) for i in left}
 

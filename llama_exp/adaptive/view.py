@@ -49,13 +49,13 @@ class Views:
     def __init__(self, plan: Plan, question: Question, sample: int | None) -> None:
         self.plan, self.question, self.sample = plan, question, sample
         self.known: dict[tuple, View] = {}
-        self.failed: set[int] = set()  # settings that cannot be run: no answers
+        self.left_out: dict[int, str] = {}  # settings that are no answers, and why
         self.believer: tuple[tuple, Believer] | None = None  # and what it is of
 
     def of(self, cells: Sequence[ScoredCell], more: Sequence[int] = ()) -> View:
         """`more`: settings that are running, as if they scored what is expected of them."""
         more = () if isinstance(self.question, Curve) else more
-        key = len(cells), len(self.failed), *more
+        key = len(cells), len(self.left_out), *more
         if key not in self.known:
             self.known = {k: v for k, v in self.known.items() if k[0] == len(cells)}
             self.known[key] = self._view(cells, more)
@@ -97,7 +97,7 @@ class Views:
         sign = -1.0 if metric.lower_is_better else 1.0
         belief = replace(belief, scores=np.clip(belief.scores, *metric.limits))
         scores = sign * belief.scores
-        scores[:, list(self.failed)] = scores.min() - believer.span
+        scores[:, list(self.left_out)] = scores.min() - believer.span
         losses = self.question.loss(scores, grid, sign)
         return View(grid, belief, scores, losses, verdict(losses), runs, expected_seconds(cells, grid.examples))
 
