@@ -9,6 +9,7 @@ import sys
 
 import optuna
 import pytest
+import sqlalchemy
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -26,7 +27,7 @@ from tests.killer import killed_at
 LEARN = ["hydra/sweeper=optuna", "hydra.sweeper.startup=1", "optimizer.lr=tag(log,interval(1e-5,1e-2))"]
 USUAL = {
     **{"n_trials": 5, "metric": None, "pruner": "median", "rungs": [0.25, 0.5], "sampler": "tpe", "startup": 5},
-    **{"seed": 0, "storage": None, "study_name": None},
+    "seed": 0,
 }
 
 
@@ -35,7 +36,7 @@ def sweep(outputs, *more: str) -> list[str]:
 
 
 def study_in(outputs) -> optuna.Study:
-    where = f"sqlite:///{outputs}/optuna.db"
+    where = str(sqlalchemy.URL.create("sqlite", database=f"{outputs}/optuna.db"))
     [name] = optuna.get_all_study_names(where)
     return optuna.load_study(study_name=name, storage=where)
 
@@ -69,15 +70,49 @@ def test_commas_are_categories_intervals_are_numbers_and_keys_that_hold_whole_on
 
 
 @pytest.mark.parametrize(
+    ("word", "drawn"),
+    [
+        ("batch=range(16,0,-4)", IntDistribution(4, 16, step=4)),
+        ("lora.r=range(2.0,9.0,2)", IntDistribution(2, 8, step=2)),
+        ("lora.dropout=range(0,1,0.25)", FloatDistribution(0, 0.75, step=0.25)),
+        ("lora.r=shuffle(64,16,4)", CategoricalDistribution(["16", "4", "64"])),
+        ("sample=interval(1.5,8.5)", IntDistribution(2, 8)),
+        ("lora.dropout=interval(0,1)", FloatDistribution(0, 1)),
+        ("trainer.max_epochs=interval(1,3)", IntDistribution(1, 3)),
+        ("+trainer.max_steps=tag(log,interval(10,1e3))", IntDistribution(10, 1000, log=True)),
+    ],
+)
+def test_numbers_are_drawn_in_order_and_within_their_ends(word, drawn):
+    assert list(space(word).drawn.values()) == [drawn]
+
+
+@pytest.mark.parametrize(
     ("word", "said"),
     [
         ("dataset=squad", "nothing to draw"),
-        ("optimizer.lr=interval(1e-3,1e-5)", "first end must be below"),
+        ("optimizer.lr=interval(1e-3,1e-5)", "first end below"),
+        ("optimizer.lr=interval(nan,1e-5)", "first end below"),
+        ("optimizer.lr=interval(1e-5,inf)", "wanted two numbers"),
+        ("optimizer.lr=[interval(1e-5,1e-3)]", "without brackets"),
+        ("optimizer.lr=interval(1e-5,1e-3),1", "no value among others"),
         ("optimizer.lr=tag(log,interval(0,1e-5))", "ends above 0"),
+        ("batch=tag(log,range(1,9))", "goes with interval"),
+        ("batch=range(1,3,0.5)", "whole numbers"),
+        ("sample=interval(1.2,1.8)", "whole numbers"),
         ("sample=range(9,3)", "sample=range"),
+        ("lora.r=0,4", "lora.r=0 trains nothing"),
+        ("lora.r=range(0,9,4)", "lora.r=0 trains nothing"),
+        ("lora.r=interval(0,9)", "lora.r=0 trains nothing"),
+        ("data_seed=1,2", "data_seed decides how a trial is judged"),
+        ("validation_sample=10,20", "validation_sample decides"),
+        ("+trainer.limit_val_batches=0.5,1.0", "trainer.limit_val_batches decides"),
+        ("early_stopping=2,3", "early_stopping decides"),
+        ("dataset=squad,samsum", "dataset decides"),
+        ("stop_at=0.5,1", "stop_at decides"),
+        ("logger.wandb.project=a,b", "decides"),
     ],
 )
-def test_what_leaves_nothing_to_draw_is_refused(word, said):
+def test_what_cannot_be_drawn_is_refused(word, said):
     with pytest.raises(UserError, match=re.escape(said)):
         space(word)
 
@@ -88,13 +123,17 @@ def test_what_leaves_nothing_to_draw_is_refused(word, said):
         ({"n_trials": 0}, "n_trials=0: wanted a whole number"),
         ({"n_trials": "many"}, "n_trials=many: wanted a whole number"),
         ({"seed": -1}, "seed=-1: wanted a whole number of at least 0"),
-        ({"rungs": 1.5}, "rungs=[1.5]: wanted growing shares"),
+        ({"rungs": 1.5}, "rungs=1.5: wanted growing shares"),
         ({"rungs": ["a", "b"]}, "rungs=['a', 'b']: wanted growing shares"),
         ({"trials": 3}, "hydra.sweeper.trials: no such key"),
-        ({"sampler": "grid"}, "sampler=grid: wanted tpe, random, nsgaii."),
+        ({"sampler": "grid"}, "sampler=grid: wanted tpe, random."),
         ({"pruner": "hyperband"}, "pruner=hyperband: wanted median, asha, null."),
         ({"rungs": [0.5, 0.25]}, "rungs=[0.5, 0.25]: wanted growing shares"),
         ({"rungs": [0.5, 1.0]}, "wanted growing shares"),
+        ({"rungs": [0.004, 0.5]}, "a percent or more apart"),
+        ({"rungs": [0.25, 0.252]}, "a percent or more apart"),
+        ({"rungs": [0.5, 0.999]}, "a percent or more apart"),
+        ({"storage": "sqlite://"}, "hydra.sweeper.storage: no such key"),
         ({"metric": "squad/f1"}, "validation_scores=50"),
         ({"metric": ["validation_loss", "squad/f1"]}, "add hydra.sweeper.pruner=null"),
     ],
@@ -141,7 +180,8 @@ def test_bad_trials_are_pruned_at_a_rung_and_the_same_command_goes_on_with_the_s
     assert "3 cells, 0 failed" in done.stdout and re.search(r"optimizer.lr=1e-05 +stopped at 25 %", done.stdout)
     assert "Trial 2: optimizer.lr=1e-05: pruned at 25 %" in done.stdout
     again = command(*words, "hydra.sweeper.n_trials=4").stdout
-    assert len(states(outputs)) == 4 and "4 trials of study" in again and "Trial 2" not in again
+    assert len(states(outputs)) == 3 and "ended, because all that can be drawn has been" in again
+    assert again.count("optimizer.lr=0.01: validation loss") == 1, again  # though two trials are the best
 
 
 def test_a_killed_study_goes_on_with_the_trial_that_it_was_in(tmp_path, command):
@@ -180,7 +220,9 @@ def test_two_workers_run_two_trials_at_a_time_and_a_failed_one_fails_the_command
         (["preflight=true"], "preflight=true forecasts the cells of a grid"),
         (["validations=0"], "validations=0 makes none"),
         (["hydra.sweeper.metric=squad/f1"], "validation_scores=50"),
-        (["hydra.sweeper.storage=sqlite:////no/such/folder/x.db"], "cannot be opened"),
+        (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 makes none"),
+        (["lora.r=0"], "lora.r=0 trains nothing"),
+        (["seed=0,1"], "seed=0,1: seed decides how a trial is judged"),
     ],
 )
 def test_what_goes_not_with_trials_is_said_before_anything_runs(words, said, tmp_path, command):
