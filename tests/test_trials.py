@@ -184,6 +184,34 @@ def test_bad_trials_are_pruned_at_a_rung_and_the_same_command_goes_on_with_the_s
     assert again.count("optimizer.lr=0.01: validation loss") == 1, again  # though two trials are the best
 
 
+def test_runs_of_an_earlier_grid_are_trials_at_each_rung_unless_they_were_judged_by_something_else(tmp_path, command):
+    """Drawn with this seed, as above: 0.01, 0.01, 1e-05."""
+    outputs, rates = tmp_path / "o?100%", "optimizer.lr=1e-2,1e-5"  # a name that a URL would read otherwise
+    command("train.py", "-m", *small(validations="4"), f"outputs={outputs}", rates)
+    words = [*sweep(outputs), rates, "hydra.sweeper.sampler=random", "hydra.sweeper.seed=6", "hydra.sweeper.n_trials=3"]
+    done = command(*words)
+    good, _, bad = study_in(outputs).trials
+    assert (good.state.name, bad.state.name) == ("COMPLETE", "PRUNED"), done.stdout
+    losses = {
+        run.config.optimizer.lr: [float(row["validation_loss"]) for row in run.metrics() if row["validation_loss"]]
+        for run in map(Run.load, outputs.glob("squad/*"))
+    }
+    assert good.intermediate_values == {25: losses[0.01][0], 50: losses[0.01][1]} and good.value == losses[0.01][3]
+    assert bad.intermediate_values == {25: losses[1e-5][0]} and "1e-05" not in done.stdout.split("3 trials of study")[1]
+
+    other = command(*words, "validation_sample=5", check=None)
+    assert other.returncode == 1 and "was validated with validation_sample=4 (here 5)" in other.stdout, other.stdout
+    assert "3 cells, 3 failed" in other.stdout
+
+    for run in map(Run.load, outputs.glob("squad/*")):
+        lines = (run.folder / "metrics.csv").read_text().splitlines(keepends=True)
+        (run.folder / "metrics.csv").write_text(lines[0])
+    (outputs / "optuna.db").unlink()
+    lost = command(*words, "hydra.sweeper.pruner=null", "hydra.sweeper.n_trials=1", check=None)
+    assert lost.returncode == 1 and "holds no validation_loss at its last validation" in lost.stdout, lost.stdout
+    assert "1 cell, 1 failed" in lost.stdout
+
+
 def test_a_killed_study_goes_on_with_the_trial_that_it_was_in(tmp_path, command):
     outputs = tmp_path / "o"
     words = sweep(outputs, "hydra.sweeper.n_trials=2", "hydra.sweeper.pruner=asha", "checkpoint_every=1")
