@@ -1,5 +1,6 @@
 """hydra/sweeper=optuna: real studies in SQLite over real, tiny trainings."""
 
+import dataclasses
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from llama_exp.report.load import load_runs
 from llama_exp.runs.lock import lock_folder
 from llama_exp.runs.run import Run
 from llama_exp.trials.space import Space
-from llama_exp.trials.study import Settings, step_of
+from llama_exp.trials.study import Settings, open_study, step_of
 from tests.conftest import ROOT, small
 from tests.killer import killed_at
 
@@ -150,6 +151,23 @@ def test_a_score_that_is_measured_while_training_is_maximised():
         {**USUAL, "metric": ["squad/f1", "validation_loss"], "pruner": None}, load_config(*small(validation_scores="2"))
     )
     assert both.directions == ["maximize", "minimize"] and both.rungs == ()
+
+
+def test_metrics_that_the_data_choose_leave_the_loss_and_refuse_a_typed_score():
+    config = load_config(*small(validation_scores="2"), "dataset.metrics=[auto]")
+    assert Settings.of(USUAL, config).metric == ("validation_loss",)
+    with pytest.raises(UserError, match="the data decide"):
+        Settings.of({**USUAL, "metric": "squad/f1"}, config)
+
+
+def test_only_a_database_that_cannot_be_opened_is_called_so(tmp_path):
+    settings = Settings.of(USUAL, load_config(*small()))
+    (tmp_path / "optuna.db").mkdir()
+    with pytest.raises(UserError, match=r"optuna\.db, which holds the study, cannot be opened"):
+        open_study(settings, tmp_path, "name")
+    impossible = dataclasses.replace(settings, pruner="asha", rungs=(0.001,))
+    with pytest.raises(ValueError, match="min_resource"):
+        open_study(impossible, tmp_path, "name")
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha"])
