@@ -38,6 +38,7 @@ GRID = Grid(
 )
 COSTS = 40 + 0.04 * GRID.examples  # seconds: an evaluation, and the training
 SHARES = COSTS / COSTS.sum()
+FIRST = (4, 13)  # the middle one of each of the two smallest sizes
 QUESTION, GAIN, SEEDS, CERTAIN = Best(1.0), Curve(2.0), 5, 0.95
 
 
@@ -84,33 +85,40 @@ def play(seed: int, noisy: bool) -> dict:
     full = verdict(QUESTION.loss(believer.after(observed(whole, world.items)).scores, GRID))
     return {
         "seed": seed,
+        "noisy": noisy,
         **play_question(world, believer, scores),
         "full answered": full.certainty >= CERTAIN,
         "full right": world.right(full.answer),
         "once right": world.right(int(scores[:, 0].argmax())),
         "five right": world.right(int(scores.mean(axis=1).argmax())),
         "random": play_random(world, scores, rng),
-        "ASHA": play_pruner(world, scores, optuna.pruners.SuccessiveHalvingPruner(SIZES[0], 3)),
-        "Hyperband": play_pruner(world, scores, optuna.pruners.HyperbandPruner(SIZES[0], SIZES[-1], 3)),
+        "ASHA": play_pruner(world, scores, optuna.pruners.SuccessiveHalvingPruner(SIZES[0], 3), str(seed)),
+        "Hyperband": play_pruner(world, scores, optuna.pruners.HyperbandPruner(SIZES[0], SIZES[-1], 3), str(seed)),
     }
 
 
 def play_question(world: World, believer: Believer, scores: np.ndarray) -> dict:
-    """As llama_exp/adaptive/search.py does. path: (cost, right) of the best guess after each run."""
+    """As llama_exp/adaptive/search.py does, but for seconds and chance of the items, which are known here.
+
+    path: (cost, right) of the best guess after each run.
+    """
     runs: list[tuple[int, float]] = []
     count, path = np.zeros(len(GRID), int), []
+    for setting in FIRST:
+        runs.append((setting, scores[setting, 0]))
+        count[setting] += 1
     while True:
         belief = believer.after(observed(runs, world.items))
         losses = QUESTION.loss(belief.scores, GRID)
         found, left = verdict(losses), np.flatnonzero(count < SEEDS)
         path.append((float(SHARES @ count), world.right(found.answer)))
         known = found.certainty >= CERTAIN
-        if runs and ((known and count[found.answer]) or not len(left)):
+        if (known and count[found.answer]) or not len(left):
             break
         if known:  # an answer is run before it is given
             chosen = found.answer
         else:
-            chosen = best_cell(belief, belief.scores, losses, left.tolist(), world.items**2, COSTS) if runs else 4
+            chosen = best_cell(belief, belief.scores, losses, left.tolist(), world.items**2, COSTS)
         runs.append((chosen, scores[chosen, count[chosen]]))
         count[chosen] += 1
     return {
@@ -142,11 +150,12 @@ def play_random(world: World, scores: np.ndarray, rng: np.random.Generator) -> l
     return [(float(cost), world.right(one)) for cost, one in zip(np.cumsum(SHARES[order]), best, strict=True)]
 
 
-def play_pruner(world: World, scores: np.ndarray, pruner: optuna.pruners.BasePruner) -> tuple[float, bool]:
-    """(cost, right) once each pair of rank and rate was tried or pruned."""
+def play_pruner(world: World, scores: np.ndarray, pruner: optuna.pruners.BasePruner, name: str) -> tuple[float, bool]:
+    """(cost, right) once each pair of rank and rate was tried or pruned. Hyperband's bracket goes by the name."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     pairs = {"r": RANKS, "lr": RATES}
-    study = optuna.create_study(direction="maximize", pruner=pruner, sampler=optuna.samplers.GridSampler(pairs, 0))
+    sampler = optuna.samplers.GridSampler(pairs, 0)
+    study = optuna.create_study(study_name=name, direction="maximize", pruner=pruner, sampler=sampler)
     seen: dict[int, float] = {}
 
     def objective(trial: optuna.Trial) -> float:
@@ -188,6 +197,7 @@ def play_curve(seed: int, noisy: bool) -> dict:
     answer = np.linspace(*np.quantile(gains, [0.01, 0.99]), losses.shape[1])[found.answer]
     return {
         "seed": seed,
+        "noisy": noisy,
         "answered": found.certainty >= CERTAIN,
         "right": abs(answer - true) <= GAIN.within,
         "covered": low <= true <= high,
@@ -210,7 +220,9 @@ def summarise_curves(rows: list[dict]) -> None:
 
 
 def summarise(rows: list[dict]) -> None:
-    found = {key: np.array([row[key] for row in rows], float) for key in rows[0] if key not in ("path", "random")}
+    found = {
+        key: np.array([row[key] for row in rows], float) for key in rows[0] if key not in ("path", "random", "noisy")
+    }
     answered, full = found["answered"] > 0, found["full answered"] > 0
     print(f"answered: {answered.sum()} of {len(rows)}, right: {found['right'][answered].sum():.0f}")
     print(f"open: {(~answered).sum()}, its best guess right: {found['right'][~answered].sum():.0f}")
@@ -270,9 +282,8 @@ def main() -> None:
     parser.add_argument("--curve", action="store_true", help="question=curve in place of question=best")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
-    rows = (
-        [json.loads(line) for line in given.rows.read_text().splitlines()] if given.rows and given.rows.exists() else []
-    )
+    stored = given.rows.read_text().splitlines() if given.rows and given.rows.exists() else []
+    rows = [row for row in map(json.loads, stored) if row["noisy"] == given.noisy]
     left = sorted(set(range(given.worlds)) - {row["seed"] for row in rows})
     with ProcessPoolExecutor(given.processes) as pool:
         for done in as_completed(

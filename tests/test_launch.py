@@ -117,7 +117,7 @@ def test_workers_wait_for_cells_that_are_still_to_be_chosen(tmp_path):
 
 
 def test_a_worker_does_not_wait_for_a_launcher_that_is_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr("llama_exp.launch.cells.SILENT", 0.0)
+    monkeypatch.setattr("llama_exp.launch.cells.SILENT", 2.0)
     monkeypatch.setattr("llama_exp.launch.cells.LOOK_EVERY", 0.01)
     SweepFolder(tmp_path).offer(cells(1), more=True, beat=1)
     walk([], SweepFolder(tmp_path), lambda cell: Outcome("done", Path()), "w")

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special
 
-FIRST, ROUNDS, EACH = 256, 8, 160
-SPREAD = 48.0  # effective draws that a fit rests on at least
+FIRST, ROUNDS, MOST, EACH = 256, 8, 24, 160
+SPREAD = 48.0  # effective draws that a fit rests on at least, and the result: else there are more rounds, up to MOST
 DF = 8.0  # of Student's t
 
 
@@ -24,8 +24,8 @@ class ImportanceSampler:
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.prior = rng.standard_normal((FIRST, size))
-        normal = rng.standard_normal((ROUNDS, EACH, size))
-        self.students = normal / np.sqrt(rng.chisquare(DF, (ROUNDS, EACH, 1)) / DF)
+        normal = rng.standard_normal((MOST, EACH, size))
+        self.students = normal / np.sqrt(rng.chisquare(DF, (MOST, EACH, 1)) / DF)
 
     def draw(self, log_likelihood: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
         """(count, size) values, each as likely as any other. log_likelihood: (H, size) -> (H,)."""
@@ -37,7 +37,9 @@ class ImportanceSampler:
         """(H, size) values of all rounds, and their weights (H,), which sum to 1."""
         values, logs = self.prior, _log_normal(self.prior) + log_likelihood(self.prior)
         proposals = [(FIRST, _log_normal)]
-        for students in self.students:
+        for done, students in enumerate(self.students):
+            if done >= ROUNDS and _effective(_shares(logs - _log_mixture(values, proposals))) >= SPREAD:
+                break
             student = _Student.fitted(values, logs - _log_mixture(values, proposals))
             new = student.centre + students @ student.root.T
             proposals.append((EACH, student.log_density))
@@ -58,7 +60,7 @@ class _Student:
         return cls(centre, (weights * off.T) @ off + 1e-4 * np.eye(values.shape[1]))
 
     def log_density(self, values: np.ndarray) -> np.ndarray:
-        """But for a constant that all Student densities of this size share; see `_log_normal`."""
+        """Without (2 pi)^(-size / 2), as `_log_normal`."""
         size = len(self.centre)
         z = np.linalg.solve(self.root, (values - self.centre).T)
         constant = special.gammaln((DF + size) / 2) - special.gammaln(DF / 2) - size / 2 * np.log(DF / 2)
@@ -66,7 +68,7 @@ class _Student:
 
 
 def _log_normal(values: np.ndarray) -> np.ndarray:
-    """Without (2 pi)^(-size / 2), which is left out of Student's density, too."""
+    """Without (2 pi)^(-size / 2)."""
     return -0.5 * (values**2).sum(axis=1)
 
 
@@ -80,11 +82,16 @@ def _shares(logs: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
+def _effective(weights: np.ndarray) -> float:
+    """As many draws of equal weight would say as much."""
+    return float(1 / (weights**2).sum())
+
+
 def _power(logs: np.ndarray) -> float:
     """1, or the power of the weights that leaves SPREAD effective draws (by halving the interval)."""
 
     def enough(power: float) -> bool:
-        return 1 / (_shares(logs * power) ** 2).sum() >= SPREAD
+        return _effective(_shares(logs * power)) >= SPREAD
 
     low, high = 0.0, 1.0
     if enough(high):

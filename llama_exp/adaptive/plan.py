@@ -60,10 +60,18 @@ class Plan:
     def overrides(self, setting: int, seed: int, split: Split = Split.validation) -> list[str]:
         """Of one cell, evaluated on this split."""
         values = self.settings[0] | {"lora.r": "0"} if setting == UNTUNED else self.settings[setting]
-        only = ["split=validation"] if split is Split.validation else []
-        if only and any(override.startswith("forgetting=") for override in self.fixed):
-            only += ["forgetting=null"]
+        only = self._validation_alone() if split is Split.validation else self._no_second_validation()
         return [*self.fixed, *only, *(f"{key}={value}" for key, value in values.items()), f"seed={self.seeds[seed]}"]
+
+    def _validation_alone(self) -> list[str]:
+        forgets = any(override.startswith("forgetting=") for override in self.fixed)
+        return ["split=validation", *(["forgetting=null"] if forgets else [])]
+
+    def _no_second_validation(self) -> list[str]:
+        """The validation Examples that `evaluate=true` answers, too, are those of `_validation_alone`; but where they
+        decide when training stops they are the run's own."""
+        stops = any(override.startswith("early_stopping=") for override in self.fixed)
+        return [] if stops else ["validation_sample=null"]
 
     def grid(self, available: int | None, fixed: int | None) -> Grid:
         """`available`: how many Examples sample=null are; None: not known yet."""

@@ -109,12 +109,15 @@ class Curve(Question):
         """(D,) points better."""
         return scores[:, -1] - scores[:, int(grid.examples.argmax())]
 
+    def answers(self, scores: np.ndarray, grid: Grid) -> np.ndarray:
+        """(G,) the gains that are weighed."""
+        low, high = np.quantile(self.gains(scores, grid), [0.01, 0.99])
+        return np.linspace(low, high, int(min((high - low) / (STEP * self.within), 400)) + 1)
+
     def loss(self, scores: np.ndarray, grid: Grid, sign: float = 1.0) -> np.ndarray:
         """(D, G) how far each gain lies from the true one, beyond `within`."""
-        gains = self.gains(scores, grid)
-        low, high = np.quantile(gains, [0.01, 0.99])
-        count = int(min((high - low) / (STEP * self.within), 400)) + 1
-        return np.maximum(np.abs(gains[:, None] - np.linspace(low, high, count)) - self.within, 0.0)
+        off = np.abs(self.gains(scores, grid)[:, None] - self.answers(scores, grid))
+        return np.maximum(off - self.within, 0.0)
 
     def check(self, plan: "Plan") -> None:
         others = [key for key in plan.settings[0] if key != "sample"]
@@ -126,16 +129,16 @@ class Curve(Question):
             )
 
     def name(self, answer: int, plan: "Plan", grid: Grid, scores: np.ndarray) -> str:
-        low, middle, high = np.quantile(self.gains(scores, grid), [0.025, 0.5, 0.975])
-        numbers = f"{format_score(middle)} points better ({format_score(low)} to {format_score(high)})"
-        return f"{FACTOR} times the data, {FACTOR * grid.examples.max():,.0f} Examples: {numbers}"
+        gain, examples = format_score(self.answers(scores, grid)[answer]), FACTOR * grid.examples.max()
+        return f"{FACTOR} times the data, {examples:,.0f} Examples: {gain} ± {self.within:g} points better"
 
     def setting(self, answer: int, grid: Grid, scores: np.ndarray) -> int:
         return int(grid.examples.argmax())
 
     def why_not_run(self, setting: int, answer: int, plan: "Plan", grid: Grid, scores: np.ndarray) -> str:
-        low, high = np.sort(np.abs(np.quantile(scores[:, setting], [0.025, 0.975])))
-        return f"{plan.name(setting)} not run: its score is expected between {low:.1f} and {high:.1f}, 95 %"
+        behind = scores[:, int(grid.examples.argmax())] - scores[:, setting]
+        low, high = np.quantile(behind, [0.025, 0.975])
+        return f"{plan.name(setting)} not run: {low:.3g} to {high:.3g} behind the largest size, 95 %"
 
     def __str__(self) -> str:
         return f"what {FACTOR} times the data buys, ± {self.within:g}"
@@ -143,7 +146,7 @@ class Curve(Question):
 
 def _why_not(setting: int, best: int, plan: "Plan", scores: np.ndarray) -> str:
     lead = float(np.quantile(scores[:, setting] - scores[:, best], 0.95))
-    how = f"at most {lead:.1f} better" if lead > 0 else f"at least {-lead:.1f} worse"
+    how = f"at most {lead:.2g} better" if lead > 0 else f"at least {-lead:.2g} worse"
     return f"{plan.name(setting)} not run: {how} than {plan.name(best)}, 95 %"
 
 

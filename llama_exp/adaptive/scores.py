@@ -16,7 +16,8 @@ from llama_exp.metrics import Score, by_importance, describe
 from llama_exp.report.items import EvaluationItems, load_items, sums_by_group
 from llama_exp.report.load import EvaluationRecord, load_runs
 from llama_exp.runs.run import Run
-from llama_exp.statistics.learning_curve.noise import common_part, positive
+from llama_exp.statistics.clusters import satterthwaite_df
+from llama_exp.statistics.learning_curve.noise import common_part, positive, with_few_groups
 
 USUAL_FIXED, USUAL_EACH = 30.0, 0.05  # seconds: only their order matters before the first run has ended
 
@@ -47,29 +48,33 @@ class ScoredCell:
             "seed": self.seed,
             "examples": self.examples,
             "evaluation": os.path.relpath(self.evaluation.folder, outputs),
+            "metric": metric,
             "score": self.evaluation.scores[metric],
             "seconds": self.seconds,
         }
 
-    def other_evaluations(self) -> list[EvaluationRecord]:
-        """Of the same run."""
-        return [
-            e for r in load_runs(self.folder)[0] for e in r.evaluations if e.folder.name != self.evaluation.folder.name
-        ]
+    def seconds_of(self, config: Config) -> float:
+        """Of answering what a config says; 0 where that is not done."""
+        name = EvaluationRequest.of(config, Run.of(config)).folder.name
+        found = [one for record in load_runs(self.folder)[0] for one in record.evaluations if one.folder.name == name]
+        return sum(one.results.seconds or 0.0 for one in found)
+
+    @property
+    def groups(self) -> int | None:
+        """Of the items that it answered."""
+        return len(set(self.items.groups)) if self.items else None
 
     @classmethod
-    def read(cls, setting: int, seed: int, config: Config) -> "ScoredCell | None":
-        """The run of a config, with the evaluation of validation Examples that it names; None where it has none."""
-        run = Run.of(config)
-        wanted = EvaluationRequest.of(config, run).folder
-        for record in load_runs(run.folder)[0]:
+    def read(cls, setting: int, seed: int, config: Config, folder: Path) -> "ScoredCell | None":
+        """A run, with the evaluation of validation Examples that the config names; None where it has none."""
+        wanted = EvaluationRequest.of(config, Run.of(config)).folder
+        for record in load_runs(folder)[0]:
             for evaluation in (e for e in record.evaluations if e.folder.name == wanted.name and e.scores):
                 spent = sum(record.summary.seconds.get(phase, 0.0) for phase in ("data", "train", "save"))
                 spent = round(spent + (evaluation.results.seconds or 0.0), 3)
                 paid = spent * max(record.summary.world_size or 1, 1)
-                return cls(
-                    setting, seed, run.folder, evaluation, items_of(evaluation), spent, paid, record.examples or 1
-                )
+                items, examples = items_of(evaluation), record.examples or 1
+                return cls(setting, seed, folder, evaluation, items, spent, paid, examples)
         return None
 
 
@@ -94,8 +99,16 @@ def observed(cells: Sequence[ScoredCell], metric: str, absolute: bool = False) -
     settings = np.array([cell.setting for cell in cells], int)
     scores = np.array([cell.evaluation.scores[metric] for cell in cells], float)
     items = with_the_same_items(cells, metric)
-    covariance = _covariance(items, metric, absolute) if items else np.zeros((len(cells), len(cells)))
+    covariance = _covariance(items, metric, absolute) if items else _variances(cells, metric)
     return Observed(settings, scores, covariance)
+
+
+def _variances(cells: Sequence[ScoredCell], metric: str) -> np.ndarray:
+    """Each run's own, where not all answered the same items; of a run whose items cannot be read the mean of others."""
+    own = [
+        _covariance([one.items], metric, True)[0, 0] if one.items and one.items.can(metric) else np.nan for one in cells
+    ]
+    return np.diag(np.where(np.isnan(own), np.nanmean(own) if not np.isnan(own).all() else 0.0, own))
 
 
 def with_the_same_items(cells: Sequence[ScoredCell], metric: str) -> list[EvaluationItems] | None:
@@ -106,8 +119,9 @@ def with_the_same_items(cells: Sequence[ScoredCell], metric: str) -> list[Evalua
 
 def _covariance(items: Sequence[EvaluationItems], metric: str, absolute: bool) -> np.ndarray:
     order = range(len(items[0].ids))  # the same ids in the same order
-    residuals = sums_by_group(items, metric, [order] * len(items)).scaled_residuals()
-    found = residuals @ residuals.T
+    sums = sums_by_group(items, metric, [order] * len(items))
+    residuals = sums.scaled_residuals()
+    found = with_few_groups(residuals @ residuals.T, satterthwaite_df(sums.weights))
     return found if absolute else positive(found - common_part(found))
 
 

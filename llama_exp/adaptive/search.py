@@ -1,6 +1,7 @@
 """One adaptive sweep: take up what is there, run what tells most for its seconds, stop when the answer is known."""
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -26,10 +27,10 @@ from llama_exp.formatting import percent, plural
 from llama_exp.report.load import load_runs
 from llama_exp.report.question import FILE, AskedQuestion
 from llama_exp.runs.files import write_json
-from llama_exp.runs.run import Outcome
+from llama_exp.runs.run import Outcome, Run
 
 DECISIONS = "decisions.jsonl"
-MOST_FAILURES = 3  # one after another: then it is not the setting
+MOST_FAILURES = 3  # settings that fail one after another: then it is not the setting
 
 
 def workers_of(launcher: Any) -> int:
@@ -74,8 +75,7 @@ class Search:
 
     def run(self) -> list[JobReturn]:
         (self.folder / FILE).unlink(missing_ok=True)
-        self.launch(self.there_already())
-        self.paid = 0.0
+        self.take_up_what_is_there()
         if hasattr(self.launcher, "launch_as_they_come"):  # llama_exp/launch
             self.run_on_workers(self.launcher)
         while self.ended() is None:
@@ -88,20 +88,27 @@ class Search:
     def run_on_workers(self, launcher: Any) -> None:
         """As many cells at a time as there are workers; the next one is chosen while the others run."""
         workers = workers_of(launcher)
-        first = self.next_cells(min(workers, 2)) if self.ended() is None else []  # of two sizes
+        first = self.next_cells(workers) if self.ended() is None else []
         self.running = dict(zip(self.overrides(first), first, strict=True))
 
-        def further(ended: list[JobReturn]) -> list[tuple[str, ...]]:
+        def further(ended: list[JobReturn]) -> list[tuple[str, ...]] | None:
             self.returns += ended
             for job in ended:
                 self.take_up(*self.running.pop(tuple(job.overrides)), job._return_value)
             self.say_so_far()
-            new = self.next_cells(workers - len(self.running)) if self.ended() is None else []
+            if self.ended() is not None and not (self.running and self.waits()):
+                return None
+            new = self.next_cells(workers - len(self.running))
             self.running |= zip(self.overrides(new), new, strict=True)
             return self.overrides(new)
 
         if first:
             launcher.launch_as_they_come(self.overrides(first), len(self.returns), further)
+        self.running.clear()  # what nobody had begun when it ended
+
+    def waits(self) -> bool:
+        """Whether nothing but the cells that run keeps further ones from being chosen."""
+        return not self.known() and self.failures < MOST_FAILURES
 
     def overrides(self, cells: Sequence[tuple[int, int]], split: Split = Split.validation) -> list[tuple[str, ...]]:
         return [tuple(self.plan.overrides(setting, seed, split)) for setting, seed in cells]
@@ -127,8 +134,8 @@ class Search:
         shown = self.cells_shown()
         untuned = [(UNTUNED, 0)] if self.plan.with_untuned else []
         self._launch([*((cell.setting, cell.seed) for cell in shown), *untuned], Split.test)
-        answered = [other for cell in shown for other in cell.other_evaluations()]
-        self.test_seconds = sum(one.results.seconds or 0.0 for one in answered) / max(len(shown), 1)
+        seconds = [cell.seconds_of(self.config_of(cell.setting, cell.seed, Split.test)) for cell in shown]
+        self.test_seconds = float(np.mean(seconds)) if seconds else 0.0
 
     def cells_shown(self) -> list[ScoredCell]:
         """Those whose score on the test set goes with the answer."""
@@ -144,13 +151,15 @@ class Search:
         return self.question.setting(view.verdict.answer, view.grid, view.scores)
 
     def known(self) -> bool:
-        """Whether the answer is; a setting, whose adapter one wants, only once it was run, where it can be."""
+        """Whether the answer is; a setting, whose adapter one wants, only once it was run."""
         if not self.cells or not self.view().is_certain:
             return False
-        if not self.question.names_setting:
-            return True
-        setting = self.answer_setting()
-        return setting in {cell.setting for cell in self.cells} or setting not in self.affordable()
+        return not self.question.names_setting or self.answer_setting() in {cell.setting for cell in self.cells}
+
+    def cannot_confirm(self) -> bool:
+        """Whether the answer is certain, and the budget has no time to run its setting."""
+        certain = bool(self.cells) and self.question.names_setting and self.view().is_certain
+        return certain and self.answer_setting() not in self.affordable() and not self.running
 
     def take_up(self, setting: int, seed: int, outcome: Any) -> None:
         if hasattr(outcome, "again"):  # another process worked on it: it may be done by now
@@ -158,67 +167,82 @@ class Search:
         self.tried.add((setting, seed))
         if not isinstance(outcome, Outcome) or outcome.is_busy:
             return
-        cell = None if outcome.has_failed else ScoredCell.read(setting, seed, self.config_of(setting, seed))
+        cell = None if outcome.has_failed else self.read(setting, seed, outcome.folder)
         self.failures = 0 if cell else self.failures + 1
-        # `sample=` of more than there is means the run of all there is: one run, whatever it is called
-        if cell and cell.folder not in {other.folder for other in self.cells}:
-            self.cells.append(cell)
+        if cell is None:
+            self.views.failed.add(setting)
+        elif self.add(cell):
             self.paid += cell.paid
 
-    def config_of(self, setting: int, seed: int) -> Config:
-        config = load_config(*(override.lstrip("+") for override in self.plan.overrides(setting, seed)))
-        available = self.views.available(self.cells)
-        if available and config.sample and config.sample >= available:
-            return dataclasses.replace(config, sample=None)
-        return config
+    def read(self, setting: int, seed: int, folder: Path) -> ScoredCell | None:
+        return ScoredCell.read(setting, seed, self.config_of(setting, seed), folder)
 
-    def there_already(self) -> list[tuple[int, int]]:
-        """Cells that an earlier command has trained and scored: launching them costs a moment."""
-        found = []
+    def add(self, cell: ScoredCell) -> bool:
+        """`sample=` of more than there is means the run of all there is: one run, whatever it is called."""
+        new = cell.folder.resolve() not in {other.folder.resolve() for other in self.cells}
+        self.cells += [cell] if new else []
+        return new
+
+    def config_of(self, setting: int, seed: int, split: Split = Split.validation) -> Config:
+        return load_config(*(override.lstrip("+") for override in self.plan.overrides(setting, seed, split)))
+
+    def take_up_what_is_there(self) -> None:
+        """The runs that an earlier command has trained, and answered validation Examples with."""
         for record in load_runs(Path(self.config.outputs))[0]:
             alike = [i for i, one in enumerate(self.plan.settings) if _agrees(record.identity, one)]
             seeds = [s for s, seed in enumerate(self.plan.seeds) if str(record.seed) == seed]
-            for setting in alike if record.status in ("finished", "stopped early") else []:
-                for seed in seeds:
-                    cell = ScoredCell.read(setting, seed, self.config_of(setting, seed))
-                    found += [(setting, seed)] if cell and cell.folder == record.folder else []
-        return found
+            for setting, seed in itertools.product(alike, seeds):
+                ended = record.status in ("finished", "stopped early")
+                if ended and Run.of(self.config_of(setting, seed)).folder == record.folder:
+                    cell = self.read(setting, seed, record.folder)
+                    self.tried |= {(setting, seed)} if cell and self.add(cell) else set()
 
     def view(self) -> View:
         """What the runs say."""
         return self.views.of(self.cells)
 
-    def open_cells(self) -> dict[int, int]:
-        """{setting: the next seed it may be run with}."""
-        seeds = range(len(self.plan.seeds))
-        free = {i: [s for s in seeds if (i, s) not in self.tried] for i in range(len(self.plan.settings))}
+    def open_cells(self, chosen: Sequence[tuple[int, int]] = ()) -> dict[int, int]:
+        """{setting: the next seed it may be run with}, beside the cells that run or are chosen."""
+        taken = {*self.tried, *self.running.values(), *chosen}
+        settings = (i for i in range(len(self.plan.settings)) if i not in self.views.failed)
+        free = {i: [s for s in range(len(self.plan.seeds)) if (i, s) not in taken] for i in settings}
         return {setting: left[0] for setting, left in free.items() if left}
 
-    def affordable(self) -> dict[int, int]:
-        """The same, of what the budget has time for."""
-        left = self.budget.left(self.paid)
-        return {i: seed for i, seed in self.open_cells().items() if not self.cells or self.view().seconds[i] <= left}
+    def affordable(self, chosen: Sequence[tuple[int, int]] = ()) -> dict[int, int]:
+        """The same, of what the budget has time for; money is spent by all cells that run, time by each."""
+        found = self.open_cells(chosen)
+        if not self.cells:
+            return found
+        gpus, seconds = self.cells[-1].paid / max(self.cells[-1].seconds, 1e-9), self.view().seconds
+        if self.budget.money is None:
+            left = self.budget.left(0.0)
+        else:
+            running = sum(seconds[setting] for setting, _ in (*self.running.values(), *chosen))
+            left = self.budget.left(self.paid) / gpus - running
+        return {setting: seed for setting, seed in found.items() if seconds[setting] <= left}
 
     def ended(self) -> str | None:
         """Why no further cell is run; None while one is."""
         if self.failures >= MOST_FAILURES:
-            return f"the last {self.failures} cells failed"
-        if not self.open_cells():
-            return f"every setting was run with {plural(len(self.plan.seeds), 'seed')}"
+            return f"the last {self.failures} settings failed"
         if self.known():
             return "the answer is known"
-        return None if self.affordable() else f"the budget of {self.budget} leaves no time for another run"
+        if not self.open_cells():
+            return f"every setting was run with {plural(len(self.plan.seeds), 'seed')}, failed or is busy elsewhere"
+        if self.affordable() and not self.cannot_confirm():
+            return None
+        return f"the budget of {self.budget} leaves no time for another run"
 
     def next_cells(self, count: int) -> list[tuple[int, int]]:
         """(setting, seed) of so many cells beside those that run: each tells most, once those before it are chosen."""
         chosen: list[Decision] = []
         began = time.perf_counter()
         for _ in range(count):
-            running = [*self.running.values(), *((one.cell, one.seed) for one in chosen)]
-            left = {s: seed for s, seed in self.affordable().items() if (s, seed) not in running}
+            mine = [(one.cell, one.seed) for one in chosen]
+            left = self.affordable(mine)
             if not left:
                 break
-            settings = tuple(s for s, _ in running)
+            settings = tuple(setting for setting, _ in (*self.running.values(), *mine))
             cell = self.views.best_next(self.cells, list(left), settings)
             chosen.append(Decision(cell, left[cell], tuple(left), settings))
         self.record(chosen, time.perf_counter() - began)
@@ -233,6 +257,7 @@ class Search:
             "question": {"name": self.config.question, "within": self.question.within, "target": self.config.target},
             "plan": dataclasses.asdict(self.plan),
             "sample": self.config.sample,
+            "failed": sorted(self.views.failed),
             **known,
             "seconds_to_decide": round(seconds, 3),
             "runs": [cell.known(metric, self.folder.parent) for cell in self.cells],
@@ -263,12 +288,13 @@ class Search:
         """`why`: the sweep has ended; None while it runs."""
         view = self.view()
         found = AskedQuestion(
-            question=str(self.question),
+            question=f"{self.question} in {metric_of(self.cells).label} ({self.config.dataset.name})",
             answer=self.name(view.verdict),
             certainty=round(view.verdict.certainty, 4),
             known=self.known(),
             ended=why,
             runs=len(self.cells),
+            groups=min((cell.groups for cell in self.cells if cell.groups), default=None),
             seconds=round(sum(cell.seconds for cell in self.cells) + len(self.cells_shown()) * self.test_seconds, 1),
             seconds_of_whole_grid=round(float(view.seconds.sum()) + len(view.grid) * self.test_seconds, 1),
             not_run=self.not_run(view),
@@ -281,8 +307,16 @@ class Search:
         run, answer, best = {cell.setting for cell in self.cells}, view.verdict.answer, self.answer_setting()
         lead = np.quantile(view.scores - view.scores[:, [best]], 0.95, axis=0)
         left = sorted((i for i in range(len(view.grid)) if i not in run and i != best), key=lambda i: -lead[i])
-        say = self.question.why_not_run
-        return {self.plan.name(i): say(i, answer, self.plan, view.grid, view.scores) for i in left}
+
+        def say(i: int) -> str:
+            failed = f"{self.plan.name(i)} failed"
+            return (
+                failed
+                if i in self.views.failed
+                else self.question.why_not_run(i, answer, self.plan, view.grid, view.scores)
+            )
+
+        return {self.plan.name(i): say(i) for i in left}
 
 
 def _agrees(identity: dict[str, Any], setting: dict[str, str]) -> bool:

@@ -14,7 +14,7 @@ from llama_exp.errors import UserError
 
 
 class AdaptiveSweeper(Sweeper):
-    """question=best | target: hydra/sweeper=adaptive is chosen by it (cli/main.py)."""
+    """question=best | target | curve: hydra/sweeper=adaptive is chosen by it (cli/main.py)."""
 
     def __init__(self, params: Mapping[str, Any] | None = None) -> None:
         self.params = dict(params or {})  # the grid that sweep=… or experiment=… names

@@ -1,7 +1,7 @@
 """What is known at one moment of a sweep: the runs so far -> draws of all scores -> the answer that they give."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,11 +49,13 @@ class Views:
     def __init__(self, plan: Plan, question: Question, sample: int | None) -> None:
         self.plan, self.question, self.sample = plan, question, sample
         self.known: dict[tuple, View] = {}
-        self.believer: tuple[bytes, Believer] | None = None  # and the sizes that it is of
+        self.failed: set[int] = set()  # settings that cannot be run: no answers
+        self.believer: tuple[tuple, Believer] | None = None  # and what it is of
 
     def of(self, cells: Sequence[ScoredCell], more: Sequence[int] = ()) -> View:
         """`more`: settings that are running, as if they scored what is expected of them."""
-        key = len(cells), *(more if not isinstance(self.question, Curve) else ())
+        more = () if isinstance(self.question, Curve) else more
+        key = len(cells), len(self.failed), *more
         if key not in self.known:
             self.known = {k: v for k, v in self.known.items() if k[0] == len(cells)}
             self.known[key] = self._view(cells, more)
@@ -67,8 +69,9 @@ class Views:
         examples = self.plan.grid(self.available(cells), self.sample).examples
         tried = {examples[i] for i in (*(cell.setting for cell in cells), *running)}
         untried = [i for i in settings if examples[i] not in tried]
-        if untried and len(tried) < 2:
-            cheapest = [i for i in untried if examples[i] == examples[untried].min()]
+        if not cells or (untried and len(tried) < 2):
+            pool = untried or list(settings)
+            cheapest = [i for i in pool if examples[i] == examples[pool].min()]
             return cheapest[len(cheapest) // 2]  # in the middle of the other axes
         view = self.of(cells, running)
         if view.is_certain and self.question.names_setting and (answer := view.verdict.answer) in settings:
@@ -92,7 +95,9 @@ class Views:
             runs = runs.with_runs(more, belief.scores[:, list(more)].mean(axis=0))
             belief = believer.after(runs)
         sign = -1.0 if metric.lower_is_better else 1.0
+        belief = replace(belief, scores=np.clip(belief.scores, *metric.limits))
         scores = sign * belief.scores
+        scores[:, list(self.failed)] = scores.min() - believer.span
         losses = self.question.loss(scores, grid, sign)
         return View(grid, belief, scores, losses, verdict(losses), runs, expected_seconds(cells, grid.examples))
 
@@ -102,7 +107,7 @@ class Views:
                 f"within={self.question.within:g} is more than a quarter of the scale of this score ({span:.3g}): any "
                 "setting would do. Type a smaller one."
             )
-        key = grid.examples.tobytes()
+        key = grid.examples.tobytes(), span
         if self.believer is None or self.believer[0] != key:
             self.believer = key, Believer(grid, span)
         return self.believer[1]

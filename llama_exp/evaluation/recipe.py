@@ -35,19 +35,16 @@ from llama_exp.session import Session
 from llama_exp.tracking import Trackers, already_logged, tracking
 
 
-def with_validation(config: Config, run: Run) -> list[Config]:
+def with_validation(config: Config) -> list[Config]:
     """The evaluations that training with evaluate=true ends with: first of validation Examples, by whose scores a
     report chooses a cell, then of those that it reports.
 
-    The first are validation_sample, no more than the second ones; validations=0 leaves them out. Where a sweep with a
-    question has answered as many as the second ones, these are they.
+    The first are validation_sample, no more than the second ones; validations=0 leaves them out.
     """
     if config.split is not Split.test or config.validations == 0:
         return [config]
-    choosing = dataclasses.replace(config, split=Split.validation, forgetting=None)
-    if not stored_results(EvaluationRequest.of(choosing, run).folder):
-        choosing = dataclasses.replace(choosing, eval_sample=_choosing_size(config))
-    return [choosing, config]
+    size = _choosing_size(config)
+    return [dataclasses.replace(config, split=Split.validation, eval_sample=size, forgetting=None), config]
 
 
 def forgetting_request(run: Run, config: Config) -> EvaluationRequest | None:

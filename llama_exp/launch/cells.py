@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +23,11 @@ from filelock import SoftFileLease, Timeout
 
 from llama_exp.runs.files import read_json_or_nothing, write_json
 from llama_exp.runs.lock import FolderBusy, lease
-from llama_exp.runs.run import Outcome
+from llama_exp.runs.run import BUSY, Outcome
 
 FURTHER = "further.json"
 LOOK_EVERY = 1.0  # seconds between two looks of an idle worker for further cells
+BUSY_TRIES = 3  # of a cell that a process outside of the sweep works on
 SILENT = 600.0  # seconds after which the launcher, which writes that file every minute, is taken for dead
 LENGTHS = ("sample", "max_tokens", "trainer.max_epochs", "trainer.max_steps")  # what a cell's time is proportional to
 
@@ -89,11 +91,13 @@ class SweepFolder:
         listed = [[cell.number, list(cell.overrides)] for cell in cells]
         write_json(self.folder / FURTHER, {"cells": listed, "more": more, "beat": beat})
 
-    def offered(self) -> tuple[list[Cell], bool, int]:
-        """([], False, 0) in a sweep whose cells are all known."""
+    def offered(self) -> tuple[list[Cell], bool, int] | None:
+        """None where that cannot be read, as for a moment on a network file system."""
         found = read_json_or_nothing(self.folder / FURTHER)
-        cells = [Cell(number, tuple(overrides)) for number, overrides in found.get("cells", [])]
-        return cells, bool(found.get("more")), int(found.get("beat", 0))
+        if not found:
+            return None
+        cells = [Cell(number, tuple(overrides)) for number, overrides in found["cells"]]
+        return cells, bool(found["more"]), int(found["beat"])
 
     def is_free(self, cell: Cell) -> bool:
         try:
@@ -134,15 +138,26 @@ def largest_first(cells: Iterable[Cell]) -> list[Cell]:
 def walk(cells: Iterable[Cell], sweep: SweepFolder, run: Callable[[Cell], Outcome], worker: str) -> None:
     """Run cells until no more come: those that are known, then those that the launcher offers."""
     walk_known(cells, sweep, run, worker)
-    heard, last_beat = time.monotonic(), -1
-    while True:
-        offered, more, beat = sweep.offered()
-        if beat != last_beat:
-            heard, last_beat = time.monotonic(), beat
-        walk_known(offered, sweep, run, worker)
-        if not more or time.monotonic() - heard > SILENT:
-            return
-        time.sleep(LOOK_EVERY)
+    tries: Counter[str] = Counter()
+
+    def run_or_leave(cell: Cell) -> Outcome:
+        try:
+            return run(cell)
+        except FolderBusy:
+            tries[cell.key] += 1
+            if tries[cell.key] < BUSY_TRIES:
+                raise
+            return Outcome(BUSY, Path())
+
+    heard, last_beat, more = time.monotonic(), -1, (sweep.folder / FURTHER).exists()
+    while more and time.monotonic() - heard < SILENT:
+        if found := sweep.offered():
+            offered, more, beat = found
+            if beat != last_beat:
+                heard, last_beat = time.monotonic(), beat
+            walk_known(offered, sweep, run_or_leave, worker)
+        if more:
+            time.sleep(LOOK_EVERY)
 
 
 def walk_known(cells: Iterable[Cell], sweep: SweepFolder, run: Callable[[Cell], Outcome], worker: str) -> None:

@@ -45,6 +45,10 @@ def how_it_ended(code: int | None) -> str | None:
 class GpuLauncher(CellLauncher):
     """workers: how many; null = one a GPU."""
 
+    def __init__(self, workers: int | None = None) -> None:
+        super().__init__(workers)
+        self.started: list[Process] = []
+
     def check(self) -> None:
         super().check()
         self.gpus = visible_gpus()
@@ -54,7 +58,6 @@ class GpuLauncher(CellLauncher):
                 "its CPU."
             )
         self.wanted = self.workers or len(self.gpus)
-        self.started: list[Process] = []
 
     @property
     def count(self) -> int:

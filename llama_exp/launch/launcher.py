@@ -28,7 +28,7 @@ from llama_exp.stopping import ToBeContinued
 POLL = 0.5  # seconds
 ATTEMPTS = 2  # of a cell whose worker dies
 BEAT = 60.0  # seconds between two signs of life to workers that wait for further cells
-Further = Callable[[list[JobReturn]], Sequence[Sequence[str]]]  # what has ended -> the overrides of the next cells
+Further = Callable[[list[JobReturn]], Sequence[Sequence[str]] | None]  # what ended -> the next cells; None: no more
 ENDED, STOPPED = "", "stopped"  # how a worker may end, beside the reason of its death
 
 
@@ -82,10 +82,11 @@ class CellLauncher(Launcher):
         self.check()
         cells, count = self._cells(job_overrides, initial_job_idx), len(job_overrides)
 
-        def next_cells(ended: list[tuple[Cell, Outcome]]) -> list[Cell]:
+        def next_cells(ended: list[tuple[Cell, Outcome]]) -> list[Cell] | None:
             nonlocal count
-            new = self._cells(further([self._returned(*one) for one in ended]), initial_job_idx + count)
-            count += len(new)
+            chosen = further([self._returned(*one) for one in ended])
+            new = None if chosen is None else self._cells(chosen, initial_job_idx + count)
+            count += len(new or ())
             return new
 
         Watch(self, self.job(cells), next_cells).run()
@@ -129,10 +130,14 @@ class Watch:
     """One sweep, from its first worker to the last cell's outcome."""
 
     def __init__(
-        self, engine: CellLauncher, job: Job, further: Callable[[list[tuple[Cell, Outcome]]], list[Cell]] | None = None
+        self,
+        engine: CellLauncher,
+        job: Job,
+        further: Callable[[list[tuple[Cell, Outcome]]], list[Cell] | None] | None = None,
     ) -> None:
-        """further: the cells that are chosen when others have ended; [] ends the sweep with those that still run."""
+        """further: the cells that are chosen when others have ended; None ends the sweep with those that still run."""
         self.engine, self.job, self.further = engine, job, further
+        self.idle_deaths = 0
         self.told: set[str] = set()  # the cells whose outcomes `further` knows
         self.beat, self.beaten = 0, 0.0
         self.cells = {cell.key: cell for cell in job.cells}  # a cell that was named twice runs once
@@ -163,6 +168,8 @@ class Watch:
             self.offer(more=False)
             self.engine.dismiss(self.alive)
         except BaseException as stopped:
+            with contextlib.suppress(OSError):
+                self.sweep.offer((), False)  # idle workers end
             self.say_what_becomes_of_workers(stopped)
             raise
         return self.outcomes
@@ -177,6 +184,8 @@ class Watch:
         ended = [(self.cells[key], outcome) for key, outcome in self.outcomes.items() if key not in self.told]
         self.told |= {cell.key for cell, _ in ended}
         new = self.further(ended) if ended else []
+        if new is None:
+            return self.withdraw()
         for cell in new:
             self.cells[cell.key] = cell
             with contextlib.suppress(FolderBusy), self.sweep.claim(cell):
@@ -185,8 +194,17 @@ class Watch:
         if new or time.monotonic() - self.beaten > BEAT:
             self.offer(more=True)
 
+    def withdraw(self) -> None:
+        """No further cell is needed, nor those that nobody has begun."""
+        self.further = None
+        for cell in self.left():
+            with contextlib.suppress(FolderBusy), self.sweep.claim(cell):
+                if not self.sweep.outcome(cell):
+                    del self.cells[cell.key]
+        self.sweep.offer(self.cells.values(), False, self.beat + 1)
+
     def say_what_becomes_of_workers(self, stopped: BaseException) -> None:
-        if self.alive and not isinstance(stopped, UserError):
+        if self.alive and (self.told or not isinstance(stopped, UserError)):
             print(self.engine.stop(self.alive), flush=True)
 
     def start(self, wanted: int) -> None:
@@ -229,7 +247,8 @@ class Watch:
             self.deaths[cell.key] += 1
             if self.deaths[cell.key] >= ATTEMPTS:
                 self.fail(cell)
-        if mine and self.left():
+        self.idle_deaths += not mine
+        if self.left() and (mine or (self.further and self.idle_deaths <= self.engine.count)):
             self.start(1)
 
     def fail(self, cell: Cell) -> None:
@@ -243,7 +262,8 @@ class Watch:
             done = f"{len(self.outcomes)} of {len(self.cells)} cells are done"
             raise ToBeContinued(f"The workers were stopped; {done}. The same command continues from here.")
         free = [cell for cell in free if not self.sweep.outcome(cell)]  # ended in the meantime
-        hopeless = bool(self.last_death) and not self.some_ended_well  # they die before they begin
+        well = self.some_ended_well or any(not outcome.has_failed for outcome in self.outcomes.values())
+        hopeless = bool(self.last_death) and not well  # they die before they begin
         for cell in free:
             if hopeless:
                 self.fail(cell)
@@ -251,4 +271,4 @@ class Watch:
                 self.sweep.end(cell, Outcome(BUSY, Path()))
         if again := [cell for cell in free if cell.key not in self.postponed and not hopeless]:
             self.postponed |= {cell.key for cell in again}
-            self.start(len(again))
+            self.start(self.engine.count if self.further else len(again))

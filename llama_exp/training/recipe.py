@@ -92,7 +92,7 @@ def evaluate_tuned(run: Run, model: nn.Module, data, session: Session, trackers:
     """Score the model in memory: on validation, on what is reported, and what it forgot where that is asked."""
     *_, outcome = [
         evaluate_model(EvaluationRequest(run, wanted), model, data.tokenizer, data, trackers)
-        for wanted in with_validation(run.config, run)
+        for wanted in with_validation(run.config)
     ]
     if forgotten := forgetting_request(run, run.config):
         other = DATASETS.of(forgotten.config, data.tokenizer, session.data)

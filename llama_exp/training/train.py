@@ -151,6 +151,6 @@ def _already_finished(run: Run, session: Session) -> Outcome:
 
 def _evaluated(run: Run, message: str, session: Session) -> Outcome:
     if run.config.evaluate:
-        outcome = evaluate_all(with_validation(run.config, run), session)
+        outcome = evaluate_all(with_validation(run.config), session)
         message += f"; {outcome.message}"
     return Outcome(message, run.folder)

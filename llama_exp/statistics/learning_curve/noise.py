@@ -104,7 +104,7 @@ def estimate_points(scores: SweepScores) -> Points:
     means = np.bincount(scores.size_index, weights=scores.means, minlength=count) / draws
     test, in_scatter, test_df = _test_noise(scores, draws)
     run, shared, df = _run_noise(scores, means, draws)
-    fixed = _with_few_groups(positive(test - np.diag(in_scatter)), test_df)
+    fixed = with_few_groups(positive(test - np.diag(in_scatter)), test_df)
     common = common_part(fixed)
     pooled = float(run.mean())
     profile = run / pooled if pooled > 0 else relative_scatter(scores.sizes) ** 2
@@ -123,7 +123,7 @@ def positive(covariance: np.ndarray) -> np.ndarray:
     return (vectors * np.maximum(values, 0.0)) @ vectors.T
 
 
-def _with_few_groups(test: np.ndarray, df: float) -> np.ndarray:
+def with_few_groups(test: np.ndarray, df: float) -> np.ndarray:
     """The covariance of the test set, larger where few groups show it, as t's interval is wider than the normal's."""
     return test * float(special.stdtrit(df, 0.975) / special.ndtri(0.975)) ** 2 if df > 0 else test
 
