@@ -12,6 +12,7 @@ from llama_exp.report.load import load_runs
 from llama_exp.training.part import last_step
 from tests.conftest import ROOT, python, small
 from tests.killer import killed_at
+from tests.wandb_files import config_of, history, offline_files, summary
 
 # 12 steps of 4 Examples, a validation at 3, 6, 9 and 12; dropout and a schedule that a wrong position would show
 KEYS = {"trainer.max_epochs": "3", "validations": "4", "lora.dropout": "0.1", "micro_batch": "2"}
@@ -71,6 +72,28 @@ def test_a_killed_run_that_is_past_it_is_not_trained_further(whole, tmp_path, co
     assert left(tmp_path / "o")[:2] == left(whole)[:2]
 
 
+def test_a_run_is_part_only_up_to_its_last_validation(tmp_path, command):
+    """Killed at step 8 and stopped there: it has no validation between 6 and 9."""
+    words = ["train.py", *small(**KEYS), f"outputs={tmp_path}/o", "checkpoint_every=1"]
+    command(*words, *killed_at(8), check=None)
+    assert "stopped at 58 % (step 7 of 12)" in command(*words, "stop_at=0.5").stdout
+    assert "stopped at 75 % (step 9 of 12)" in command(*words, "stop_at=0.55").stdout
+
+
+def test_a_logger_has_each_step_of_a_part_once_and_its_status(tmp_path, command):
+    words = ["train.py", *small(**KEYS), f"outputs={tmp_path}/o", "logger=[wandb,mlflow]"]
+    for more in (["stop_at=0.25"], []):
+        command(*words, *more, env={"WANDB_MODE": "offline"})
+    first, second = offline_files(run_in(tmp_path / "o"))
+    steps = [[row["trainer/global_step"] for row in history(file) if "loss" in row] for file in (first, second)]
+    assert steps == [[1, 2, 3], list(range(4, 13))]
+    assert (summary(first)["status"], summary(second)["status"]) == ("stopped at 25 %", "finished")
+    assert "stop_at" not in config_of(first)
+    [status_tag] = tmp_path.glob("o/mlruns/*/*/tags/llama_exp.status")
+    assert status_tag.read_text() == "finished"
+    assert not list(tmp_path.glob("o/mlruns/*/*/params/stop_at"))
+
+
 def test_two_processes_stop_at_the_same_step_and_go_on(tmp_path, command):
     words = ["train.py", *small(**KEYS), "trainer=ddp", "trainer.max_epochs=3", f"outputs={tmp_path}/o"]
     assert "stopped at 50 % (step 6 of 12)" in command(*words, "stop_at=0.5").stdout
@@ -103,8 +126,9 @@ def test_a_part_is_no_failure_and_the_report_keeps_it_apart(tmp_path, command):
         ("train.py", ["stop_at=1.5"], "stop_at=1.5: wanted a share"),
         ("train.py", ["stop_at=nan"], "stop_at=nan: wanted a share"),
         ("train.py", ["stop_at=-0.25"], "stop_at=-0.25: wanted a share"),
-        ("train.py", ["stop_at=abc"], "stop_at"),
+        ("train.py", ["stop_at=abc"], "stop_at=abc: wanted"),
         ("train.py", ["stop_at=0.25", "validations=0"], "validations=0 makes none"),
+        ("train.py", ["stop_at=0.25", "+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 makes none"),
         ("train.py", ["stop_at=0.25", "preflight=true"], "preflight=true trains nothing"),
         ("train.py", ["-m", "stop_at=0.25", "question=best", "lora.r=1,2"], "question=best compares whole runs"),
         ("evaluate.py", ["stop_at=0.25"], "is a key of train"),
@@ -118,7 +142,15 @@ def test_what_makes_no_part_is_refused_before_anything_runs(program, words, said
 
 @pytest.mark.parametrize(
     ("share", "interval", "steps", "step"),
-    [(0.25, 8, 32, 8), (0.26, 8, 32, 16), (0.7, 1, 10, 7), (0.01, 3, 12, 3), (0.99, 3, 10, None), (1, 3, 12, None)],
+    [
+        (0.25, 8, 32, 8),
+        (0.26, 8, 32, 16),
+        (0.7, 1, 10, 7),
+        (0.01, 3, 12, 3),
+        (1e-9, 3, 12, 3),
+        (0.99, 3, 10, None),
+        (1, 3, 12, None),
+    ],
 )
 def test_it_stops_at_the_first_validation_at_or_after_the_share(share, interval, steps, step):
     config = load_config(*small(), f"stop_at={share}")

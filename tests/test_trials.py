@@ -1,5 +1,6 @@
 """hydra/sweeper=optuna: real studies in SQLite over real, tiny trainings."""
 
+import dataclasses
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 
 import optuna
 import pytest
+import sqlalchemy
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -18,7 +20,7 @@ from llama_exp.report.load import load_runs
 from llama_exp.runs.lock import lock_folder
 from llama_exp.runs.run import Run
 from llama_exp.trials.space import Space
-from llama_exp.trials.study import Settings, step_of
+from llama_exp.trials.study import Settings, open_study, step_of
 from tests.conftest import ROOT, small
 from tests.killer import killed_at
 
@@ -26,7 +28,7 @@ from tests.killer import killed_at
 LEARN = ["hydra/sweeper=optuna", "hydra.sweeper.startup=1", "optimizer.lr=tag(log,interval(1e-5,1e-2))"]
 USUAL = {
     **{"n_trials": 5, "metric": None, "pruner": "median", "rungs": [0.25, 0.5], "sampler": "tpe", "startup": 5},
-    **{"seed": 0, "storage": None, "study_name": None},
+    "seed": 0,
 }
 
 
@@ -35,7 +37,7 @@ def sweep(outputs, *more: str) -> list[str]:
 
 
 def study_in(outputs) -> optuna.Study:
-    where = f"sqlite:///{outputs}/optuna.db"
+    where = str(sqlalchemy.URL.create("sqlite", database=f"{outputs}/optuna.db"))
     [name] = optuna.get_all_study_names(where)
     return optuna.load_study(study_name=name, storage=where)
 
@@ -69,15 +71,49 @@ def test_commas_are_categories_intervals_are_numbers_and_keys_that_hold_whole_on
 
 
 @pytest.mark.parametrize(
+    ("word", "drawn"),
+    [
+        ("batch=range(16,0,-4)", IntDistribution(4, 16, step=4)),
+        ("lora.r=range(2.0,9.0,2)", IntDistribution(2, 8, step=2)),
+        ("lora.dropout=range(0,1,0.25)", FloatDistribution(0, 0.75, step=0.25)),
+        ("lora.r=shuffle(64,16,4)", CategoricalDistribution(["16", "4", "64"])),
+        ("sample=interval(1.5,8.5)", IntDistribution(2, 8)),
+        ("lora.dropout=interval(0,1)", FloatDistribution(0, 1)),
+        ("trainer.max_epochs=interval(1,3)", IntDistribution(1, 3)),
+        ("+trainer.max_steps=tag(log,interval(10,1e3))", IntDistribution(10, 1000, log=True)),
+    ],
+)
+def test_numbers_are_drawn_in_order_and_within_their_ends(word, drawn):
+    assert list(space(word).drawn.values()) == [drawn]
+
+
+@pytest.mark.parametrize(
     ("word", "said"),
     [
         ("dataset=squad", "nothing to draw"),
-        ("optimizer.lr=interval(1e-3,1e-5)", "first end must be below"),
+        ("optimizer.lr=interval(1e-3,1e-5)", "first end below"),
+        ("optimizer.lr=interval(nan,1e-5)", "first end below"),
+        ("optimizer.lr=interval(1e-5,inf)", "wanted two numbers"),
+        ("optimizer.lr=[interval(1e-5,1e-3)]", "without brackets"),
+        ("optimizer.lr=interval(1e-5,1e-3),1", "no value among others"),
         ("optimizer.lr=tag(log,interval(0,1e-5))", "ends above 0"),
+        ("batch=tag(log,range(1,9))", "goes with interval"),
+        ("batch=range(1,3,0.5)", "whole numbers"),
+        ("sample=interval(1.2,1.8)", "whole numbers"),
         ("sample=range(9,3)", "sample=range"),
+        ("lora.r=0,4", "lora.r=0 trains nothing"),
+        ("lora.r=range(0,9,4)", "lora.r=0 trains nothing"),
+        ("lora.r=interval(0,9)", "lora.r=0 trains nothing"),
+        ("data_seed=1,2", "data_seed decides how a trial is judged"),
+        ("validation_sample=10,20", "validation_sample decides"),
+        ("+trainer.limit_val_batches=0.5,1.0", "trainer.limit_val_batches decides"),
+        ("early_stopping=2,3", "early_stopping decides"),
+        ("dataset=squad,samsum", "dataset decides"),
+        ("stop_at=0.5,1", "stop_at decides"),
+        ("logger.wandb.project=a,b", "decides"),
     ],
 )
-def test_what_leaves_nothing_to_draw_is_refused(word, said):
+def test_what_cannot_be_drawn_is_refused(word, said):
     with pytest.raises(UserError, match=re.escape(said)):
         space(word)
 
@@ -88,13 +124,17 @@ def test_what_leaves_nothing_to_draw_is_refused(word, said):
         ({"n_trials": 0}, "n_trials=0: wanted a whole number"),
         ({"n_trials": "many"}, "n_trials=many: wanted a whole number"),
         ({"seed": -1}, "seed=-1: wanted a whole number of at least 0"),
-        ({"rungs": 1.5}, "rungs=[1.5]: wanted growing shares"),
+        ({"rungs": 1.5}, "rungs=1.5: wanted growing shares"),
         ({"rungs": ["a", "b"]}, "rungs=['a', 'b']: wanted growing shares"),
         ({"trials": 3}, "hydra.sweeper.trials: no such key"),
-        ({"sampler": "grid"}, "sampler=grid: wanted tpe, random, nsgaii."),
+        ({"sampler": "grid"}, "sampler=grid: wanted tpe, random."),
         ({"pruner": "hyperband"}, "pruner=hyperband: wanted median, asha, null."),
         ({"rungs": [0.5, 0.25]}, "rungs=[0.5, 0.25]: wanted growing shares"),
         ({"rungs": [0.5, 1.0]}, "wanted growing shares"),
+        ({"rungs": [0.004, 0.5]}, "a percent or more apart"),
+        ({"rungs": [0.25, 0.252]}, "a percent or more apart"),
+        ({"rungs": [0.5, 0.999]}, "a percent or more apart"),
+        ({"storage": "sqlite://"}, "hydra.sweeper.storage: no such key"),
         ({"metric": "squad/f1"}, "validation_scores=50"),
         ({"metric": ["validation_loss", "squad/f1"]}, "add hydra.sweeper.pruner=null"),
     ],
@@ -111,6 +151,23 @@ def test_a_score_that_is_measured_while_training_is_maximised():
         {**USUAL, "metric": ["squad/f1", "validation_loss"], "pruner": None}, load_config(*small(validation_scores="2"))
     )
     assert both.directions == ["maximize", "minimize"] and both.rungs == ()
+
+
+def test_metrics_that_the_data_choose_leave_the_loss_and_refuse_a_typed_score():
+    config = load_config(*small(validation_scores="2"), "dataset.metrics=[auto]")
+    assert Settings.of(USUAL, config).metric == ("validation_loss",)
+    with pytest.raises(UserError, match="the data decide"):
+        Settings.of({**USUAL, "metric": "squad/f1"}, config)
+
+
+def test_only_a_database_that_cannot_be_opened_is_called_so(tmp_path):
+    settings = Settings.of(USUAL, load_config(*small()))
+    (tmp_path / "optuna.db").mkdir()
+    with pytest.raises(UserError, match=r"optuna\.db, which holds the study, cannot be opened"):
+        open_study(settings, tmp_path, "name")
+    impossible = dataclasses.replace(settings, pruner="asha", rungs=(0.001,))
+    with pytest.raises(ValueError, match="min_resource"):
+        open_study(impossible, tmp_path, "name")
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha"])
@@ -141,7 +198,36 @@ def test_bad_trials_are_pruned_at_a_rung_and_the_same_command_goes_on_with_the_s
     assert "3 cells, 0 failed" in done.stdout and re.search(r"optimizer.lr=1e-05 +stopped at 25 %", done.stdout)
     assert "Trial 2: optimizer.lr=1e-05: pruned at 25 %" in done.stdout
     again = command(*words, "hydra.sweeper.n_trials=4").stdout
-    assert len(states(outputs)) == 4 and "4 trials of study" in again and "Trial 2" not in again
+    assert len(states(outputs)) == 3 and "ended, because all that can be drawn has been" in again
+    assert again.count("optimizer.lr=0.01: validation loss") == 1, again  # though two trials are the best
+
+
+def test_runs_of_an_earlier_grid_are_trials_at_each_rung_unless_they_were_judged_by_something_else(tmp_path, command):
+    """Drawn with this seed, as above: 0.01, 0.01, 1e-05."""
+    outputs, rates = tmp_path / "o?100%", "optimizer.lr=1e-2,1e-5"  # a name that a URL would read otherwise
+    command("train.py", "-m", *small(validations="4"), f"outputs={outputs}", rates)
+    words = [*sweep(outputs), rates, "hydra.sweeper.sampler=random", "hydra.sweeper.seed=6", "hydra.sweeper.n_trials=3"]
+    done = command(*words)
+    good, _, bad = study_in(outputs).trials
+    assert (good.state.name, bad.state.name) == ("COMPLETE", "PRUNED"), done.stdout
+    losses = {
+        run.config.optimizer.lr: [float(row["validation_loss"]) for row in run.metrics() if row["validation_loss"]]
+        for run in map(Run.load, outputs.glob("squad/*"))
+    }
+    assert good.intermediate_values == {25: losses[0.01][0], 50: losses[0.01][1]} and good.value == losses[0.01][3]
+    assert bad.intermediate_values == {25: losses[1e-5][0]} and "1e-05" not in done.stdout.split("3 trials of study")[1]
+
+    other = command(*words, "validation_sample=5", check=None)
+    assert other.returncode == 1 and "was validated with validation_sample=4 (here 5)" in other.stdout, other.stdout
+    assert "3 cells, 3 failed" in other.stdout
+
+    for run in map(Run.load, outputs.glob("squad/*")):
+        lines = (run.folder / "metrics.csv").read_text().splitlines(keepends=True)
+        (run.folder / "metrics.csv").write_text(lines[0])
+    (outputs / "optuna.db").unlink()
+    lost = command(*words, "hydra.sweeper.pruner=null", "hydra.sweeper.n_trials=1", check=None)
+    assert lost.returncode == 1 and "holds no validation_loss at its last validation" in lost.stdout, lost.stdout
+    assert "1 cell, 1 failed" in lost.stdout
 
 
 def test_a_killed_study_goes_on_with_the_trial_that_it_was_in(tmp_path, command):
@@ -180,7 +266,9 @@ def test_two_workers_run_two_trials_at_a_time_and_a_failed_one_fails_the_command
         (["preflight=true"], "preflight=true forecasts the cells of a grid"),
         (["validations=0"], "validations=0 makes none"),
         (["hydra.sweeper.metric=squad/f1"], "validation_scores=50"),
-        (["hydra.sweeper.storage=sqlite:////no/such/folder/x.db"], "cannot be opened"),
+        (["+trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 makes none"),
+        (["lora.r=0"], "lora.r=0 trains nothing"),
+        (["seed=0,1"], "seed=0,1: seed decides how a trial is judged"),
     ],
 )
 def test_what_goes_not_with_trials_is_said_before_anything_runs(words, said, tmp_path, command):

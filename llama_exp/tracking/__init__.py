@@ -141,9 +141,17 @@ class Trackers:
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         self._each("log_metrics", values, step)
 
-    def log_earlier(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """The rows of metrics.csv before the step that a resumed run goes on from."""
-        self._each("log_earlier", [{key: float(value) for key, value in row.items() if value} for row in rows])
+    def log_earlier(self, rows: Sequence[Mapping[str, str]], have_all: bool) -> None:
+        """The rows of metrics.csv before the step that a resumed run goes on from.
+
+        have_all: an earlier process ended there by itself (stop_at), so that its loggers were closed with all of them.
+        """
+        numbers = [{key: float(value) for key, value in row.items() if value} for row in rows]
+        self._each("log_earlier", numbers, have_all)
+
+    def log_status(self, status: str) -> None:
+        """How a training, or a part of one, ended."""
+        self._each("log_status", status)
 
     def log_training(self) -> None:
         """What a training that ended well leaves: best loss, curves as figure and page, the adapter."""
@@ -151,6 +159,8 @@ class Trackers:
         loss = summary.loss if summary else {}
         if loss.get("best_validation") is not None:
             self._each("log_best", loss["best_validation"], loss["validation"])
+        if summary:
+            self.log_status(summary.status)
         self.log_losses()
         for tracker in self.trackers:
             if tracker.artifacts:

@@ -18,7 +18,7 @@ from llama_exp.sanitize import as_dict, as_text, clean
 
 SWEEP = "LLAMA_EXP_SWEEP"  # the sweep's id in the environment, so that cells in other processes know it, too
 # Where results lie, what a command does and who logs it: nothing that one filters runs by.
-NOT_LOGGED = ("outputs", "out", "logger", "dashboard", "preflight", "predictions")
+NOT_LOGGED = ("outputs", "out", "logger", "dashboard", "preflight", "predictions", "stop_at")
 TAG_LENGTH = 64  # W&B takes no longer ones
 PATH_START = re.compile(r"(file:)?(//)?(/|~|[A-Za-z]:[\\/])")
 

@@ -64,6 +64,9 @@ class MlflowTracker(Tracker):
         client.set_terminated(run)  # it holds its children and does nothing itself
         return run
 
+    def log_status(self, status: str) -> None:
+        self.logger.experiment.set_tag(self.logger.run_id, "llama_exp.status", status)
+
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int | None) -> None:
         file = f"{name}.json" if step is None else f"{name}-{step}.json"
         table = {"columns": list(columns), "data": [list(row) for row in rows]}  # as MLflow's own log_table writes it

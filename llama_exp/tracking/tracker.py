@@ -41,8 +41,11 @@ class Tracker:
         self.step = max(self.step, step)
         self.logger.log_metrics(dict(values), step)
 
-    def log_earlier(self, rows: Sequence[Mapping[str, float]]) -> None:
+    def log_earlier(self, rows: Sequence[Mapping[str, float]], have_all: bool) -> None:
         """The steps of the processes before this one, for a logger that may have lost them in a kill."""
+
+    def log_status(self, status: str) -> None:
+        """finished, stopped early, stopped at 25 %; for a logger that can filter by it."""
 
     def log_summary(self, values: Mapping[str, float]) -> None:
         """Numbers of the run as a whole, such as {"test/squad/f1": 61.2}."""

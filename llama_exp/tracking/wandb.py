@@ -112,13 +112,16 @@ class WandbTracker(Tracker):
             self.best = best
             self.log_summary({"best_validation_loss": best})
 
-    def log_earlier(self, rows: Sequence[Mapping[str, float]]) -> None:
+    def log_earlier(self, rows: Sequence[Mapping[str, float]], have_all: bool) -> None:
         """Offline, W&B writes in blocks, and a kill costs the last one: its steps are logged again. A server has
         them."""
-        if self.logger.experiment.settings._offline:
+        if self.logger.experiment.settings._offline and not have_all:
             for row in rows:
                 super().log_metrics({key: of for key, of in row.items() if key != "step"}, int(row["step"]))
         self._log_best(rows)
+
+    def log_status(self, status: str) -> None:
+        self.logger.experiment.summary.update({"status": status})
 
     def log_summary(self, values: Mapping[str, float]) -> None:
         self.logger.experiment.summary.update(dict(values))

@@ -16,6 +16,7 @@ from llama_exp import metrics
 from llama_exp.model.memory import peak_memory
 from llama_exp.runs.files import atomic_write
 from llama_exp.runs.metrics import read_metrics
+from llama_exp.runs.summary import find_summary
 from llama_exp.stopping import StopSignals
 from llama_exp.tracking import Trackers
 from llama_exp.training.energy import Energy
@@ -154,7 +155,9 @@ class Curves(L.Callback):
             writer.writeheader()
             writer.writerows(rows)
         if self.trackers and rows:
-            self.trackers.log_earlier(rows)
+            summary = find_summary(self.path.parent)
+            ended_here = bool(summary and summary.is_part and summary.steps == trainer.global_step)
+            self.trackers.log_earlier(rows, have_all=ended_here)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         module.read_finished()  # before the progress bar asks for the numbers

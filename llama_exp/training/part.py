@@ -8,7 +8,6 @@ import math
 
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
-from llama_exp.formatting import percent
 from llama_exp.report.loss_page import points
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.runs.summary import PART, Summary
@@ -23,23 +22,29 @@ def last_step(config: Config, interval: int | None, steps: int) -> int | None:
         return None
     if interval is None:
         raise UserError(f"stop_at={config.stop_at:g} stops at a validation, and there are no validation Examples.")
-    step = interval * math.ceil(round(config.stop_at * steps / interval, 6))  # 0.7 * 10 is 7.000000000000001
+    # 0.7 * 10 is 7.000000000000001
+    step = max(interval, interval * math.ceil(round(config.stop_at * steps / interval, 6)))
     return step if step < steps else None
 
 
 def status(step: int, steps: int) -> str:
-    return f"{PART}{percent(step / steps)}"
+    return f"{PART}{100 * step // steps} %"
 
 
 def already_there(run: Run) -> Outcome | None:
-    """The outcome of a run that an earlier command has stopped at `stop_at`, or after it; None where it has to train.
+    """The outcome of a run that an earlier command has stopped, if it was validated at or after `stop_at`; None where
+    it has to train.
 
-    It was stopped at a validation, so this is one at or after `stop_at`.
+    Where it stopped is not enough: a killed run that is past its rung is stopped between two validations.
     """
     summary, wanted = run.summary, run.config.stop_at
+    if wanted is not None and run.config.trainer.get("limit_val_batches") == 0:
+        raise UserError(f"stop_at={wanted:g} stops at a validation, and trainer.limit_val_batches=0 makes none.")
     if wanted is None or summary is None or not summary.is_part or not run.checkpoint.is_file():
         return None
-    if not summary.steps or not summary.planned_steps or summary.steps < round(wanted * summary.planned_steps, 6):
+    steps, planned = summary.steps or 0, summary.planned_steps or 0
+    validated = [at for at, _ in points(run.metrics(), "validation_loss") if at <= steps]
+    if not planned or not validated or validated[-1] < round(wanted * planned, 6):
         return None
     return outcome(run, summary, trained=False)
 

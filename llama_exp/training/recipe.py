@@ -76,6 +76,7 @@ def _train_begun(run: Run, data, overlap: dict[str, Any] | None, base: nn.Module
                     fitted = fit(run, trainer, module, data, trackers, session)
                 if fitted.is_part:
                     outcome = save_part(run, trainer, data, fitted)
+                    trackers.log_status(fitted.status)
                     trackers.log_losses()
                     return outcome
                 message = save_run(run, trainer, module, data, fitted)

@@ -1,21 +1,24 @@
-"""An Optuna study of one sweep: where it is stored, what draws its trials, what prunes them."""
+"""An Optuna study of one sweep, in OUTPUTS/optuna.db: what draws its trials, what prunes them, what it is called."""
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+import sqlalchemy
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from llama_exp import metrics
+from llama_exp.config.identity import flat, identity, sweep_id
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
+from llama_exp.trials.space import OBJECTIVE
 
 LOSS = "validation_loss"
-SAMPLERS = ("tpe", "random", "nsgaii")
+SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "asha")
 
 
@@ -30,8 +33,6 @@ class Settings:
     rungs: tuple[float, ...]
     startup: int
     seed: int
-    storage: str | None
-    study_name: str | None
 
     @classmethod
     def of(cls, values: dict[str, Any], config: Config) -> "Settings":
@@ -39,33 +40,44 @@ class Settings:
         known = [field.name for field in dataclasses.fields(cls)]
         if strange := [key for key in values if key not in known]:
             raise UserError(f"hydra.sweeper.{strange[0]}: no such key; there are {', '.join(known)}.")
-        pruner = None if values["pruner"] == "none" else values["pruner"]
-        lists = {"metric": as_tuple(values["metric"] or config.monitor), "rungs": as_tuple(values["rungs"])}
-        settings = cls(**{**values, **lists, "pruner": pruner, "rungs": lists["rungs"] if pruner else ()})
-        settings.check(config)
+        metric, rungs = values["metric"] or config.monitor, values["rungs"] if values["pruner"] else []
+        if not isinstance(rungs, list) or not _are_shares(rungs):
+            raise UserError(
+                f"hydra.sweeper.rungs={rungs}: wanted growing shares of a run, a percent or more apart, above 0 and "
+                "below 1: [0.25,0.5]."
+            )
+        names = tuple(map(str, metric)) if isinstance(metric, list) else (str(metric),)
+        settings = cls(**{**values, "metric": names, "rungs": tuple(rungs)})
+        settings.check()
+        if values["metric"] or metrics.AUTO not in config.dataset.metrics:
+            settings.check_metric(config)
         return settings
 
-    def check(self, config: Config) -> None:
+    def check(self) -> None:
         at = "hydra.sweeper."
         for key, least in (("n_trials", 1), ("startup", 1), ("seed", 0)):
             if not isinstance(value := getattr(self, key), int) or value < least:
                 raise UserError(f"{at}{key}={value}: wanted a whole number of at least {least}.")
-        for key, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-            if (value := getattr(self, key)) not in (*known, *([None] if key == "pruner" else [])):
-                raise UserError(f"{at}{key}={value}: wanted {', '.join(known)}{', null' * (key == 'pruner')}.")
-        if not all(isinstance(r, int | float) and 0 < r < 1 for r in self.rungs) or list(self.rungs) != sorted(
-            {*self.rungs}
-        ):
-            raise UserError(f"{at}rungs={list(self.rungs)}: wanted growing shares above 0 and below 1: [0.25,0.5].")
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"{at}sampler={self.sampler}: wanted {', '.join(SAMPLERS)}.")
+        if self.pruner not in (*PRUNERS, None):
+            raise UserError(f"{at}pruner={self.pruner}: wanted {', '.join(PRUNERS)}, null.")
         if len(self.metric) > 1 and self.pruner:
             raise UserError(f"Several metrics say nothing of what to prune: add {at}pruner=null.")
-        measured = [LOSS]
+
+    def check_metric(self, config: Config) -> None:
+        measured, more = [LOSS], ""
+        names = [name for name in config.dataset.metrics if name != metrics.AUTO]
         if config.validation_scores:
-            measured += [score for name in config.dataset.metrics for score in metrics.load(name).scores]
+            measured += [score for name in names for score in metrics.load(name).scores]
+        else:
+            more = " Scores are measured with validation_scores=50, or so many."
+        if metrics.AUTO in config.dataset.metrics:
+            more += " Which scores there are, the data decide: name them, dataset.metrics=[rouge]."
         if strange := [name for name in self.metric if name not in measured]:
-            more = "" if config.validation_scores else " Scores are measured with validation_scores=50, or so many."
             raise UserError(
-                f"{at}metric={strange[0]}: wanted what is measured at a validation: {', '.join(measured)}.{more}"
+                f"hydra.sweeper.metric={strange[0]}: wanted what is measured at a validation: "
+                f"{', '.join(measured)}.{more}"
             )
 
     @staticmethod
@@ -81,8 +93,6 @@ class Settings:
         seed = self.seed + trials
         if self.sampler == "random":
             return RandomSampler(seed=seed)
-        if self.sampler == "nsgaii":
-            return NSGAIISampler(seed=seed)
         # constant_liar: trials that run at the same time are not drawn close together
         return TPESampler(seed=seed, n_startup_trials=self.startup, constant_liar=True)
 
@@ -97,32 +107,39 @@ class Settings:
         return optuna.pruners.NopPruner()
 
 
-def as_tuple(value: Any) -> tuple:
-    return () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
+def _are_shares(rungs: list[Any]) -> bool:
+    if not all(isinstance(rung, int | float) and 0 < rung < 1 for rung in rungs):
+        return False
+    steps = [step_of(rung) for rung in rungs]
+    return steps == sorted({*steps}) and all(0 < step < 100 for step in steps)
 
 
 def step_of(rung: float) -> int:
     return round(100 * rung)
 
 
+def study_name(config: Config, drawn: Mapping[str, Any], metric: Sequence[str]) -> str:
+    """The same for the same runs, judged alike: evaluating them, or how they are launched, makes no other study."""
+    values = flat(config)
+    fixed = {**identity(config, everything=True), **{key: values.get(key) for key in OBJECTIVE}}
+    pairs = [*fixed.items(), *drawn.items(), ("metric", list(metric))]
+    return sweep_id(f"{key}={value}" for key, value in pairs)
+
+
 def open_study(settings: Settings, outputs: Path, name: str) -> optuna.Study:
-    """The study, with the trials of earlier commands. Raises UserError where its storage cannot be opened."""
+    """The study, with the trials of earlier commands. Raises UserError where its database cannot be opened."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     outputs.mkdir(parents=True, exist_ok=True)
-    where = settings.storage or f"sqlite:///{outputs / 'optuna.db'}"
+    path = outputs / "optuna.db"
+    url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+    pruner = settings.make_pruner()
     try:
-        return _opened(settings, where, settings.study_name or name)
-    except Exception as error:  # SQLAlchemy's, a driver's, Optuna's
+        study = optuna.create_study(storage=url, study_name=name, load_if_exists=True, directions=settings.directions)
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"hydra.sweeper.storage={where} cannot be opened: {reason}") from error
-
-
-def _opened(settings: Settings, where: str, name: str) -> optuna.Study:
-    study = optuna.create_study(storage=where, study_name=name, load_if_exists=True, directions=settings.directions)
-    if [direction.name.lower() for direction in study.directions] != settings.directions:
-        raise UserError(f"study {name} there has other metrics: name another one, hydra.sweeper.study_name=…")
-    study.sampler, study.pruner = settings.make_sampler(len(study.trials)), settings.make_pruner()
+        raise UserError(f"{path}, which holds the study, cannot be opened: {reason}") from error
+    study.sampler, study.pruner = settings.make_sampler(len(study.trials)), pruner
     return study
 
 

@@ -1,29 +1,21 @@
 """Hydra's side of hydra/sweeper=optuna."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from llama_exp.cli.sweep import SweepOutcomes
 from llama_exp.config.compose import load_config
-from llama_exp.config.identity import identity, sweep_id
-from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.programs import install
-
-OBJECTIVE = ("validations", "validation_sample", "validation_scores", "eval_seed")  # what a trial is judged by
-
-
-def study_name(config: Config, drawn: Mapping[str, Any], metric: Sequence[str]) -> str:
-    """The same for the same runs, judged alike: evaluating them, or how they are launched, makes no other study."""
-    fixed = {**identity(config, everything=True), **{key: getattr(config, key) for key in OBJECTIVE}}
-    pairs = [*fixed.items(), *drawn.items(), ("metric", list(metric))]
-    return sweep_id(f"{key}={value}" for key, value in pairs)
+from llama_exp.runs.run import FAILED, Outcome
 
 
 class OptunaSweeper(Sweeper):
@@ -38,7 +30,7 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
-        self.command = task_function.command_line.name  # type: ignore[attr-defined]
+        self.line = task_function.command_line  # type: ignore[attr-defined]
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -48,7 +40,7 @@ class OptunaSweeper(Sweeper):
         try:
             from llama_exp.trials.search import Search
             from llama_exp.trials.space import Space
-            from llama_exp.trials.study import Settings
+            from llama_exp.trials.study import Settings, study_name
         except ModuleNotFoundError as error:
             if error.name != "optuna":
                 raise
@@ -58,16 +50,32 @@ class OptunaSweeper(Sweeper):
         space = Space.of(OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(typed))
         config = load_config(*space.fixed)
         settings = Settings.of(self.settings, config)
-        return Search(space, settings, self.launcher, config, study_name(config, space.drawn, settings.metric)).run()
+        name = study_name(config, space.drawn, settings.metric)
+        return Search(space, settings, self.launcher, config, name, self.count_failure).run()
+
+    def count_failure(self, cell: JobReturn, why: str) -> None:
+        """A cell whose trial has failed although it ended well, or was not launched: it counts as failed."""
+        self.line.failures.append(why)
+        failed, ended = Outcome(f"{FAILED}{why}", Path()), cell._return_value
+        if ended is None:
+            cell.return_value, cell.status = failed, JobStatus.COMPLETED
+            return self.hydra_context.callbacks.on_job_end(config=self.config, job_return=cell)
+        for table in (one for one in self.hydra_context.callbacks.callbacks if isinstance(one, SweepOutcomes)):
+            at = next(number for number, outcome in enumerate(table.outcomes) if outcome is ended)
+            table.cells[at], table.outcomes[at] = (table.cells[at][0], failed.message), failed
 
     def check(self) -> None:
         """Raise UserError for keys that a sweep of trials does not go with."""
         config, own = self.config, "hydra/sweeper=optuna"
-        if self.command != "train":
-            raise UserError(f"{own} trains its trials: it belongs to train, not to {self.command}.")
+        if self.line.name != "train":
+            raise UserError(f"{own} trains its trials: it belongs to train, not to {self.line.name}.")
         if config.preflight:
             raise UserError(f"preflight=true forecasts the cells of a grid, and {own} draws them. Leave one out.")
         if config.stop_at is not None:
             raise UserError(f"{own} stops its trials itself, at hydra.sweeper.rungs=[0.25,0.5]: leave out stop_at=.")
         if config.validations == 0:
             raise UserError(f"{own} judges trials by their validations, and validations=0 makes none.")
+        if config.trainer.get("limit_val_batches") == 0:
+            raise UserError(f"{own} judges trials by their validations, and trainer.limit_val_batches=0 makes none.")
+        if config.lora.r == 0:
+            raise UserError(f"{own} trains its trials, and lora.r=0 trains nothing.")
