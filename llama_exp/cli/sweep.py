@@ -53,6 +53,11 @@ class SweepOutcomes(Callback):
         self.typed: set[str] = set()
         self.by_trial = False  # hydra/sweeper=optuna launches a trial several times, each time to go further
 
+    def replace(self, ended: Any, outcome: Outcome) -> None:
+        """Say of a cell what it came to in the end."""
+        at = next(number for number, one in enumerate(self.outcomes) if one is ended)
+        self.cells[at], self.outcomes[at] = (self.cells[at][0], outcome.message), outcome
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not config.hydra.launcher._target_.startswith(LAUNCHERS):
             raise SweepRefused(unknown_launcher(config.hydra.runtime.choices["hydra/launcher"]))

@@ -11,7 +11,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from llama_exp.cli.sweep import SweepOutcomes
 from llama_exp.config.compose import load_config
 from llama_exp.errors import UserError
 from llama_exp.programs import install
@@ -60,9 +59,9 @@ class OptunaSweeper(Sweeper):
         if ended is None:
             cell.return_value, cell.status = failed, JobStatus.COMPLETED
             return self.hydra_context.callbacks.on_job_end(config=self.config, job_return=cell)
-        for table in (one for one in self.hydra_context.callbacks.callbacks if isinstance(one, SweepOutcomes)):
-            at = next(number for number, outcome in enumerate(table.outcomes) if outcome is ended)
-            table.cells[at], table.outcomes[at] = (table.cells[at][0], failed.message), failed
+        for callback in self.hydra_context.callbacks.callbacks:
+            if hasattr(callback, "replace"):  # the table of the sweep (cli/sweep.py)
+                callback.replace(ended, failed)
 
     def check(self) -> None:
         """Raise UserError for keys that a sweep of trials does not go with."""
