@@ -38,7 +38,7 @@ def workers_of(launcher: Any) -> int:
     if not hasattr(launcher, "check"):  # Hydra's own
         return 1
     launcher.check()
-    return int(launcher.count)
+    return int(launcher.wanted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,10 +59,6 @@ class GpuLauncher(CellLauncher):
             )
         self.wanted = self.workers or len(self.gpus)
 
-    @property
-    def count(self) -> int:
-        return self.wanted
-
     def start(self, job: Job, count: int) -> list[RunningWorker]:
         running = [worker for worker in self.started if worker.end() is None]
         new: list[Process] = []

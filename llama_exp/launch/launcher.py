@@ -44,6 +44,7 @@ class CellLauncher(Launcher):
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers
+        self.wanted = workers or 1  # cells that run at a time; an engine may know better once it has checked
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -93,11 +94,6 @@ class CellLauncher(Launcher):
 
     def _cells(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Cell]:
         return [Cell(first + index, tuple(each)) for index, each in enumerate(job_overrides)]
-
-    @property
-    def count(self) -> int:
-        """How many cells run at a time, once `check` has looked."""
-        return self.workers or 1
 
     def job(self, cells: list[Cell]) -> Job:
         sweep = sweep_id(self.config.hydra.overrides.task)
@@ -162,7 +158,7 @@ class Watch:
         print(f"{known}; what the workers print is in {self.job.folder}", flush=True)
         try:
             with self.progress:
-                self.start(max(free, self.engine.count) if self.further else free)
+                self.start(max(free, self.engine.wanted) if self.further else free)
                 while self.left():
                     self.look()
             self.offer(more=False)
@@ -248,7 +244,7 @@ class Watch:
             if self.deaths[cell.key] >= ATTEMPTS:
                 self.fail(cell)
         self.idle_deaths += not mine
-        if self.left() and (mine or (self.further and self.idle_deaths <= self.engine.count)):
+        if self.left() and (mine or (self.further and self.idle_deaths <= self.engine.wanted)):
             self.start(1)
 
     def fail(self, cell: Cell) -> None:
@@ -271,4 +267,4 @@ class Watch:
                 self.sweep.end(cell, Outcome(BUSY, Path()))
         if again := [cell for cell in free if cell.key not in self.postponed and not hopeless]:
             self.postponed |= {cell.key for cell in again}
-            self.start(self.engine.count if self.further else len(again))
+            self.start(self.engine.wanted if self.further else len(again))

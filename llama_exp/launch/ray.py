@@ -79,10 +79,6 @@ class RayLauncher(CellLauncher):
             raise UserError("hydra.launcher.gpus=0: how many processes? hydra.launcher.workers=2")
         self.wanted = self.workers or int(gpus / self.gpus)
 
-    @property
-    def count(self) -> int:
-        return self.wanted
-
     def start(self, job: Job, count: int) -> list[RunningWorker]:
         import ray
 

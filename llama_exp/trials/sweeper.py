@@ -4,35 +4,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from llama_exp.adaptive.sweeper import ChoosingSweeper
 from llama_exp.config.compose import load_config
 from llama_exp.errors import UserError
 from llama_exp.programs import install
 from llama_exp.runs.run import FAILED, Outcome
 
 
-class OptunaSweeper(Sweeper):
+class OptunaSweeper(ChoosingSweeper):
     """`settings`: the other keys of conf/hydra/sweeper/optuna.yaml."""
 
     def __init__(self, params: Mapping[str, Any] | None = None, **settings: Any) -> None:
-        self.params = dict(params or {})  # the grid that sweep=… or experiment=… names
+        super().__init__(params)
         self.settings = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in settings.items()
         }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.line = task_function.command_line  # type: ignore[attr-defined]
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         self.check()
@@ -44,9 +39,7 @@ class OptunaSweeper(Sweeper):
             if error.name != "optuna":
                 raise
             raise UserError(f"hydra/sweeper=optuna needs optuna. Install it: {install('optuna')}") from None
-        named = {argument.partition("=")[0] for argument in arguments}
-        typed = [*(f"{key}={value}" for key, value in self.params.items() if key not in named), *arguments]
-        space = Space.of(OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides(typed))
+        space = Space.of(self.overrides(arguments))
         config = load_config(*space.fixed)
         settings = Settings.of(self.settings, config)
         name = study_name(config, space.drawn, settings.metric)
