@@ -194,17 +194,18 @@ def test_what_a_base_in_shares_cannot_do_is_refused(words, says):
     assert says in str(error.value)
 
 
-def share_the_tiny_base(rank: int, folder: str) -> None:
+def share_the_tiny_base(rank: int, folder: str, dtype: torch.dtype) -> None:
     """What each of two processes does: load its share, gather it, compare with the whole base; then spoil it."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     config = load_config("model=tiny", "model.quantisation=nf4").model
     cpu = torch.device("cpu")
-    base, whole = sharding.load_sharded(config, cpu, torch.float32), load_base(config, cpu)
+    base, whole = sharding.load_sharded(config, cpu, dtype), load_base(config, cpu, dtype)
     assert not any(parameter.is_meta for parameter in base.parameters())
     assert torch.equal(base.model.rotary_emb.inv_freq, whole.model.rotary_emb.inv_freq)
     for mine, theirs in zip(base.model.layers, whole.model.layers, strict=True):
-        share = sum(parameter.to_local().numel() for parameter in mine.parameters() if hasattr(parameter, "to_local"))
+        cut = [parameter.to_local() for parameter in mine.parameters() if hasattr(parameter, "to_local")]
+        share = sum(parameter.nbytes for parameter in cut)
         bytes_ = sum(parameter.numel() for parameter in theirs.parameters() if parameter.dtype is torch.uint8)
         assert share < 0.6 * bytes_
         mine.unshard()
@@ -217,13 +218,22 @@ def share_the_tiny_base(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_gathered_weights_are_bit_for_bit_those_of_the_whole_base_and_others_are_noticed(tmp_path):
-    mp.spawn(share_the_tiny_base, (str(tmp_path),), 2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gathered_weights_are_bit_for_bit_those_of_the_whole_base_and_others_are_noticed(tmp_path, dtype):
+    mp.spawn(share_the_tiny_base, (str(tmp_path), dtype), 2)
 
 
-def test_weights_stored_as_bytes_are_not_sharded():
-    with pytest.raises(UserError, match="loss of 0 or NaN"):
-        sharding.quantise(nn.Linear(64, 64, bias=False), torch.device("cpu"), torch.uint8)
+@pytest.mark.parametrize("weights", [(64, 64), (64, 65)])
+def test_packed_weights_survive_the_way_through_float32_that_copies_on_a_gpu_take(weights):
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    assert not torch.equal(bits.float().bfloat16().view(torch.int16), bits.view(torch.int16))  # why it is not bfloat16
+    linear = nn.Linear(*weights, bias=False, dtype=torch.bfloat16)
+    sharding.quantise(linear, torch.device("cpu"))
+    scales = linear.quant_state.absmax
+    for packed in (linear.weight.data, sharding.as_storage(scales)):
+        assert packed.is_floating_point()  # PyTorch 2.11 cuts no others
+        assert torch.equal(packed.float().to(packed.dtype).view(torch.uint8), packed.view(torch.uint8))
+    assert torch.equal(sharding.as_storage(scales).view(torch.uint8)[: len(scales)], scales)
 
 
 def test_a_base_that_one_gpu_refuses_fits_two():

@@ -10,9 +10,11 @@ process, so that checkpoints, resuming and the saved adapter are those of any ot
 decoder layers are in shares, and nobody needs their gradients. Our own forward pass uses the adapters of all layers at
 once (`prepare_adapters`), another reason to leave them whole.
 
-bitsandbytes stores 4-bit weights as bytes. Libraries that shard them so have trained in silence with a loss of 0 or NaN
-(huggingface/accelerate#3983, axolotl-ai-cloud/axolotl#2992): here they are stored in the type that the base computes in
-(`bnb_4bit_quant_storage`), and every gathered weight must be, bit for bit, the one that was cut.
+bitsandbytes stores 4-bit weights as bytes, which PyTorch 2.11 does not cut, and libraries that cut them have trained in
+silence with a loss of 0 or NaN (huggingface/accelerate#3983, axolotl-ai-cloud/axolotl#2992). Nor does bfloat16 carry
+them: on a GPU, `_foreach_copy_` takes numbers through float32 on their way, and what reads as not-a-number comes back
+as another one (seen on H100, PyTorch 2.11). So they are stored in float32 (`bnb_4bit_quant_storage`), whatever the base
+computes in, and every gathered weight must be, bit for bit, the one that was cut.
 """
 
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ from llama_exp.config.schema import ModelConfig
 from llama_exp.errors import UserError
 from llama_exp.model.checkpoint import read_checkpoint
 
+STORAGE = torch.float32
 LINEAR = nn.Linear  # what transformers builds a decoder layer of
 
 
@@ -44,7 +47,7 @@ def load_sharded(model: ModelConfig, device: torch.device, dtype: torch.dtype) -
         for number, decoder in enumerate(base.model.layers):
             fill(decoder, f"model.layers.{number}.", read, device, dtype)
             for linear in linears(decoder):
-                quantise(linear, device, dtype)
+                quantise(linear, device)
             shard(decoder, mesh)
         fill(base, "", read, device, dtype)
     base.checksums = checkpoint.checksums(model.sha256)
@@ -91,15 +94,10 @@ def linears(decoder: nn.Module) -> list[nn.Linear]:
     return [module for module in decoder.modules() if isinstance(module, LINEAR)]
 
 
-def quantise(linear: nn.Linear, device: torch.device, storage: torch.dtype) -> None:
+def quantise(linear: nn.Linear, device: torch.device) -> None:
     """W -> NF4 with double quantisation, as `read_base` has it, packed into a type that can be cut."""
-    if not storage.is_floating_point:
-        raise UserError(
-            f"NF4 weights stored as {storage} are not sharded: libraries that do train in silence with a loss of 0 or "
-            "NaN (huggingface/accelerate#3983, axolotl-ai-cloud/axolotl#2992). Wanted torch.bfloat16 or torch.float32."
-        )
     packed = Params4bit(
-        linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, quant_storage=storage
+        linear.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, quant_storage=STORAGE
     ).to(device)
     linear.weight = nn.Parameter(packed.data, requires_grad=False)  # plain: a Params4bit does not survive the cut
     linear.weight.quant_state = linear.quant_state = packed.quant_state
@@ -111,7 +109,7 @@ def shard(decoder: nn.Module, mesh) -> None:
 
     before = [dequantised(linear) for linear in linears(decoder)]
     for linear in linears(decoder):  # the scales, an eighth of a bit a weight at most, are cut with it
-        linear.scales = nn.Parameter(linear.quant_state.absmax, requires_grad=False)
+        linear.scales = nn.Parameter(as_storage(linear.quant_state.absmax), requires_grad=False)
     cut = {parameter for linear in linears(decoder) for parameter in (linear.weight, linear.scales)}
     fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()) - cut)
     for linear in linears(decoder):
@@ -119,10 +117,17 @@ def shard(decoder: nn.Module, mesh) -> None:
         linear.scales.stands_for = 0
     decoder.unshard()
     for linear in linears(decoder):
-        linear.quant_state.absmax = linear.scales  # the same object, filled at each gathering
+        scales = linear.quant_state.absmax
+        whole = linear.scales.data.view(scales.dtype)  # the same memory, filled at each gathering
+        linear.quant_state.absmax = whole[: len(scales)]
         linear.weight.quant_state = linear.quant_state
     check_gathered(decoder, before)
     decoder.reshard()
+
+
+def as_storage(scales: torch.Tensor) -> torch.Tensor:
+    """Bytes in the type that is cut; the last number may be filled up."""
+    return nn.functional.pad(scales, (0, -len(scales) % STORAGE.itemsize)).view(STORAGE)
 
 
 def check_gathered(decoder: nn.Module, before: list[torch.Tensor]) -> None:
