@@ -13,6 +13,7 @@ from llama_exp.adaptive.importance import SPREAD, ImportanceSampler
 from llama_exp.adaptive.plan import Plan
 from llama_exp.adaptive.questions import Best, Curve, Target, question_of
 from llama_exp.adaptive.replay import replay
+from llama_exp.adaptive.search import with_room_for
 from llama_exp.config.schema import Split
 from llama_exp.errors import UserError
 from llama_exp.report.question import load_question
@@ -44,7 +45,7 @@ def test_draws_agree_with_the_gaussian_that_one_prior_makes_of_the_runs():
     scores = {0: [40.0, 43.0], 3: [62.0]}
     belief = believer.after(observed(scores, items=0.5))
     prior, at = believer._priors(one, np.arange(len(GRID)))[0], [0, 3]
-    luck = (believer._scatters(one) * believer.luck[at]) ** 2
+    luck = (believer._scatters(one) * believer._luck(one, np.array(at))[0]) ** 2
     noise = np.diag((luck + 0.5) / np.array([2, 1]))
     gain = prior[:, at] @ np.linalg.inv(prior[np.ix_(at, at)] + noise)
     mean = 50 + gain @ (np.array([41.5, 62.0]) - 50)
@@ -70,6 +71,23 @@ def test_importance_sampling_finds_a_posterior_that_the_prior_hardly_touches():
     assert 1 / (weights**2).sum() > 200, "effective draws"
     assert np.all(np.abs(found - mean) < 0.25 * np.sqrt(variance))
     assert np.allclose(weights @ (values - found) ** 2, variance, rtol=0.35)
+
+
+def test_runs_of_few_examples_that_agree_do_not_say_that_runs_of_many_do():
+    """Near the bottom of a scale runs scatter little, whatever they do above it."""
+    sizes = Grid({}, np.array([25.0, 1000.0]))
+    apart = Believer(sizes, 100.0).after(observed({0: [5.0, 5.4, 4.8, 5.1, 5.2], 1: [60.0]}, items=0.01))
+    assert np.median(apart.run_variance(0)) < 1.0
+    assert np.quantile(apart.run_variance(1), 0.9) > 1.0
+
+
+def test_a_budget_keeps_time_to_run_the_likeliest_answer():
+    found, seconds = {0: 0, 1: 0, 2: 1}, np.array([10.0, 40.0, 100.0])
+    assert with_room_for(2, found, seconds, 145.0) == {0: 0, 1: 0, 2: 1}
+    assert with_room_for(2, found, seconds, 120.0) == {0: 0, 2: 1}
+    assert with_room_for(2, found, seconds, 101.0) == {2: 1}
+    assert with_room_for(2, found, seconds, 50.0) == {0: 0, 1: 0}  # there is none to keep
+    assert with_room_for(None, found, seconds, 120.0) == found
 
 
 def test_runs_that_repeat_a_setting_say_how_much_runs_scatter():

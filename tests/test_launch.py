@@ -1,6 +1,7 @@
 """One sweep on several processes: no cell twice, none lost, and the outcome that one process would have given."""
 
 import csv
+import io
 import os
 import re
 import signal
@@ -13,11 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from llama_exp.config.compose import load_config
-from llama_exp.launch import slurm
+from llama_exp.launch import progress, slurm
 from llama_exp.launch.cells import Cell, SweepFolder, largest_first, walk
 from llama_exp.launch.gpus import how_it_ended
+from llama_exp.launch.progress import Progress
 from llama_exp.runs import lock
 from llama_exp.runs.lock import FolderBusy, lock_folder
 from llama_exp.runs.run import Outcome, Run
@@ -128,6 +131,23 @@ def test_the_largest_cells_come_first_and_an_untuned_model_last():
     samples = [("sample=100",), ("sample=null",), ("sample=1000", "lora.r=0"), ("sample=300", "trainer.max_epochs=5")]
     order = largest_first(Cell(number, overrides) for number, overrides in enumerate(samples))
     assert [cell.number for cell in order] == [1, 3, 0, 2]
+
+
+def test_the_table_of_cells_says_what_each_worker_printed_last(tmp_path, monkeypatch):
+    sweep, cells = SweepFolder(tmp_path), [Cell(i, ("dataset=squad", f"lora.r={i}")) for i in (8, 16)]
+    (tmp_path / "worker0.7.log").write_bytes(
+        b"Cell 1: lora.r=8\n" + b"x" * 9000 + b"\n  step 9/19 \x1b[31m\xff loss 9.6\n\n"
+    )
+    assert sweep.says("worker1.8") == ""
+    shown = io.StringIO()
+    monkeypatch.setattr(progress, "make_console", lambda: Console(file=shown, force_terminal=True, width=100))
+    with Progress(cells) as table:
+        table.show(
+            {cell: (name, sweep.says(name)) for cell, name in zip(cells, ("worker0.7", "worker1.8"), strict=True)}
+        )
+        table.live.refresh()
+    assert re.search(r"worker0\.7.*lora\.r=8.*step 9/19", shown.getvalue()) and "dataset" not in shown.getvalue()
+    assert "\x1b[31m" not in shown.getvalue()
 
 
 def test_a_cell_that_another_command_trains_comes_after_the_others_and_is_left_to_it(tmp_path):

@@ -4,9 +4,9 @@
     f  =  level  +  curve over examples  +  for each other axis: an effect, and how it changes along the other axes
 
 f is Gaussian with smooth effects (RBF along the logarithm of a number; names are all equally far from each other). How
-large the effects are, how fast the curve bends and how much runs scatter are not known: values of them
-are drawn where they explain the scores (importance.py), and the draws of f are the mixture. The same runs give the same
-draws.
+large the effects are, how fast the curve bends, how much runs scatter and how that changes with examples are not known:
+values of them are drawn where they explain the scores (importance.py), and the draws of f are the mixture. The same
+runs give the same draws.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ LEVEL = 0.4  # prior standard deviations, as shares of the scale: the score at n
 CURVE = 0.15, 0.6  # of what examples add: median, log spread
 EFFECT = 0.012, 1.2  # of another axis, rank or learning rate, likewise
 INTERACTION = 0.5  # of an effect's change along another axis, relative to the effect
-MISFIT = 0.002  # how far a setting lies off all that
+MISFIT = 0.005  # how far a setting lies off all that
+SCATTER_POWER = 0.5, 0.5  # a run of n < 1,000 examples scatters (1,000 / n)^power as far: mean, spread
 BEND = 1.2, 0.5  # e-folds of examples, and of any other number, over which the scores become unlike: median, log spread
 
 
@@ -118,16 +119,17 @@ class Belief:
 
     scores    (D, A)
     scatters  (D,) standard deviation of one run of 1,000 Examples
+    luck      (D, A) or (A,) how far a run of each setting scatters, relative to one of 1,000 Examples
     """
 
     scores: np.ndarray
     scatters: np.ndarray
-    luck: np.ndarray  # (A,) how far a run of each setting scatters, relative to one of 1,000 Examples
+    luck: np.ndarray
     span: float
 
     def run_variance(self, setting: int) -> np.ndarray:
         """(D,) of one run of a setting."""
-        return run_variances(self.scatters[:, None], self.luck[setting], self.span)[:, 0]
+        return run_variances(self.scatters, self.luck[..., setting], self.span)
 
 
 class Believer:
@@ -139,9 +141,8 @@ class Believer:
     def __init__(self, grid: Grid, span: float, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.grid, self.span = grid, span
-        self.luck = relative_scatter(grid.examples)
         self.distances = [np.unique(each, return_inverse=True) for each in grid.distances]
-        self.search = ImportanceSampler(2 + 2 * len(grid.distances), rng)
+        self.search = ImportanceSampler(3 + 2 * len(grid.distances), rng)
         self.normal = rng.standard_normal((PER_VALUE, KEPT, len(grid)))
         self.chance = rng.standard_normal((PER_VALUE, KEPT, len(grid)))
         self.order = rng.permutation(DRAWS)
@@ -151,36 +152,41 @@ class Believer:
         means, centre = Means.of(runs), self.span / 2
         at = means.settings
         kept = self.search.draw(lambda values: self._log_evidence(values, means), KEPT)
-        scatters = self._scatters(kept)
-        priors = self._priors(kept, np.arange(len(self.grid)))
-        noise = self._noise(scatters, means)
+        everywhere = np.arange(len(self.grid))
+        priors = self._priors(kept, everywhere)
+        noise = self._noise(kept, means)
         drawn = np.einsum("hij,dhj->hdi", np.linalg.cholesky(priors), self.normal)
         chance = np.einsum("hij,dhj->hdi", np.linalg.cholesky(noise), self.chance[:, :, : len(at)])
         missed = means.scores - centre - drawn[:, :, at] - chance
         shown = priors[:, at][:, :, at] + noise
         moved = np.linalg.solve(shown, missed.transpose(0, 2, 1)).transpose(0, 2, 1)
         scores = (centre + drawn + moved @ priors[:, at]).reshape(DRAWS, -1)
-        return Belief(scores[self.order], np.repeat(scatters, PER_VALUE)[self.order], self.luck, self.span)
+        of = np.repeat(np.arange(KEPT), PER_VALUE)[self.order]
+        return Belief(scores[self.order], self._scatters(kept)[of], self._luck(kept, everywhere)[of], self.span)
 
     def _log_evidence(self, values: np.ndarray, means: Means) -> np.ndarray:
         """(H,) log p(runs | hyperparameters), but for a constant."""
-        scatters = self._scatters(values)
-        shown = np.linalg.cholesky(self._priors(values, means.settings) + self._noise(scatters, means))
+        shown = np.linalg.cholesky(self._priors(values, means.settings) + self._noise(values, means))
         off = np.broadcast_to(means.scores - self.span / 2, shown.shape[:2])
         solved = np.linalg.solve(shown, off[..., None])[..., 0]
         logs = -0.5 * (solved**2).sum(axis=1) - np.log(np.diagonal(shown, axis1=1, axis2=2)).sum(axis=1)
-        return logs + means.scatter_fit(self._variances(scatters, means))
+        return logs + means.scatter_fit(self._variances(values, means))
 
     def _scatters(self, values: np.ndarray) -> np.ndarray:
         return TYPICAL_SCATTER * self.span * np.exp(LOG_SCATTER_SPREAD * values[:, 0])
 
-    def _variances(self, scatters: np.ndarray, means: Means) -> np.ndarray:
-        """(H, C) of one run by luck."""
-        return run_variances(scatters[:, None], self.luck[means.settings], self.span)
+    def _luck(self, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """(H, C) how far a run of the settings `at` scatters, relative to one of 1,000 Examples."""
+        mean, spread = SCATTER_POWER
+        return relative_scatter(self.grid.examples[at], mean + spread * values[:, -1:])
 
-    def _noise(self, scatters: np.ndarray, means: Means) -> np.ndarray:
+    def _variances(self, values: np.ndarray, means: Means) -> np.ndarray:
+        """(H, C) of one run by luck."""
+        return run_variances(self._scatters(values)[:, None], self._luck(values, means.settings), self.span)
+
+    def _noise(self, values: np.ndarray, means: Means) -> np.ndarray:
         """(H, C, C) covariance of the means around the true scores."""
-        own = self._variances(scatters, means) / means.counts
+        own = self._variances(values, means) / means.counts
         return means.items + own[:, :, None] * np.eye(len(means.settings))
 
     def _priors(self, values: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -188,7 +194,7 @@ class Believer:
         axes = len(self.distances)
         curve = CURVE[0] * np.exp(CURVE[1] * values[:, 1])
         bends = BEND[0] * np.exp(BEND[1] * values[:, 2 : 2 + axes])
-        effects = EFFECT[0] * np.exp(EFFECT[1] * values[:, 2 + axes :])
+        effects = EFFECT[0] * np.exp(EFFECT[1] * values[:, 2 + axes : 1 + 2 * axes])
         alike = [
             np.exp(-0.5 * (steps / bends[:, axis, None]) ** 2)[:, places[np.ix_(at, at)]]
             for axis, (steps, places) in enumerate(self.distances)

@@ -222,7 +222,15 @@ class Search:
         else:
             running = sum(seconds[setting] for setting, _ in (*self.running.values(), *chosen))
             left = self.budget.left(self.paid) / gpus - running
-        return {setting: seed for setting, seed in found.items() if seconds[setting] <= left}
+        return with_room_for(self.unconfirmed(chosen), found, seconds, left)
+
+    def unconfirmed(self, chosen: Sequence[tuple[int, int]] = ()) -> int | None:
+        """The likeliest answer, where it is a setting that nobody has run, runs or is about to run."""
+        if not self.question.names_setting:
+            return None
+        answer = self.answer_setting()
+        run = {cell.setting for cell in self.cells} | {setting for setting, _ in (*self.running.values(), *chosen)}
+        return None if answer in run else answer
 
     def ended(self) -> str | None:
         """Why no further cell is run; None while one is."""
@@ -317,6 +325,19 @@ class Search:
             return self.question.why_not_run(i, answer, self.plan, view.grid, view.scores)
 
         return {self.plan.name(i): say(i) for i in left}
+
+
+def with_room_for(answer: int | None, found: dict[int, int], seconds: np.ndarray, left: float) -> dict[int, int]:
+    """Of the cells {setting: seed}, those that end in `left` seconds, with time to run the likeliest answer after them.
+
+    A budget that is spent on what leads to an answer, and not on the answer, ends with a setting that nobody has run.
+    """
+    reserved = seconds[answer] if answer is not None and answer in found and seconds[answer] <= left else 0.0
+    return {
+        setting: seed
+        for setting, seed in found.items()
+        if seconds[setting] + (reserved if setting != answer else 0.0) <= left
+    }
 
 
 def _agrees(identity: dict[str, Any], setting: dict[str, str]) -> bool:

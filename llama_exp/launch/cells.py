@@ -26,7 +26,8 @@ from llama_exp.runs.lock import FolderBusy, lease
 from llama_exp.runs.run import BUSY, Outcome
 
 FURTHER = "further.json"
-LOOK_EVERY = 1.0  # seconds between two looks of an idle worker for further cells
+LISTEN_EVERY = 0.1  # seconds between two looks of an idle worker into the file that offers further cells
+LOOK_EVERY = 1.0  # seconds after which it tries those again that others held
 BUSY_TRIES = 3  # of a cell that a process outside of the sweep works on
 SILENT = 600.0  # seconds after which the launcher, which writes that file every minute, is taken for dead
 LENGTHS = ("sample", "max_tokens", "trainer.max_epochs", "trainer.max_steps")  # what a cell's time is proportional to
@@ -113,6 +114,17 @@ class SweepFolder:
         """The worker that began the cell last."""
         return read_json_or_nothing(self._path(cell, "start")).get("worker")
 
+    def says(self, worker: str) -> str:
+        """The last line that a worker has printed; "" where its log is somewhere else."""
+        path = self.folder / f"{worker}.log"
+        try:
+            with path.open("rb") as file:
+                file.seek(max(path.stat().st_size - 4096, 0))
+                lines = file.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
     def postpone(self, cell: Cell) -> None:
         """No worker has the cell now."""
         self._path(cell, "start").unlink(missing_ok=True)
@@ -149,15 +161,18 @@ def walk(cells: Iterable[Cell], sweep: SweepFolder, run: Callable[[Cell], Outcom
                 raise
             return Outcome(BUSY, Path())
 
-    heard, last_beat, more = time.monotonic(), -1, (sweep.folder / FURTHER).exists()
+    heard = looked = time.monotonic()
+    last_beat, more = -1, (sweep.folder / FURTHER).exists()
     while more and time.monotonic() - heard < SILENT:
         if found := sweep.offered():
             offered, more, beat = found
             if beat != last_beat:
-                heard, last_beat = time.monotonic(), beat
-            walk_known(offered, sweep, run_or_leave, worker)
+                heard = time.monotonic()
+            if beat != last_beat or time.monotonic() - looked > LOOK_EVERY:
+                walk_known(offered, sweep, run_or_leave, worker)
+                looked, last_beat = time.monotonic(), beat
         if more:
-            time.sleep(LOOK_EVERY)
+            time.sleep(LISTEN_EVERY)
 
 
 def walk_known(cells: Iterable[Cell], sweep: SweepFolder, run: Callable[[Cell], Outcome], worker: str) -> None:

@@ -25,7 +25,7 @@ from llama_exp.runs.lock import FolderBusy
 from llama_exp.runs.run import BUSY, FAILED, Outcome
 from llama_exp.stopping import ToBeContinued
 
-POLL = 0.5  # seconds
+POLL = 0.2  # seconds
 ATTEMPTS = 2  # of a cell whose worker dies
 BEAT = 60.0  # seconds between two signs of life to workers that wait for further cells
 Further = Callable[[list[JobReturn]], Sequence[Sequence[str]] | None]  # what ended -> the next cells; None: no more
@@ -232,7 +232,8 @@ class Watch:
                 self.progress.ended(cell, outcome)
         if self.progress.console.is_terminal:
             begun = [cell for cell in self.left() if f"{cell.key}.start" in there]
-            self.progress.show({cell: worker for cell in begun if (worker := self.sweep.worker(cell))})
+            workers = {cell: worker for cell in begun if (worker := self.sweep.worker(cell))}
+            self.progress.show({cell: (worker, self.sweep.says(worker)) for cell, worker in workers.items()})
 
     def bury(self, worker: RunningWorker, reason: str) -> None:
         """A worker died: the cell that it ran is tried once more by a fresh one, then it has failed."""

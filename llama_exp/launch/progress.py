@@ -11,6 +11,7 @@ from llama_exp.console import make_console, make_table
 from llama_exp.formatting import format_duration
 from llama_exp.launch.cells import Cell
 from llama_exp.runs.run import Outcome
+from llama_exp.sanitize import clean
 
 
 class Progress:
@@ -44,14 +45,16 @@ class Progress:
         text = f"{self.done}/{self.total}  {self.names[cell.key]}: {outcome.message.splitlines()[0]}"
         self.console.print(Text(text), soft_wrap=True)
 
-    def show(self, running: Mapping[Cell, str]) -> None:
-        """running: {cell: worker}."""
+    def show(self, running: Mapping[Cell, tuple[str, str]]) -> None:
+        """running: {cell: (worker, what it has printed last)}."""
         if not self.console.is_terminal:
             return
         table = make_table(f"{self.done} of {self.total} cells, {self.failed} failed")
         for name in ("worker", "cell", "for"):
             table.add_column(name)
-        for cell, worker in running.items():
+        table.add_column("says", no_wrap=True, overflow="ellipsis")
+        for cell, (worker, line) in running.items():
             began = self.since.setdefault((cell.key, worker), time.monotonic())
-            table.add_row(Text(worker), Text(self.names[cell.key]), format_duration(time.monotonic() - began))
+            spent = format_duration(time.monotonic() - began)
+            table.add_row(Text(worker), Text(self.names[cell.key]), spent, Text(clean(line)))
         self.live.update(Group(table))

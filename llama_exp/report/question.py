@@ -42,8 +42,8 @@ class AskedQuestion:
         open_ = "" if self.known else f" Open: {self.ended or 'the sweep has not ended'}."
         return (
             f"Asked {self.question}: {self.answer}, {percent(self.certainty)} certain.{open_} "
-            f"{plural(self.runs, 'run')} in {format_duration(self.seconds)}; the whole grid, each setting once, would "
-            f"take about {format_duration(self.seconds_of_whole_grid)}.{self._few_groups}"
+            f"{plural(self.runs, 'run')}, one after another {format_duration(self.seconds)}; the whole grid, each "
+            f"setting once, would take about {format_duration(self.seconds_of_whole_grid)}.{self._few_groups}"
         )
 
     @property

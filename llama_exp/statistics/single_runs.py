@@ -28,9 +28,9 @@ DRAWS = 4000
 FEW_DF = FEW - 1.0  # fewer degrees of freedom of the test set: they are those of the whole
 
 
-def relative_scatter(examples: np.ndarray) -> np.ndarray:
+def relative_scatter(examples: np.ndarray, power: np.ndarray | float = 0.5) -> np.ndarray:
     """(K,) how far runs of so many examples scatter, relative to runs of 1,000 or more: the fewer, the farther."""
-    return np.sqrt(1000.0 / np.clip(examples, FEWEST, 1000.0))
+    return (1000.0 / np.clip(examples, FEWEST, 1000.0)) ** power
 
 
 def run_variances(scatters: np.ndarray, relative: np.ndarray | float, span: float) -> np.ndarray:
