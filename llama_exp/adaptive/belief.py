@@ -24,7 +24,7 @@ LEVEL = 0.4  # prior standard deviations, as shares of the scale: the score at n
 CURVE = 0.15, 0.6  # of what examples add: median, log spread
 EFFECT = 0.012, 1.2  # of another axis, rank or learning rate, likewise
 INTERACTION = 0.5  # of an effect's change along another axis, relative to the effect
-MISFIT = 0.005  # how far a setting lies off all that
+MISFIT = 0.003  # how far a setting lies off all that
 SCATTER_POWER = 0.5, 0.5  # a run of n < 1,000 examples scatters (1,000 / n)^power as far: mean, spread
 BEND = 1.2, 0.5  # e-folds of examples, and of any other number, over which the scores become unlike: median, log spread
 
