@@ -4,7 +4,8 @@
     fsdp     13B: losses of a base in two shares beside those of the whole one
     large    70B in two shares with memory=24: the peak of a GPU, tokens a second; and what one GPU so limited says
     shapes=tiny       the same on two CPU processes, in minutes
-    folder=DIR        where checkpoints and runs go (13B: 26 GB; 70B: a sparse file of zeros, which takes no room)
+    folder=DIR        where checkpoints and runs go (13B: 26 GB; 70B: a sparse file of zeros, which takes no room
+                      on a disk; in /dev/shm it does once it is read)
     examples=64 steps=8 length=1024
 
 Weights are random (one layer's, repeated; 70B's are zeros), rows are made by rule. Prints one line of JSON for each
