@@ -127,6 +127,22 @@ def test_a_worker_does_not_wait_for_a_launcher_that_is_gone(tmp_path, monkeypatc
     assert SweepFolder(tmp_path).outcome(cells(1)[0])
 
 
+def test_a_worker_whose_cell_takes_long_goes_on_with_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("llama_exp.launch.cells.SILENT", 1.0)
+    sweep, ran = SweepFolder(tmp_path), []
+    sweep.offer(cells(1), more=True, beat=1)
+
+    def run(cell: Cell) -> Outcome:
+        ran.append(cell.key)
+        if len(ran) == 1:
+            time.sleep(2.0)
+        sweep.offer(cells(2), more=len(ran) == 1, beat=1 + len(ran))
+        return Outcome("done", Path())
+
+    walk([], SweepFolder(tmp_path), run, "w")
+    assert ran == [cell.key for cell in cells(2)]
+
+
 def test_the_largest_cells_come_first_and_an_untuned_model_last():
     samples = [("sample=100",), ("sample=null",), ("sample=1000", "lora.r=0"), ("sample=300", "trainer.max_epochs=5")]
     order = largest_first(Cell(number, overrides) for number, overrides in enumerate(samples))

@@ -9,6 +9,7 @@ from llama_exp.adaptive.questions import FACTOR
 from llama_exp.adaptive.scores import ScoredCell, with_the_same_items
 from llama_exp.metrics import Score, likelihood
 from llama_exp.statistics.learning_curve import fit_curve
+from llama_exp.statistics.single_runs import relative_scatter
 
 
 def curve_belief(cells: Sequence[ScoredCell], metric: Score, grid: Grid, usual: Belief) -> Belief:
@@ -30,5 +31,5 @@ def curve_belief(cells: Sequence[ScoredCell], metric: Score, grid: Grid, usual: 
     curve = fit_curve(sizes, scores, groups, bounds=metric.limits, rises=not metric.lower_is_better)
     assert curve.draws is not None
     at = np.append(grid.examples, FACTOR * grid.examples.max())
-    luck = np.ones(len(grid)) if curve.repeated else usual.luck  # repeated runs show their own scatter
+    luck = np.ones(len(grid)) if curve.repeated else relative_scatter(grid.examples)  # repeated runs show their own
     return Belief(curve.values(at), curve.draws.scatters, luck, usual.span)

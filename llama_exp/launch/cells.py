@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import math
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -120,7 +121,7 @@ class SweepFolder:
         try:
             with path.open("rb") as file:
                 file.seek(max(path.stat().st_size - 4096, 0))
-                lines = file.read().decode(errors="replace").split("\n")
+                lines = re.split(r"[\r\n]", file.read().decode(errors="replace"))
         except OSError:
             return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -169,8 +170,10 @@ def walk(cells: Iterable[Cell], sweep: SweepFolder, run: Callable[[Cell], Outcom
             if beat != last_beat:
                 heard = time.monotonic()
             if beat != last_beat or time.monotonic() - looked > LOOK_EVERY:
+                began = time.monotonic()
                 walk_known(offered, sweep, run_or_leave, worker)
                 looked, last_beat = time.monotonic(), beat
+                heard += looked - began  # who works does not listen
         if more:
             time.sleep(LISTEN_EVERY)
 

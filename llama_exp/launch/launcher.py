@@ -26,6 +26,7 @@ from llama_exp.runs.run import BUSY, FAILED, Outcome
 from llama_exp.stopping import ToBeContinued
 
 POLL = 0.2  # seconds
+SHOW_EVERY = 1.0  # seconds between two tables: each reads two files a running cell
 ATTEMPTS = 2  # of a cell whose worker dies
 BEAT = 60.0  # seconds between two signs of life to workers that wait for further cells
 Further = Callable[[list[JobReturn]], Sequence[Sequence[str]] | None]  # what ended -> the next cells; None: no more
@@ -136,6 +137,7 @@ class Watch:
         self.idle_deaths = 0
         self.told: set[str] = set()  # the cells whose outcomes `further` knows
         self.beat, self.beaten = 0, 0.0
+        self.shown = 0.0
         self.cells = {cell.key: cell for cell in job.cells}  # a cell that was named twice runs once
         self.sweep = SweepFolder(job.folder)
         self.outcomes: dict[str, Outcome] = {}
@@ -230,7 +232,8 @@ class Watch:
             if f"{cell.key}.outcome" in there and (outcome := self.sweep.outcome(cell)):
                 self.outcomes[cell.key] = outcome
                 self.progress.ended(cell, outcome)
-        if self.progress.console.is_terminal:
+        if self.progress.console.is_terminal and time.monotonic() - self.shown > SHOW_EVERY:
+            self.shown = time.monotonic()
             begun = [cell for cell in self.left() if f"{cell.key}.start" in there]
             workers = {cell: worker for cell in begun if (worker := self.sweep.worker(cell))}
             self.progress.show({cell: (worker, self.sweep.says(worker)) for cell, worker in workers.items()})
