@@ -31,5 +31,6 @@ def curve_belief(cells: Sequence[ScoredCell], metric: Score, grid: Grid, usual: 
     curve = fit_curve(sizes, scores, groups, bounds=metric.limits, rises=not metric.lower_is_better)
     assert curve.draws is not None
     at = np.append(grid.examples, FACTOR * grid.examples.max())
-    luck = np.ones(len(grid)) if curve.repeated else relative_scatter(grid.examples)  # repeated runs show their own
+    # Repeated runs show their own scatter.
+    luck = np.ones(len(grid)) if curve.repeated else relative_scatter(grid.examples)
     return Belief(curve.values(at), curve.draws.scatters, luck, usual.span)
