@@ -6,7 +6,7 @@
     shapes=tiny       the same on two CPU processes, in minutes
     folder=DIR        where checkpoints and runs go (13B: 26 GB; 70B: a sparse file of zeros, which takes no room
                       on a disk; in /dev/shm it does once it is read)
-    examples=64 steps=8 length=1024
+    examples=64 steps=8 length=1024 batch=8
 
 Weights are random (one layer's, repeated; 70B's are zeros), rows are made by rule. Prints one line of JSON for each
 command as it ends, and last all of them. Each GPU's peak is the first one's; their work is the same.
@@ -79,8 +79,9 @@ def make_checkpoint(folder: Path, shape: LlamaConfig, zeros: bool) -> None:
         if zeros:
             write_sparse(folder / file, sizes)
         else:
-            values = {name: drawn.setdefault((*size, name.split(".")[-2]), draw(size)) for name, size in sizes.items()}
-            save_file(values, folder / file, {"format": "pt"})
+            kinds = {name: (*size, name.split(".")[-2]) for name, size in sizes.items()}
+            drawn |= {kind: draw(sizes[name]) for name, kind in kinds.items() if kind not in drawn}
+            save_file({name: drawn[kind] for name, kind in kinds.items()}, folder / file, {"format": "pt"})
     weight_map = {name: file for file, sizes in files.items() for name in sizes}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
@@ -111,9 +112,10 @@ def train(what: str, folder: Path, checkpoint: Path, words: list[str], options: 
     small = options.get("shapes") == "tiny"
     command = [
         *(sys.executable, "train.py", "model=tiny" if small else "model=llama2_7b", f"model.path={checkpoint}"),
-        *("model.quantisation=nf4", "dataset=squad", "dataset.source=synthetic", "batch=8", "validations=1"),
-        *(f"sample={options.get('examples', 64)}", f"max_length={options.get('length', 1024)}"),
-        *("validation_sample=8", f"outputs={outputs}", *words, f"trainer.max_steps={options.get('steps', 8)}"),
+        *("model.quantisation=nf4", "dataset=squad", "dataset.source=synthetic", "validations=1"),
+        *(f"batch={options.get('batch', 8)}", f"sample={options.get('examples', 64)}"),
+        *(f"max_length={options.get('length', 1024)}", f"trainer.max_steps={options.get('steps', 8)}"),
+        *("validation_sample=8", f"outputs={outputs}", *words),
     ]
     began = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

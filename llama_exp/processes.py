@@ -96,7 +96,8 @@ class Processes:
     store           torch's key-value store, by which they find each other
     group           for messages, over gloo; training has another one, with a time limit
     ended           why those that were started outside are gone
-    has_begun       all of them train this cell; is_training: right now; has_trained: no more steps follow
+    has_begun       all of them train this cell; has_trained: no more steps follow
+    is_waiting      for what the others compute: in steps, and where each loads its share of a base
     """
 
     def __init__(self) -> None:
@@ -107,7 +108,7 @@ class Processes:
         self.store: Any = None
         self.group: Any = None
         self.ended = ""
-        self.has_voted = self.has_begun = self.is_training = self.has_trained = False
+        self.has_voted = self.has_begun = self.is_waiting = self.has_trained = False
         if self.is_first:
             atexit.register(self.stop)
 
@@ -172,7 +173,7 @@ class Processes:
         """End this process where another one has ended in the middle of a step, and it still waits for that one."""
         child.wait()
         time.sleep(GRACE)
-        if self.is_training and child in self.started:
+        if self.is_waiting and child in self.started:
             print(f"{self._lost()} {AGAIN}", file=sys.stderr, flush=True)
             os._exit(1)
 
@@ -230,13 +231,35 @@ class Processes:
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
         """Around the steps."""
-        self.is_training = True
+        self.is_waiting = True
         try:
             with self.noticing():
                 yield
             self.has_trained = True
         finally:
-            self.is_training = False
+            self.is_waiting = False
+
+    @contextlib.contextmanager
+    def loading_shares(self) -> Iterator[None]:
+        """Around the loading of a base in shares. A process that cannot load its own leaves the others waiting in the
+        middle of theirs, over NCCL in silence: so it ends, and the first one says why."""
+        self.is_waiting = True
+        try:
+            yield
+        except Exception as error:
+            if self.count == 1:
+                raise
+            if not self.is_first:
+                self.store.set(f"reason {self.number}", str(error) or repr(error))
+                os._exit(1)
+            lost = "" if isinstance(error, UserError) else self._lost()
+            self.ended = lost or "The processes that train together have ended with an error."
+            self.stop()
+            if lost:
+                raise ProcessLost(f"{lost} Type the same command again.") from error
+            raise
+        finally:
+            self.is_waiting = False
 
     @contextlib.contextmanager
     def noticing(self) -> Iterator[None]:
@@ -262,9 +285,14 @@ class Processes:
             for number, child in enumerate(self.started, 2):
                 if (code := child.poll()) is not None:
                     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                    return f"Process {number} of {self.count} has ended ({how})."
+                    return f"Process {number} of {self.count} has ended ({how}){self._reason(number - 1)}."
             time.sleep(0.05)
         return ""
+
+    def _reason(self, number: int) -> str:
+        """Why a process ended, where it could leave word."""
+        key = f"reason {number}"
+        return f": {self.store.get(key).decode().rstrip('.')}" if self.store and self.store.check([key]) else ""
 
     def stop(self) -> None:
         """End the processes that this one has started; tell those that were started outside that no more cells come."""

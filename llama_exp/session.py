@@ -74,7 +74,8 @@ class Session:
                 "base: type trainer=gpu, or leave it out."
             )
         dtype = base_dtype(trainer, device)
-        with self.bases.prefetch(model, device, dtype, sharded, waiting, warm_up) as base:
+        shares = self.processes.loading_shares if sharded else contextlib.nullcontext
+        with self.bases.prefetch(model, device, dtype, sharded, waiting, warm_up, shares) as base:
             yield base
 
     def tokenizer(self, model: ModelConfig):

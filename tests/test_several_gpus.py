@@ -180,6 +180,41 @@ def test_a_base_in_shares_learns_what_a_whole_one_does_and_its_adapter_is_the_or
     assert refused.returncode == 2 and "What answers needs the whole base" in refused.stderr
 
 
+FULL_GPU = """
+import os, sys
+
+if os.environ.get("RANK") == "1":
+    import torch
+    from llama_exp.model import sharding
+
+    quantise, left = sharding.quantise, [9]
+
+    def quantise_until_full(linear, device):
+        left[0] -= 1
+        if not left[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 86.00 MiB.")
+        quantise(linear, device)
+
+    sharding.quantise = quantise_until_full
+"""
+
+
+def test_a_process_that_cannot_load_its_share_ends_the_cell_and_says_why(tmp_path, command, monkeypatch):
+    """The others are in the middle of their own loading, and would wait for it."""
+    (tmp_path / "sitecustomize.py").write_text(FULL_GPU)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = [word for word in small() if not word.startswith("lora.r=")]
+    words = ["train.py", "-m", *words, "lora.r=2,4", *FSDP, f"outputs={tmp_path}/o"]
+    done = command(*words, check=None, timeout=200)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lost = (
+        "FAILED: Process 2 of 2 has ended (exit code 1): CUDA out of memory. Tried to allocate 86.00 MiB. Type the same"
+    )
+    assert lost in done.stdout and "2 cells, 2 failed" in done.stdout, done.stdout + done.stderr
+    monkeypatch.delenv("PYTHONPATH")
+    assert "2 cells, 0 failed" in command(*words).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

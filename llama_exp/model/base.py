@@ -97,6 +97,7 @@ class BaseLoader:
         sharded: bool = False,
         waiting: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
         warm_up: Callable[[nn.Module], None] = lambda base: None,
+        loading: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ) -> Iterator[Callable[[], nn.Module]]:
         """Load a base, and warm it up, in a thread while the block runs.
 
@@ -104,7 +105,8 @@ class BaseLoader:
                 ...  # read and tokenise data
                 base()  # waits for the base, or raises what its loading raised
 
-        Leaving the block waits for the thread, timed by `waiting()`; an exception in the block is raised immediately.
+        `loading()` is around the loading. Leaving the block waits for the thread, timed by `waiting()`; an exception in
+        the block is raised immediately.
         """
         outcome: Future = Future()
 
@@ -112,7 +114,8 @@ class BaseLoader:
             try:
                 if device.type == "cuda":
                     torch.cuda.set_device(device)  # the current device is each thread's own, and starts as the first
-                base = self.load(model, device, dtype, sharded)
+                with loading():
+                    base = self.load(model, device, dtype, sharded)
                 warm_up(base)
                 outcome.set_result(base)
             except BaseException as error:
