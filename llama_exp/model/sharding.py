@@ -13,9 +13,9 @@ once (`prepare_adapters`), another reason to leave them whole.
 bitsandbytes stores 4-bit weights as bytes, which PyTorch 2.11 does not cut, and libraries that cut them have trained in
 silence with a loss of 0 or NaN (huggingface/accelerate#3983, axolotl-ai-cloud/axolotl#2992). Nor does bfloat16 carry
 them: gathered on two H100 (PyTorch 2.11) they were not those that had been cut, most likely because copies on a GPU
-take bfloat16 through float32, where what reads as not-a-number becomes another one; float32 came back unchanged. So they are stored in float32
-(`bnb_4bit_quant_storage`), whatever the base computes in, and every gathered weight must be, bit for bit, the one that
-was cut.
+take bfloat16 through float32, where what reads as not-a-number becomes another one. float32 came back unchanged there,
+so they are stored in it (`bnb_4bit_quant_storage`), whatever the base computes in, and every gathered weight must be,
+bit for bit, the one that was cut.
 """
 
 from collections.abc import Iterator
