@@ -70,6 +70,7 @@ class Search:
         self.test_seconds = 0.0  # of answering the test set, by one run
         self.returns: list[JobReturn] = []
         self.running: dict[tuple[str, ...], tuple[int, int]] = {}  # {overrides: (setting, seed)}, on workers
+        self.idle_since = time.perf_counter()  # when the last cell ended: its GPU waits for the next one
         self.views = Views(plan, question, config.sample)
         self.folder = Path(config.outputs) / "report"
 
@@ -92,6 +93,7 @@ class Search:
         self.running = dict(zip(self.overrides(first), first, strict=True))
 
         def further(ended: list[JobReturn]) -> list[tuple[str, ...]] | None:
+            self.idle_since = time.perf_counter()
             self.returns += ended
             for job in ended:
                 self.take_up(*self.running.pop(tuple(job.overrides)), job._return_value)
@@ -120,6 +122,7 @@ class Search:
     def _launch(self, batch: Sequence[tuple[int, int]], split: Split) -> list[JobReturn]:
         overrides = self.overrides(batch, split)
         found = list(self.launcher.launch(overrides, initial_job_idx=len(self.returns))) if batch else []
+        self.idle_since = time.perf_counter()
         self.returns += found
         return found
 
@@ -247,7 +250,6 @@ class Search:
     def next_cells(self, count: int) -> list[tuple[int, int]]:
         """(setting, seed) of so many cells beside those that run: each tells most, once those before it are chosen."""
         chosen: list[Decision] = []
-        began = time.perf_counter()
         for _ in range(count):
             mine = [(one.cell, one.seed) for one in chosen]
             left = self.affordable(mine)
@@ -256,7 +258,7 @@ class Search:
             settings = tuple(setting for setting, _ in (*self.running.values(), *mine))
             cell = self.views.best_next(self.cells, list(left), settings)
             chosen.append(Decision(cell, left[cell], tuple(left), settings))
-        self.record(chosen, time.perf_counter() - began)
+        self.record(chosen, time.perf_counter() - self.idle_since)
         return [(one.cell, one.seed) for one in chosen]
 
     def record(self, decisions: Sequence[Decision], seconds: float) -> None:
