@@ -390,8 +390,10 @@ def test_a_source_that_was_edited_is_another_run(tmp_path, command):
     done = command("train.py", *words, check=None)
     assert done.returncode == 2 and "its source was changed" in done.stderr, done.stderr
     write("")
-    assert "Continuing from" in command("train.py", *words).stdout
-    assert "already finished" in command("train.py", *words).stdout
+    fewer = [w for w in words if not w.startswith("validation_sample")]  # what validation is measured on is no source
+    assert "Continuing from" in command("train.py", *fewer, "validation_sample=3").stdout
+    assert "already finished" in command("train.py", *fewer, "validation_sample=null").stdout
+    assert "already finished" in command("train.py", *words, "eval_seed=5").stdout
     write(" Say.")
     done = command("train.py", *words, check=None)
     assert done.returncode == 2 and "its source was changed" in done.stderr, done.stderr

@@ -228,7 +228,7 @@ class ExampleDataModule(LightningDataModule):
     def held_out(self, split: str, count: int | None = None) -> list[Example]:
         """`count` Examples of validation or test, drawn by `eval_seed` alone; None = all, in their order."""
         examples = self.validation if split == "validation" else self.test
-        return examples if count is None else shuffled(examples, self.eval_seed)[:count]
+        return _drawn(examples, count, self.eval_seed)
 
     def _rows(self) -> sources.Rows:
         """Raw rows by our name of the split."""
@@ -455,21 +455,32 @@ class ExampleDataModule(LightningDataModule):
     def content(self) -> str:
         """A hash of what is learnt and what validation is measured on: shows that a source was changed behind its
         name."""
+        return self._content(self.validation_sample, self.eval_seed)
+
+    def _content(self, validation_sample: int | None, eval_seed: int) -> str:
         digest = hashlib.sha256()
-        for example in [*self.train, *self.held_out("validation", self.validation_sample)]:
+        for example in [*self.train, *_drawn(self.validation, validation_sample, eval_seed)]:
             digest.update(repr(example).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:32]
 
-    def state_dict(self) -> dict[str, str]:
-        return {"content": self.content}
+    def state_dict(self) -> dict[str, Any]:
+        return {"content": self.content, "validation_sample": self.validation_sample, "eval_seed": self.eval_seed}
 
-    def load_state_dict(self, state: dict[str, str]) -> None:
-        self.check_content(state["content"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        mine = self.state_dict()
+        self.check_content(*(state.get(key, mine[key]) for key in ("content", "validation_sample", "eval_seed")))
 
-    def check_content(self, before: str | None) -> None:
-        """Raise a UserError where the Examples are not those of `before` (None: not known)."""
-        if before not in (None, self.content):
+    def check_content(self, before: str | None, validation_sample: int | None, eval_seed: int) -> None:
+        """Raise a UserError where the Examples are not those of `before` (None: not known).
+
+        validation_sample, eval_seed: those it was made with; a command may type others, which change no source.
+        """
+        if before not in (None, self._content(validation_sample, eval_seed)):
             raise UserError(
                 f"{self.dataset.name}: the Examples are not those that this run began with: its source was changed. "
                 "Choose another folder (out=FOLDER), or move the run's elsewhere to keep it."
             )
+
+
+def _drawn(examples: list[Example], count: int | None, seed: int) -> list[Example]:
+    return examples if count is None else shuffled(examples, seed)[:count]

@@ -141,7 +141,8 @@ def _already_finished(run: Run, session: Session) -> Outcome:
     if run.config.dataset.path:
         data = DATASETS.of(run.config, cache=session.data)
         data.setup()
-        data.check_content(run.summary.content)
+        trained = Run.load(run.folder).config
+        data.check_content(run.summary.content, trained.validation_sample, trained.eval_seed)
     print(f"{run.folder}: already finished", flush=True)
     if joins_sweep(run) and not run.config.evaluate:
         with tracking(run, run.config, "train", run.training_examples.get("sampled")):
