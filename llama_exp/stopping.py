@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -95,3 +95,35 @@ class StopSignals:
             if here:
                 signal.signal(signal.SIGINT, interrupt)
         self.stop_if_asked()
+
+
+@contextlib.contextmanager
+def interrupted_at_checks() -> Iterator[Callable[[], None]]:
+    """In this block, Ctrl-C raises KeyboardInterrupt where the block calls the function it is given, or at its end.
+
+    Raised in the middle of a library's work, it may be swallowed by the library, or leave it half done. Ctrl-C once
+    more raises it at once. Nothing changes outside of the main thread, and where Ctrl-C has another handler than
+    Python's.
+    """
+    received = False
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = True
+
+    def check() -> None:
+        if received:
+            raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield check
+        return
+    signal.signal(signal.SIGINT, receive)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    check()

@@ -79,10 +79,11 @@ def chat(config: Config, options: ChatOptions) -> int:
         return serve(load_session(config, settings, options.system), endpoint)
     with redirect_to_stderr():
         session = load_session(config, settings, options.system)
-    if prompt is not None:
-        answer_once(session, prompt)
-    elif sys.stdin.isatty():
-        chat_in_terminal(session)
-    else:
-        return 1 if answer_lines(session, sys.stdin) else 0
+    with session:
+        if prompt is not None:
+            answer_once(session, prompt)
+        elif sys.stdin.isatty():
+            chat_in_terminal(session)
+        else:
+            return 1 if answer_lines(session, sys.stdin) else 0
     return 0

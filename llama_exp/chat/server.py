@@ -6,6 +6,7 @@
          {"side": "tuned", "piece": "Hel"} … {"side": "tuned", "finished": true, …}
       -> 503 with Retry-After where MAX_WAITING messages wait already
 
+There is a piece for each token, "" where its text waits for the next one, so that a browser that went away is noticed.
 The browser keeps the conversation and sends it with every message. The server keeps nothing: a restart loses nothing,
 and two people never meet in one conversation. The models answer one after the other.
 """

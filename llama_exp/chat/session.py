@@ -1,5 +1,6 @@
 """A loaded run to talk to: prompts formatted as in training, replies as they are generated."""
 
+import contextlib
 import dataclasses
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from llama_exp.records import Example, Turn
 from llama_exp.runs.find import find_run
 from llama_exp.runs.run import Run
 from llama_exp.sanitize import valid_unicode, visible
+from llama_exp.stopping import interrupted_at_checks
 
 CONTEXTS = ("context", "dialogue")  # template fields that may be shortened, as in training
 MIN_PROMPT_TOKENS = 32
@@ -77,8 +79,7 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class ReplySettings:
-    """`sampling` are the arguments of generate(); {} is greedy, as in evaluation. `max_new_tokens`: None as in
-    training."""
+    """`sampling`: temperature and top_p; {} is greedy, as in evaluation. `max_new_tokens`: None as in training."""
 
     sampling: dict[str, Any]
     seed: int = 0
@@ -90,6 +91,8 @@ class ChatSession:
     """One run in memory, beside its base without the adapter.
 
     session.ask("Hello", history) yields pieces of the reply as they are generated, and at last the ChatReply.
+
+    `close`, or the end of a `with` block, frees what is kept in memory from reply to reply.
     """
 
     def __init__(self, base: SharedBase, run: Run, settings: ReplySettings, system: str | None = None):
@@ -112,7 +115,11 @@ class ChatSession:
         system: str | None = None,
         tuned: bool = True,
     ) -> Generator[str | ChatReply, None, None]:
-        """Reply to `prompt` after `history`; with tuned=False by the base without the adapter, prompted alike."""
+        """Reply to `prompt` after `history`; with tuned=False by the base without the adapter, prompted alike.
+
+        A piece comes for each token, "" where it has no text yet: closing the iterator, or Ctrl-C, stops the model at
+        its next token.
+        """
         import torch
 
         from llama_exp.data.encoding import encode_prompts
@@ -121,14 +128,26 @@ class ChatSession:
         example = self.format.example(prompt, history, self.system if system is None else system, self.settings.raw)
         tokenizer, limit = self.base.tokenizer, self.config.max_length - self.max_new_tokens
         prompts, shortened = encode_prompts([example], tokenizer, limit)
-        sampling = {"max_new_tokens": self.max_new_tokens, **self.settings.sampling}
-        with self.base.use(self.run.adapter if tuned and not self.run.is_untuned else None) as model:
+        sampling: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **self.settings.sampling}
+        adapter = self.run.adapter if tuned and not self.run.is_untuned else None
+        with interrupted_at_checks() as check, self.base.use(adapter, keep_weights=True) as model:
             torch.manual_seed(fold_seed(self.settings.seed + len(history)))
-            for piece in stream(model, tokenizer, prompts[0], **sampling):
-                if isinstance(piece, str):
-                    yield piece
-                else:
-                    yield ChatReply(piece.text, piece.finished, piece.tokens, bool(shortened))
+            with contextlib.closing(stream(model, tokenizer, prompts[0], **sampling)) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, str):
+                        yield piece
+                    else:
+                        yield ChatReply(piece.text, piece.finished, piece.tokens, bool(shortened))
+                    check()
+
+    def close(self) -> None:
+        self.base.release_weights()
+
+    def __enter__(self) -> "ChatSession":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def turns(self, prompt: str | dict[str, str], reply: str) -> tuple[Turn, Turn]:
         """The two turns to add to the history: the message as the model saw it, and its reply."""

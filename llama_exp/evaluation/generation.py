@@ -1,27 +1,26 @@
 """Prompts in, replies out; and how likely the model finds the responses of held-out people.
 
-answers      greedy replies and likelihoods of held-out Examples, from one pass over what their prompts share
-generate     transformers' own, batched: also by drawing
+answers      replies and likelihoods of held-out Examples, from one pass over what their prompts share
+generate     replies alone
 stream       one reply as it comes
 likelihood   of given responses alone
 """
 
+import contextlib
 import dataclasses
-import queue
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
 
 from llama_exp.data.chat_format import chat_format
 from llama_exp.data.packing import collate, in_parts
 from llama_exp.model import memory
-from llama_exp.model.kernels.batch_decode import DecodeRequest, decode_batch, make_batches
+from llama_exp.model.kernels.batch_decode import DecodeRequest, decode_batch, decode_one, make_batches
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.kernels.forward import response_nll
+from llama_exp.model.kernels.next_token import chooser
 from llama_exp.model.lora import causal_lm
 from llama_exp.records import Tokens
 
@@ -48,8 +47,10 @@ def answers(
     *,
     max_new_tokens: int,
     batch: int | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
 ) -> Iterator[list[Reply]]:
-    """Reply greedily to each prompt (the ids of ChatFormat.prompts).
+    """Reply to each prompt (the ids of ChatFormat.prompts), greedily unless there is a temperature.
 
     Yields a batch of replies at a time, longest prompts first: the same replies as `generate`'s, and as `likelihood`'s
     the likelihood of each prompt's response in `measured` (None: there is none, or it does not fit).
@@ -63,129 +64,77 @@ def answers(
         if tokens is not None and tokens.input_ids[: len(prompt)] != list(prompt):
             raise ValueError(f"{tokens.id} was measured on another prompt than the one given")
         requests.append(DecodeRequest(index, tuple(prompt), response))
+    eos, choose = chat_format(tokenizer).end, chooser(temperature, top_p)
     weight = next(llama.parameters())
     with keep_in_memory(llama, weight.is_cuda and memory.can_cache_weights(llama)):
         room = memory.cache_tokens(llama)
         for some in make_batches(requests, max_new_tokens, batch or AT_ONCE, room):
-            found = decode_batch(llama, some, new=max_new_tokens, eos=chat_format(tokenizer).end)
+            found = decode_batch(llama, some, new=max_new_tokens, eos=eos, choose=choose)
             yield [dataclasses.replace(_reply(tokenizer, one.index, one.ids), nll=one.nll) for one in found]
 
 
-@torch.inference_mode()
 def generate(
-    model: nn.Module, tokenizer, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch: int, **sampling
+    model: nn.Module, tokenizer, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, batch: int, **sampling: float
 ) -> Iterator[list[Reply]]:
     """Reply to each prompt (the ids of ChatFormat.prompts); yields a batch of replies at a time, longest prompts first.
 
-    Greedy unless `sampling` (do_sample, temperature, top_p …) says otherwise. Prompts of like length share a batch, so
-    little is padded, and the largest batch comes first: a machine that is too small says so at once.
+    Greedy unless `sampling` (temperature, top_p) says otherwise.
     """
-    device = next(model.parameters()).device
-    settings = _settings(tokenizer, max_new_tokens, sampling)
-    pad = settings.pad_token_id
-    llama = causal_lm(model)
-    llama.eval()
-    order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
-    for start in range(0, len(order), batch):
-        indices = order[start : start + batch]
-        width = len(prompts[indices[0]])
-        ids = torch.full((len(indices), width), pad)
-        mask = torch.zeros(len(indices), width, dtype=torch.long)
-        for row, index in enumerate(indices):  # padded on the left: replies start at one column
-            ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
-            mask[row, width - len(prompts[index]) :] = 1
-        out = llama.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings)
-        yield [_reply(tokenizer, index, row[width:].tolist()) for index, row in zip(indices, out, strict=True)]
-
-
-def _settings(tokenizer, max_new_tokens: int, sampling: dict):
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.unk_token_id or 0)
-    return GenerationConfig(
-        **{
-            "do_sample": False,
-            "max_new_tokens": max_new_tokens,
-            "pad_token_id": pad,
-            "eos_token_id": chat_format(tokenizer).end,
-            "bos_token_id": tokenizer.bos_token_id,
-            "use_cache": True,
-            **sampling,
-        }
-    )
+    nothing = [None] * len(prompts)
+    yield from answers(model, tokenizer, prompts, nothing, max_new_tokens=max_new_tokens, batch=batch, **sampling)
 
 
 def stream(
-    model: nn.Module, tokenizer, prompt: Sequence[int], *, max_new_tokens: int, **sampling
-) -> Iterator[str | Reply]:
-    """Reply to one prompt as it comes: pieces of text, and at last the Reply, whose text is the pieces joined.
+    model: nn.Module,
+    tokenizer,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+) -> Generator[str | Reply, None, None]:
+    """Reply to one prompt as it comes: a piece of text for each token, and at last the Reply, whose text is the pieces
+    joined.
 
-    The same words as `generate` of this prompt alone. Closing the iterator stops the model at its next token.
+    A piece is "" where its text waits for the next token, so that the reader may stop at each token: closing the
+    iterator stops the model. The same words as `generate` of this prompt alone.
     """
-    device = next(model.parameters()).device
-    settings = _settings(tokenizer, max_new_tokens, sampling)
     llama = causal_lm(model)
     llama.eval()
-    pieces = Pieces(tokenizer)
-
-    def work() -> None:
-        try:
-            ids = torch.tensor([list(prompt)], device=device)
-            with torch.inference_mode():
-                llama.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings, streamer=pieces
-                )
-        except _Stopped:
-            pass
-        except BaseException as error:  # out of memory, or a bug: raised where the reply is read
-            pieces.ready.put(error)
-
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while not isinstance(piece := pieces.ready.get(), Reply):
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-        yield piece
-    finally:
-        pieces.stopped = True
-        worker.join()  # the caller may change the model as soon as this is over
-
-
-class _Stopped(Exception):
-    """Nobody reads on."""
+    eos, pieces = chat_format(tokenizer).end, Pieces(tokenizer)
+    tokens = decode_one(llama, prompt, new=max_new_tokens, eos=eos, choose=chooser(temperature, top_p))
+    with contextlib.closing(tokens):
+        for token in tokens:
+            yield pieces.add(token)
+    if rest := pieces.rest():
+        yield rest
+    yield _reply(tokenizer, 0, pieces.ids)
 
 
 class Pieces:
-    """A streamer for transformers' `generate`: ids in, pieces of text out, in `ready`.
+    """Tokens in, pieces of text out.
 
     Half a character and trailing blanks wait for what follows, so that the pieces joined are the stripped reply.
     """
 
     def __init__(self, tokenizer):
-        self.tokenizer, self.ready, self.stopped = tokenizer, queue.Queue(), False
-        self.ids: list[int] | None = None  # None until the prompt has come by
-        self.sent = ""
+        self.tokenizer, self.ids, self.sent = tokenizer, list[int](), ""
 
-    def put(self, ids: torch.Tensor) -> None:
-        if self.stopped:
-            raise _Stopped
-        if self.ids is None:
-            self.ids = []
-            return
-        self.ids += ids.flatten().tolist()
+    def add(self, token: int) -> str:
+        self.ids.append(token)
         text = _reply(self.tokenizer, 0, self.ids).text
-        if not text.endswith("\ufffd"):
-            self._send(text)
+        return "" if text.endswith("\ufffd") else self._new(text)
 
-    def end(self) -> None:
-        reply = _reply(self.tokenizer, 0, self.ids or [])
-        self._send(reply.text)
-        self.ready.put(reply)
+    def rest(self) -> str:
+        """What still waits when the reply is over."""
+        return self._new(_reply(self.tokenizer, 0, self.ids).text)
 
-    def _send(self, text: str) -> None:
-        if len(text) > len(self.sent) and text.startswith(self.sent):
-            self.ready.put(text[len(self.sent) :])
-            self.sent = text
+    def _new(self, text: str) -> str:
+        """The part of `text` that was not sent before."""
+        if not text.startswith(self.sent):
+            return ""
+        new, self.sent = text[len(self.sent) :], text
+        return new
 
 
 def _reply(tokenizer, index: int, ids: list[int]) -> Reply:

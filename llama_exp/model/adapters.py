@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from llama_exp.config.identity import flat
@@ -19,6 +19,9 @@ class SharedBase:
     with base.use(run.adapter) as model: …       # None: the base without an adapter
 
     An adapter is switched for the whole base: one user at a time, the next one waits.
+
+    with base.use(run.adapter, keep_weights=True) as model: …    # what is dequantised stays for the next such use
+    base.release_weights()                                       # a use without keep_weights releases it as well
     """
 
     def __init__(self, config: Config, trainer: dict):
@@ -30,6 +33,7 @@ class SharedBase:
         check_length(self.model, config.max_length)
         self.names: dict[Path, str] = {}
         self._in_use = threading.Lock()
+        self._kept_weights: ExitStack | None = None
 
     def add(self, adapter: Path) -> None:
         """Load the adapter in a folder beside those already there."""
@@ -42,9 +46,17 @@ class SharedBase:
         self.names[adapter] = name
 
     @contextmanager
-    def use(self, adapter: Path | None) -> Iterator:
-        """The model with this adapter; None: the base without one."""
+    def use(self, adapter: Path | None, keep_weights: bool = False) -> Iterator:
+        """The model with this adapter; None: the base without one.
+
+        keep_weights: where the memory allows it, dequantise the weights once, and not for each product: for many short
+        uses of the same base, as the replies of a chat are. Adapters can change meanwhile.
+        """
         with self._in_use:
+            if keep_weights:
+                self._keep_weights()
+            else:
+                self._release_weights()
             if adapter is not None:
                 self.model.set_adapter(self.names[adapter])
                 yield self.model
@@ -53,6 +65,26 @@ class SharedBase:
                     yield self.model
             else:
                 yield self.model
+
+    def release_weights(self) -> None:
+        """Free the dequantised weights that uses with `keep_weights` left behind."""
+        with self._in_use:
+            self._release_weights()
+
+    def _keep_weights(self) -> None:
+        from llama_exp.model.kernels.decoder_layer import keep_in_memory
+        from llama_exp.model.lora import causal_lm
+        from llama_exp.model.memory import can_cache_weights
+
+        if self._kept_weights is None:  # asked once: with the weights in memory, the answer would be another one
+            llama = causal_lm(self.model)
+            self._kept_weights = ExitStack()
+            self._kept_weights.enter_context(keep_in_memory(llama, can_cache_weights(llama)))
+
+    def _release_weights(self) -> None:
+        if self._kept_weights is not None:
+            self._kept_weights.close()
+            self._kept_weights = None
 
 
 def check_same_base(config: Config, other: Config, name: str) -> None:

@@ -247,10 +247,11 @@ def _micro_batch_sizes(share: int) -> list[int]:
 
 
 def can_cache_weights(base: nn.Module) -> bool:
-    """Whether the dequantised weights take less than half of what a GPU has free."""
-    weights = sum(p.quant_state.shape.numel() for p in base.parameters() if getattr(p, "quant_state", None) is not None)
+    """Whether the dequantised weights take less than half of what the device has free."""
+    states = [p.quant_state for p in base.parameters() if getattr(p, "quant_state", None) is not None]
+    weights = sum(state.shape.numel() * state.dtype.itemsize for state in states)
     device = next(base.parameters()).device
-    return 2 * 2 * weights < available(device) * USABLE_SHARE - memory_in_use(device)
+    return 2 * weights < available(device) * USABLE_SHARE - memory_in_use(device)
 
 
 def cache_tokens(base: nn.Module) -> float:

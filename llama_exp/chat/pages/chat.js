@@ -53,7 +53,7 @@ function show(replies, line) {
   status.textContent = line.ahead ? `Waiting: ${line.ahead} ${line.ahead > 1 ? "messages are" : "message is"} answered before yours.` : "";
   if (line.ahead) return;
   const current = replies[line.side], reading = distanceToEnd() > 60; // stay where the reader has scrolled up to
-  if (line.piece) {
+  if ("piece" in line) { // "" where a token has no text yet
     current.text += line.piece;
     current.words.textContent = visible(current.text);
   } else if (line.error) {

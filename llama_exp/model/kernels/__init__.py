@@ -7,7 +7,8 @@ twice that can be shared, nothing saved that is cheap to recompute.
     decoder_layer  one decoder layer, forward and backward
     forward        all layers; the loss of the labelled tokens
     warmup         first use of each kernel, beside reading data
-    batch_decode   greedy replies to many prompts, shared prefixes computed once
+    batch_decode   replies to many prompts, shared prefixes computed once; or to one, token by token
+    next_token     the likeliest token, or one drawn at random
 
 What a step may keep in memory is chosen by llama_exp/model/memory.py.
 """

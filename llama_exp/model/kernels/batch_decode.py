@@ -1,4 +1,4 @@
-"""Greedy replies to many prompts at once, and how likely given responses are, with shared prefixes computed once.
+"""Replies to many prompts at once, and how likely given responses are, with shared prefixes computed once.
 
 SQuAD asks several questions of a context. Prompts that begin alike are laid out as one shared prefix and their own
 suffixes:
@@ -8,9 +8,10 @@ suffixes:
 
 The last position of the prompt gives the first new token, the positions of the response its likelihood. Then keys and
 values of each whole prompt are laid into one cache (prefill), and all replies grow by one token a step (decode).
+A single reply is read token by token, as it grows (decode_one).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from llama_exp.model.kernels.attention import CachedRows, Segments, attend, attend_cached_rows, can_flash
 from llama_exp.model.kernels.decoder_layer import layers_of
 from llama_exp.model.kernels.forward import hidden_states, token_nll
+from llama_exp.model.kernels.next_token import Choose, likeliest
 
 GRAPH_FROM = 4  # steps
 CHECK_EVERY = 4  # steps between checks whether all replies have ended: a check waits for the GPU
@@ -116,13 +118,64 @@ def _cut(group: PrefixGroup, count: int) -> Iterator[PrefixGroup]:
 
 
 @torch.inference_mode()
-def decode_batch(llama: nn.Module, batch: Sequence[PrefixGroup], *, new: int, eos: int) -> list[DecodeResult]:
-    """Reply greedily to every prompt of a batch, with at most `new` tokens each."""
+def decode_batch(
+    llama: nn.Module, batch: Sequence[PrefixGroup], *, new: int, eos: int, choose: Choose = likeliest
+) -> list[DecodeResult]:
+    """Reply to every prompt of a batch, with at most `new` tokens each."""
     layers = layers_of(llama)
     requests = [request for group in batch for request in group.members]
-    cache, first, nll = prefill(llama, layers, batch, requests, new)
-    replies = decode(llama, layers, cache, first, [len(request.prompt) for request in requests], new, eos)
+    cache, first, nll = prefill(llama, layers, batch, requests, new, choose)
+    lengths = torch.tensor([len(request.prompt) for request in requests])
+    step = DecodeStep(llama, layers, cache, first, lengths.to(first.device), int(lengths.max()), choose)
+    replies = decode(step, new, eos)
     return [DecodeResult(request.index, ids, value) for request, ids, value in zip(requests, replies, nll, strict=True)]
+
+
+@torch.inference_mode()
+def decode_one(
+    llama: nn.Module, prompt: Sequence[int], *, new: int, eos: int, choose: Choose = likeliest
+) -> Generator[int, None, None]:
+    """Reply to one prompt: yields at most `new` tokens, each as it is there, EOS included.
+
+    On a GPU the next step is launched before a token is read, so that the GPU never waits for who reads. Inference mode
+    ends at each yield: torch's decorator enters it for every resumption of a generator.
+    """
+    if new < 1:
+        return
+    layers = layers_of(llama)
+    request = DecodeRequest(0, tuple(prompt), ())
+    cache, first, _ = prefill(llama, layers, [PrefixGroup(0, [request])], [request], new, choose)
+    position = torch.tensor([len(request.prompt)], device=first.device)
+    step = DecodeStep(llama, layers, cache, first, position, len(request.prompt), choose)
+    try:
+        for left in reversed(range(new)):
+            token = TokenOnItsWay(step.token)
+            if left and first.is_cuda:
+                step.run(left)
+            value = token.read()
+            yield value
+            if value == eos:
+                return
+            if left and not first.is_cuda:
+                step.run(left)
+    finally:
+        if first.is_cuda:  # the step launched last: the caller may change the model as soon as this is over
+            torch.cuda.current_stream(first.device).synchronize()
+
+
+class TokenOnItsWay:
+    """A token (1,) being copied to the CPU. `read` waits for the copy, not for what is launched after it."""
+
+    def __init__(self, token: torch.Tensor):
+        self.value = token.to("cpu", non_blocking=True)
+        self.copied = torch.cuda.Event() if token.is_cuda else None
+        if self.copied:
+            self.copied.record(torch.cuda.current_stream(token.device))
+
+    def read(self) -> int:
+        if self.copied:
+            self.copied.synchronize()
+        return int(self.value)
 
 
 class KVCache:
@@ -150,7 +203,9 @@ class KVCache:
                 store[layer] = values[rows]
 
 
-def prefill(llama, layers, batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], new: int):
+def prefill(
+    llama, layers, batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], new: int, choose: Choose = likeliest
+):
     """Run prompts and responses in one pass.
 
     Returns the filled cache, the first new token of each prompt (B,) and each response's summed nll (or None).
@@ -179,7 +234,7 @@ def prefill(llama, layers, batch: Sequence[PrefixGroup], requests: Sequence[Deco
     wanted = torch.tensor(last_indices + response_indices, device=device)
     ids, positions = _concatenate(suffixes, offsets, device)
     hidden = hidden_states(llama, ids, positions, attend_all, wanted, layers)
-    first = (hidden[: len(requests)] @ llama.lm_head.weight.t()).argmax(-1)
+    first = choose(hidden[: len(requests)] @ llama.lm_head.weight.t())
     nll: list[float | None] = [None] * len(requests)
     if response_indices:
         targets = torch.tensor([token for request in requests for token in request.response], device=device)
@@ -242,13 +297,13 @@ def _layout(batch: Sequence[PrefixGroup], requests: Sequence[DecodeRequest], suf
     return torch.cat(keys), torch.stack(cache), last_indices, response_indices
 
 
-def decode(llama, layers, cache: KVCache, first, lengths: Sequence[int], new: int, eos: int) -> list[list[int]]:
-    """Grow all replies by one token a step, greedily.
+def decode(step: "DecodeStep", new: int, eos: int) -> list[list[int]]:
+    """Grow all replies by one token a step, from the first token of each on.
 
     A finished reply stays in the batch, ignored, until half of the batch is finished: copying the cache costs more than
     a few idle rows.
     """
-    step = DecodeStep(llama, layers, cache, first, torch.tensor(lengths, device=first.device), max(lengths))
+    first = step.token
     running = torch.arange(len(first), device=first.device)
     replies = torch.full((len(first), new), eos, device=first.device)
     ended = torch.zeros(len(first), dtype=torch.bool, device=first.device)
@@ -273,12 +328,23 @@ class DecodeStep:
     """The next token of each row, `token` (B,), written into the cache at `position` (B,), at most `longest`.
 
     The tensors stay where they are, so that on a GPU the step is captured as a CUDA graph once it has run: launching
-    its kernels one by one takes a CPU longer than the GPU needs for them.
+    its kernels one by one takes a CPU longer than the GPU needs for them. The likeliest token is chosen inside of the
+    graph; one is drawn outside, where the random numbers differ from step to step.
     """
 
-    def __init__(self, llama, layers, cache: KVCache, token: torch.Tensor, position: torch.Tensor, longest: int):
+    def __init__(
+        self,
+        llama,
+        layers,
+        cache: KVCache,
+        token: torch.Tensor,
+        position: torch.Tensor,
+        longest: int,
+        choose: Choose = likeliest,
+    ):
         self.llama, self.layers, self.cache, self.longest = llama, layers, cache, longest
-        self.token, self.position = token.clone(), position.clone()
+        self.token, self.position, self.choose = token.clone(), position.clone(), choose
+        self.logits: torch.Tensor | None = None  # of the last step, (B, vocabulary), where a token is drawn of them
         self.rows = CachedRows.of(position + 1, cache.width)
         self.every_row = torch.arange(len(token), device=token.device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -287,7 +353,8 @@ class DecodeStep:
     def select(self, rows: torch.Tensor) -> "DecodeStep":
         """A step of these rows alone, whose cache has no others."""
         self.cache.select(rows)
-        return DecodeStep(self.llama, self.layers, self.cache, self.token[rows], self.position[rows], self.longest)
+        token, position = self.token[rows], self.position[rows]
+        return DecodeStep(self.llama, self.layers, self.cache, token, position, self.longest, self.choose)
 
     def run(self, left: int) -> None:
         """left: how many steps will run, this one included; a graph pays from GRAPH_FROM on."""
@@ -299,11 +366,17 @@ class DecodeStep:
             self.graph.replay()
         else:
             self._run()
+        if self.logits is not None:
+            self.token.copy_(self.choose(self.logits))
         self.longest, self.has_run = self.longest + 1, True
 
     def _run(self) -> None:
         hidden = hidden_states(self.llama, self.token, self.position, self._attend, self.every_row, self.layers)
-        self.token.copy_((hidden @ self.llama.lm_head.weight.t()).argmax(-1))
+        logits = hidden @ self.llama.lm_head.weight.t()
+        if self.choose is likeliest:
+            self.token.copy_(likeliest(logits))
+        else:
+            self.logits = logits
         self.position.add_(1)
         self.rows.used.add_(1)
 
