@@ -1,7 +1,7 @@
 """Ask Optuna for trials, launch each to its next rung, report what it measured there, prune it or go on.
 
 A trial needs no talk with the process that trains it: it is launched with stop_at=, which ends it with a checkpoint,
-and launched again from there. As many trials run at a time as the launcher has workers.
+and launched again from there. As many trials run at a time as the launcher has workers, which keep their base.
 """
 
 import contextlib
@@ -51,6 +51,9 @@ class Search:
         self.space, self.settings, self.launcher, self.config = space, settings, launcher, config
         self.name, self.count_failure = name, count_failure
         self.active: list[Active] = []
+        self.workers = workers_of(launcher)
+        self.waiting: dict[tuple[str, ...], list[Active]] = {}  # by the cell that runs for them
+        self.ended: dict[tuple[str, ...], JobReturn] = {}  # a cell that is drawn once more is not launched again
         self.returns: list[JobReturn] = []
         self.failed: list[str] = []  # the names of the trials that failed in this command
         self.in_a_row = 0
@@ -61,15 +64,53 @@ class Search:
         with lock_folder(outputs / ".launch" / f"optuna-{self.name}"):  # another command would tell the same trials
             self.study = open_study(self.settings, outputs, self.name)
             self.revive()
-            workers = workers_of(self.launcher)
-            while True:
-                while len(self.active) < workers and self.wanted() > 0:
-                    self.active.append(Active(self.study.ask(self.space.drawn)))
-                if not self.active:
-                    break
-                self.launch()
+            self.run_trials()
             self.conclude()
         return self.returns
+
+    def run_trials(self) -> None:
+        cells: list[tuple[str, ...]] | None = self.next_cells()
+        if cells and hasattr(self.launcher, "launch_as_they_come"):  # llama_exp/launch
+            return self.launcher.launch_as_they_come(cells, 0, self.further)
+        while cells:  # Hydra's own launcher: one at a time
+            cells = self.further(list(self.launcher.launch(cells, initial_job_idx=len(self.returns))))
+
+    def further(self, ended: list[JobReturn]) -> list[tuple[str, ...]] | None:
+        """What to launch once these cells have ended; None where nothing runs any more."""
+        self.returns += ended
+        for job in ended:
+            cell = tuple(job.overrides)
+            self.ended[cell] = job
+            for one in self.waiting.pop(cell):
+                self.take(one, job)
+        new = self.next_cells()
+        return new if self.waiting else None
+
+    def next_cells(self) -> list[tuple[str, ...]]:
+        """The cell that brings each idle trial to its next rung; trials are begun as long as there are workers."""
+        new: list[tuple[str, ...]] = []
+        while True:
+            idle = [one for one in self.active if not any(one in each for each in self.waiting.values())]
+            for one in idle:
+                new += self.next_cell(one)
+            if idle:
+                continue
+            if len(self.active) >= self.workers or self.wanted() <= 0:
+                return new
+            self.active.append(Active(self.study.ask(self.space.drawn)))
+
+    def next_cell(self, one: Active) -> list[tuple[str, ...]]:
+        """The cell to launch for a trial; [] where an earlier one, or one that runs, has what it needs."""
+        self.look_up(one)
+        if one not in self.active:  # pruned, or failed
+            return []
+        cell = (*self.overrides(one), *self.stop_at(one))
+        if cell in self.ended:
+            self.take(one, self.ended[cell])
+            return []
+        is_new = cell not in self.waiting
+        self.waiting.setdefault(cell, []).append(one)
+        return [cell] * is_new
 
     def wanted(self) -> int:
         """Trials that are still to be begun."""
@@ -92,17 +133,6 @@ class Search:
                 self.prune(one)
             else:
                 self.active.append(one)
-
-    def launch(self) -> None:
-        """All active trials, each to its next rung that is not known yet."""
-        for one in list(self.active):
-            self.look_up(one)
-        batch = list(self.active)
-        cells = [[*self.overrides(one), *self.stop_at(one)] for one in batch]
-        found = list(self.launcher.launch(cells, initial_job_idx=len(self.returns))) if batch else []
-        self.returns += found
-        for one, job in zip(batch, found, strict=True):
-            self.take(one, job)
 
     def overrides(self, one: Active) -> list[str]:
         return self.space.overrides(one.trial.params)
