@@ -82,11 +82,14 @@ def play(seed: int, noisy: bool) -> dict:
     world, believer = draw_world(rng, noisy), Believer(GRID, 100.0)
     scores = world.truth[:, None] + rng.normal(size=(len(GRID), SEEDS)) * np.hypot(world.spread, world.items)[:, None]
     whole = [(setting, score) for setting in range(len(GRID)) for score in scores[setting]]
+    once = believer.after(observed([(setting, scores[setting, 0]) for setting in range(len(GRID))], world.items))
+    fixed = intervals(world, once.scores, verdict(QUESTION.loss(once.scores, GRID)).answer)
     full = verdict(QUESTION.loss(believer.after(observed(whole, world.items)).scores, GRID))
     return {
         "seed": seed,
         "noisy": noisy,
         **play_question(world, believer, scores),
+        **{f"grid {name}": value for name, value in fixed.items()},
         "full answered": full.certainty >= CERTAIN,
         "full right": world.right(full.answer),
         "once right": world.right(int(scores[:, 0].argmax())),
@@ -231,6 +234,7 @@ def summarise(rows: list[dict]) -> None:
         print(f"cost of {name}: median {median:.2f} of the grid run once (10 to 90 %: {low:.2f} to {high:.2f})")
     print(f"at the stop: {found['covered'].mean():.3f} of the intervals of gaps hold the truth, mean width "
           f"{found['width'].mean():.2f}")  # fmt: skip
+    print(f"all cells run once: {found['grid covered'].mean():.3f}, mean width {found['grid width'].mean():.2f}")
     print(f"full grid, five seeds: answered {full.sum()}, right {found['full right'][full].sum():.0f}")
     for name in ("once", "five"):
         print(f"best of the grid run {name}: right {found[f'{name} right'].mean():.3f}")
