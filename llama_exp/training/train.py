@@ -17,6 +17,7 @@ from llama_exp.runs.files import remove_leftovers
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 from llama_exp.tracking import joins_sweep, tracking, usable_loggers
+from llama_exp.training.ending import draw_missing
 from llama_exp.training.part import already_there
 
 
@@ -143,6 +144,7 @@ def _already_finished(run: Run, session: Session) -> Outcome:
         data.setup()
         data.check_content(run.summary.content)
     print(f"{run.folder}: already finished", flush=True)
+    draw_missing(run, session.pages.submit)
     if joins_sweep(run) and not run.config.evaluate:
         with tracking(run, run.config, "train", run.training_examples.get("sampled")):
             pass  # its loggers learn of the sweep
