@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from llama_exp.data import DATASETS
-from llama_exp.evaluation.recipe import evaluate_model, forgetting_request, with_validation
+from llama_exp.evaluation.after_training import forgetting_request, with_validation
+from llama_exp.evaluation.recipe import evaluate_model
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.model.base import check_length
 from llama_exp.model.kernels.decoder_layer import keep_in_memory

@@ -8,9 +8,9 @@ from llama_exp.config.compose import config_dirs, default_config, typed_keys
 from llama_exp.config.schema import Config, Source
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
+from llama_exp.evaluation.after_training import forgetting_request, with_validation
 from llama_exp.evaluation.auto_metrics import with_metrics
-from llama_exp.evaluation.recipe import evaluate_all, forgetting_request, with_validation
-from llama_exp.evaluation.scoring import metric_settings
+from llama_exp.evaluation.request import metric_settings
 from llama_exp.model import hardware
 from llama_exp.programs import program
 from llama_exp.runs.files import remove_leftovers
@@ -153,6 +153,8 @@ def _already_finished(run: Run, session: Session) -> Outcome:
 
 def _evaluated(run: Run, message: str, session: Session) -> Outcome:
     if run.config.evaluate:
+        from llama_exp.evaluation.recipe import evaluate_all  # scipy: not before the base is being loaded
+
         outcome = evaluate_all(with_validation(run.config), session)
         message += f"; {outcome.message}"
     return Outcome(message, run.folder)
