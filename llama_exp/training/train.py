@@ -118,7 +118,8 @@ def check_monitor(config: Config) -> None:
 
 def with_own_licence(config: Config) -> Config:
     """The config without the licence of the dataset it is named after, where the rows are others and none was typed."""
-    mine, preset = config.dataset, default_config({"dataset": config.dataset.name}).dataset
+    usual = default_config({"dataset": config.dataset.name, "model": config.model.name})  # as in Run.of
+    mine, preset = config.dataset, usual.dataset
     same_rows = mine.source is Source.synthetic or (mine.path, mine.hub) == (preset.path, preset.hub)
     if same_rows or not preset.licence or mine.licence != preset.licence or "dataset.licence" in typed_keys():
         return config
