@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -111,3 +112,12 @@ def test_a_sweep_that_ctrl_c_ends_has_the_pages_of_the_cells_until_then(tmp_path
     [finished] = (text for name, text in pages.items() if "tiny-4-" in name)
     [interrupted] = (text for name, text in pages.items() if "tiny-16-" in name)
     assert "Finished: 3 steps" in finished and "Interrupted after step 5 of 12" in interrupted
+
+
+def test_nothing_that_draws_or_computes_statistics_is_imported_before_the_base_begins_to_load():
+    code = (
+        "import sys, llama_exp.cli.commands, llama_exp.training.train\n"
+        "print(sorted({'matplotlib', 'scipy', 'numpy', 'torch'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
