@@ -14,6 +14,7 @@ from llama_exp.data.cache import DataCache
 from llama_exp.errors import UserError
 from llama_exp.overlap.audit import AuditCache
 from llama_exp.processes import Processes, is_sharded
+from llama_exp.report.drawing import LossPages
 from llama_exp.stopping import StopSignals
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Session:
     """audits: overlaps found between training and held-out items; data: rows that were read and tokenised; bases: the
     frozen base in memory; preflight: measurements (preflight.forecast.Preflight); sizes_named: whether
     all_examples() has named sizes; stop: the signals that ask this process to end; processes: those that
-    train one run together.
+    train one run together; pages: where loss pages are drawn.
     """
 
     audits: AuditCache = field(default_factory=AuditCache)
@@ -36,6 +37,7 @@ class Session:
     sizes_named: bool = False
     stop: StopSignals = field(default_factory=StopSignals)
     processes: Processes = field(default_factory=Processes)
+    pages: LossPages = field(default_factory=LossPages)
 
     def all_examples(self, sample: int, available: int) -> str:
         """What to print where a sample is all there is; the first time, with sizes that make a curve."""

@@ -9,7 +9,7 @@ import pytest
 from llama_exp.config.compose import load_config
 from llama_exp.data import DATASETS
 from llama_exp.errors import UserError
-from llama_exp.evaluation.recipe import forgetting_request
+from llama_exp.evaluation.after_training import forgetting_request
 from llama_exp.report.compare import comparisons
 from llama_exp.report.load import load_runs
 from llama_exp.report.tables import scores_table

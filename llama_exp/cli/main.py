@@ -189,6 +189,7 @@ class CommandLine:
         self.stop = StopSignals()
         self.result: Any = None
         self.error: Exception | None = None  # of a single run, until Hydra has returned
+        self.session: Any = None
 
     @functools.cached_property
     def function(self) -> Callable:
@@ -227,7 +228,13 @@ class CommandLine:
                 )
             raise
         finally:
-            self.stop.restore()
+            self.close()
+
+    def close(self) -> None:
+        """Wait for what is drawn beside the work, and leave the signals to whoever answered to them before."""
+        if self.session:
+            self.session.pages.finish()
+        self.stop.restore()
 
     def _run(self) -> int:
         if message := mistyped(self.arguments):
@@ -262,7 +269,7 @@ class CommandLine:
         if kind:
             given["options"], arguments = parse_options(kind, arguments)
         if session := self.parameters.get("session"):
-            given["session"] = session(stop=self.stop)
+            given["session"] = self.session = session(stop=self.stop)
         return given, arguments
 
     def _follow(self, session: Any) -> int:
@@ -323,6 +330,8 @@ class CommandLine:
         from llama_exp.config.compose import resolve
 
         sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+        if self.session:
+            self.session.pages.beside = sweep  # one run alone is not waited for by another
         try:
             if sweep and self.command.one_run:
                 raise UserError(f"{self.command.one_run} Leave out -m and the commas.")

@@ -67,7 +67,7 @@ def resolve(cfg: DictConfig) -> Config:
     errors = list(config_errors(config))
     if errors:
         raise UserError("\n".join(errors))
-    return dataclasses.replace(config, model=_named(config.model))
+    return dataclasses.replace(config, model=_named(config.model, config.dataset.name))
 
 
 def check_logger_files(cfg: DictConfig) -> None:
@@ -83,14 +83,16 @@ def check_logger_files(cfg: DictConfig) -> None:
             )
 
 
-def _named(model: ModelConfig) -> ModelConfig:
+def _named(model: ModelConfig, dataset: str) -> ModelConfig:
     """The model with a name of its own where it is not the one of the chosen file.
 
     The file's licence belongs to a copy of its model (a folder of that name), not to any other.
     """
     if model.name not in choices("model"):
         return model
-    usual = default_config({"model": model.name}).model
+    # With the dataset, as Run.of asks for it: one composition, of 0.1 s, serves both.
+    of_dataset = {"dataset": dataset} if dataset in choices("dataset") else {}
+    usual = default_config({**of_dataset, "model": model.name}).model
     if (model.path, model.revision) == (usual.path, usual.revision):
         return dataclasses.replace(model, label="")
     is_copy = Path(model.path).name.lower() == Path(usual.path).name.lower()

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llama_exp import metrics
 from llama_exp.config.compose import default_config, explicit_keys, limit_answer_length
 from llama_exp.config.identity import DESCRIPTIVE, flat, identity, name_part
 from llama_exp.config.schema import Config, DatasetConfig
@@ -104,6 +105,11 @@ class EvaluationRequest:
                 + "\n".join(differ)
                 + "\nMove that folder elsewhere to keep its replies and scores, and the same command evaluates again."
             )
+
+
+def metric_settings(config: Config) -> dict[str, Any]:
+    """{metric: its part of the config}, for those that have one."""
+    return metrics.settings_in(config, config.dataset.metrics)
 
 
 def dataset_for(command: Config, trained: Config) -> DatasetConfig:

@@ -13,6 +13,7 @@ from llama_exp.config.schema import Config
 from llama_exp.data import DATASETS
 from llama_exp.data.encoding import encode_all
 from llama_exp.errors import UserError
+from llama_exp.evaluation.request import metric_settings
 from llama_exp.formatting import format_score, plural, plus_minus
 from llama_exp.metrics import likelihood
 from llama_exp.records import Example, Prediction
@@ -50,11 +51,6 @@ class Scored:
     intervals: dict[str, Interval]
     items: dict[str, list[float]]
     facts: dict[str, dict[str, Any]]
-
-
-def metric_settings(config: Config) -> dict[str, Any]:
-    """{metric: its part of the config}, for those that have one."""
-    return metrics.settings_in(config, config.dataset.metrics)
 
 
 def score(predictions: Sequence[Prediction], config: Config) -> Scored:

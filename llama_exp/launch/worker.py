@@ -63,7 +63,7 @@ class Worker:
         try:
             walk(self.job.cells, SweepFolder(self.job.folder), self.run_cell, self.name)
         finally:
-            self.line.stop.restore()
+            self.line.close()
 
     def run_cell(self, cell: Cell) -> Outcome:
         print(f"\nCell {cell.number + 1}: {' '.join(cell.overrides)}", flush=True)

@@ -12,6 +12,6 @@ write     write.py       all four steps: write_report(folder)
           templates/     every sentence and page (Jinja); templating.py loads them
 
 schemas.py               the JSON schemas of answer.json, results.json, summary.json
-loss_page.py             one run's own curves, written when its training ends
+loss_page.py             one run's own curves; loss_note.py: what they show; drawing.py: the process that draws them
 breakdown.py             scores by kind of question; command.py: its command, and the options of the report
 """

@@ -1,26 +1,24 @@
-"""One run's curves in its own folder, as a picture and a page, written whenever a training ends or breaks.
+"""One run's curves in its own folder, as a picture and a page, written whenever a training ends or breaks
+(drawing.py: in this process, or in one beside it).
 
 losses.png, losses.html    training and validation loss, learning rate, gradient norm, tokens/s; and what they show
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from llama_exp import metrics
-from llama_exp.formatting import percent
 from llama_exp.report.figures.style import INK, MUTED, NARROW, RANKS, page_colours, png, styled, svg
-from llama_exp.report.figures.training import Points, loss_limits
-from llama_exp.report.templating import Sentences, load_template
+from llama_exp.report.figures.training import loss_limits
+from llama_exp.report.loss_note import Points, best_point, kept, note, points
+from llama_exp.report.templating import load_template
 from llama_exp.runs.files import atomic_write
 from llama_exp.runs.metrics import read_metrics
 
 BESIDE = {"lr": "learning rate", "grad_norm": "gradient norm", "tokens_per_second": "tokens/s"}
-RISE, FALL = 0.02, 0.01  # shares of the loss: less is the noise of a validation sample
 TRAINING = RANKS[1]  # validation has the first colour
-SAY = Sentences("loss_note")
 
 
 def write(folder: Path, ended: str = "", keeps_best: str | None = None) -> str | None:
@@ -54,51 +52,6 @@ def write(folder: Path, ended: str = "", keeps_best: str | None = None) -> str |
     return text
 
 
-def points(rows: Sequence[dict[str, str]], key: str) -> list[tuple[float, float]]:
-    """(step, value) of the rows that hold a value; a line cut short by a kill holds none."""
-    found = []
-    for row in rows:
-        try:
-            found.append((float(row["step"]), float(row[key])))
-        except (KeyError, TypeError, ValueError):
-            continue
-    return found
-
-
-def note(validation: Points, training: Points = ()) -> str:
-    """Whether more steps would help, by the validation loss, and whether the training loss went the same way."""
-    if len(validation) < 2:
-        return SAY.too_few()
-    best_step, best = best_point(validation)
-    last_step, last = validation[-1]
-    if last > (1 + RISE) * best:
-        sentence = SAY.both_rise if rose(training, best_step) else SAY.overfitting
-        return sentence(step=f"{best_step:,.0f}", best=f"{best:.3f}", last=f"{last:.3f}")
-    if best_step < last_step:
-        return SAY.flat_since_best(last=f"{last:.3f}", step=f"{best_step:,.0f}", best=f"{best:.3f}")
-    earlier = [point for point in validation if point[0] <= last_step * 2 / 3] or validation[:1]
-    step, before = earlier[-1]
-    if before > (1 + FALL) * last:
-        steps = {"first_step": f"{step:,.0f}", "last_step": f"{last_step:,.0f}"}
-        return SAY.still_falling(**steps, before=f"{before:.3f}", last=f"{last:.3f}")
-    return SAY.flat(last=f"{last:.3f}", step=f"{step:,.0f}", least=percent(FALL))
-
-
-def best_point(validation: Points) -> tuple[float, float]:
-    """(step, loss) of the lowest validation loss; of equal ones, to the printed digits, the last."""
-    return min(reversed(validation), key=lambda point: round(point[1], 3))
-
-
-def kept(validation: Points, last_step: float, column: str = "validation_loss") -> str:
-    """Which step a run with early stopping kept: the first of the lowest validation loss, or the best score."""
-    if not validation:
-        return ""
-    score = metrics.describe("loss" if column == "validation_loss" else column)
-    step, best = (min if score.lower_is_better else max)(validation, key=lambda point: point[1])
-    what = "validation loss" if column == "validation_loss" else f"validation {score.label}"
-    return SAY.kept(what=what, step=f"{step:,.0f}", best=f"{best:.3f}", last=f"{last_step:,.0f}")
-
-
 def smoothed(losses: Points) -> list[tuple[float, float]]:
     """The mean over a tenth of the steps around each one; [] where too few to smooth."""
     half = len(losses) // 20
@@ -106,13 +59,6 @@ def smoothed(losses: Points) -> list[tuple[float, float]]:
         return []
     windows = [losses[max(at - half, 0) : at + half + 1] for at in range(len(losses))]
     return [(step, sum(y for _, y in w) / len(w)) for (step, _), w in zip(losses, windows, strict=True)]
-
-
-def rose(training: Points, step: float) -> bool:
-    """Whether the mean training loss after a step is above that of the stretch of equal length before it."""
-    after = [loss for when, loss in training if when > step]
-    before = [loss for when, loss in training if when <= step][-len(after) :]
-    return bool(after and before) and sum(after) / len(after) > (1 + RISE) * sum(before) / len(before)
 
 
 @styled

@@ -119,6 +119,12 @@ class Trackers:
         """Lightning's objects, for a Trainer."""
         return [tracker.logger for tracker in self.trackers]
 
+    @property
+    def show_figures(self) -> bool:
+        """Whether one of them shows losses.png, which has to be there at the end of the training then."""
+        mine = self.trackers if self.description else []
+        return any(type(tracker).log_figure is not Tracker.log_figure for tracker in mine)
+
     def add(self, name: str, settings: Mapping[str, Any]) -> None:
         """Start one. Raises UserError where it cannot."""
         given = {key: value for key, value in settings.items() if key != "_target_"}

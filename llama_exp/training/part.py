@@ -8,7 +8,7 @@ import math
 
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
-from llama_exp.report.loss_page import points
+from llama_exp.report.loss_note import points
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.runs.summary import PART, Summary
 

@@ -1,12 +1,14 @@
 """Train one run: read the data, plan the steps, put an adapter on the base, fit it, save it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from llama_exp.data import DATASETS
-from llama_exp.evaluation.recipe import evaluate_model, forgetting_request, with_validation
+from llama_exp.evaluation.after_training import forgetting_request, with_validation
+from llama_exp.evaluation.recipe import evaluate_model
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.model.base import check_length
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
@@ -71,15 +73,18 @@ def _train_begun(run: Run, data, overlap: dict[str, Any] | None, base: nn.Module
         module = FineTuningModule(model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels)
         with tracking(run, config, "train", data.counts["sample"]["used"]) as trackers:
             trainer = build_trainer(run, data, base, trackers, session)
+            draw = functools.partial(session.pages.submit, at_once=trackers.show_figures)
+            if session.processes.is_first and not trackers.show_figures:
+                session.pages.prepare()
             with session.stop.deferred():
                 with run.clock("train"), keep_in_memory(base, memory.cache_weights, memory.save_activations):
                     fitted = fit(run, trainer, module, data, trackers, session)
                 if fitted.is_part:
-                    outcome = save_part(run, trainer, data, fitted)
+                    outcome = save_part(run, trainer, data, fitted, draw)
                     trackers.log_status(fitted.status)
                     trackers.log_losses()
                     return outcome
-                message = save_run(run, trainer, module, data, fitted)
+                message = save_run(run, trainer, module, data, fitted, draw)
             trackers.log_training()
             if config.evaluate and trainer.is_global_zero:
                 message = evaluate_tuned(run, model, data, session, trackers).message

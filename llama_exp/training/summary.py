@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,19 +10,20 @@ import torch
 
 from llama_exp import metrics
 from llama_exp.data.chat_format import chat_format
-from llama_exp.formatting import plural
 from llama_exp.model import hardware
 from llama_exp.model.base import unpacked_size
 from llama_exp.model.lora import causal_lm, save_lora, scale, trainable_parameters
 from llama_exp.model.memory import peak_memory
 from llama_exp.overlap import audit
-from llama_exp.report import loss_page
+from llama_exp.report.drawing import Page
+from llama_exp.report.loss_note import points
 from llama_exp.runs.adapter import adapter_checksums
 from llama_exp.runs.provenance import provenance
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.runs.summary import PART, Summary
 from llama_exp.training import part
 from llama_exp.training.callbacks import Curves
+from llama_exp.training.ending import Draw, describe, draw_losses, page_of
 from llama_exp.training.energy import Energy
 
 
@@ -43,7 +43,7 @@ class Fitted:
         return self.status.startswith(PART)
 
 
-def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
+def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted, draw: Draw) -> str:
     """Save the adapter, then summary.json, and delete the checkpoints. Returns the outcome in one line."""
     curves = next(callback for callback in trainer.callbacks if isinstance(callback, Curves))
     if not trainer.is_global_zero:
@@ -51,8 +51,8 @@ def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
     with run.clock("save"):
         save_lora(module.model, run.adapter)
     seconds = {**run.clock.seconds, "train": round(curves.seconds + run.clock.seconds["train"], 3)}
-    rows, step = run.metrics(), trainer.global_step
-    losses, validation = loss_page.points(rows, "loss"), loss_page.points(rows, "validation_loss")
+    rows = run.metrics()
+    losses, validation = points(rows, "loss"), points(rows, "validation_loss")
     loss = {
         "train": losses[-1][1] if losses else None,
         "validation": validation[-1][1] if validation else None,
@@ -61,61 +61,42 @@ def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted) -> str:
     if run.config.early_stopping and run.config.monitor != "validation_loss":
         loss["kept_validation"] = kept_loss(rows, run.config.monitor)
     common = describe_fit(run, trainer, data, fitted.started, fitted.status, None)
-    run.write_summary(
-        Summary(**common, **describe_training(run, trainer, module, data, curves), loss=loss, seconds=seconds)
-    )
+    trained = describe_training(run, trainer, module, data, curves)
+    summary = Summary(**common, **trained, loss=loss, seconds=seconds)
+    run.write_summary(summary)
     run.take_back()
     run.discard_checkpoints()
-    message = f"{fitted.status}: {plural(step, 'step')} in {seconds['train']:.0f} s, loss {loss['train']:.3f}"
-    kept = ""
-    if validation and run.config.early_stopping:
-        at, value = min(validation, key=lambda point: point[1])
-        ended = "stopped" if fitted.status == "stopped early" else "ended"
-        kept = f"; keeps step {at:,.0f}, validation loss {value:.3f}; {ended} at {step:,}"
-    elif validation:
-        at, value = validation[-1]
-        message += f", validation loss {value:.3f}" + (f" at step {at:,.0f}" if at != step else "")
+    message, kept = describe(run.config, summary, rows)
     print(f"{run.folder}: {message}{kept}", flush=True)
-    monitor = run.config.monitor if run.config.early_stopping else None
-    draw_losses(run.folder, f"{message[:1].upper()}{message[1:]}.", monitor)
+    draw_losses(page_of(run, message), rows, draw)
     return message + kept
 
 
 def kept_loss(rows: list[dict[str, str]], monitor: str) -> float | None:
     """The validation loss at the step of the best score: that of the adapter that early stopping kept."""
     lower = metrics.describe(monitor).lower_is_better
-    scores = loss_page.points(rows, monitor)
+    scores = points(rows, monitor)
     step = (min if lower else max)(scores, key=lambda point: point[1])[0] if scores else None
-    return dict(loss_page.points(rows, "validation_loss")).get(step)
+    return dict(points(rows, "validation_loss")).get(step)
 
 
-def save_part(run: Run, trainer: L.Trainer, data, fitted: Fitted) -> Outcome:
+def save_part(run: Run, trainer: L.Trainer, data, fitted: Fitted, draw: Draw) -> Outcome:
     """Write the summary of a run that `stop_at` ended; its checkpoint stays."""
-    save_broken_run(run, trainer, data, fitted.started, fitted.status, f"stop_at={run.config.stop_at:g}")
+    save_broken_run(run, trainer, data, fitted.started, fitted.status, f"stop_at={run.config.stop_at:g}", draw)
     summary = run.summary
     if not trainer.is_global_zero or summary is None:
         return Outcome(fitted.status, run.folder)
     return part.outcome(run, summary, fitted.trained)
 
 
-def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: str, reason: str) -> None:
+def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: str, reason: str, draw: Draw) -> None:
     """Record how far a fit came and why it ended, and draw its curves. Never hides the error that broke it."""
     if not trainer.is_global_zero:
         return
     with contextlib.suppress(Exception):
         run.write_summary(Summary(**describe_fit(run, trainer, data, started, status, reason[:2000])))
     ended = f"{status.capitalize()} after step {trainer.global_step:,} of {data.plan.total_steps:,}: {reason}"
-    draw_losses(run.folder, ended, announce=False)
-
-
-def draw_losses(folder: Path, ended: str, keeps_best: str | None = None, announce: bool = True) -> None:
-    """losses.png and losses.html. A figure that cannot be drawn is reported; it never costs a run."""
-    try:
-        note = loss_page.write(folder, ended, keeps_best)
-        if note and announce:
-            print(f"{note} See {folder}/losses.html", flush=True)
-    except Exception as error:
-        print(f"The loss curves could not be drawn ({error}); metrics.csv holds them.", flush=True)
+    draw_losses(Page(str(run.folder), ended), run.metrics(), draw, announce=False)
 
 
 def describe_fit(run: Run, trainer: L.Trainer, data, started: str, status: str, reason: str | None) -> dict[str, Any]:

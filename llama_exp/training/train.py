@@ -8,15 +8,16 @@ from llama_exp.config.compose import config_dirs, default_config, typed_keys
 from llama_exp.config.schema import Config, Source
 from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
+from llama_exp.evaluation.after_training import forgetting_request, with_validation
 from llama_exp.evaluation.auto_metrics import with_metrics
-from llama_exp.evaluation.recipe import evaluate_all, forgetting_request, with_validation
-from llama_exp.evaluation.scoring import metric_settings
+from llama_exp.evaluation.request import metric_settings
 from llama_exp.model import hardware
 from llama_exp.programs import program
 from llama_exp.runs.files import remove_leftovers
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 from llama_exp.tracking import joins_sweep, tracking, usable_loggers
+from llama_exp.training.ending import draw_missing
 from llama_exp.training.part import already_there
 
 
@@ -117,7 +118,8 @@ def check_monitor(config: Config) -> None:
 
 def with_own_licence(config: Config) -> Config:
     """The config without the licence of the dataset it is named after, where the rows are others and none was typed."""
-    mine, preset = config.dataset, default_config({"dataset": config.dataset.name}).dataset
+    usual = default_config({"dataset": config.dataset.name, "model": config.model.name})  # as in Run.of
+    mine, preset = config.dataset, usual.dataset
     same_rows = mine.source is Source.synthetic or (mine.path, mine.hub) == (preset.path, preset.hub)
     if same_rows or not preset.licence or mine.licence != preset.licence or "dataset.licence" in typed_keys():
         return config
@@ -144,6 +146,7 @@ def _already_finished(run: Run, session: Session) -> Outcome:
         trained = Run.load(run.folder).config
         data.check_content(run.summary.content, trained.validation_sample, trained.eval_seed)
     print(f"{run.folder}: already finished", flush=True)
+    draw_missing(run, session.pages.submit)
     if joins_sweep(run) and not run.config.evaluate:
         with tracking(run, run.config, "train", run.training_examples.get("sampled")):
             pass  # its loggers learn of the sweep
@@ -152,6 +155,8 @@ def _already_finished(run: Run, session: Session) -> Outcome:
 
 def _evaluated(run: Run, message: str, session: Session) -> Outcome:
     if run.config.evaluate:
+        from llama_exp.evaluation.recipe import evaluate_all  # scipy: not before the base is being loaded
+
         outcome = evaluate_all(with_validation(run.config), session)
         message += f"; {outcome.message}"
     return Outcome(message, run.folder)

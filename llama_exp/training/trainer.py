@@ -1,6 +1,7 @@
 """One fit, from a configured Trainer to a saved adapter and its summary.json."""
 
 import datetime
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers:
     A fit that breaks leaves its reason in summary.json and its curves.
     """
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    stop = session.stop
+    stop, draw = session.stop, session.pages.submit
     checkpoint = agreed_checkpoint(run, module, data, session.processes)
     reset_peak_memory(next(module.parameters()).device)
     try:
@@ -162,7 +163,7 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers:
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except (KeyboardInterrupt, SystemExit):  # Lightning exits after a second Ctrl-C, and would be the last to speak
         reason = f"stopped by {stop.name}"
-        save_broken_run(run, trainer, data, started, "interrupted", reason)
+        save_broken_run(run, trainer, data, started, "interrupted", reason, draw)
         raise stop.exception(describe_interruption(run, reason, trainer.global_step, data.plan.total_steps)) from None
     except OSError as error:
         raise UserError(
@@ -171,7 +172,8 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers:
         ) from error
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        save_broken_run(run, trainer, data, started, "failed", reason)
+        at_once = functools.partial(draw, at_once=trackers.show_figures)
+        save_broken_run(run, trainer, data, started, "failed", reason, at_once)
         trackers.log_losses()
         raise
     checkpoints = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))
@@ -182,7 +184,7 @@ def fit(run: Run, trainer: L.Trainer, module: L.LightningModule, data, trackers:
     stopped = best.stopped or (ended_before_its_plan and stopped_by_callback(trainer))
     if ended_before_its_plan and not stopped:
         reason = f"ended after {trainer.global_step} of {data.plan.total_steps} planned steps"
-        save_broken_run(run, trainer, data, started, "interrupted", reason)
+        save_broken_run(run, trainer, data, started, "interrupted", reason, draw)
         raise UserError(
             f"{run.folder}: the run {reason}: a limit among the trainer's keys? How long a run is, trainer.max_epochs, "
             "trainer.max_steps and max_tokens say."

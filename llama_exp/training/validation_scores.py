@@ -13,7 +13,7 @@ from llama_exp.config.schema import Config
 from llama_exp.data.encoding import encode_prompts
 from llama_exp.evaluation.generation import answers
 from llama_exp.evaluation.replies import prediction_of
-from llama_exp.evaluation.scoring import metric_settings
+from llama_exp.evaluation.request import metric_settings
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.files import json_line, parse_prediction
 from llama_exp.tracking import Trackers

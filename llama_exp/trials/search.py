@@ -19,7 +19,7 @@ from llama_exp.config.identity import flat
 from llama_exp.config.schema import Config
 from llama_exp.errors import UserError
 from llama_exp.formatting import plural
-from llama_exp.report.loss_page import points
+from llama_exp.report.loss_note import points
 from llama_exp.runs.lock import lock_folder
 from llama_exp.runs.metrics import read_metrics
 from llama_exp.runs.run import Outcome, Run

@@ -1,6 +1,6 @@
 """Losses during training, and the time that each stage took."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from matplotlib.figure import Figure
 
@@ -9,10 +9,10 @@ from llama_exp.report.compare import RunGroup, group_runs
 from llama_exp.report.figures.style import INK, MUTED, STAGES, WIDE, colour, styled, time_unit
 from llama_exp.report.labels import STAGE_NAMES, key_value, seconds_by_stage
 from llama_exp.report.load import RunRecord, TrainingCurve
+from llama_exp.report.loss_note import Points
 
 ACROSS, ROWS, BARS, POINTS = 8, 8, 40, 160
 VISIBLE = 0.004  # of the longest bar: less is no wider than a hair
-Points = Sequence[tuple[float, float]]  # (step, value)
 
 
 @styled
