@@ -68,6 +68,27 @@ def test_the_drawing_process_leaves_out_what_asks_for_no_page_and_draws_on_when_
     assert is_drawn(page) and not code.exists()
 
 
+def test_the_drawing_process_imports_nothing_from_the_folder_of_the_command(run, tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text("open('executed', 'w')")  # the standard library has one of this name
+    monkeypatch.chdir(tmp_path)
+    pages, page = LossPages(beside=True), run("run")
+    pages.submit(page)
+    pages.finish()
+    assert is_drawn(page) and not (tmp_path / "executed").exists()
+
+
+def test_a_forked_process_that_holds_the_pipe_open_does_not_keep_a_command_waiting(run, capsys):
+    """A worker of a DataLoader: the pipe ends only with the last process that has it."""
+    pages, page = LossPages(beside=True), run("run")
+    assert pages.submit(page).endswith("in a moment.")
+    holder = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[pages.child.stdin.fileno()])
+    try:
+        pages.finish()
+    finally:
+        holder.communicate()
+    assert is_drawn(page) and "Not drawn" not in capsys.readouterr().out
+
+
 def test_a_signal_ends_the_wait_for_the_last_pages_and_they_are_drawn_all_the_same(run):
     pages, page = LossPages(beside=True), run("run")
     pages.submit(page)

@@ -7,7 +7,7 @@ pages.finish()                                                                  
 this process                                       python -m llama_exp.report.drawing
 {"number": 1, "folder": …, "ended": …}       ->    draws it; nothing that a line holds is executed
 shows what failed, at the next page          <-    {"number": 1, "failed": ""}
-closes the pipe, also where it was killed    ->    draws what is left in the pipe, and ends
+writes END, or is killed, and closes it      ->    draws what is left in the pipe, and ends
 """
 
 import contextlib
@@ -34,6 +34,7 @@ MOST_OPEN = 16  # pages: a process that is so far behind is waited for
 MOST_LOST = 2  # drawing processes that may die before all pages are drawn here
 LOWER = 5  # niceness: training comes first
 IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # a cluster sends them to all processes
+END = b"end\n"  # no more pages: a process forked from this one may hold the pipe open for longer
 HERE = Path(__file__).resolve().parent.parent.parent
 
 
@@ -99,6 +100,7 @@ class LossPages:
             return
         try:
             with contextlib.suppress(OSError):
+                child.stdin.write(END)  # type: ignore[union-attr]
                 child.stdin.close()  # type: ignore[union-attr]
             child.wait(limit)
             self._take_back(is_lost=False)
@@ -184,7 +186,8 @@ def _start() -> subprocess.Popen:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     path = os.pathsep.join(dict.fromkeys([str(HERE), *filter(None, sys.path)]))
     return subprocess.Popen(
-        [sys.executable, "-m", "llama_exp.report.drawing"],
+        # -P: a file such as random.py, where the command was typed, is no module of this process's.
+        [sys.executable, "-P", "-m", "llama_exp.report.drawing"],
         env={**os.environ, **threads, "PYTHONPATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -205,8 +208,10 @@ def parse_page(line: bytes) -> tuple[int, Page]:
 
 
 def draw_pages(lines: Iterable[bytes], answers: IO[bytes]) -> None:
-    """Draw what each line asks for; one that asks for no page is left out."""
+    """Draw what each line asks for, until END or the last one; one that asks for no page is left out."""
     for line in lines:
+        if line == END:
+            return
         try:
             number, page = parse_page(line)
         except (ValueError, TypeError, KeyError):
