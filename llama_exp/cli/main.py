@@ -233,7 +233,7 @@ class CommandLine:
     def close(self) -> None:
         """Wait for what is drawn beside the work, and leave the signals to whoever answered to them before."""
         if self.session:
-            self.session.pages.finish()
+            self.session.pages.finish(stopped=self.stop.received is not None)
         self.stop.restore()
 
     def _run(self) -> int:

@@ -30,6 +30,7 @@ from llama_exp.sanitize import clean
 from llama_exp.stopping import ToBeContinued
 
 LIMIT = 60.0  # seconds in which the end of a command waits for its last pages
+LIMIT_STOPPED = 3.0  # the same after a signal: who sent it may soon kill
 MOST_OPEN = 16  # pages: a process that is so far behind is waited for
 MOST_LOST = 2  # drawing processes that may die before all pages are drawn here
 LOWER = 5  # niceness: training comes first
@@ -93,8 +94,11 @@ class LossPages:
         self._draw_here(page)
         return None if self._show_failures() else f"See {page.path}"
 
-    def finish(self, limit: float = LIMIT) -> None:
-        """Wait until all pages are there, for so many seconds. A signal ends the wait: the rest is drawn behind us."""
+    def finish(self, limit: float = LIMIT, stopped: bool = False) -> None:
+        """Wait until all pages are there, for so many seconds. A signal ends the wait: the rest is drawn behind us.
+
+        stopped: a signal has come before.
+        """
         child = self.child
         if child is None:
             return
@@ -102,16 +106,20 @@ class LossPages:
             with contextlib.suppress(OSError):
                 child.stdin.write(END)  # type: ignore[union-attr]
                 child.stdin.close()  # type: ignore[union-attr]
-            child.wait(limit)
+            child.wait(min(limit, LIMIT_STOPPED) if stopped else limit)
             self._take_back(is_lost=False)
         except subprocess.TimeoutExpired:
-            child.kill()
-            missing = ", ".join(str(page.path) for page in self.open.values())
-            self.failures.append(f"Not drawn within {limit:.0f} s: {missing}. The same command draws what is missing.")
+            if not stopped:
+                child.kill()
+                self.failures.append(self._not_drawn(limit))
         except (KeyboardInterrupt, ToBeContinued):
             pass
         self.child = None
         self._show_failures()
+
+    def _not_drawn(self, limit: float) -> str:
+        missing = ", ".join(str(page.path) for page in self.open.values())
+        return f"Not drawn within {limit:.0f} s: {missing}. The same command draws what is missing."
 
     def _has_child(self) -> bool:
         """Whether a process draws beside this one; it is started where there is none, or none any more."""
