@@ -8,9 +8,8 @@ parquet files. Other words go to train.py: eval_sample=100, trainer=cpu.
     limit=560           seconds after which the sweep is ended with SIGTERM; the same command goes on
     outputs=/tmp/grid
 
-Prints what each cell took as it ends, and last a line of JSON: seconds of this process in all, before the first cell,
-and of each cell from its start to the next one's; and of the cells' own records those of training and answering. A grid
-that was cut off counts the seconds of the cells that each process has ended.
+Prints when each cell begins, and last a line of JSON: seconds of this process in all, before the first cell, and of
+each cell from its start to the next one's; and, summed over all runs in `outputs`, the seconds of their phases.
 """
 
 import json

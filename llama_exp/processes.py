@@ -34,6 +34,7 @@ START = datetime.timedelta(minutes=10)  # for all processes to import and to mee
 GRACE = 20.0  # seconds in which a broken connection is noticed by itself; NCCL does not, and waits in silence
 STARTED_HERE = "LLAMA_EXP_PROCESS"  # set in the environment of a process that the first one has started
 AGAIN = "The same command continues from the last checkpoint."
+TYPE_AGAIN = "Type the same command again."
 HERE = Path(__file__).resolve().parent.parent
 
 
@@ -138,7 +139,7 @@ class Processes:
 
     def _check_outside(self, wanted: int, trainer: dict[str, Any]) -> None:
         if self.ended:
-            raise ProcessLost(f"{self.ended} Type the same command again.")
+            raise ProcessLost(f"{self.ended} {TYPE_AGAIN}")
         if wanted != self.count:
             keys = {key: trainer.get(key) or 1 for key in ("devices", "num_nodes")}
             raise UserError(
@@ -170,11 +171,12 @@ class Processes:
             threading.Thread(target=self._watch, args=(child,), daemon=True).start()
 
     def _watch(self, child: subprocess.Popen) -> None:
-        """End this process where another one has ended in the middle of a step, and it still waits for that one."""
+        """End this process where another one has ended in the middle of a step, or of loading its share of a base, and
+        it still waits for that one."""
         child.wait()
         time.sleep(GRACE)
         if self.is_waiting and child in self.started:
-            print(f"{self._lost()} {AGAIN}", file=sys.stderr, flush=True)
+            print(f"{self._lost()} {AGAIN if self.has_begun else TYPE_AGAIN}", file=sys.stderr, flush=True)
             os._exit(1)
 
     @contextlib.contextmanager
@@ -250,13 +252,16 @@ class Processes:
             if self.count == 1:
                 raise
             if not self.is_first:
-                self.store.set(f"reason {self.number}", str(error) or repr(error))
+                reason = str(error) or repr(error)
+                self.store.set(f"reason {self.number}", reason)
+                if self.outside:  # torchrun and srun end the first one before it could say so
+                    print(f"Process {self.number + 1} of {self.count}: {reason}", file=sys.stderr, flush=True)
                 os._exit(1)
             lost = "" if isinstance(error, UserError) else self._lost()
             self.ended = lost or "The processes that train together have ended with an error."
             self.stop()
             if lost:
-                raise ProcessLost(f"{lost} Type the same command again.") from error
+                raise ProcessLost(f"{lost} {TYPE_AGAIN}") from error
             raise
         finally:
             self.is_waiting = False

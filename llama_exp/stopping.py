@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -98,8 +98,8 @@ class StopSignals:
 
 
 @contextlib.contextmanager
-def interrupted_at_checks() -> Iterator[Callable[[], None]]:
-    """In this block, Ctrl-C raises KeyboardInterrupt where the block calls the function it is given, or at its end.
+def interrupted_at_end() -> Iterator[None]:
+    """Ctrl-C in this block raises KeyboardInterrupt at its end.
 
     Raised in the middle of a library's work, it may be swallowed by the library, or leave it half done. Ctrl-C once
     more raises it at once. Nothing changes outside of the main thread, and where Ctrl-C has another handler than
@@ -113,17 +113,14 @@ def interrupted_at_checks() -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
         received = True
 
-    def check() -> None:
-        if received:
-            raise KeyboardInterrupt
-
     here = threading.current_thread() is threading.main_thread()
     if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield check
+        yield
         return
     signal.signal(signal.SIGINT, receive)
     try:
-        yield check
+        yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    check()
+    if received:
+        raise KeyboardInterrupt

@@ -131,6 +131,24 @@ def test_ctrl_c_stops_a_reply_and_what_was_said_so_far_is_part_of_the_conversati
     assert here.ended() == 0
 
 
+def test_a_reader_who_leaves_in_the_middle_of_a_reply_ends_the_chat(words):
+    keyboard, terminal = pty.openpty()
+    chat = subprocess.Popen(
+        python("-m", "llama_exp", "chat", *words, "max_new_tokens=400", "temperature=5"),
+        cwd=ROOT,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    os.write(keyboard, b"Tell me everything.\n")
+    said = b""
+    while len(said) < 300:
+        said += os.read(chat.stdout.fileno(), 64)
+    chat.stdout.close()
+    assert chat.wait(120) == 141, chat.stderr.read()
+    os.close(keyboard), os.close(terminal)
+
+
 def test_a_line_that_cannot_be_answered_is_told_by_its_id_and_the_next_one_is_answered(words):
     told = by_pipe(
         words,

@@ -1,6 +1,7 @@
 """One reply as it comes: the words of transformers' `generate`, greedy and drawn; it stops where its reader does."""
 
 import contextlib
+import math
 import random
 import signal
 
@@ -10,13 +11,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama_exp.config.compose import load_config
 from llama_exp.data.chat_format import chat_format
+from llama_exp.errors import UserError
 from llama_exp.evaluation import generation
 from llama_exp.evaluation.generation import Reply, answers, generate, stream
+from llama_exp.evaluation.sampling import check_sampling
 from llama_exp.model.adapters import SharedBase
 from llama_exp.model.kernels.batch_decode import DecodeStep, decode_one
 from llama_exp.model.kernels.next_token import chooser
 from llama_exp.model.lora import causal_lm
-from llama_exp.stopping import interrupted_at_checks
+from llama_exp.stopping import interrupted_at_end
 
 from .test_training_module import adapted  # noqa: F401 (adapted is a fixture)
 
@@ -156,19 +159,22 @@ def test_dequantised_weights_stay_from_reply_to_reply_until_another_use(llama, t
     assert not kept()
 
 
-def test_ctrl_c_waits_for_a_check_and_a_second_one_does_not():
-    before = signal.getsignal(signal.SIGINT)
-    with contextlib.suppress(KeyboardInterrupt), interrupted_at_checks() as check:
-        check()
-        signal.raise_signal(signal.SIGINT)
-        reached = True
-        check()
+def test_ctrl_c_waits_for_the_end_of_a_block_and_a_second_one_does_not():
+    before, reached = signal.getsignal(signal.SIGINT), False
+    with contextlib.suppress(KeyboardInterrupt):
+        with interrupted_at_end():
+            signal.raise_signal(signal.SIGINT)
+            reached = True
         reached = False
     assert reached and signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(KeyboardInterrupt), interrupted_at_checks():
-        signal.raise_signal(signal.SIGINT)  # the end of the block is a check as well
-    with contextlib.suppress(KeyboardInterrupt), interrupted_at_checks():
+    with contextlib.suppress(KeyboardInterrupt), interrupted_at_end():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         reached = False
     assert reached and signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": math.nan}, {"top_p": 0.0}, {"top_p": 1.1}])
+def test_what_nothing_can_be_drawn_by_is_refused(wrong):
+    with pytest.raises(UserError, match="wanted"):
+        check_sampling(**{"temperature": 1.0, "top_p": 1.0, **wrong})

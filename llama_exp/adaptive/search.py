@@ -70,13 +70,14 @@ class Search:
         self.test_seconds = 0.0  # of answering the test set, by one run
         self.returns: list[JobReturn] = []
         self.running: dict[tuple[str, ...], tuple[int, int]] = {}  # {overrides: (setting, seed)}, on workers
-        self.idle_since = time.perf_counter()  # when the last cell ended: its GPU waits for the next one
+        self.idle_since = time.perf_counter()  # when this process learnt of the last cell's end: a GPU waits
         self.views = Views(plan, question, config.sample)
         self.folder = Path(config.outputs) / "report"
 
     def run(self) -> list[JobReturn]:
         (self.folder / FILE).unlink(missing_ok=True)
         self.take_up_what_is_there()
+        self.idle_since = time.perf_counter()
         if hasattr(self.launcher, "launch_as_they_come"):  # llama_exp/launch
             self.run_on_workers(self.launcher)
         while self.ended() is None:

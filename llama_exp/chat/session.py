@@ -19,7 +19,7 @@ from llama_exp.records import Example, Turn
 from llama_exp.runs.find import find_run
 from llama_exp.runs.run import Run
 from llama_exp.sanitize import valid_unicode, visible
-from llama_exp.stopping import interrupted_at_checks
+from llama_exp.stopping import interrupted_at_end
 
 CONTEXTS = ("context", "dialogue")  # template fields that may be shortened, as in training
 MIN_PROMPT_TOKENS = 32
@@ -130,17 +130,21 @@ class ChatSession:
         prompts, shortened = encode_prompts([example], tokenizer, limit)
         sampling: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, **self.settings.sampling}
         adapter = self.run.adapter if tuned and not self.run.is_untuned else None
-        with interrupted_at_checks() as check, self.base.use(adapter, keep_weights=True) as model:
+        with self.base.use(adapter, keep_weights=True) as model:
             torch.manual_seed(fold_seed(self.settings.seed + len(history)))
             with contextlib.closing(stream(model, tokenizer, prompts[0], **sampling)) as pieces:
-                for piece in pieces:
+                while True:
+                    with interrupted_at_end():  # not around the yields: there Ctrl-C is for whoever reads
+                        piece = next(pieces, None)
                     if isinstance(piece, str):
                         yield piece
-                    else:
+                        continue
+                    if piece is not None:
                         yield ChatReply(piece.text, piece.finished, piece.tokens, bool(shortened))
-                    check()
+                    return
 
     def close(self) -> None:
+        """Close an open reply first: it holds the base."""
         self.base.release_weights()
 
     def __enter__(self) -> "ChatSession":

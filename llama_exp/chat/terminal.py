@@ -59,16 +59,16 @@ class TerminalChat:
     def reply(self, message: str) -> None:
         """Print the reply as it is generated. What came before Ctrl-C stays part of the conversation."""
         pieces, reply = [], None
-        stream = self.session.ask(message, self.history, system=self.system)
         try:
-            for piece in stream:
-                if isinstance(piece, ChatReply):
-                    reply = piece
-                else:
-                    pieces.append(piece)
-                    print(visible(piece), end="", flush=True)
+            with contextlib.closing(self.session.ask(message, self.history, system=self.system)) as stream:
+                for piece in stream:
+                    if isinstance(piece, ChatReply):
+                        reply = piece
+                    else:
+                        pieces.append(piece)
+                        print(visible(piece), end="", flush=True)
         except KeyboardInterrupt:
-            stream.close()
+            pass
         except UserError as error:
             return self.show(str(error))
         text = "".join(pieces)

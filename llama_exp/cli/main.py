@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -214,6 +215,7 @@ class CommandLine:
             self.stop.pass_on()
             return code
         except KeyboardInterrupt as interrupt:
+            self.stop.received = self.stop.received or signal.SIGINT
             message = str(interrupt) or "Interrupted. The same command continues from here."
             return _stopped(f"\n{message}", 130 if _is_first() else 0)
         except BrokenPipeError:  # the reader (`| head`) has seen enough: no success, for work may be left
@@ -232,9 +234,11 @@ class CommandLine:
 
     def close(self) -> None:
         """Wait for what is drawn beside the work, and leave the signals to whoever answered to them before."""
-        if self.session:
-            self.session.pages.finish(stopped=self.stop.received is not None)
-        self.stop.restore()
+        try:
+            if self.session:
+                self.session.pages.finish(stopped=self.stop.received is not None)
+        finally:
+            self.stop.restore()
 
     def _run(self) -> int:
         if message := mistyped(self.arguments):

@@ -8,6 +8,7 @@ likelihood   of given responses alone
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -52,8 +53,8 @@ def answers(
 ) -> Iterator[list[Reply]]:
     """Reply to each prompt (the ids of ChatFormat.prompts), greedily unless there is a temperature.
 
-    Yields a batch of replies at a time, longest prompts first: the same replies as `generate`'s, and as `likelihood`'s
-    the likelihood of each prompt's response in `measured` (None: there is none, or it does not fit).
+    Yields a batch of replies at a time, longest prompts first: those of transformers' `generate`, and as `likelihood`
+    does it the likelihood of each prompt's response in `measured` (None: there is none, or it does not fit).
     batch: prompts at once; None = as many as the memory holds.
     """
     llama = causal_lm(model)
@@ -67,10 +68,11 @@ def answers(
     eos, choose = chat_format(tokenizer).end, chooser(temperature, top_p)
     weight = next(llama.parameters())
     with keep_in_memory(llama, weight.is_cuda and memory.can_cache_weights(llama)):
-        room = memory.cache_tokens(llama)
+        # What is drawn depends on who shares a batch: then the memory at hand does not decide it.
+        room = sys.maxsize if temperature and batch else memory.cache_tokens(llama)
         for some in make_batches(requests, max_new_tokens, batch or AT_ONCE, room):
             found = decode_batch(llama, some, new=max_new_tokens, eos=eos, choose=choose)
-            yield [dataclasses.replace(_reply(tokenizer, one.index, one.ids), nll=one.nll) for one in found]
+            yield [dataclasses.replace(make_reply(tokenizer, one.index, one.ids), nll=one.nll) for one in found]
 
 
 def generate(
@@ -108,7 +110,7 @@ def stream(
             yield pieces.add(token)
     if rest := pieces.rest():
         yield rest
-    yield _reply(tokenizer, 0, pieces.ids)
+    yield make_reply(tokenizer, 0, pieces.ids)
 
 
 class Pieces:
@@ -122,12 +124,12 @@ class Pieces:
 
     def add(self, token: int) -> str:
         self.ids.append(token)
-        text = _reply(self.tokenizer, 0, self.ids).text
+        text = make_reply(self.tokenizer, 0, self.ids).text
         return "" if text.endswith("\ufffd") else self._new(text)
 
     def rest(self) -> str:
         """What still waits when the reply is over."""
-        return self._new(_reply(self.tokenizer, 0, self.ids).text)
+        return self._new(make_reply(self.tokenizer, 0, self.ids).text)
 
     def _new(self, text: str) -> str:
         """The part of `text` that was not sent before."""
@@ -137,7 +139,7 @@ class Pieces:
         return new
 
 
-def _reply(tokenizer, index: int, ids: list[int]) -> Reply:
+def make_reply(tokenizer, index: int, ids: list[int]) -> Reply:
     end = chat_format(tokenizer).end
     finished = end in ids
     if finished:

@@ -7,12 +7,13 @@ first, the weights are exactly those the adapter was trained on, and only the ro
 measured on held-out Examples, between the adapter on its 4-bit base and the files to be uploaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 from llama_exp.config.schema import Config, Quantisation
@@ -20,7 +21,7 @@ from llama_exp.data import DATASETS
 from llama_exp.data.chat_format import TemplateFormat, chat_format
 from llama_exp.data.encoding import encode_all, encode_prompts
 from llama_exp.errors import UserError
-from llama_exp.evaluation.generation import generate, likelihood
+from llama_exp.evaluation.generation import Reply, generate, likelihood, make_reply
 from llama_exp.model.base import BaseLoader, compute_dtype, dequantise, load_base, resolve_path, target_device
 from llama_exp.model.lora import load_lora
 from llama_exp.model.tokenizer import load_tokenizer, read_tokenizer
@@ -73,15 +74,17 @@ def compare_with_adapter(run: Run, config: Config, folder: Path, count: int) -> 
     published_tokenizer = load_tokenizer(published)
     _check_ids(tokenizer, published_tokenizer, examples)
     merged = bases.load(published, device)
-    loss_merged, merged_answers = _loss_and_answers(merged, published_tokenizer, run.config, batch, examples)
+    loss_merged, merged_answers = _loss_and_answers(
+        merged, published_tokenizer, run.config, batch, examples, answer=_by_transformers
+    )
     equal = sum(a == b for a, b in zip(answers, merged_answers, strict=True)) / len(examples)
     return {"items": len(examples), "loss_adapter": loss_adapter, "loss_merged": loss_merged, "equal_answers": equal}
 
 
 def _loss_and_answers(
-    model, tokenizer, trained: Config, batch: int, examples: Sequence[Example]
+    model, tokenizer, trained: Config, batch: int, examples: Sequence[Example], answer=generate
 ) -> tuple[float, list[str]]:
-    """(loss over the responses in nats per token, the greedy answers)."""
+    """(loss over the responses in nats per token, the greedy answers, which `answer` makes)."""
     limit = trained.dataset.max_new_tokens
     encoded, _ = encode_all(examples, tokenizer, trained.max_length, limit)
     measured = likelihood(model, encoded).values()
@@ -89,10 +92,21 @@ def _loss_and_answers(
         raise UserError("No held-out Example fits max_length: the merged model cannot be compared with the adapter.")
     prompts, _ = encode_prompts(examples, tokenizer, trained.max_length - limit)
     answers = [""] * len(examples)
-    for replies in generate(model, tokenizer, prompts, max_new_tokens=min(ANSWER_TOKENS, limit), batch=batch):
+    for replies in answer(model, tokenizer, prompts, max_new_tokens=min(ANSWER_TOKENS, limit), batch=batch):
         for reply in replies:
             answers[reply.index] = reply.text
     return sum(nll for nll, _ in measured) / sum(tokens for _, tokens in measured), answers
+
+
+def _by_transformers(model, tokenizer, prompts, *, max_new_tokens: int, batch: int) -> Iterator[list[Reply]]:
+    """`generate` by transformers' own: what those who download the folder will run."""
+    end = chat_format(tokenizer).end
+    for index, prompt in enumerate(prompts):
+        ids = torch.tensor([list(prompt)], device=model.device)
+        settings = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end)
+        with torch.inference_mode():
+            found = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        yield [make_reply(tokenizer, index, found[0, len(prompt) :].tolist())]
 
 
 def _check_ids(tokenizer, published, examples: Sequence[Example]) -> None:

@@ -78,8 +78,9 @@ class SharedBase:
 
         if self._kept_weights is None:  # asked once: with the weights in memory, the answer would be another one
             llama = causal_lm(self.model)
-            self._kept_weights = ExitStack()
-            self._kept_weights.enter_context(keep_in_memory(llama, can_cache_weights(llama)))
+            with ExitStack() as stack:
+                stack.enter_context(keep_in_memory(llama, can_cache_weights(llama)))
+                self._kept_weights = stack.pop_all()
 
     def _release_weights(self) -> None:
         if self._kept_weights is not None:

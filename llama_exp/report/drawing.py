@@ -91,8 +91,9 @@ class LossPages:
         self._show_failures()
         if not at_once and self._has_child() and self._send(page):
             return f"See {page.path} in a moment."
-        self._draw_here(page)
-        return None if self._show_failures() else f"See {page.path}"
+        is_drawn = self._draw_here(page)
+        self._show_failures()
+        return f"See {page.path}" if is_drawn else None
 
     def finish(self, limit: float = LIMIT, stopped: bool = False) -> None:
         """Wait until all pages are there, for so many seconds. A signal ends the wait: the rest is drawn behind us.
@@ -101,6 +102,7 @@ class LossPages:
         """
         child = self.child
         if child is None:
+            self._show_failures()
             return
         try:
             with contextlib.suppress(OSError):
@@ -128,17 +130,20 @@ class LossPages:
         if self.child is None and self.beside and self.lost < MOST_LOST:
             try:
                 self.child = _start()
-            except OSError:  # no memory, too many processes
-                self.lost += 1
+                reader = threading.Thread(target=self._read, args=(self.child.stdout,), daemon=True)
+                reader.start()
+            except (OSError, RuntimeError):  # no memory, too many processes or threads
+                if self.child:
+                    self.child.kill()
+                self.child, self.lost = None, self.lost + 1
                 return False
-            self.reader = threading.Thread(target=self._read, args=(self.child.stdout,), daemon=True)
-            self.reader.start()
+            self.reader = reader
         return self.child is not None
 
     def _send(self, page: Page) -> bool:
         """False where the process has died in the meantime."""
         with self.changed:
-            self.changed.wait_for(lambda: len(self.open) < MOST_OPEN, LIMIT)
+            self.changed.wait_for(lambda: len(self.open) < MOST_OPEN or self.child.poll() is not None, LIMIT)  # type: ignore[union-attr]
             if len(self.open) >= MOST_OPEN:
                 return False
             self.number += 1
@@ -163,6 +168,8 @@ class LossPages:
                 if answer["failed"]:
                     self.failures.append(_failure(page, str(answer["failed"])))
                 self.changed.notify_all()
+        with self.changed:  # it has ended
+            self.changed.notify_all()
 
     def _take_back(self, is_lost: bool = True) -> None:
         """Draw here what a process that has ended left open."""
@@ -170,13 +177,14 @@ class LossPages:
             self.reader.join(LIMIT)
         self.lost += is_lost
         self.child = self.reader = None
-        left, self.open = list(self.open.values()), {}
-        for page in left:
+        for number, page in sorted(self.open.items()):
             self._draw_here(page)
+            self.open.pop(number)
 
-    def _draw_here(self, page: Page) -> None:
+    def _draw_here(self, page: Page) -> bool:
         if failed := page.draw():
             self.failures.append(_failure(page, failed))
+        return not failed
 
     def _show_failures(self) -> bool:
         """Print what could not be drawn; it never costs a run."""

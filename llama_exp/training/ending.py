@@ -48,5 +48,5 @@ def draw_missing(run: Run, draw: Draw) -> None:
     summary = run.summary
     if summary is None or page_of(run, "").path.exists() or not (rows := run.metrics()):
         return
-    with contextlib.suppress(TypeError, ValueError):  # a summary.json that somebody has edited: it is a figure only
+    with contextlib.suppress(Exception):  # a summary.json that somebody has edited: it is a figure only
         draw_losses(page_of(run, describe(run.config, summary, rows)[0]), rows, draw, announce=False)

@@ -52,6 +52,7 @@ class Search:
         self.name, self.count_failure = name, count_failure
         self.active: list[Active] = []
         self.workers = workers_of(launcher)
+        self.launch_on_workers = getattr(launcher, "launch_as_they_come", None)  # llama_exp/launch
         self.waiting: dict[tuple[str, ...], list[Active]] = {}  # by the cell that runs for them
         self.ended: dict[tuple[str, ...], JobReturn] = {}  # a cell that is drawn once more is not launched again
         self.returns: list[JobReturn] = []
@@ -70,9 +71,10 @@ class Search:
 
     def run_trials(self) -> None:
         cells: list[tuple[str, ...]] | None = self.next_cells()
-        if cells and hasattr(self.launcher, "launch_as_they_come"):  # llama_exp/launch
-            return self.launcher.launch_as_they_come(cells, 0, self.further)
-        while cells:  # Hydra's own launcher: one at a time
+        if cells and self.launch_on_workers:
+            self.launch_on_workers(cells, 0, self.further)
+            return
+        while cells:  # Hydra's own launcher: one after another
             cells = self.further(list(self.launcher.launch(cells, initial_job_idx=len(self.returns))))
 
     def further(self, ended: list[JobReturn]) -> list[tuple[str, ...]] | None:
@@ -80,7 +82,8 @@ class Search:
         self.returns += ended
         for job in ended:
             cell = tuple(job.overrides)
-            self.ended[cell] = job
+            if self.launch_on_workers or _ended_well(job):
+                self.ended[cell] = job  # workers run no cell twice
             for one in self.waiting.pop(cell):
                 self.take(one, job)
         new = self.next_cells()
@@ -106,11 +109,15 @@ class Search:
             return []
         cell = (*self.overrides(one), *self.stop_at(one))
         if cell in self.ended:
+            in_a_row = self.in_a_row
             self.take(one, self.ended[cell])
+            self.in_a_row = min(self.in_a_row, in_a_row)  # a failure that is drawn once more is no further one
             return []
-        is_new = cell not in self.waiting
-        self.waiting.setdefault(cell, []).append(one)
-        return [cell] * is_new
+        if cell in self.waiting:
+            self.waiting[cell].append(one)
+            return []
+        self.waiting[cell] = [one]
+        return [cell]
 
     def wanted(self) -> int:
         """Trials that are still to be begun."""
@@ -268,3 +275,8 @@ class Search:
         best = self.study.best_trials if complete else []
         for trial in {self.space.name(trial.params): trial for trial in reversed(best)}.values():
             self.say(trial, self.described(trial.values))
+
+
+def _ended_well(job: JobReturn) -> bool:
+    outcome = job._return_value
+    return isinstance(outcome, Outcome) and not outcome.has_failed and not outcome.is_busy
