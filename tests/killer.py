@@ -38,7 +38,12 @@ class Killer(Logger):
     def log_metrics(self, metrics, step=None):
         time.sleep(self.pause)
         if step == self.step and self.column in metrics:
-            os.kill(psutil.Process().children()[0].pid if self.other else os.getpid(), self.by)
+            os.kill(training_with_this_one() if self.other else os.getpid(), self.by)
+
+
+def training_with_this_one() -> int:
+    """The second process of trainer=ddp; another child may draw loss pages."""
+    return next(child.pid for child in psutil.Process().children() if "train" in child.cmdline())
 
 
 def killed_at(step: int, column: str = "loss", pause: float = 0.0, by: str = "SIGKILL") -> list[str]:
