@@ -24,58 +24,64 @@ import torch
 PROMPT = "Write down everything that you know about the history of the Roman Empire, from its beginning to its end."
 
 
-def main(words: dict[str, str]) -> None:
+def load(words: dict[str, str]) -> tuple:
+    """(model, tokenizer, the prompt's ids)."""
     from llama_exp.config.compose import load_config
     from llama_exp.data.chat_format import chat_format
     from llama_exp.data.encoding import encode_prompts
-    from llama_exp.evaluation.generation import stream
-    from llama_exp.model.kernels import batch_decode
-    from llama_exp.model.kernels.decoder_layer import keep_in_memory
     from llama_exp.model.load import load_model
     from llama_exp.model.lora import causal_lm
     from llama_exp.records import Example
 
-    checkpoint, rank = words.get("checkpoint", "tiny"), int(words.get("rank", 16))
-    tokens, replies = int(words.get("tokens", 128)), int(words.get("replies", 8))
-    temperature = float(words.get("temperature", 0))
-    sampling = {"temperature": temperature} if temperature else {}
+    checkpoint = words.get("checkpoint", "tiny")
     named = ("model=tiny", "trainer=cpu") if checkpoint == "tiny" else ("model=custom", f"model.path={checkpoint}")
-    model, tokenizer = load_model(load_config(*named, f"lora.r={rank}"))
-    if words.get("graph") == "false":
-        batch_decode.GRAPH_FROM = sys.maxsize
-    [ids], _ = encode_prompts([Example("prompt", PROMPT, "", (), "")], tokenizer, 256)
+    model, tokenizer = load_model(load_config(*named, f"lora.r={words.get('rank', 16)}"))
     causal_lm(model).lm_head.weight.data[chat_format(tokenizer).end] = 0
-    device = next(model.parameters()).device
+    [ids], _ = encode_prompts([Example("prompt", PROMPT, "", (), "")], tokenizer, 256)
+    return model, tokenizer, ids
 
-    def measure() -> tuple[float, float, int, str]:
-        """Seconds to the first token and in all, tokens, text."""
-        torch.manual_seed(0)
-        began, first = time.perf_counter(), 0.0
-        pieces = []
-        for piece in stream(model, tokenizer, ids, max_new_tokens=tokens, **sampling):
-            first = first or time.perf_counter() - began
-            pieces.append(piece)
-        return first, time.perf_counter() - began, pieces[-1].tokens, pieces[-1].text
 
-    with keep_in_memory(causal_lm(model), words.get("kept") != "false"):
-        measure()  # what only the first reply pays for
-        found = [measure() for _ in range(replies)]
+def reply(model, tokenizer, ids, words: dict[str, str]) -> tuple[float, float, int, str]:
+    """Seconds to the first token and in all, tokens, text."""
+    from llama_exp.evaluation.generation import stream
+
+    torch.manual_seed(0)
+    began, first, pieces = time.perf_counter(), 0.0, []
+    settings = {"max_new_tokens": int(words.get("tokens", 128)), "temperature": float(words.get("temperature", 0))}
+    for piece in stream(model, tokenizer, ids, **settings):
+        first = first or time.perf_counter() - began
+        pieces.append(piece)
+    return first, time.perf_counter() - began, pieces[-1].tokens, pieces[-1].text
+
+
+def summary(found: list[tuple[float, float, int, str]]) -> dict:
     steady = [(count - 1) / (whole - first) for first, whole, count, _ in found if count > 1]
-    overall = [count / whole for _, whole, count, _ in found]
-    result = {
-        **words,
+    return {
         "new_tokens": found[0][2],
         "tokens_per_second": round(statistics.median(steady), 1) if steady else None,
         "slowest": round(min(steady), 1) if steady else None,
         "fastest": round(max(steady), 1) if steady else None,
-        "with_the_first": round(statistics.median(overall), 1),
+        "with_the_first": round(statistics.median(count / whole for _, whole, count, _ in found), 1),
         "first_token_ms": round(1000 * statistics.median(first for first, *_ in found), 1),
         "md5": hashlib.md5(found[0][3].encode()).hexdigest(),
         "equal_replies": len({text for *_, text in found}) == 1,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
-        "torch": torch.__version__,
     }
-    if device.type == "cuda":
+
+
+def main(words: dict[str, str]) -> None:
+    from llama_exp.model.kernels import batch_decode
+    from llama_exp.model.kernels.decoder_layer import keep_in_memory
+    from llama_exp.model.lora import causal_lm
+
+    if words.get("graph") == "false":
+        batch_decode.GRAPH_FROM = sys.maxsize
+    model, tokenizer, ids = load(words)
+    with keep_in_memory(causal_lm(model), words.get("kept") != "false"):
+        reply(model, tokenizer, ids, words)  # what only the first reply pays for
+        found = [reply(model, tokenizer, ids, words) for _ in range(int(words.get("replies", 8)))]
+    result = {**words, **summary(found), "device": "CPU", "torch": torch.__version__}
+    if next(model.parameters()).is_cuda:
+        result["device"] = torch.cuda.get_device_name()
         result["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     print(json.dumps(result), flush=True)
 

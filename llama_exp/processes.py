@@ -24,10 +24,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llama_exp.errors import NotFinite, UserError
+from llama_exp.programs import python_path
 
 FOREVER = datetime.timedelta(days=30)  # others wait so long while the first one evaluates
 START = datetime.timedelta(minutes=10)  # for all processes to import and to meet
@@ -35,7 +35,6 @@ GRACE = 20.0  # seconds in which a broken connection is noticed by itself; NCCL 
 STARTED_HERE = "LLAMA_EXP_PROCESS"  # set in the environment of a process that the first one has started
 AGAIN = "The same command continues from the last checkpoint."
 TYPE_AGAIN = "Type the same command again."
-HERE = Path(__file__).resolve().parent.parent
 
 
 class ProcessLost(UserError):
@@ -157,7 +156,7 @@ class Processes:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(self.listener.getsockname()[1]),
             "WORLD_SIZE": str(count),
-            "PYTHONPATH": os.pathsep.join(dict.fromkeys([str(HERE), *filter(None, sys.path)])),
+            "PYTHONPATH": python_path(),
         }
         for number in range(1, count):
             child = subprocess.Popen(
@@ -257,12 +256,7 @@ class Processes:
                 if self.outside:  # torchrun and srun end the first one before it could say so
                     print(f"Process {self.number + 1} of {self.count}: {reason}", file=sys.stderr, flush=True)
                 os._exit(1)
-            lost = "" if isinstance(error, UserError) else self._lost()
-            self.ended = lost or "The processes that train together have ended with an error."
-            self.stop()
-            if lost:
-                raise ProcessLost(f"{lost} {TYPE_AGAIN}") from error
-            raise
+            self._end_others(error, "" if isinstance(error, UserError) else self._lost(), TYPE_AGAIN)
         finally:
             self.is_waiting = False
 
@@ -276,12 +270,15 @@ class Processes:
         except Exception as error:
             if self.count == 1 or not self.is_first or self.has_trained or isinstance(error, NotFinite):
                 raise
-            lost = self._lost()
-            self.ended = lost or "The processes that train together have ended with an error."
-            self.stop()
-            if lost:
-                raise ProcessLost(f"{lost} {AGAIN}") from error
-            raise
+            self._end_others(error, self._lost(), AGAIN)
+
+    def _end_others(self, error: Exception, lost: str, hint: str) -> NoReturn:
+        """After an error here, for which they would wait. lost: which of them has ended before, the cause of it."""
+        self.ended = lost or "The processes that train together have ended with an error."
+        self.stop()
+        if lost:
+            raise ProcessLost(f"{lost} {hint}") from error
+        raise error
 
     def _lost(self) -> str:
         """Which process has ended, and how; "" for none. A connection breaks a moment before a process is gone."""

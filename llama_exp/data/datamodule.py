@@ -467,8 +467,8 @@ class ExampleDataModule(LightningDataModule):
         return {"content": self.content, "validation_sample": self.validation_sample, "eval_seed": self.eval_seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        mine = self.state_dict()
-        self.check_content(*(state.get(key, mine[key]) for key in ("content", "validation_sample", "eval_seed")))
+        sample = state.get("validation_sample", self.validation_sample)  # earlier checkpoints have neither
+        self.check_content(state["content"], sample, state.get("eval_seed", self.eval_seed))
 
     def check_content(self, before: str | None, validation_sample: int | None, eval_seed: int) -> None:
         """Raise a UserError where the Examples are not those of `before` (None: not known).

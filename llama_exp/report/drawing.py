@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from llama_exp.programs import python_path
 from llama_exp.quiet import silence_libraries
 from llama_exp.runs.files import parse_json
 from llama_exp.sanitize import clean
@@ -36,7 +37,6 @@ MOST_LOST = 2  # drawing processes that may die before all pages are drawn here
 LOWER = 5  # niceness: training comes first
 IGNORED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # a cluster sends them to all processes
 END = b"end\n"  # no more pages: a process forked from this one may hold the pipe open for longer
-HERE = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class LossPages:
 
     def prepare(self) -> None:
         """Start the process that draws while a run trains: it imports for a second."""
-        self._has_child()
+        self._living_child()
 
     def submit(self, page: Page, at_once: bool = False) -> str | None:
         """Draw a page, or have it drawn beside what follows. Returns where to look, None where it could not be drawn.
@@ -89,7 +89,7 @@ class LossPages:
         at_once: it must be there on return.
         """
         self._show_failures()
-        if not at_once and self._has_child() and self._send(page):
+        if not at_once and (child := self._living_child()) and self._send(child, page):
             return f"See {page.path} in a moment."
         is_drawn = self._draw_here(page)
         self._show_failures()
@@ -123,8 +123,8 @@ class LossPages:
         missing = ", ".join(str(page.path) for page in self.open.values())
         return f"Not drawn within {limit:.0f} s: {missing}. The same command draws what is missing."
 
-    def _has_child(self) -> bool:
-        """Whether a process draws beside this one; it is started where there is none, or none any more."""
+    def _living_child(self) -> subprocess.Popen | None:
+        """The process that draws beside this one; it is started where there is none, or none any more."""
         if self.child and self.child.poll() is not None:
             self._take_back()
         if self.child is None and self.beside and self.lost < MOST_LOST:
@@ -136,14 +136,14 @@ class LossPages:
                 if self.child:
                     self.child.kill()
                 self.child, self.lost = None, self.lost + 1
-                return False
+                return None
             self.reader = reader
-        return self.child is not None
+        return self.child
 
-    def _send(self, page: Page) -> bool:
+    def _send(self, child: subprocess.Popen, page: Page) -> bool:
         """False where the process has died in the meantime."""
         with self.changed:
-            self.changed.wait_for(lambda: len(self.open) < MOST_OPEN or self.child.poll() is not None, LIMIT)  # type: ignore[union-attr]
+            self.changed.wait_for(lambda: len(self.open) < MOST_OPEN or child.poll() is not None, LIMIT)
             if len(self.open) >= MOST_OPEN:
                 return False
             self.number += 1
@@ -151,8 +151,8 @@ class LossPages:
         # Hydra may have changed this process's folder, never that one's.
         values = {"number": self.number, **dataclasses.asdict(page), "folder": os.path.abspath(page.folder)}
         try:
-            self.child.stdin.write(json.dumps(values).encode() + b"\n")  # type: ignore[union-attr]
-            self.child.stdin.flush()  # type: ignore[union-attr]
+            child.stdin.write(json.dumps(values).encode() + b"\n")  # type: ignore[union-attr]
+            child.stdin.flush()  # type: ignore[union-attr]
         except OSError:
             self.open.pop(self.number)
             self._take_back()
@@ -186,12 +186,11 @@ class LossPages:
             self.failures.append(_failure(page, failed))
         return not failed
 
-    def _show_failures(self) -> bool:
+    def _show_failures(self) -> None:
         """Print what could not be drawn; it never costs a run."""
         shown, self.failures = self.failures, []
         for failure in shown:
             print(failure, flush=True)
-        return bool(shown)
 
 
 def _failure(page: Page, why: str) -> str:
@@ -200,11 +199,10 @@ def _failure(page: Page, why: str) -> str:
 
 def _start() -> subprocess.Popen:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    path = os.pathsep.join(dict.fromkeys([str(HERE), *filter(None, sys.path)]))
     return subprocess.Popen(
         # -P: a file such as random.py, where the command was typed, is no module of this process's.
         [sys.executable, "-P", "-m", "llama_exp.report.drawing"],
-        env={**os.environ, **threads, "PYTHONPATH": path},
+        env={**os.environ, **threads, "PYTHONPATH": python_path()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # a reader of the command's output waits for nobody else

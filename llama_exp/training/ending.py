@@ -10,7 +10,7 @@ from llama_exp.report.loss_note import note, points
 from llama_exp.runs.run import Run
 from llama_exp.runs.summary import Summary
 
-Draw = Callable[[Page], str | None]  # LossPages.submit
+Submit = Callable[[Page], str | None]  # LossPages.submit
 
 
 def describe(config: Config, summary: Summary, rows: list[dict[str, str]]) -> tuple[str, str]:
@@ -36,14 +36,14 @@ def page_of(run: Run, message: str) -> Page:
     return Page(str(run.folder), ended, run.config.monitor if run.config.early_stopping else None)
 
 
-def draw_losses(page: Page, rows: list[dict[str, str]], draw: Draw, announce: bool = True) -> None:
+def draw_losses(page: Page, rows: list[dict[str, str]], draw: Submit, announce: bool = True) -> None:
     """Have losses.png and losses.html drawn, and print what they show. A figure never costs a run."""
     losses = points(rows, "loss")
     if losses and (where := draw(page)) and announce:
         print(f"{note(points(rows, 'validation_loss'), losses)} {where}", flush=True)
 
 
-def draw_missing(run: Run, draw: Draw) -> None:
+def draw_missing(run: Run, draw: Submit) -> None:
     """The page that a finished run lacks: the command that trained it was killed before it was drawn."""
     summary = run.summary
     if summary is None or page_of(run, "").path.exists() or not (rows := run.metrics()):

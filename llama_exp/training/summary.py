@@ -23,7 +23,7 @@ from llama_exp.runs.run import Outcome, Run
 from llama_exp.runs.summary import PART, Summary
 from llama_exp.training import part
 from llama_exp.training.callbacks import Curves
-from llama_exp.training.ending import Draw, describe, draw_losses, page_of
+from llama_exp.training.ending import Submit, describe, draw_losses, page_of
 from llama_exp.training.energy import Energy
 
 
@@ -43,7 +43,7 @@ class Fitted:
         return self.status.startswith(PART)
 
 
-def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted, draw: Draw) -> str:
+def save_run(run: Run, trainer: L.Trainer, module, data, fitted: Fitted, draw: Submit) -> str:
     """Save the adapter, then summary.json, and delete the checkpoints. Returns the outcome in one line."""
     curves = next(callback for callback in trainer.callbacks if isinstance(callback, Curves))
     if not trainer.is_global_zero:
@@ -80,7 +80,7 @@ def kept_loss(rows: list[dict[str, str]], monitor: str) -> float | None:
     return dict(points(rows, "validation_loss")).get(step)
 
 
-def save_part(run: Run, trainer: L.Trainer, data, fitted: Fitted, draw: Draw) -> Outcome:
+def save_part(run: Run, trainer: L.Trainer, data, fitted: Fitted, draw: Submit) -> Outcome:
     """Write the summary of a run that `stop_at` ended; its checkpoint stays."""
     save_broken_run(run, trainer, data, fitted.started, fitted.status, f"stop_at={run.config.stop_at:g}", draw)
     summary = run.summary
@@ -89,7 +89,7 @@ def save_part(run: Run, trainer: L.Trainer, data, fitted: Fitted, draw: Draw) ->
     return part.outcome(run, summary, fitted.trained)
 
 
-def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: str, reason: str, draw: Draw) -> None:
+def save_broken_run(run: Run, trainer: L.Trainer, data, started: str, status: str, reason: str, draw: Submit) -> None:
     """Record how far a fit came and why it ended, and draw its curves. Never hides the error that broke it."""
     if not trainer.is_global_zero:
         return
