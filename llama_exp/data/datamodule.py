@@ -382,7 +382,7 @@ class ExampleDataModule(LightningDataModule):
                 "validation": self.held_out("validation", self.validation_sample),
             }[split]
             settings = self.tokenizer, self.max_length, self.dataset.max_new_tokens, self.answers_in_context
-            self._encoded[split], counts = self.cache.tokens(
+            self._encoded[split], counts = self.cache.encoded(
                 split, settings, examples, lambda: encode_all(examples, *settings)
             )
             self.counts.setdefault("encoded", {})[split] = dict(counts)

@@ -5,7 +5,8 @@ No response template is ever searched for in the ids: `[/INST]` tokenises differ
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from llama_exp.data.chat_format import chat_format
 from llama_exp.errors import UserError
@@ -27,23 +28,45 @@ def encode_all(
     they are where nine in ten of the Examples with a context have a reference in it),
     dropped_response_too_long, dropped_no_response, tokens, label_tokens.
     """
-    if answers_in_context is None:
-        answers_in_context = _are_extractive(examples)
     prompts, shortened = encode_prompts(examples, tokenizer, max_length - max_new_tokens)
     kept = [tokens for tokens in with_responses(examples, prompts, tokenizer, max_length) if tokens]
     empty = sum(not example.response.strip() for example in examples)
     counts = {
         "encoded": len(kept),
         "shortened": len(shortened),
-        "answers_lost": sum(
-            answers_in_context and _answer_lost(examples[index], cut) for index, cut in shortened.items()
-        ),
+        "answers_lost": _count_answers_lost(examples, shortened, answers_in_context),
         "dropped_response_too_long": len(examples) - len(kept) - empty,
         "dropped_no_response": empty,
         "tokens": sum(len(tokens.input_ids) for tokens in kept),
         "label_tokens": sum(tokens.label_tokens for tokens in kept),
     }
     return kept, counts
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutTokens:
+    """Held-out Examples as an evaluation needs them.
+
+    prompts       ids that generation starts from, a list an Example
+    responses     each prompt with its response behind it; None where that is empty or does not fit
+    shortened     indices of the prompts that had to be shortened
+    answers_lost  how many of them lost their answer with it, as in `encode_all`
+    """
+
+    prompts: list[list[int]]
+    responses: list[Tokens | None]
+    shortened: frozenset[int]
+    answers_lost: int
+
+
+def encode_held_out(
+    examples: Sequence[Example], tokenizer, max_length: int, max_new_tokens: int, answers_in_context: bool | None
+) -> HeldOutTokens:
+    """Encode Examples for answering: prompts as in training, and the responses whose likelihood is measured."""
+    prompts, shortened = encode_prompts(examples, tokenizer, max_length - max_new_tokens)
+    responses = with_responses(examples, prompts, tokenizer, max_length)
+    lost = _count_answers_lost(examples, shortened, answers_in_context)
+    return HeldOutTokens(prompts, responses, frozenset(shortened), lost)
 
 
 def with_responses(
@@ -134,6 +157,14 @@ def _in_context(example: Example) -> list[str]:
 def _are_extractive(examples: Sequence[Example]) -> bool:
     found = [bool(_in_context(example)) for example in examples if example.context]
     return sum(found) >= EXTRACTIVE * len(found)
+
+
+def _count_answers_lost(
+    examples: Sequence[Example], shortened: Mapping[int, Example], in_context: bool | None
+) -> int:
+    if in_context is None:
+        in_context = _are_extractive(examples)
+    return sum(in_context and _answer_lost(examples[index], cut) for index, cut in shortened.items())
 
 
 def _answer_lost(example: Example, cut: Example) -> bool:

@@ -11,11 +11,10 @@ from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.after_training import forgetting_request
 from llama_exp.evaluation.auto_metrics import with_metrics, with_metrics_of
-from llama_exp.evaluation.replies import COST, reply_to_all
+from llama_exp.evaluation.replies import COST, encode, reply_to_all
 from llama_exp.evaluation.request import EvaluationRequest, metric_settings
 from llama_exp.evaluation.results import is_up_to_date, save_results, stored_results
 from llama_exp.evaluation.scoring import (
-    count_answers_lost,
     format_scores,
     intervals_as_dicts,
     read_official_predictions,
@@ -100,8 +99,9 @@ def evaluate_model(request: EvaluationRequest, model, tokenizer, data, trackers:
     with lock_folder(request.folder):
         if results := stored_results(request.folder):  # by another process in the meantime
             return reuse(request, results, trackers)
-        predictions, cost = reply_to_all(request, examples, model, tokenizer)
-        lost = count_answers_lost(config, examples, predictions, data.tokenizer)
+        encoded = encode(request, examples, data)
+        predictions, cost = reply_to_all(request, examples, encoded, model, tokenizer)
+        lost = encoded.answers_lost
         results = save_results(request, predictions, cost, lost)
     if lost or results.unmeasured:
         print(

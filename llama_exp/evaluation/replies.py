@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_exp.console import Countdown
-from llama_exp.data.encoding import encode_prompts, with_responses
+from llama_exp.data.encoding import HeldOutTokens, encode_held_out
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.records import Example, Prediction
 from llama_exp.runs.files import json_line, read_json_or_nothing, read_predictions, write_json, write_jsonl
@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 COST = ("seconds", "tokens", "peak_memory_bytes")
 
 
+def encode(request: EvaluationRequest, examples: list[Example], data) -> HeldOutTokens:
+    """What is held out, encoded; the runs of a sweep, which answer the same, share it."""
+    config = request.config
+    settings = data.tokenizer, config.max_length, config.dataset.max_new_tokens, data.answers_in_context
+    return data.cache.encoded(request.folder.name, settings, examples, lambda: encode_held_out(examples, *settings))
+
+
 def reply_to_all(
-    request: EvaluationRequest, examples: Sequence[Example], model, tokenizer
+    request: EvaluationRequest, examples: Sequence[Example], encoded: HeldOutTokens, model, tokenizer
 ) -> tuple[list[Prediction], dict[str, Any]]:
     """Reply to every Example that `predictions.jsonl` does not hold yet, and measure how likely its response is.
 
@@ -41,11 +48,11 @@ def reply_to_all(
     answered = stored_predictions(path, examples)
     write_jsonl(path, answered.values())  # without the line that a kill cut short
     before = stored_cost(request.folder) if answered else dict.fromkeys(COST, 0)
-    missing = [example for example in examples if example.id not in answered]
+    missing = [index for index, example in enumerate(examples) if example.id not in answered]
     if answered and missing:
         print(f"  continuing: {len(answered)} of {len(examples)} are answered", flush=True)
-    prompts, shortened = encode_prompts(missing, tokenizer, config.max_length - config.dataset.max_new_tokens)
-    measured = with_responses(missing, prompts, tokenizer, config.max_length)
+    prompts = [encoded.prompts[index] for index in missing]
+    measured = [encoded.responses[index] for index in missing]
     tokens = 0
 
     def cost() -> dict[str, Any]:
@@ -56,9 +63,9 @@ def reply_to_all(
     with countdown, open(path, "a", encoding="utf-8") as file:
         for replies in answers(model, tokenizer, prompts, measured, max_new_tokens=new, batch=config.eval_batch):
             for reply in replies:
-                example, target = missing[reply.index], measured[reply.index]
-                measured_tokens = target.label_tokens if target else 0
-                prediction = prediction_of(example, reply, measured_tokens, reply.index in shortened)
+                index, target = missing[reply.index], measured[reply.index]
+                example, measured_tokens = examples[index], target.label_tokens if target else 0
+                prediction = prediction_of(example, reply, measured_tokens, index in encoded.shortened)
                 answered[example.id] = prediction
                 tokens += len(prompts[reply.index]) + prediction.tokens + reply.tokens
                 file.write(json_line(prediction))

@@ -10,8 +10,6 @@ from typing import Any
 
 from llama_exp import metrics
 from llama_exp.config.schema import Config
-from llama_exp.data import DATASETS
-from llama_exp.data.encoding import encode_all
 from llama_exp.errors import UserError
 from llama_exp.evaluation.request import metric_settings
 from llama_exp.formatting import format_score, plural, plus_minus
@@ -25,21 +23,6 @@ from llama_exp.statistics.intervals import Interval, mean_interval, ratio_interv
 
 # Of an id that is not in a predictions file: unlike "", it matches no reference, not even one of signs alone.
 NO_ANSWER = "\ufffd"
-
-
-def count_answers_lost(
-    config: Config, examples: Sequence[Example], predictions: Sequence[Prediction], tokenizer
-) -> int:
-    """How many Examples lost their answer when their context was shortened."""
-    cut = [example for example, prediction in zip(examples, predictions, strict=True) if prediction.shortened]
-    _, counts = encode_all(
-        cut,
-        tokenizer,
-        config.max_length,
-        config.dataset.max_new_tokens,
-        DATASETS.class_of(config.dataset).answers_in_context,
-    )
-    return counts["answers_lost"]
 
 
 @dataclass(frozen=True, slots=True)

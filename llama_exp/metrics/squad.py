@@ -4,6 +4,7 @@ Follows the official evaluate-v1.1.py (Rajpurkar et al., arXiv 1606.05250): lowe
 white space folded; the best reference counts. Pure Python: no torch, no numpy.
 """
 
+import functools
 import re
 import string
 from collections import Counter
@@ -15,6 +16,7 @@ from llama_exp.records import Prediction
 _PUNCTUATION = set(string.punctuation)
 
 
+@functools.lru_cache(maxsize=2**16)  # the cells of a sweep have the same references
 def normalise(text: str) -> str:
     """The official normalisation, in the official order."""
     text = "".join(character for character in text.lower() if character not in _PUNCTUATION)
