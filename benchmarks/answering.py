@@ -25,7 +25,7 @@ def main(checkpoint: str, squad: str, words: dict[str, str]) -> None:
     from llama_exp.data import DATASETS
     from llama_exp.data.encoding import encode_prompts, with_responses
     from llama_exp.evaluation.generation import answers
-    from llama_exp.model.kernels import batch_decode
+    from llama_exp.model.kernels import decode_step
     from llama_exp.model.load import load_model
 
     rank, questions, new = int(words.get("rank", 16)), int(words.get("questions", 3000)), int(words.get("new", 8))
@@ -36,7 +36,7 @@ def main(checkpoint: str, squad: str, words: dict[str, str]) -> None:
     data.setup()
     model.eval()
     if words.get("graph") == "false":
-        batch_decode.GRAPH_FROM = sys.maxsize
+        decode_step.GRAPH_FROM = sys.maxsize
 
     def measure(count: int, length: int) -> None:
         examples = data.held_out("test", count)

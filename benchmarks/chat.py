@@ -69,12 +69,12 @@ def summary(found: list[tuple[float, float, int, str]]) -> dict:
 
 
 def main(words: dict[str, str]) -> None:
-    from llama_exp.model.kernels import batch_decode
+    from llama_exp.model.kernels import decode_step
     from llama_exp.model.kernels.decoder_layer import keep_in_memory
     from llama_exp.model.lora import causal_lm
 
     if words.get("graph") == "false":
-        batch_decode.GRAPH_FROM = sys.maxsize
+        decode_step.GRAPH_FROM = sys.maxsize
     model, tokenizer, ids = load(words)
     with keep_in_memory(causal_lm(model), words.get("kept") != "false"):
         reply(model, tokenizer, ids, words)  # what only the first reply pays for

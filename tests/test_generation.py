@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from llama_exp.model.base import load_base
-from llama_exp.model.kernels import batch_decode
-from llama_exp.model.kernels.batch_decode import DecodeRequest, decode_batch, group_by_prefix, make_batches
+from llama_exp.model.kernels.batch_decode import decode_batches
+from llama_exp.model.kernels.batches import DecodeRequest, group_by_prefix, make_batches
+from llama_exp.model.kernels.prefill import KVCache
 from llama_exp.model.lora import attach_lora, causal_lm, detach_lora
 
 from .test_training_module import CPU, LORA, adapted, base_config  # noqa: F401 (adapted is a fixture)
@@ -38,12 +39,8 @@ def asked(made, response=()) -> list[DecodeRequest]:
 
 
 def replies(llama, made, new, count=100, response=()):
-    found = [
-        one
-        for batch in make_batches(asked(made, response), new, count, 1e9)
-        for one in decode_batch(llama, batch, new=new, eos=EOS)
-    ]
-    return {one.index: one for one in found}
+    batches = make_batches(asked(made, response), new, count, 1e9)
+    return {one.index: one for found in decode_batches(llama, batches, new=new, eos=EOS) for one in found}
 
 
 def theirs(llama, prompt, new) -> list[int]:
@@ -77,12 +74,11 @@ def test_replies_that_end_at_different_places_are_those_of_transformers(tokenize
     of_each = Counter(token for ids in whole.values() for token in set(ids[:12]))
     eos = min(of_each, key=lambda token: (abs(of_each[token] - 30), token))  # ends about three quarters of the replies
     left = []
-    select = batch_decode.KVCache.select
-    monkeypatch.setattr(batch_decode.KVCache, "select", lambda self, rows: (left.append(len(rows)), select(self, rows)))
-    found = [
-        a for b in make_batches(asked(map(tuple, texts)), 24, 100, 1e9) for a in decode_batch(llama, b, new=24, eos=eos)
-    ]
-    assert {one.index: one.ids for one in found} == {
+    select = KVCache.select
+    monkeypatch.setattr(KVCache, "select", lambda self, rows: (left.append(len(rows)), select(self, rows)))
+    batches = make_batches(asked(map(tuple, texts)), 24, 100, 1e9)
+    found = decode_batches(llama, batches, new=24, eos=eos)
+    assert {one.index: one.ids for some in found for one in some} == {
         place: ids[: ids.index(eos) + 1] if eos in ids else ids for place, ids in whole.items()
     }
     assert left and 0 < left[0] <= 20

@@ -159,9 +159,7 @@ def _are_extractive(examples: Sequence[Example]) -> bool:
     return sum(found) >= EXTRACTIVE * len(found)
 
 
-def _count_answers_lost(
-    examples: Sequence[Example], shortened: Mapping[int, Example], in_context: bool | None
-) -> int:
+def _count_answers_lost(examples: Sequence[Example], shortened: Mapping[int, Example], in_context: bool | None) -> int:
     if in_context is None:
         in_context = _are_extractive(examples)
     return sum(in_context and _answer_lost(examples[index], cut) for index, cut in shortened.items())

@@ -18,7 +18,8 @@ from torch import nn
 from llama_exp.data.chat_format import chat_format
 from llama_exp.data.packing import collate, in_parts
 from llama_exp.model import memory
-from llama_exp.model.kernels.batch_decode import DecodeRequest, decode_batch, decode_one, make_batches
+from llama_exp.model.kernels.batch_decode import decode_batches, decode_one
+from llama_exp.model.kernels.batches import DecodeRequest, make_batches
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.kernels.forward import response_nll
 from llama_exp.model.kernels.next_token import chooser
@@ -70,8 +71,8 @@ def answers(
     with keep_in_memory(llama, weight.is_cuda and memory.can_cache_weights(llama)):
         # What is drawn depends on who shares a batch: then the memory at hand does not decide it.
         room = sys.maxsize if temperature and batch else memory.cache_tokens(llama)
-        for some in make_batches(requests, max_new_tokens, batch or AT_ONCE, room):
-            found = decode_batch(llama, some, new=max_new_tokens, eos=eos, choose=choose)
+        batches = make_batches(requests, max_new_tokens, batch or AT_ONCE, room)
+        for found in decode_batches(llama, batches, new=max_new_tokens, eos=eos, choose=choose):
             yield [dataclasses.replace(make_reply(tokenizer, one.index, one.ids), nll=one.nll) for one in found]
 
 

@@ -14,12 +14,7 @@ from llama_exp.evaluation.auto_metrics import with_metrics, with_metrics_of
 from llama_exp.evaluation.replies import COST, encode, reply_to_all
 from llama_exp.evaluation.request import EvaluationRequest, metric_settings
 from llama_exp.evaluation.results import is_up_to_date, save_results, stored_results
-from llama_exp.evaluation.scoring import (
-    format_scores,
-    intervals_as_dicts,
-    read_official_predictions,
-    score,
-)
+from llama_exp.evaluation.scoring import format_scores, intervals_as_dicts, read_official_predictions, score
 from llama_exp.formatting import plural
 from llama_exp.model import hardware
 from llama_exp.runs.files import read_predictions, remove_leftovers

@@ -7,8 +7,10 @@ twice that can be shared, nothing saved that is cheap to recompute.
     decoder_layer  one decoder layer, forward and backward
     forward        all layers; the loss of the labelled tokens
     warmup         first use of each kernel, beside reading data
-    batch_decode   replies to many prompts, shared prefixes computed once; or to one, token by token
+    batch_decode   replies to many prompts, or to one, token by token: batches (prompts that begin alike), prefill
+                   (prompts and responses in one pass), decode_step (one more token for each)
     next_token     the likeliest token, or one drawn at random
+    transfers      copies between CPU and GPU that nobody waits for
 
 What a step may keep in memory is chosen by llama_exp/model/memory.py.
 """

@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from llama_exp.model.kernels.transfers import to_device
+
 FASTEST_FIRST = [
     SDPBackend.CUDNN_ATTENTION,
     SDPBackend.FLASH_ATTENTION,
@@ -29,7 +31,7 @@ class Segments:
     @classmethod
     def of(cls, queries: Sequence[int], device, keys: Sequence[int] | None = None) -> "Segments":
         def ends(lengths):
-            return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
+            return to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), torch.device(device))
 
         query_ends = ends(queries)
         return cls(tuple(queries), tuple(keys or queries), query_ends, ends(keys) if keys else query_ends)
@@ -63,51 +65,77 @@ def flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments)
 @dataclass(frozen=True, slots=True)
 class CachedRows:
     """used (B,) int32: how many columns of each row of a cache are filled; query_ends and key_ends (B + 1,): where rows
-    begin among the queries, one a row, and among the columns of the whole cache."""
+    begin among the queries and among the columns of the whole cache; longest: the most queries of a row."""
 
     used: torch.Tensor
     query_ends: torch.Tensor
     key_ends: torch.Tensor
+    longest: int
 
     @classmethod
     def of(cls, used: torch.Tensor, width: int) -> "CachedRows":
+        """One query a row."""
         ends = torch.arange(len(used) + 1, dtype=torch.int32, device=used.device)
-        return cls(used.int(), ends, ends * width)
+        return cls(used.int(), ends, ends * width, 1)
+
+    @classmethod
+    def of_segments(cls, segments: Segments, width: int) -> "CachedRows":
+        """The queries of each segment, whose keys fill a row."""
+        ends = torch.arange(len(segments.keys) + 1, dtype=torch.int32, device=segments.key_ends.device)
+        return cls(segments.key_ends.diff(), segments.query_ends, ends * width, max(segments.queries))
 
 
 def can_flash(x: torch.Tensor) -> bool:
     return x.is_cuda and x.dtype != torch.float32 and has_flash(x.device.index or 0)
 
 
-def attend_cached_rows(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: CachedRows, longest: int
-) -> torch.Tensor:
+def _flash_rows(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: CachedRows) -> torch.Tensor:
+    """By FlashAttention over a cache of fixed width; the last query of a row stands beside its last key.
+
+    With a mask and a width that grows, PyTorch takes cuDNN, which builds a plan for every new shape: 36 ms a call on an
+    H100 where this takes 0.5.
+    """
+    several = rows.longest > 1
+    mixed, *_ = torch.ops.aten._flash_attention_forward(
+        q,
+        k.flatten(0, 1),
+        v.flatten(0, 1),
+        rows.query_ends,
+        rows.key_ends,
+        rows.longest,
+        k.shape[1],
+        0.0,
+        several,
+        False,
+        window_size_left=-1,
+        window_size_right=0 if several else -1,
+        seqused_k=rows.used,
+    )
+    return mixed
+
+
+def attend_next(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: CachedRows, longest: int) -> torch.Tensor:
     """One query a row, q (B, heads, D), over the filled columns of k and v (B, width, kv heads, D) -> (B, heads, D).
 
     longest: the most that `rows.used` holds.
-
-    By FlashAttention over a cache of fixed width. With a mask and a width that grows, PyTorch takes cuDNN, which builds
-    a plan for every new shape: 36 ms a call on an H100 where this takes 0.5.
     """
     if can_flash(q):
-        mixed, *_ = torch.ops.aten._flash_attention_forward(
-            q,
-            k.flatten(0, 1),
-            v.flatten(0, 1),
-            rows.query_ends,
-            rows.key_ends,
-            1,
-            k.shape[1],
-            0.0,
-            False,
-            False,
-            seqused_k=rows.used,
-        )
-        return mixed
+        return _flash_rows(q, k, v, rows)
     grouped = q.view(len(q), k.shape[2], -1, q.shape[2])  # query heads beside the key head they share
     seen = torch.arange(longest, device=q.device) < rows.used[:, None]
     k, v = (x[:, :longest].transpose(1, 2) for x in (k, v))
     return F.scaled_dot_product_attention(grouped, k, v, attn_mask=seen[:, None, None]).reshape(q.shape)
+
+
+def attend_prompts(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: CachedRows, segments: Segments
+) -> torch.Tensor:
+    """The last tokens of each prompt, q (N, heads, D), over the whole prompt in its row of k and v (B, width, kv heads,
+    D) -> (N, heads, D)."""
+    if can_flash(q):
+        return _flash_rows(q, k, v, rows)
+    k, v = (torch.cat([row[:used] for row, used in zip(x, segments.keys, strict=True)]) for x in (k, v))
+    return attend(q, k, v, segments)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments) -> torch.Tensor:
