@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -80,14 +81,14 @@ def capture(work: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGr
     launched while the one before it is computed. All graphs share memory for what they compute in between, as they run
     one after another.
     """
-    stream, pool = _for_graphs(device)
+    shared = _shared_by_graphs(device)
     for first_try in (True, False):
         graph = torch.cuda.CUDAGraph()
-        stream.wait_stream(torch.cuda.current_stream(device))
+        shared.stream.wait_stream(torch.cuda.current_stream(device))
         try:
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(shared.stream):
                 # Only what this thread does is captured, and may disturb: others load, draw and answer meanwhile.
-                graph.capture_begin(pool=pool.id, capture_error_mode="thread_local")
+                graph.capture_begin(pool=shared.memory, capture_error_mode="thread_local")
                 try:
                     work()
                 finally:
@@ -97,11 +98,23 @@ def capture(work: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGr
             if not first_try:
                 raise
             torch.cuda.empty_cache()  # while capturing, the allocator cannot give back what it keeps elsewhere
-    torch.cuda.current_stream(device).wait_stream(stream)
+            shared.memory = torch.cuda.graph_pool_handle()
+    torch.cuda.current_stream(device).wait_stream(shared.stream)
+    shared.last = graph
     return graph
 
 
+@dataclass
+class SharedByGraphs:
+    """stream: where graphs are captured; memory: the pool of what they compute in between; last: the newest graph, as
+    a pool that no graph uses cannot be used again."""
+
+    stream: torch.cuda.Stream
+    memory: tuple[int, int]
+    last: torch.cuda.CUDAGraph | None = None
+
+
 @functools.lru_cache
-def _for_graphs(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.MemPool]:
-    """The stream on which graphs are captured, and the memory that they share: kept as long as the process runs."""
-    return torch.cuda.Stream(device), torch.cuda.MemPool()
+def _shared_by_graphs(device: torch.device) -> SharedByGraphs:
+    """Kept as long as the process runs."""
+    return SharedByGraphs(torch.cuda.Stream(device), torch.cuda.graph_pool_handle())
