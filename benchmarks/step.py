@@ -2,7 +2,7 @@
 
     examples=8 length=2048   what a step holds: as many Examples of that length, every token a label
     squad=FILE.parquet       instead: steps of `examples` real SQuAD rows, answers as labels
-    micro_batch=N recompute=true cache_weights=true save_activations=true
+    micro_batch=N recompute=true cache_weights=true save_activations=true fp8=true
                              as llama_exp/model/memory.py chooses by what the card has free
     steps=12 profile=true peft=true (the same through transformers' and PEFT's own modules)
 
@@ -71,7 +71,9 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     losses: list[float] = []
     rest = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    with keep_in_memory(base, bool(words.get("cache_weights")), bool(words.get("save_activations"))):
+    with keep_in_memory(
+        base, bool(words.get("cache_weights")), bool(words.get("save_activations")), bool(words.get("fp8"))
+    ):
         times = [step(rounds[n % len(rounds)]) for n in range(steps)]
         if words.get("profile"):
             profiled(lambda: step(rounds[0]))

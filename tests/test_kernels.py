@@ -16,7 +16,8 @@ from llama_exp.model.kernels.attention import Segments, attend
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.kernels.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
 from llama_exp.model.kernels.forward import response_nll, token_nll
-from llama_exp.model.kernels.lora_linear import Projection, dropout
+from llama_exp.model.kernels.lora_linear import dropout
+from llama_exp.model.kernels.projection import Projection
 from llama_exp.model.kernels.warmup import run_kernels
 from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora, save_lora
 from llama_exp.records import Tokens

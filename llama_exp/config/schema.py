@@ -129,6 +129,7 @@ class OptimizerConfig:
     schedule: Schedule = Schedule.cosine
     warmup: float = 0.03  # share of all steps
     neftune: float = 0.0  # noise alpha; 0 = off
+    fp8_backward: bool = False  # gradients go back through the frozen weights in 8-bit floats
 
 
 @dataclass

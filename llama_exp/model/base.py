@@ -16,7 +16,8 @@ from torch import nn
 from llama_exp.config.schema import Config, ModelConfig, Quantisation
 from llama_exp.errors import UserError
 from llama_exp.model.checkpoint import read_checkpoint, read_shape
-from llama_exp.model.kernels.lora_linear import make_contiguous
+from llama_exp.model.kernels import fp8
+from llama_exp.model.kernels.projection import make_contiguous
 from llama_exp.model.memory import check_fits, memory_limit
 from llama_exp.model.sharding import load_sharded, shared_by
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
@@ -175,8 +176,11 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
     return base
 
 
-def check_memory(config: Config, device: torch.device) -> None:
-    """Raise UserError for a base that cannot be trained in the memory of a GPU, or in `memory=`."""
+def check_gpu(config: Config, device: torch.device) -> None:
+    """Raise UserError for a base that cannot be trained in the memory of a GPU, or in `memory=`; and for products that
+    the GPU does not have."""
+    if config.optimizer.fp8_backward:
+        fp8.check(device)
     if config.memory or (is_sharded(config.trainer) and device.type == "cuda"):
         size = base_dtype(config.trainer, device).itemsize
         check_fits(read_shape(config.model), config, memory_limit(config, device), size)

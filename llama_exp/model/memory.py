@@ -70,6 +70,7 @@ class Needs:
     logits        of one chunk
     weights       being dequantised
     dequantised   all of W in 16 bits, where it is kept; infinite for a base in shares
+    in_8_bits     and, with fp8_backward, in 8 bits beside it
     """
 
     whole: float
@@ -84,6 +85,7 @@ class Needs:
     logits: float
     weights: float
     dequantised: float
+    in_8_bits: float
 
     def keeping(self, tokens: int, norms: bool = False) -> float:
         """For so many tokens at once where nothing is computed again, but for norms and gates (kept too: `norms`)."""
@@ -112,6 +114,8 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     # the gathered layer, and all shares as they came
     gathered = 2 * NF4_BYTES * sum(a * b for a, b in shapes) if is_sharded(config.trainer) else 0
     again = 2 * f * size + gates
+    fp8 = int(config.optimizer.fp8_backward)  # bytes of a weight
+    all_weights = layers * sum(a * b for a, b in shapes)
     return Needs(
         whole=layers * (first + 2 * f * size + (2 * d + f) * size),
         kept=layers * (first + 2 * f * size),
@@ -123,8 +127,9 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
         last=first + (2 if config.lora.dropout else 1) * f * size,
         learning=layers * config.lora.r * sum(a + b for a, b in tuned) * 16,  # weight, gradient, two moments in float32
         logits=CHUNK * shape.vocab_size * 10,
-        weights=2 * 2 * f * d * size + gathered,  # the largest, and one in the making
-        dequantised=math.inf if gathered else layers * sum(a * b for a, b in shapes) * size,
+        weights=2 * 2 * f * d * size + 3 * f * d * fp8 + gathered,  # the largest, and one in the making
+        dequantised=math.inf if gathered else all_weights * size,
+        in_8_bits=all_weights * fp8,
     )
 
 
@@ -204,10 +209,9 @@ def fit(need: Needs, room: float, plan, config: Config, share: int, world: int, 
         for size in sizes:
             small = size < share and size * mean < MIN_TOKENS_PER_PASS and requested is None and not config.micro_batch
             if need.keeping(heaviest(size)) <= room and not small:
-                cache_weights = room - need.keeping(heaviest(size)) > 1.25 * need.dequantised
-                save_activations = (
-                    cache_weights and room - need.keeping(heaviest(size), norms=True) > 1.25 * need.dequantised
-                )
+                weights = 1.25 * need.dequantised + need.in_8_bits
+                cache_weights = room - need.keeping(heaviest(size)) > weights
+                save_activations = cache_weights and room - need.keeping(heaviest(size), norms=True) > weights
                 also = ", dequantised weights held" * cache_weights + ", norms and gates kept" * save_activations
                 return MemoryPlan(
                     False,

@@ -201,9 +201,9 @@ def estimate_sharded(run: Run, plan, device) -> CellForecast:
 def load_base_or_refuse(config: Config, device, session: Session):
     import torch
 
-    from llama_exp.model.base import base_dtype, check_length, check_memory
+    from llama_exp.model.base import base_dtype, check_gpu, check_length
 
-    check_memory(config, device)
+    check_gpu(config, device)
     try:
         base = session.bases.load(config.model, device, base_dtype(config.trainer, device))
         check_length(base, config.max_length)
@@ -223,7 +223,7 @@ def measure_cell(config: Config, base, data, tokens: Sequence[Tokens], choice):
     start = time.perf_counter()
     model = attach_lora(base, config.lora, config.seed, choice.recompute)
     try:
-        with keep_in_memory(base, choice.cache_weights, choice.save_activations):
+        with keep_in_memory(base, choice.cache_weights, choice.save_activations, config.optimizer.fp8_backward):
             step = measure(model, config, tokens, choice.micro_batch)
         if config.validation_scores:
             step = dataclasses.replace(step, reply_seconds=time_replies(model, config, data))

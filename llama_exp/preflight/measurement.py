@@ -164,6 +164,7 @@ def measurement_key(config: Config, device: torch.device, choice: MemoryPlan) ->
         lora.dropout > 0,
         config.optimizer.name,
         config.optimizer.neftune > 0,
+        config.optimizer.fp8_backward,
         choice.micro_batch,
         config.validation_scores and repr((config.validation_scores, config.dataset, config.eval_batch)),
     )

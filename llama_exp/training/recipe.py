@@ -77,7 +77,8 @@ def _train_begun(run: Run, data, overlap: dict[str, Any] | None, base: nn.Module
             if session.processes.is_first and not trackers.show_figures:
                 session.pages.prepare()
             with session.stop.deferred():
-                with run.clock("train"), keep_in_memory(base, memory.cache_weights, memory.save_activations):
+                kept = memory.cache_weights, memory.save_activations, config.optimizer.fp8_backward
+                with run.clock("train"), keep_in_memory(base, *kept):
                     fitted = fit(run, trainer, module, data, trackers, session)
                 if fitted.is_part:
                     outcome = save_part(run, trainer, data, fitted, draw)

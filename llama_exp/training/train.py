@@ -63,13 +63,13 @@ def load_and_train(run: Run, session: Session) -> Outcome | Config | None:
     """
     config = run.config
     with run.clock("import"):
-        from llama_exp.model.base import check_memory, import_all, target_device
+        from llama_exp.model.base import check_gpu, import_all, target_device
         from llama_exp.model.kernels.warmup import warm_up
 
         import_all()
-    warm_up = functools.partial(warm_up, rank=config.lora.r)
+    warm_up = functools.partial(warm_up, rank=config.lora.r, fp8=config.optimizer.fp8_backward)
     with session.processes.cell(config):
-        check_memory(config, target_device(config.trainer))
+        check_gpu(config, target_device(config.trainer))
         # The base loads in a thread while this one imports Lightning and reads the data.
         with session.loading_base(config.model, config.trainer, lambda: run.clock("load"), warm_up) as base:
             with run.clock("import"):

@@ -2,7 +2,9 @@
 twice that can be shared, nothing saved that is cheap to recompute.
 
     elementwise    norm, rotation, gate: Liger's kernels on a GPU, the same formulas elsewhere
-    lora_linear    x · W and its LoRA, for the projections that share x
+    projection     linear layers of the base: W from its 4 bits (nf4_triton on a GPU), and x · W
+    lora_linear    the same with LoRA, for the projections that share x, and the gradients
+    fp8            the backward product in 8 bits (fp8_triton on a GPU)
     attention      each Example sees itself alone
     decoder_layer  one decoder layer, forward and backward
     forward        all layers; the loss of the labelled tokens

@@ -13,20 +13,15 @@ recomputed for MLP_TOKENS at a time, as it takes the most memory.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.autograd import Function
 
 from llama_exp.model.kernels.elementwise import gated, gated_backward, rms_norm, rms_norm_backward, rotate
-from llama_exp.model.kernels.lora_linear import (
-    Group,
-    Projection,
-    down_project,
-    multiply,
-    multiply_backward,
-    prepare_adapters,
-)
+from llama_exp.model.kernels.fp8 import Fp8Weight
+from llama_exp.model.kernels.lora_linear import Group, down_project, multiply, multiply_backward, prepare_adapters
+from llama_exp.model.kernels.projection import Projection
 from llama_exp.model.sharding import gather, release
 
 MLP_TOKENS = 4096  # tokens whose gate and up are recomputed at once: more take memory, fewer take time
@@ -42,17 +37,19 @@ def layers_of(llama) -> list["Layer"]:
 
 
 @contextlib.contextmanager
-def keep_in_memory(llama, weights: bool = True, activations: bool = False):
+def keep_in_memory(llama, weights: bool = True, activations: bool = False, fp8: bool = False):
     """Trade memory for speed while the block runs: keep the dequantised weights, and the activations of norms and gate.
 
     The same values are otherwise computed again: weights for each product, activations in the backward pass.
+    fp8: the backward pass multiplies by weights in 8 bits, which are kept, too, where the others are.
     """
     decoders = list(llama.model.layers)
+    groups = [group for decoder in decoders for group in Layer(decoder).groups]
     before = [decoder.__dict__.get("saves_activations") for decoder in decoders]  # of a block around this one
     try:
         for decoder in decoders:
             decoder.saves_activations = activations
-        with cached_weights(group for decoder in decoders if weights for group in Layer(decoder).groups):
+        with cached_weights(groups if weights else []), fp8_weights(groups if fp8 else [], weights):
             yield
     finally:
         for decoder, value in zip(decoders, before, strict=True):
@@ -63,10 +60,12 @@ def keep_in_memory(llama, weights: bool = True, activations: bool = False):
 
 
 @contextlib.contextmanager
-def cached_weights(groups: Iterable[Group]) -> Iterator[None]:
-    """Keep the dequantised weights of these groups while the block runs."""
-    cached = []
+def cached_weights(groups: Sequence[Group]) -> Iterator[None]:
+    """Keep the dequantised weights of these groups while the block runs, and those in 8 bits."""
+    cached, in_8_bits = [], [group.fp8_weight for group in groups if group.fp8_weight and not group.fp8_weight.kept]
     try:
+        for rounded in in_8_bits:
+            rounded.kept = True
         for projection in (p for group in groups for p in group.projections):
             first = projection.parts[0].layer
             if getattr(first.weight, "quant_state", None) is not None and not hasattr(first, "cached_weight"):
@@ -76,6 +75,21 @@ def cached_weights(groups: Iterable[Group]) -> Iterator[None]:
     finally:
         for first in cached:
             del first.cached_weight
+        for rounded in in_8_bits:
+            rounded.release()
+
+
+@contextlib.contextmanager
+def fp8_weights(groups: Sequence[Group], kept: bool) -> Iterator[None]:
+    """Let these groups' backward passes multiply by weights in 8 bits while the block runs."""
+    layers = [group.projections[0].parts[0].layer for group in groups]
+    try:
+        for layer in layers:
+            layer.fp8_weight = Fp8Weight(kept)
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("fp8_weight", None)
 
 
 class Layer:

@@ -6,106 +6,18 @@
     dx = dy W + (dy B) A            (N, in)
 
 x · A is one product for all projections that share x (q, k, v; gate, up), and the low-rank part comes first, so that
-the large product adds to it where it writes anyway. gate and up are one Projection, their weights side by side. W is
-dequantised for each product and forgotten, so 4 bits stay the only copy, unless `keep_in_memory` keeps the dequantised
-values. All layers' A and B are scaled, cast and laid side by side at once (`prepare_adapters`), a dozen operations
-instead of a thousand.
+the large product adds to it where it writes anyway. gate and up are one Projection, their weights side by side. All
+layers' A and B are scaled, cast and laid side by side at once (`prepare_adapters`), a dozen operations instead of a
+thousand.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from torch import nn
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A linear layer of the base, and its LoRA where it has one: a (r, in), b (out, r), float32."""
-
-    layer: nn.Module
-    a: nn.Parameter | None
-    b: nn.Parameter | None
-    scale: float
-    dropout: float
-
-
-class Projection:
-    """Linear layers, as they stand in the model with PEFT's LoRA around them or without, their results side by side."""
-
-    __slots__ = ("bias", "parts")
-
-    def __init__(self, *modules: nn.Module):
-        self.parts = [_part(module) for module in modules]
-        biases = [part.layer.bias for part in self.parts if part.layer.bias is not None]
-        self.bias = None if not biases else torch.cat(biases)
-
-    def weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """(out, in), dequantised where it is 4-bit."""
-        cached = getattr(self.parts[0].layer, "cached_weight", None)
-        if cached is not None and cached.dtype is dtype:
-            return cached
-        layers = [part.layer for part in self.parts]
-        if len(layers) == 1:
-            return _weight(layers[0], dtype)
-        if (whole := _as_one_matrix(layers)) is not None:
-            return whole.to(dtype)
-        rows = list(accumulate((layer.out_features for layer in layers), initial=0))
-        whole = torch.empty(rows[-1], layers[0].in_features, dtype=dtype, device=layers[0].weight.device)
-        for layer, (start, end) in zip(layers, pairwise(rows), strict=True):
-            _weight(layer, dtype, whole[start:end])
-        return whole
-
-
-def _part(module: nn.Module) -> Part:
-    if not hasattr(module, "lora_A"):
-        return Part(module, None, None, 1.0, 0.0)
-    base = module.get_base_layer()
-    [name] = module.active_adapters or [None]
-    if module.disable_adapters or name not in module.lora_A:
-        return Part(base, None, None, 1.0, 0.0)
-    dropout = getattr(module.lora_dropout[name], "p", 0.0) if module.training else 0.0
-    return Part(base, module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name], dropout)
-
-
-def _weight(layer: nn.Module, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
-    weight = layer.weight
-    if getattr(weight, "quant_state", None) is None:
-        return weight.to(dtype) if out is None else out.copy_(weight)
-    if out is not None and weight.quant_state.dtype is dtype and out.is_cuda:
-        return dequantize_4bit(weight.data, weight.quant_state, out=out)
-    whole = dequantize_4bit(weight.data, weight.quant_state).to(dtype)
-    return whole if out is None else out.copy_(whole)
-
-
-def make_contiguous(decoder: nn.Module) -> None:
-    """Put plain gate and up weights into one piece of memory, so that they are one matrix without a copy."""
-    layers = [decoder.mlp.gate_proj, decoder.mlp.up_proj]
-    if any(getattr(layer.weight, "quant_state", None) is not None for layer in layers):
-        return
-    whole = torch.cat([layer.weight.data for layer in layers])
-    for layer, part in zip(layers, whole.split([layer.out_features for layer in layers]), strict=True):
-        layer.weight.data = part
-
-
-def _as_one_matrix(layers: Sequence[nn.Module]) -> torch.Tensor | None:
-    """Plain weights that lie one behind the other in memory, as one matrix; None where they do not."""
-    weights = [layer.weight for layer in layers]
-    if any(getattr(weight, "quant_state", None) is not None for weight in weights):
-        return None
-    expected = weights[0].data_ptr()
-    for weight in weights:
-        if (
-            weight.data_ptr() != expected
-            or weight.untyped_storage().data_ptr() != weights[0].untyped_storage().data_ptr()
-        ):
-            return None
-        expected += weight.numel() * weight.element_size()
-    rows = sum(layer.out_features for layer in layers)
-    return weights[0].data.as_strided((rows, layers[0].in_features), (layers[0].in_features, 1))
+from llama_exp.model.kernels import fp8
+from llama_exp.model.kernels.projection import Part, Projection
 
 
 class Group:
@@ -125,6 +37,11 @@ class Group:
     def tensors(self) -> list[torch.Tensor | None]:
         """What an autograd function must be handed to return their gradients."""
         return [self.a, *self.b]
+
+    @property
+    def fp8_weight(self) -> fp8.Fp8Weight | None:
+        """W of all projections for the backward pass, where that is in FP8 (`keep_in_memory`)."""
+        return getattr(self.projections[0].parts[0].layer, "fp8_weight", None)
 
     def shape(self) -> tuple:
         """What must agree between layers for their adapters to be prepared together."""
@@ -181,13 +98,12 @@ def multiply(
     low = down_project(x, group, seed)
     results, start = [], 0
     for p, b in zip(group.projections, group.b, strict=True):
-        weight = p.weight(x.dtype).t()
         if b is None:
-            y = x @ weight if onto is None else torch.addmm(onto, x, weight)
+            y = p.product(x, onto, in_place=False)
         else:
             part = low[:, start : start + b.shape[1]]
             y = part @ b.t() if onto is None else torch.addmm(onto, part, b.t())
-            y.addmm_(x, weight)  # the large product accumulates onto the small one: no extra pass over (N, out)
+            y = p.product(x, y, in_place=True)  # the large product adds to the small one: no extra pass over (N, out)
             start += b.shape[1]
         results.append(y if p.bias is None else y.add_(p.bias))
     return results, low
@@ -215,17 +131,25 @@ def multiply_backward(
         rises.append(grad @ b)
         of_b.append(grad.t() @ low[:, start : start + b.shape[1]])
         start += b.shape[1]
-    dx = of_a = None
+    of_a = rise = None
     if rises:
         rise = torch.cat(rises, 1) if len(rises) > 1 else rises[0]
         of_a = rise.t() @ dropout(x, group.dropout, seed)
-        if needs_x:
-            dx = dropout(rise @ group.a, group.dropout, seed)
-    if needs_x:
-        for p, grad in zip(group.projections, grads, strict=True):
-            weight = p.weight(x.dtype)
-            dx = grad @ weight if dx is None else dx.addmm_(grad, weight)
-    return dx, [of_a, *of_b]
+    return _gradient_to_x(grads, rise, group, x.dtype, seed) if needs_x else None, [of_a, *of_b]
+
+
+def _gradient_to_x(grads, rise: torch.Tensor | None, group: Group, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    """dy W + (dy B) A, the second part with dropout; rise (N, sum of ranks): dy B."""
+    if (rounded := group.fp8_weight) is not None:
+        dx = fp8.multiply(grads, *rounded.get(lambda: [p.weight(dtype) for p in group.projections]))
+        if rise is None:
+            return dx
+        return dx.add_(dropout(rise @ group.a, group.dropout, seed)) if group.dropout else dx.addmm_(rise, group.a)
+    dx = None if rise is None else dropout(rise @ group.a, group.dropout, seed)
+    for p, grad in zip(group.projections, grads, strict=True):
+        weight = p.weight(dtype)
+        dx = grad @ weight if dx is None else dx.addmm_(grad, weight)
+    return dx
 
 
 def dropout(x: torch.Tensor, share: float, seed: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from llama_exp.model.kernels.attention import Segments, attend
-from llama_exp.model.kernels.decoder_layer import Layer, layers_of
+from llama_exp.model.kernels.decoder_layer import Layer, fp8_weights, layers_of
 from llama_exp.model.kernels.forward import token_nll
 from llama_exp.model.kernels.lora_linear import Group
 from llama_exp.model.sharding import is_in_shares
@@ -19,7 +19,7 @@ from llama_exp.model.sharding import is_in_shares
 TOKENS = 513, 528  # kernels are compiled apart for counts that 16 divides
 
 
-def warm_up(base: nn.Module, rank: int) -> None:
+def warm_up(base: nn.Module, rank: int, fp8: bool = False) -> None:
     """Warm `base` up for adapters of `rank`, once. Nothing on a CPU, nor for a base in shares: where this failed in one
     process, the others would wait for it."""
     if (
@@ -30,10 +30,10 @@ def warm_up(base: nn.Module, rank: int) -> None:
         return
     base.is_warm = True
     with contextlib.suppress(Exception):
-        run_kernels(base, rank)
+        run_kernels(base, rank, fp8)
 
 
-def run_kernels(base: nn.Module, rank: int) -> None:
+def run_kernels(base: nn.Module, rank: int, fp8: bool = False) -> None:
     """One layer and the output layer, forward and backward. Leaves the base as it is."""
     weight = base.model.embed_tokens.weight
     layer = layers_of(base)[0]
@@ -42,7 +42,8 @@ def run_kernels(base: nn.Module, rank: int) -> None:
     random = torch.Generator(weight.device).manual_seed(0)  # not the generator that training draws from
     for count in TOKENS:
         x = torch.randn(count, weight.shape[1], device=weight.device, generator=random).to(weight.dtype)
-        _step(base, layer, x.requires_grad_())
+        with fp8_weights(layer.groups if fp8 else [], kept=False):
+            _step(base, layer, x.requires_grad_())
 
 
 def _adapt(group: Group, rank: int, like: torch.Tensor) -> None:
