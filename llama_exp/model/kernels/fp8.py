@@ -9,6 +9,7 @@ gradients stray; docs/speed.md what it brings.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 
@@ -75,13 +76,25 @@ def multiply(grads: Sequence[torch.Tensor], weight: torch.Tensor, scale: torch.T
 
 def quantise_rows(grads: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, out) each -> side by side in e4m3, and the scale of each row, (N, 1) float32."""
-    if grads[0].is_cuda:
-        from llama_exp.model.kernels import fp8_triton  # Triton is where CUDA is
-
-        return fp8_triton.quantise_rows(grads)
+    if kernels := _kernels(grads[0]):
+        return kernels.quantise_rows(grads)
     whole = torch.cat([grad.float() for grad in grads], 1)
     scales = _scale(whole.abs().amax(1, keepdim=True))
     return (whole / scales).to(E4M3), scales
+
+
+def _kernels(tensor: torch.Tensor):
+    """One pass over memory on a GPU; None elsewhere, and where there is no Triton."""
+    return _triton_kernels() if tensor.is_cuda else None
+
+
+@lru_cache
+def _triton_kernels():
+    try:
+        from llama_exp.model.kernels import fp8_triton
+    except ImportError:
+        return None
+    return fp8_triton
 
 
 def _scale(largest: torch.Tensor) -> torch.Tensor:
@@ -90,9 +103,7 @@ def _scale(largest: torch.Tensor) -> torch.Tensor:
 
 def _cast_transposed(weight: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> None:
     """weight (out, in) / scale -> `out` (in, out), e4m3."""
-    if weight.is_cuda:
-        from llama_exp.model.kernels import fp8_triton
-
-        fp8_triton.cast_transposed(weight, scale, out)
+    if kernels := _kernels(weight):
+        kernels.cast_transposed(weight, scale, out)
     else:
         out.copy_((weight.float() / scale).t())
