@@ -12,13 +12,17 @@ from dataclasses import replace
 
 import pytest
 
+from llama_exp.config.compose import load_config
 from llama_exp.config.identity import flat
 from llama_exp.data.synthetic import rows
+from llama_exp.evaluation import replies
 from llama_exp.evaluation.scoring import format_scores
 from llama_exp.metrics import squad
 from llama_exp.runs.files import read_predictions
 from llama_exp.runs.results import Results
 from llama_exp.runs.run import Run
+from llama_exp.session import Session
+from llama_exp.training.train import train
 from tests.conftest import ROOT, python, small
 
 
@@ -449,3 +453,26 @@ def test_scored_again_it_has_the_same_intervals_and_lost_replies_are_generated_a
     results.unlink()
     command("evaluate.py", *found_by(words, f"outputs={tmp_path}/o"))
     assert json.loads(results.read_text())["scores"] == pytest.approx(first["scores"], rel=1e-5)
+
+
+def test_the_cells_of_a_sweep_encode_what_they_answer_once(tmp_path, monkeypatch):
+    encoded, encode = [], replies.encode_held_out
+    monkeypatch.setattr(
+        replies, "encode_held_out", lambda examples, *how: encoded.append(len(examples)) or encode(examples, *how)
+    )
+    words = [*small(sample="8"), "evaluate=true", "eval_sample=6", "validation_sample=4", "validations=1"]
+
+    def cell(session: Session, outputs: str, *more: str) -> list[bytes]:
+        """The files of its evaluations: of validation Examples, then of test Examples."""
+        outcome = train(load_config(*words, *more, f"outputs={tmp_path}/{outputs}"), session)
+        return [path.read_bytes() for path in sorted(outcome.folder.glob("eval/*/predictions.jsonl"))]
+
+    session = Session()
+    cell(session, "shared", "seed=0")
+    second = cell(session, "shared", "seed=1")
+    assert encoded == [4, 6]
+    cell(session, "shared", "seed=1", "max_length=200")
+    cell(session, "shared", "seed=1", "dataset.max_new_tokens=9")
+    cell(session, "shared", "seed=1", "dataset.split_seed=3")
+    assert encoded == [4, 6] * 4, "other limits, other Examples"
+    assert cell(Session(), "alone", "seed=1") == second and len(second) == 2
