@@ -71,9 +71,8 @@ def main(checkpoint: str, words: dict[str, str]) -> None:
     losses: list[float] = []
     rest = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    with keep_in_memory(
-        base, bool(words.get("cache_weights")), bool(words.get("save_activations")), bool(words.get("fp8"))
-    ):
+    kept = (words.get(name) == "true" for name in ("cache_weights", "save_activations", "fp8"))
+    with keep_in_memory(base, *kept):
         times = [step(rounds[n % len(rounds)]) for n in range(steps)]
         if words.get("profile"):
             profiled(lambda: step(rounds[0]))

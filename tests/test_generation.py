@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from llama_exp.model.base import load_base
+from llama_exp.model.kernels import batch_decode
 from llama_exp.model.kernels.batch_decode import decode_batches
 from llama_exp.model.kernels.batches import DecodeRequest, group_by_prefix, make_batches
 from llama_exp.model.kernels.prefill import KVCache
@@ -152,3 +153,49 @@ def test_an_adapter_that_was_taken_off_is_not_seen(llama):
     before = {place: one.ids for place, one in replies(base, made, new=6).items()}
     detach_lora(attach_lora(base, LORA, 0))
     assert {place: one.ids for place, one in replies(base, made, new=6).items()} == before
+
+
+@pytest.mark.parametrize("new", [0, 3])
+def test_the_cache_holds_prompts_and_new_tokens_but_no_long_responses(adapted, monkeypatch, new):  # noqa: F811
+    """What fits in memory is reckoned with prompts and new tokens alone."""
+    llama, made, sizes = causal_lm(adapted).eval(), prompts(), []
+    fill = KVCache.fill
+    monkeypatch.setattr(
+        KVCache, "fill", lambda self, layer, k, v: (fill(self, layer, k, v), sizes.append(self.keys[layer].shape[:2]))
+    )
+    response = tuple(range(3, 90))
+    found = replies(llama, made, new, count=4, response=response)
+    short = replies(llama, made, new, count=4)
+    assert {place: one.ids for place, one in found.items()} == {place: one.ids for place, one in short.items()}
+    assert all(rows <= 4 and width <= new + max(map(len, made)) for rows, width in sizes)
+    assert bool(sizes) == (new > 0), "who generates nothing needs no cache"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_batches_that_are_there_are_not_lost_where_the_next_one_fails(adapted, monkeypatch, ahead):  # noqa: F811
+    llama, launch, launched = causal_lm(adapted).eval(), batch_decode.launch_batch, []
+    batches = list(make_batches(asked(prompts()), 3, 4, 1e9))
+
+    def third_fails(llama, batch, *others):
+        launched.append(batch)
+        if len(launched) == 3:
+            raise torch.OutOfMemoryError("no more")
+        return launch(llama, batch, *others)
+
+    monkeypatch.setattr(batch_decode, "launch_batch", third_fails)
+    monkeypatch.setattr(batch_decode, "can_run_ahead", lambda llama: ahead)
+    order = []
+    with pytest.raises(torch.OutOfMemoryError, match="no more"):
+        for found in decode_batches(llama, batches, new=3, eos=EOS):
+            order.append((len(launched), {one.index for one in found}))
+    indices = [{request.index for group in batch for request in group.members} for batch in batches]
+    assert len(batches) > 3 and [read for _, read in order] == indices[:2]
+    assert [count for count, _ in order] == ([2, 3] if ahead else [1, 2])
+
+
+def test_running_ahead_gives_the_same_replies(adapted, monkeypatch):  # noqa: F811
+    llama, found = causal_lm(adapted).eval(), []
+    for ahead in (False, True):
+        monkeypatch.setattr(batch_decode, "can_run_ahead", lambda llama, ahead=ahead: ahead)
+        found.append(replies(llama, prompts(), new=6, count=3, response=(7, 8, EOS)))
+    assert found[0] == found[1] and len(found[0]) == len(prompts())

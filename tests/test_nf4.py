@@ -10,7 +10,8 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from llama_exp.config.schema import Targets
 from llama_exp.model.base import load_base
 from llama_exp.model.kernels import fp8, projection
-from llama_exp.model.kernels.batch_decode import decode_one
+from llama_exp.model.kernels.batch_decode import decode_batches, decode_one
+from llama_exp.model.kernels.batches import DecodeRequest, make_batches
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.lora import attach_lora, causal_lm, detach_lora
 
@@ -63,30 +64,31 @@ def reference(monkeypatch) -> Reference:
 
 
 @pytest.mark.parametrize("kind", ["all", "attention", "untuned"])
-def test_a_reply_that_reads_4_bit_weights_is_that_of_dequantised_ones(llama, monkeypatch, kind):
+def test_a_reply_that_reads_4_bit_weights_is_that_of_dequantised_ones(llama, reference, kind):
     base = load_base(base_config(llama), CPU)
     lora = dataclasses.replace(LORA, targets=Targets.attention if kind == "attention" else Targets.all)
     model = base if kind == "untuned" else attach_lora(base, lora, 0)
     make_it_matter(model)
-    prompt = list(range(3, 20))
+    prompt = tuple(range(3, 20))
 
     def reply() -> list[int]:
         return list(decode_one(causal_lm(model).eval(), prompt, new=12, eos=-1))
 
-    expected, reference = reply(), Reference()
-    monkeypatch.setattr(projection, "_nf4_kernels", lambda weight, dtype: hasattr(weight, "quant_state") and reference)
+    batches = make_batches([DecodeRequest(0, prompt, ())], 12, 1, 1e9)
+    [[alone]] = decode_batches(causal_lm(model).eval(), batches, new=12, eos=-1)
+    assert reference.products == 0, "an evaluation's numbers do not depend on what memory there is"
     # each step, layer and linear layer; and the second half of the prompt's last layer, which one token goes through
-    assert reply() == expected and reference.products == 11 * 3 * 7 + 4
+    assert reply() == alone.ids and reference.products == 11 * 3 * 7 + 4
     with keep_in_memory(causal_lm(model)):
-        assert reply() == expected and reference.products == 11 * 3 * 7 + 4, "weights that are kept are used"
+        assert reply() == alone.ids and reference.products == 11 * 3 * 7 + 4, "weights that are kept are used"
     if model is not base:
         detach_lora(model)
 
 
 def test_several_rows_are_multiplied_by_dequantised_weights(llama, reference):
-    base = load_base(base_config(llama), CPU)
-    gate_up = projection.Projection(base.model.layers[0].mlp.gate_proj, base.model.layers[0].mlp.up_proj)
-    x = torch.randn(2, base.config.hidden_size)
+    mlp = load_base(base_config(llama), CPU).model.layers[0].mlp
+    gate_up = projection.Projection(mlp.gate_proj, mlp.up_proj, direct=True)
+    x = torch.randn(2, mlp.gate_proj.in_features)
     both = gate_up.product(x, None, False)
     assert reference.products == 0
     one = gate_up.product(x[:1], None, False)

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -21,6 +21,7 @@ def test_predictions_come_back_as_they_were_written(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text(json_line(ONE) + json_line(ONE), encoding="utf-8")
     assert read_predictions(path) == [ONE, ONE]
+    assert json_line(ONE) == json.dumps(asdict(ONE), ensure_ascii=False) + "\n"
 
 
 def test_predictions_of_an_earlier_version_are_read_without_what_came_before_the_prompt(tmp_path):

@@ -13,8 +13,8 @@ T = TypeVar("T")
 class DataCache:
     """Keeps the source that was read last, and what was encoded last under each name.
 
-    The runs of a sweep differ in rank and seed far more often than in their data; more than the last of each is not
-    kept, because a large dataset twice in memory would cost more than reading it again.
+    The runs of a sweep differ in rank and seed far more often than in their data; more than the last of each name is
+    not kept, because a large dataset twice in memory would cost more than reading it again.
     """
 
     def __init__(self) -> None:

@@ -50,7 +50,8 @@ class HeldOutTokens:
     prompts       ids that generation starts from, a list an Example
     responses     each prompt with its response behind it; None where that is empty or does not fit
     shortened     indices of the prompts that had to be shortened
-    answers_lost  how many of them lost their answer with it, as in `encode_all`
+    answers_lost  how many of them lost their answer with it, as in `encode_all`; whether answers are spans of their
+                  contexts is read from the shortened Examples
     """
 
     prompts: list[list[int]]
@@ -65,6 +66,8 @@ def encode_held_out(
     """Encode Examples for answering: prompts as in training, and the responses whose likelihood is measured."""
     prompts, shortened = encode_prompts(examples, tokenizer, max_length - max_new_tokens)
     responses = with_responses(examples, prompts, tokenizer, max_length)
+    if answers_in_context is None:
+        answers_in_context = _are_extractive([examples[index] for index in shortened])
     lost = _count_answers_lost(examples, shortened, answers_in_context)
     return HeldOutTokens(prompts, responses, frozenset(shortened), lost)
 

@@ -11,7 +11,7 @@ from llama_exp.data import DATASETS, sources
 from llama_exp.errors import UserError
 from llama_exp.evaluation.after_training import forgetting_request
 from llama_exp.evaluation.auto_metrics import with_metrics, with_metrics_of
-from llama_exp.evaluation.replies import COST, encode, reply_to_all
+from llama_exp.evaluation.replies import COST, reply_to_all
 from llama_exp.evaluation.request import EvaluationRequest, metric_settings
 from llama_exp.evaluation.results import is_up_to_date, save_results, stored_results
 from llama_exp.evaluation.scoring import format_scores, intervals_as_dicts, read_official_predictions, score
@@ -94,9 +94,7 @@ def evaluate_model(request: EvaluationRequest, model, tokenizer, data, trackers:
     with lock_folder(request.folder):
         if results := stored_results(request.folder):  # by another process in the meantime
             return reuse(request, results, trackers)
-        encoded = encode(request, examples, data)
-        predictions, cost = reply_to_all(request, examples, encoded, model, tokenizer)
-        lost = encoded.answers_lost
+        predictions, cost, lost = reply_to_all(request, examples, data, model)
         results = save_results(request, predictions, cost, lost)
     if lost or results.unmeasured:
         print(

@@ -27,16 +27,18 @@ def encode(request: EvaluationRequest, examples: list[Example], data) -> HeldOut
     """What is held out, encoded; the runs of a sweep, which answer the same, share it."""
     config = request.config
     settings = data.tokenizer, config.max_length, config.dataset.max_new_tokens, data.answers_in_context
-    return data.cache.encoded(request.folder.name, settings, examples, lambda: encode_held_out(examples, *settings))
+    name = f"answers of {config.split.value}" if request.generate else "forgetting"
+    return data.cache.encoded(name, settings, examples, lambda: encode_held_out(examples, *settings))
 
 
 def reply_to_all(
-    request: EvaluationRequest, examples: Sequence[Example], encoded: HeldOutTokens, model, tokenizer
-) -> tuple[list[Prediction], dict[str, Any]]:
+    request: EvaluationRequest, examples: list[Example], data, model
+) -> tuple[list[Prediction], dict[str, Any], int]:
     """Reply to every Example that `predictions.jsonl` does not hold yet, and measure how likely its response is.
 
-    Returns all Predictions in the Examples' order, and their cost {"seconds", "tokens", "peak_memory_bytes"}, all None
-    where the cost of those that an earlier process made is not known.
+    Returns all Predictions in the Examples' order; their cost {"seconds", "tokens", "peak_memory_bytes"}, all None
+    where the cost of those that an earlier process made is not known; and how many answers were cut away with their
+    context.
     """
     from llama_exp.evaluation.generation import answers
     from llama_exp.model.memory import peak_memory, reset_peak_memory
@@ -51,6 +53,7 @@ def reply_to_all(
     missing = [index for index, example in enumerate(examples) if example.id not in answered]
     if answered and missing:
         print(f"  continuing: {len(answered)} of {len(examples)} are answered", flush=True)
+    encoded = encode(request, examples, data)
     prompts = [encoded.prompts[index] for index in missing]
     measured = [encoded.responses[index] for index in missing]
     tokens = 0
@@ -61,7 +64,7 @@ def reply_to_all(
     new = config.dataset.max_new_tokens if request.generate else 0
     countdown = Countdown("answered", len(examples), len(answered))
     with countdown, open(path, "a", encoding="utf-8") as file:
-        for replies in answers(model, tokenizer, prompts, measured, max_new_tokens=new, batch=config.eval_batch):
+        for replies in answers(model, data.tokenizer, prompts, measured, max_new_tokens=new, batch=config.eval_batch):
             for reply in replies:
                 index, target = missing[reply.index], measured[reply.index]
                 example, measured_tokens = examples[index], target.label_tokens if target else 0
@@ -75,7 +78,7 @@ def reply_to_all(
     total = cost()
     predictions = [answered[example.id] for example in examples]
     write_jsonl(path, predictions)  # in a fixed order: scoring them again gives the same interval to the last digit
-    return predictions, total
+    return predictions, total, encoded.answers_lost
 
 
 def prediction_of(example: Example, reply: "Reply", tokens: int, shortened: bool) -> Prediction:

@@ -68,7 +68,7 @@ class Needs:
     Once:
     learning      adapters, their gradients and the optimizer's moments
     logits        of one chunk
-    weights       being dequantised
+    weights       being dequantised, and with fp8_backward in 8 bits
     dequantised   all of W in 16 bits, where it is kept; infinite for a base in shares
     in_8_bits     and, with fp8_backward, in 8 bits beside it
     """
@@ -127,7 +127,8 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
         last=first + (2 if config.lora.dropout else 1) * f * size,
         learning=layers * config.lora.r * sum(a + b for a, b in tuned) * 16,  # weight, gradient, two moments in float32
         logits=CHUNK * shape.vocab_size * 10,
-        weights=2 * 2 * f * d * size + 3 * f * d * fp8 + gathered,  # the largest, and one in the making
+        # gate and up, and as much in the making; in 8 bits gate, up and down, held while a layer is recomputed
+        weights=2 * 2 * f * d * size + 3 * f * d * fp8 + gathered,
         dequantised=math.inf if gathered else all_weights * size,
         in_8_bits=all_weights * fp8,
     )

@@ -15,10 +15,11 @@ from torch import nn
 
 from llama_exp.model.kernels.batches import DecodeRequest, PrefixGroup
 from llama_exp.model.kernels.decode_step import DecodeStep
-from llama_exp.model.kernels.decoder_layer import layers_of
+from llama_exp.model.kernels.decoder_layer import Layer, layers_of
+from llama_exp.model.kernels.graphs import release_graphs
 from llama_exp.model.kernels.next_token import Choose, likeliest
 from llama_exp.model.kernels.prefill import prefill
-from llama_exp.model.kernels.transfers import OnItsWay, to_device
+from llama_exp.model.kernels.transfers import PendingCopy, to_device
 
 CHECK_EVERY = 4  # steps between checks whether all replies have ended: a check waits for the GPU
 
@@ -37,7 +38,7 @@ class LaunchedBatch:
 
     def __init__(self, batch: Sequence[PrefixGroup], replies: torch.Tensor, nll: torch.Tensor | None, eos: int):
         self.requests = [request for group in batch for request in group.members]
-        self.replies, self.nll, self.eos = OnItsWay(replies), None if nll is None else OnItsWay(nll), eos
+        self.replies, self.nll, self.eos = PendingCopy(replies), None if nll is None else PendingCopy(nll), eos
 
     def read(self) -> list[DecodeResult]:
         ids = [_up_to_eos(row, self.eos) for row in self.replies.read().tolist()]
@@ -53,28 +54,45 @@ def decode_batches(
 ) -> Iterator[list[DecodeResult]]:
     """Reply to every prompt of each batch, with at most `new` tokens.
 
-    A batch is launched before the one before it is read, so that a GPU computes while its replies are read and used.
+    A GPU gets the next batch before the replies of the one before it are read, and computes while they are used.
     """
-    launched = None
-    for batch in batches:
-        before, launched = launched, launch_batch(llama, batch, new, eos, choose)
-        if before:
-            yield before.read()
-    if launched:
-        yield launched.read()
+    ahead, launched = can_run_ahead(llama), None
+    try:
+        for batch in batches:
+            try:
+                following = launch_batch(llama, batch, new, eos, choose)
+            except BaseException:  # what is there already is not lost
+                if launched:
+                    yield launched.read()
+                raise
+            if launched:
+                yield launched.read()
+            launched = following
+            if not ahead:
+                yield launched.read()
+                launched = None
+        if launched:
+            yield launched.read()
+    finally:
+        release_graphs(llama)
+
+
+def can_run_ahead(llama: nn.Module) -> bool:
+    """Whether the CPU is free while a batch is computed."""
+    return llama.model.embed_tokens.weight.is_cuda
 
 
 @torch.inference_mode()
 def launch_batch(llama: nn.Module, batch: Sequence[PrefixGroup], new: int, eos: int, choose: Choose) -> LaunchedBatch:
-    step, nll = _prefilled(llama, batch, new, choose)
+    """Prefill and decode a batch: on a GPU, all but the last few steps are done when this returns."""
+    step, nll = _prefilled(llama, layers_of(llama), batch, new, choose)
     return LaunchedBatch(batch, decode(step, new, eos), nll, eos)
 
 
 def _prefilled(
-    llama: nn.Module, batch: Sequence[PrefixGroup], new: int, choose: Choose
+    llama: nn.Module, layers: Sequence[Layer], batch: Sequence[PrefixGroup], new: int, choose: Choose
 ) -> tuple[DecodeStep, torch.Tensor | None]:
     """The step that follows on the prompts, and the likelihood of each token of their responses."""
-    layers = layers_of(llama)
     done = prefill(llama, layers, batch, new, choose)
     lengths = torch.tensor([len(request.prompt) for group in batch for request in group.members])
     positions = to_device(lengths, done.first.device)
@@ -92,11 +110,12 @@ def decode_one(
     """
     if new < 1:
         return
-    step, _ = _prefilled(llama, [PrefixGroup(0, [DecodeRequest(0, tuple(prompt), ())])], new, choose)
+    layers = layers_of(llama, direct=True)
+    step, _ = _prefilled(llama, layers, [PrefixGroup(0, [DecodeRequest(0, tuple(prompt), ())])], new, choose)
     on_gpu = step.token.is_cuda
     try:
         for left in reversed(range(new)):
-            token = OnItsWay(step.token)
+            token = PendingCopy(step.token)
             if left and on_gpu:
                 step.run(left)
             value = int(token.read())

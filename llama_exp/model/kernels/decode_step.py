@@ -1,13 +1,10 @@
 """One more token for each row of a cache, on a GPU as a CUDA graph."""
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 
 from llama_exp.model.kernels.attention import CachedRows, attend_next, can_flash
 from llama_exp.model.kernels.forward import hidden_states
+from llama_exp.model.kernels.graphs import graphs_of
 from llama_exp.model.kernels.next_token import Choose, likeliest
 from llama_exp.model.kernels.prefill import KVCache
 
@@ -49,7 +46,7 @@ class DecodeStep:
     def run(self, left: int) -> None:
         """left: how many steps will run, this one included; a graph pays from GRAPH_FROM on."""
         if self.has_run and not self.graph and left >= GRAPH_FROM and can_flash(self.cache.keys[0]):
-            self.graph = capture(self._run, self.token.device)
+            self.graph = graphs_of(self.llama).capture(self._run)
         if self.graph:
             self.graph.replay()
         else:
@@ -72,49 +69,3 @@ class DecodeStep:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self.every_row, self.position], values[self.every_row, self.position] = k, v
         return attend_next(q, keys, values, self.rows, self.longest + 1)
-
-
-def capture(work: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
-    """The kernels that `work` launches, as a graph.
-
-    As torch.cuda.graph does it, but without waiting for the GPU and without emptying the allocator's cache: a batch is
-    launched while the one before it is computed. All graphs share memory for what they compute in between, as they run
-    one after another.
-    """
-    shared = _shared_by_graphs(device)
-    for first_try in (True, False):
-        graph = torch.cuda.CUDAGraph()
-        shared.stream.wait_stream(torch.cuda.current_stream(device))
-        try:
-            with torch.cuda.stream(shared.stream):
-                # Only what this thread does is captured, and may disturb: others load, draw and answer meanwhile.
-                graph.capture_begin(pool=shared.memory, capture_error_mode="thread_local")
-                try:
-                    work()
-                finally:
-                    graph.capture_end()
-            break
-        except torch.OutOfMemoryError:
-            if not first_try:
-                raise
-            torch.cuda.empty_cache()  # while capturing, the allocator cannot give back what it keeps elsewhere
-            shared.memory = torch.cuda.graph_pool_handle()
-    torch.cuda.current_stream(device).wait_stream(shared.stream)
-    shared.last = graph
-    return graph
-
-
-@dataclass
-class SharedByGraphs:
-    """stream: where graphs are captured; memory: the pool of what they compute in between; last: the newest graph, as
-    a pool that no graph uses cannot be used again."""
-
-    stream: torch.cuda.Stream
-    memory: tuple[int, int]
-    last: torch.cuda.CUDAGraph | None = None
-
-
-@functools.lru_cache
-def _shared_by_graphs(device: torch.device) -> SharedByGraphs:
-    """Kept as long as the process runs."""
-    return SharedByGraphs(torch.cuda.Stream(device), torch.cuda.graph_pool_handle())

@@ -27,9 +27,13 @@ from llama_exp.model.sharding import gather, release
 MLP_TOKENS = 4096  # tokens whose gate and up are recomputed at once: more take memory, fewer take time
 
 
-def layers_of(llama) -> list["Layer"]:
-    """All decoder layers of a LlamaForCausalLM, their adapters prepared together."""
-    layers = [Layer(decoder) for decoder in llama.model.layers]
+def layers_of(llama, direct: bool = False) -> list["Layer"]:
+    """All decoder layers of a LlamaForCausalLM, their adapters prepared together.
+
+    direct: one row alone is multiplied by the 4-bit weights where the dequantised ones are not kept: faster, and added
+    up in another order.
+    """
+    layers = [Layer(decoder, direct) for decoder in llama.model.layers]
     dtype = llama.model.embed_tokens.weight.dtype
     for same in zip(*(layer.groups for layer in layers), strict=True):
         prepare_adapters(same, dtype)
@@ -95,13 +99,14 @@ def fp8_weights(groups: Sequence[Group], kept: bool) -> Iterator[None]:
 class Layer:
     """A view of a transformers LlamaDecoderLayer, with PEFT's adapters in place, as the arithmetic needs it."""
 
-    def __init__(self, decoder):
+    def __init__(self, decoder, direct: bool = False):
         attention, mlp = decoder.self_attn, decoder.mlp
         self.decoder = decoder
-        self.qkv = Group(Projection(attention.q_proj), Projection(attention.k_proj), Projection(attention.v_proj))
-        self.o = Group(Projection(attention.o_proj))
-        self.gate_up = Group(Projection(mlp.gate_proj, mlp.up_proj))
-        self.down = Group(Projection(mlp.down_proj))
+        qkv = attention.q_proj, attention.k_proj, attention.v_proj
+        self.qkv = Group(*(Projection(layer, direct=direct) for layer in qkv))
+        self.o = Group(Projection(attention.o_proj, direct=direct))
+        self.gate_up = Group(Projection(mlp.gate_proj, mlp.up_proj, direct=direct))
+        self.down = Group(Projection(mlp.down_proj, direct=direct))
         self.groups = self.qkv, self.o, self.gate_up, self.down
         self.head_dim = attention.head_dim
         self.saves_activations = getattr(decoder, "saves_activations", False)

@@ -9,15 +9,15 @@ gradients stray; docs/speed.md what it brings.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 
 from llama_exp.errors import UserError
+from llama_exp.model.kernels.triton_support import has_triton
 
 E4M3 = torch.float8_e4m3fn
 LARGEST = torch.finfo(E4M3).max
-SMALLEST_SCALE = 1e-30  # of zeros
+SMALLEST = 1e-30  # what the largest entry of a row of zeros counts as
 
 
 def check(device: torch.device) -> None:
@@ -68,7 +68,8 @@ class Fp8Weight:
 def multiply(grads: Sequence[torch.Tensor], weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """dy (N, out) of projections that share x -> dx (N, in), of the type of dy."""
     values, scales = quantise_rows(grads)
-    if values.is_cuda and all(size % 16 == 0 for size in weight.shape):  # what the kernel asks for
+    # What the kernel asks for: dimensions that 16 divides, and results of 16 bits.
+    if values.is_cuda and grads[0].element_size() == 2 and all(size % 16 == 0 for size in weight.shape):
         columns = scale.expand(1, len(weight)).contiguous()
         return torch._scaled_mm(values, weight.t(), scales, columns, out_dtype=grads[0].dtype, use_fast_accum=True)
     return ((values.float() @ weight.float().t()) * scales * scale).to(grads[0].dtype)
@@ -84,21 +85,16 @@ def quantise_rows(grads: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Te
 
 
 def _kernels(tensor: torch.Tensor):
-    """One pass over memory on a GPU; None elsewhere, and where there is no Triton."""
-    return _triton_kernels() if tensor.is_cuda else None
-
-
-@lru_cache
-def _triton_kernels():
-    try:
-        from llama_exp.model.kernels import fp8_triton
-    except ImportError:
+    """One pass over memory on a GPU; None elsewhere, and where Triton does not work."""
+    if not tensor.is_cuda or not has_triton():
         return None
+    from llama_exp.model.kernels import fp8_triton
+
     return fp8_triton
 
 
 def _scale(largest: torch.Tensor) -> torch.Tensor:
-    return largest.float().clamp(min=SMALLEST_SCALE) / LARGEST
+    return largest.float().clamp(min=SMALLEST) / LARGEST
 
 
 def _cast_transposed(weight: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> None:

@@ -10,22 +10,23 @@ AT_MOST = 3  # tensors that are rounded together: q, k and v
 
 
 def quantise_rows(grads: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, n) each -> side by side in e4m3, and the scale of each row, (N, 1) float32. Rows may lie apart."""
+    """(N, n) each -> side by side in e4m3, and the scale of each row, (N, 1) float32. Rows may be strided."""
     rows, widths = len(grads[0]), [grad.shape[1] for grad in grads]
     values = grads[0].new_empty(rows, sum(widths), dtype=torch.float8_e4m3fn)
     scales = grads[0].new_empty(rows, 1, dtype=torch.float32)
     missing = AT_MOST - len(grads)
     tensors, widths = [*grads, *[grads[0]] * missing], widths + [0] * missing
     blocks = [triton.next_power_of_2(width) if width else 0 for width in widths]
-    _quantise_rows[(rows,)](
-        *tensors,
-        *widths,
-        *(tensor.stride(0) for tensor in tensors),
-        values,
-        scales,
-        *blocks,
-        num_warps=8 if sum(blocks) <= 16384 else 16,
-    )
+    with torch.cuda.device_of(values):
+        _quantise_rows[(rows,)](
+            *tensors,
+            *widths,
+            *(tensor.stride(0) for tensor in tensors),
+            values,
+            scales,
+            *blocks,
+            num_warps=8 if sum(blocks) <= 16384 else 16,
+        )
     return values, scales
 
 
@@ -58,7 +59,7 @@ def _quantise_rows(
         columns_3 = tl.arange(0, block_3)
         z = tl.load(third + row * stride_3 + columns_3, mask=columns_3 < width_3, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, tl.max(tl.abs(z), 0))
-    scale = tl.maximum(largest, 1e-30) / 448.0
+    scale = tl.maximum(largest, 1e-30) / 448.0  # fp8.SMALLEST and fp8.LARGEST
     tl.store(scales + row, scale)
     out = values + row * (width_1 + width_2 + width_3)
     tl.store(out + columns_1, (x / scale).to(tl.float8e4nv), mask=columns_1 < width_1)
@@ -69,12 +70,13 @@ def _quantise_rows(
 
 
 def cast_transposed(weight: torch.Tensor, scale: torch.Tensor, out: torch.Tensor) -> None:
-    """weight (rows, columns) / scale -> `out` (columns, rows), e4m3, whose own rows may lie apart."""
+    """weight (rows, columns) / scale -> `out` (columns, rows), e4m3, whose rows may be strided."""
     rows, columns = weight.shape
     grid = (triton.cdiv(rows, 128), triton.cdiv(columns, 64))
-    _cast_transposed[grid](
-        weight, scale, out, rows, columns, weight.stride(0), out.stride(0), tile_rows=128, tile_columns=64
-    )
+    with torch.cuda.device_of(weight):
+        _cast_transposed[grid](
+            weight, scale, out, rows, columns, weight.stride(0), out.stride(0), tile_rows=128, tile_columns=64
+        )
 
 
 @triton.jit

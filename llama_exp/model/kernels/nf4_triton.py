@@ -26,30 +26,38 @@ def is_known(weight: torch.Tensor, state) -> bool:
     )
 
 
+def probe() -> None:
+    """Run a kernel on a few bytes: raises what keeps Triton from working here."""
+    packed, numbers = torch.zeros(256, dtype=torch.uint8, device="cuda"), torch.zeros(256, device="cuda")
+    _dequantise[(1,)](packed, packed, numbers, numbers, numbers, numbers, numbers.bfloat16(), 1, per_program=64)
+
+
 def dequantise(weight: torch.Tensor, state, out: torch.Tensor) -> torch.Tensor:
     """W (out features, in features) into `out`, of the type that it was quantised from."""
     blocks = out.numel() // BLOCK
-    _dequantise[(triton.cdiv(blocks, 64),)](
-        weight, *_scales(state), out, blocks, per_program=64, num_warps=4, enable_fp_fusion=False
-    )
+    with torch.cuda.device_of(weight):
+        _dequantise[(triton.cdiv(blocks, 64),)](
+            weight, *_scales(state), out, blocks, per_program=64, num_warps=4, enable_fp_fusion=False
+        )
     return out
 
 
 def add_product(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, state) -> None:
     """y (1, out) += W x, for one row x (1, in), without dequantising W in memory."""
     rows, columns = state.shape
-    _add_product[(triton.cdiv(rows, ROWS),)](
-        x,
-        weight,
-        *_scales(state),
-        y,
-        rows,
-        columns // BLOCK,
-        tile_rows=ROWS,
-        tile_blocks=TILE_BLOCKS,
-        num_warps=WARPS,
-        enable_fp_fusion=False,
-    )
+    with torch.cuda.device_of(x):
+        _add_product[(triton.cdiv(rows, ROWS),)](
+            x,
+            weight,
+            *_scales(state),
+            y,
+            rows,
+            columns // BLOCK,
+            tile_rows=ROWS,
+            tile_blocks=TILE_BLOCKS,
+            num_warps=WARPS,
+            enable_fp_fusion=False,
+        )
 
 
 ROWS, TILE_BLOCKS, WARPS = 4, 16, 4
@@ -68,8 +76,8 @@ def _dequantise(packed, absmax, code_2, absmax_2, offset, code, out, blocks, per
     both = tl.load(packed + byte, mask=inside[:, None], other=0).to(tl.int32)
     pair = tl.join(tl.load(code + (both >> 4)), tl.load(code + (both & 15)))
     values = tl.reshape(pair, (per_program, 64)) * scale[:, None]
-    place = block[:, None] * 64 + tl.arange(0, 64)[None, :]
-    tl.store(out + place, values.to(out.dtype.element_ty), mask=inside[:, None])
+    index = block[:, None] * 64 + tl.arange(0, 64)[None, :]
+    tl.store(out + index, values.to(out.dtype.element_ty), mask=inside[:, None])
 
 
 @triton.jit
@@ -105,10 +113,10 @@ def _add_product(
         scale = _scale(absmax, code_2, absmax_2, offset, block, inside)[:, :, None]
         byte = block[:, :, None] * 32 + within[None, None, :]
         both = tl.load(packed + byte, mask=inside[:, :, None], other=0).to(tl.int32)
-        place = (column[:, None] * 32 + within[None, :]) * 2
+        index = (column[:, None] * 32 + within[None, :]) * 2
         known = (column < blocks)[:, None]
-        first = tl.load(x + place, mask=known, other=0.0).to(tl.float32)[None, :, :]
-        second = tl.load(x + place + 1, mask=known, other=0.0).to(tl.float32)[None, :, :]
+        first = tl.load(x + index, mask=known, other=0.0).to(tl.float32)[None, :, :]
+        second = tl.load(x + index + 1, mask=known, other=0.0).to(tl.float32)[None, :, :]
         # Rounded as W would be in memory, so that the product is that of the dequantised weights.
         total += (tl.load(code + (both >> 4)) * scale).to(y.dtype.element_ty).to(tl.float32) * first
         total += (tl.load(code + (both & 15)) * scale).to(y.dtype.element_ty).to(tl.float32) * second

@@ -28,9 +28,9 @@ class KVCache:
         self.keys: list[torch.Tensor] = [torch.empty(0)] * layers
         self.values: list[torch.Tensor] = [torch.empty(0)] * layers
 
-    def fill(self, layer: int, k: torch.Tensor, v: torch.Tensor, indices: torch.Tensor) -> None:
-        """Store k, v (M, kv heads, D) of all texts as rows; `indices` (B, width) says which token goes where."""
-        self.keys[layer], self.values[layer] = k[indices], v[indices]
+    def fill(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Store k, v (B, at least width, kv heads, D), whose rows may go on behind the cache's."""
+        self.keys[layer], self.values[layer] = (x[:, : self.width].contiguous() for x in (k, v))
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows of the batch only."""
@@ -59,21 +59,23 @@ def prefill(llama, layers, batch: Sequence[PrefixGroup], new: int, choose: Choos
         for request in group.members:
             suffixes.append(request.prompt[group.shared :] + request.response[:-1])
             offsets.append(group.shared)
-    width = max(len(request.prompt) + max(new, len(request.response) - 1) for request in requests)
+    cache = KVCache(new + max(len(request.prompt) for request in requests), len(layers))
+    width = max(cache.width, *(len(request.prompt) + len(request.response) - 1 for request in requests))
     indices, last, of_responses = _layout(batch, suffixes, width)
     indices = to_device(indices, device)
     lengths = [len(suffix) for suffix in suffixes]
     # A suffix attends to its prefix as well: more keys than queries.
     segments = Segments.of(lengths, device, keys=[sum(both) for both in zip(offsets, lengths, strict=True)])
     rows = CachedRows.of_segments(segments, width)
-    cache = KVCache(width, len(layers))
 
     def attend_all(layer, q, k, v):
         if shared:
             k, v = (torch.cat([prefix, own]) for prefix, own in zip(shared[layer], (k, v), strict=True))
-            shared[layer] = ()  # the cache holds a copy: release the prefix of a layer as soon as it was used
-        cache.fill(layer, k, v, indices)
-        return attend_prompts(q, cache.keys[layer], cache.values[layer], rows, segments)
+            shared[layer] = ()  # copied: release the prefix of a layer as soon as it was used
+        k, v = k[indices], v[indices]
+        if new:
+            cache.fill(layer, k, v)
+        return attend_prompts(q, k, v, rows, segments)
 
     wanted = to_device(torch.tensor(last + of_responses), device)
     ids, positions = _concatenate(suffixes, offsets, device)
@@ -118,7 +120,7 @@ def _layout(
 
     Returns:
         rows (B, width): for each prompt its prefix, then its suffix with the response. Behind that, the index is 0:
-            never attended to. New tokens overwrite the response.
+            never attended to. New tokens overwrite the response where that is in the cache.
         last: the last token of each prompt, which predicts the first new one.
         of_responses: the tokens that predict each response's tokens.
     """

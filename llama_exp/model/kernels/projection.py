@@ -1,18 +1,19 @@
 """Linear layers of the frozen base, 4-bit or plain: W, and x · W.
 
 W is dequantised for each product and forgotten, so 4 bits stay the only copy, unless `keep_in_memory` keeps the
-dequantised values. One row alone (the next token of a single reply) is multiplied by the 4-bit weights directly, where
-there is a kernel for it.
+dequantised values. The next token of a single reply is multiplied by the 4-bit weights directly, where there is a
+kernel for it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from torch import nn
+
+from llama_exp.model.kernels.triton_support import has_triton
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,15 @@ class Part:
 
 
 class Projection:
-    """Linear layers, as they stand in the model with PEFT's LoRA around them or without, their results side by side."""
+    """Linear layers, as they stand in the model with PEFT's LoRA around them or without, their results side by side.
 
-    __slots__ = ("bias", "parts")
+    direct: see `product`.
+    """
 
-    def __init__(self, *modules: nn.Module):
+    __slots__ = ("bias", "direct", "parts")
+
+    def __init__(self, *modules: nn.Module, direct: bool = False):
+        self.direct = direct
         self.parts = [_part(module) for module in modules]
         biases = [part.layer.bias for part in self.parts if part.layer.bias is not None]
         self.bias = None if not biases else torch.cat(biases)
@@ -57,23 +62,26 @@ class Projection:
         return whole
 
     def product(self, x: torch.Tensor, onto: torch.Tensor | None, in_place: bool) -> torch.Tensor:
-        """onto + x W' for x (N, in); in_place: `onto` may be overwritten."""
-        if len(x) == 1 and all(_nf4_kernels(part.layer.weight, x.dtype) for part in self.parts) and self.cached is None:
-            return self._product_of_one_row(x, onto, in_place)
+        """onto + x W' for x (N, in); in_place: `onto` may be overwritten.
+
+        One row alone is multiplied by the 4-bit weights where `direct` allows it.
+        """
+        if self.direct and len(x) == 1 and self.cached is None:
+            kernels = [_nf4_kernels(part.layer.weight, x.dtype) for part in self.parts]
+            if all(kernels):
+                return self._direct_product(kernels, x, onto, in_place)
         weight = self.weight(x.dtype).t()
         if onto is None:
             return x @ weight
         return onto.addmm_(x, weight) if in_place else torch.addmm(onto, x, weight)
 
-    def _product_of_one_row(self, x: torch.Tensor, onto: torch.Tensor | None, in_place: bool) -> torch.Tensor:
-        """Reads the 4-bit weights alone, an eighth of what dequantising them first reads and writes."""
+    def _direct_product(self, kernels: list, x: torch.Tensor, onto: torch.Tensor | None, in_place: bool):
+        """Reads the 4-bit weights alone, a ninth of what dequantising them first reads and writes."""
         layers = [part.layer for part in self.parts]
         sizes = [layer.out_features for layer in layers]
         y = x.new_zeros(1, sum(sizes)) if onto is None else onto if in_place else onto.clone()
-        for layer, own in zip(layers, y.split(sizes, 1), strict=True):
-            kernels = _nf4_kernels(layer.weight, x.dtype)
-            assert kernels is not None
-            kernels.add_product(own, x, layer.weight.data, layer.weight.quant_state)
+        for kernel, layer, own in zip(kernels, layers, y.split(sizes, 1), strict=True):
+            kernel.add_product(own, x, layer.weight.data, layer.weight.quant_state)
         return y
 
 
@@ -107,18 +115,11 @@ def _nf4_kernels(weight: nn.Parameter, dtype: torch.dtype):
     state = getattr(weight, "quant_state", None)
     if state is None or not weight.is_cuda or state.dtype is not dtype:
         return None
-    kernels = _triton_kernels()
-    return kernels if kernels and kernels.is_known(weight.data, state) else None
-
-
-@lru_cache
-def _triton_kernels():
-    """None where there is no Triton."""
-    try:
-        from llama_exp.model.kernels import nf4_triton
-    except ImportError:
+    if not has_triton():
         return None
-    return nf4_triton
+    from llama_exp.model.kernels import nf4_triton
+
+    return nf4_triton if nf4_triton.is_known(weight.data, state) else None
 
 
 def make_contiguous(decoder: nn.Module) -> None:

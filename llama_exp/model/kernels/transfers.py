@@ -4,13 +4,13 @@ import torch
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of the CPU on `device`. From ordinary memory, a copy waits until the GPU has done all before it."""
+    """Copy a CPU tensor to `device` without waiting; from pageable memory, a copy waits for the work before it."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-class OnItsWay:
+class PendingCopy:
     """A tensor that is being copied to the CPU. `read` waits for the copy, not for what is launched after it."""
 
     def __init__(self, tensor: torch.Tensor):
