@@ -1,4 +1,4 @@
-"""NF4 as our GPU kernels read it: their formulas against bitsandbytes' here, the kernels themselves on a GPU."""
+"""NF4 as our GPU kernels read it: their formulas against bitsandbytes' (the kernels themselves: test_gpu.py)."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
 from llama_exp.config.schema import Targets
 from llama_exp.model.base import load_base
-from llama_exp.model.kernels import fp8, projection
+from llama_exp.model.kernels import projection
 from llama_exp.model.kernels.batch_decode import decode_batches, decode_one
 from llama_exp.model.kernels.batches import DecodeRequest, make_batches
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
@@ -18,7 +18,6 @@ from llama_exp.model.lora import attach_lora, causal_lm, detach_lora
 from .conftest import make_it_matter
 from .test_training_module import CPU, LORA, base_config
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SHAPES = [(96, 128), (172, 704), (37, 1088)]
 
 
@@ -109,32 +108,3 @@ def test_other_layouts_are_left_to_bitsandbytes():
     for changes in ({"nested": False}, {"quant_type": "fp4"}, {"blocksize": 128}, {"dtype": torch.float32}):
         other = SimpleNamespace(**{**vars(state), "nested": state.nested, **changes})
         assert not nf4.is_known(on_gpu, other), changes
-
-
-@gpu
-@pytest.mark.parametrize("shape", [(4096, 4096), *SHAPES])
-def test_the_kernels_on_a_gpu(shape):
-    from llama_exp.model.kernels import nf4_triton as nf4
-
-    weight, state = quantised(*shape, device="cuda")
-    exact = dequantize_4bit(weight, state)
-    assert torch.equal(nf4.dequantise(weight, state, torch.empty_like(exact)), exact)
-    x = torch.randn(1, shape[1], device="cuda").bfloat16()
-    y = torch.randn(1, shape[0], device="cuda").bfloat16()
-    expected = y.float() + x.float() @ exact.float().t()
-    nf4.add_product(y, x, weight, state)
-    assert (y.float() - expected).norm() < 0.004 * expected.norm()
-
-
-@gpu
-@pytest.mark.parametrize("widths", [(4096, 1024, 1024), (22016,), (172,)])
-def test_rounding_to_8_bits_on_a_gpu(widths):
-    generator = torch.Generator("cuda").manual_seed(0)
-    grads = [torch.randn(77, width, device="cuda", generator=generator).bfloat16() for width in widths]
-    weights = [torch.randn(width, 688, device="cuda", generator=generator).bfloat16() for width in widths]
-    for grad in grads:
-        grad[1] = 0
-    found = fp8.multiply(grads, *fp8.Fp8Weight(False).get(lambda: weights)).float().cpu()
-    on_cpu = [x.cpu() for x in weights]
-    expected = fp8.multiply([x.cpu() for x in grads], *fp8.Fp8Weight(False).get(lambda: on_cpu)).float()
-    assert (found - expected).norm() < 0.01 * expected.norm() and (found[1] == 0).all()
