@@ -23,7 +23,7 @@ import torch
 def main(checkpoint: str, squad: str, words: dict[str, str]) -> None:
     from llama_exp.config.compose import load_config
     from llama_exp.data import DATASETS
-    from llama_exp.data.encoding import encode_prompts, with_responses
+    from llama_exp.data.encoding import encode_held_out
     from llama_exp.evaluation.generation import answers
     from llama_exp.model.kernels import decode_step
     from llama_exp.model.load import load_model
@@ -40,12 +40,12 @@ def main(checkpoint: str, squad: str, words: dict[str, str]) -> None:
 
     def measure(count: int, length: int) -> None:
         examples = data.held_out("test", count)
-        prompts, _ = encode_prompts(examples, tokenizer, config.max_length - config.dataset.max_new_tokens)
-        measured = with_responses(examples, prompts, tokenizer, config.max_length)
+        limits = config.max_length, config.dataset.max_new_tokens
+        encoded = encode_held_out(examples, tokenizer, *limits, data.answers_in_context)
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
         began, replies = time.perf_counter(), []
-        for some in answers(model, tokenizer, prompts, measured, max_new_tokens=length):
+        for some in answers(model, tokenizer, encoded.prompts, encoded.responses, max_new_tokens=length):
             replies += some
         torch.cuda.synchronize()
         seconds = time.perf_counter() - began

@@ -19,6 +19,7 @@ from llama_exp.model.lora import attach_lora, causal_lm, detach_lora
 from llama_exp.model.memory import fit, needs
 
 from .conftest import make_it_matter
+from .test_kernels import gradients
 from .test_memory import GIB, LLAMA_7B, plan
 from .test_train import only_run, small
 from .test_training_module import CPU, LORA, adapted, base_config, items  # noqa: F401 (adapted is a fixture)
@@ -61,12 +62,6 @@ def test_rows_of_zeros_stay_zeros_and_what_is_not_finite_is_seen():
     assert found[0].isfinite().all() and (found[1] == 0).all()
     assert not found[2].isfinite().any() and not found[3].isfinite().any()
     assert (product([grads[:1]], [torch.zeros(16, 8)]) == 0).all()
-
-
-def gradients(model, loss) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    loss.backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def test_losses_are_the_same_and_gradients_stray_a_little(adapted):  # noqa: F811

@@ -112,10 +112,10 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
     norms = 4 * d * size + (0 if fused else 16 * d)  # and in float32
     tuned = shapes[:4] if config.lora.targets is Targets.attention else shapes
     # the gathered layer, and all shares as they came
-    gathered = 2 * NF4_BYTES * sum(a * b for a, b in shapes) if is_sharded(config.trainer) else 0
+    a_layer = sum(a * b for a, b in shapes)  # weights
+    gathered = 2 * NF4_BYTES * a_layer if is_sharded(config.trainer) else 0
     again = 2 * f * size + gates
     fp8 = int(config.optimizer.fp8_backward)  # bytes of a weight
-    all_weights = layers * sum(a * b for a, b in shapes)
     return Needs(
         whole=layers * (first + 2 * f * size + (2 * d + f) * size),
         kept=layers * (first + 2 * f * size),
@@ -129,8 +129,8 @@ def needs(shape, config: Config, size: int, fused: bool | None = None) -> Needs:
         logits=CHUNK * shape.vocab_size * 10,
         # gate and up, and as much in the making; in 8 bits gate, up and down, held while a layer is recomputed
         weights=2 * 2 * f * d * size + 3 * f * d * fp8 + gathered,
-        dequantised=math.inf if gathered else all_weights * size,
-        in_8_bits=all_weights * fp8,
+        dequantised=math.inf if gathered else layers * a_layer * size,
+        in_8_bits=layers * a_layer * fp8,
     )
 
 

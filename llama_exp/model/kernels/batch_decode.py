@@ -56,23 +56,18 @@ def decode_batches(
 
     A GPU gets the next batch before the replies of the one before it are read, and computes while they are used.
     """
-    ahead, launched = can_run_ahead(llama), None
+    unread = 1 if can_run_ahead(llama) else 0  # batches that are launched and not read yet
+    launched: list[LaunchedBatch] = []
     try:
         for batch in batches:
             try:
-                following = launch_batch(llama, batch, new, eos, choose)
+                launched.append(launch_batch(llama, batch, new, eos, choose))
             except BaseException:  # what is there already is not lost
-                if launched:
-                    yield launched.read()
+                yield from (one.read() for one in launched)
                 raise
-            if launched:
-                yield launched.read()
-            launched = following
-            if not ahead:
-                yield launched.read()
-                launched = None
-        if launched:
-            yield launched.read()
+            if len(launched) > unread:
+                yield launched.pop(0).read()
+        yield from (one.read() for one in launched)
     finally:
         release_graphs(llama)
 

@@ -48,7 +48,7 @@ def keep_in_memory(llama, weights: bool = True, activations: bool = False, fp8: 
     fp8: the backward pass multiplies by weights in 8 bits, which are kept, too, where the others are.
     """
     decoders = list(llama.model.layers)
-    groups = [group for decoder in decoders for group in Layer(decoder).groups]
+    groups = [group for decoder in decoders if weights or fp8 for group in Layer(decoder).groups]
     before = [decoder.__dict__.get("saves_activations") for decoder in decoders]  # of a block around this one
     try:
         for decoder in decoders:
