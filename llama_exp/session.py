@@ -66,9 +66,11 @@ class Session:
 
         An exception in the block is raised immediately, without waiting.
         """
-        from llama_exp.model.base import base_dtype, import_all, target_device
+        from llama_exp.model.imports import import_all
 
         import_all()
+        from llama_exp.model.base import base_dtype, target_device
+
         device = target_device(trainer)
         if (sharded := is_sharded(trainer)) and self.processes.count == 1:
             raise UserError(

@@ -46,23 +46,6 @@ def base_dtype(trainer: dict, device: torch.device) -> torch.dtype:
     return torch.float32 if str(trainer.get("precision", "")).startswith("32") else compute_dtype(device)
 
 
-def import_all() -> None:
-    """Import what loading a base needs, before `prefetch` starts a second thread.
-
-    Two threads that import the same packages at once may each see half of a module.
-    """
-    import accelerate  # noqa: F401
-    import bitsandbytes  # noqa: F401
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig  # noqa: F401
-    from transformers.integrations import bitsandbytes as integration  # noqa: F401
-    from transformers.models.llama import modeling_llama  # noqa: F401
-
-    from llama_exp.model.kernels import elementwise, warmup  # noqa: F401
-
-    if torch.cuda.is_available():
-        elementwise.liger()
-
-
 class BaseLoader:
     """Loads base models and keeps one of them in memory: two would not fit beside each other on most cards."""
 
@@ -81,10 +64,12 @@ class BaseLoader:
         """
         dtype = dtype or compute_dtype(device)
         key = (model.path, model.revision, model.quantisation, str(device), dtype, sharded and shared_by())
-        if self._base is None or key != self._key:
+        if key != self._key:
             self.forget()
-            if self._has_loaded:
-                gc.collect()  # Lightning, and the traceback of a failed load, hold the last base in reference cycles
+        if self._has_loaded:
+            # Lightning, and the traceback of a failed run, hold the last adapter, or base, in reference cycles.
+            gc.collect()
+        if self._base is None:
             self._has_loaded = True
             self._base, self._key = load_base(model, device, dtype, sharded), key
         return self._base

@@ -63,10 +63,12 @@ def load_and_train(run: Run, session: Session) -> Outcome | Config | None:
     """
     config = run.config
     with run.clock("import"):
-        from llama_exp.model.base import check_gpu, import_all, target_device
-        from llama_exp.model.kernels.warmup import warm_up
+        from llama_exp.model.imports import import_all
 
         import_all()
+        from llama_exp.model.base import check_gpu, target_device
+        from llama_exp.model.kernels.warmup import warm_up
+
     warm_up = functools.partial(warm_up, rank=config.lora.r, fp8=config.optimizer.fp8_backward)
     with session.processes.cell(config):
         check_gpu(config, target_device(config.trainer))
