@@ -444,6 +444,10 @@ def prepare_process() -> None:
     # Threads that spin while they wait are 25 times slower on a busy machine; threads that sleep at once are a third
     # slower on an idle one. A short spin costs a sixth on either.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # Training and answering take turns with blocks of other sizes: memory that can be mapped anew need not be freed and
+    # asked for again. A further cell of 100 Examples takes 2.5 s instead of 2.9 on an H100.
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:

@@ -58,19 +58,23 @@ def shingles(texts: tuple[str, ...], length: int) -> Shingles:
     """
     codes, ends = _word_codes(texts)
     sizes = np.diff(ends, prepend=0)
-    owner = np.repeat(np.arange(len(texts)), np.maximum(sizes - length + 1, np.minimum(sizes, 1)))
-    first = np.searchsorted(owner, owner)  # where the runs of the same text begin
-    starts = (ends - sizes)[owner] + np.arange(len(owner)) - first
+    runs = np.maximum(sizes - length + 1, np.minimum(sizes, 1))
+    owner = np.repeat(np.arange(len(texts)), runs)
+    starts = np.arange(len(owner)) + np.repeat(ends - sizes - (np.cumsum(runs) - runs), runs)
     whole = _rolling_hashes(codes, length)
     total = whole[np.minimum(starts, len(whole) - 1)] if len(whole) else np.zeros(len(owner), np.uint64)
     for run in (sizes[owner] < length).nonzero()[0]:  # a text of fewer words
         total[run] = _rolling_hashes(codes[starts[run] : ends[owner[run]]], sizes[owner[run]])[0]
     total ^= total >> np.uint64(31)
     marked = total ^ (owner.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93))  # alike only within a text
-    order = np.argsort(marked)
-    begins = np.ones(len(total), bool)
-    begins[1:] = marked[order[1:]] != marked[order[:-1]]
-    new = np.sort(np.minimum.reduceat(order, begins.nonzero()[0])) if len(total) else order
+    ordered = np.sort(marked)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    new = np.ones(len(total), bool)
+    if len(repeated):
+        at = np.minimum(np.searchsorted(repeated, marked), len(repeated) - 1)
+        again = (repeated[at] == marked).nonzero()[0]
+        new[again] = False
+        new[again[np.unique(marked[again], return_index=True)[1]]] = True  # the first of each
     values, counts = np.unique(total[new], return_counts=True)
     return Shingles(total[new], owner[new], len(texts), values[counts > max(TEMPLATE_SHARE * len(texts), 20)])
 
