@@ -74,14 +74,15 @@ def products(made: list, x: torch.Tensor, y: torch.Tensor) -> list[Callable[[], 
 def tune() -> None:
     inputs = {shape: (make(*shape), row(shape[1]), row(shape[0])) for shape in SHAPES}
     found = []
-    for rows, blocks, warps in itertools.product((1, 2, 4, 8), (8, 16, 32), (1, 2, 4, 8)):
-        if not 4 <= rows * blocks / warps <= 64:  # elements of a thread
+    for rows, blocks, warps, stages in itertools.product((1, 2, 4, 8, 16), (4, 8, 16, 32, 64), (1, 2, 4, 8), (1, 3)):
+        if not 16 <= rows * blocks / warps <= 64:  # a thread of 32 holds as many bytes
             continue
-        nf4.ROWS, nf4.TILE_BLOCKS, nf4.WARPS = rows, blocks, warps
+        nf4.ROWS, nf4.TILE_BLOCKS, nf4.WARPS, nf4.STAGES = rows, blocks, warps, stages
         each = {shape: microseconds(products(made, x, y)) for shape, (made, x, y) in inputs.items()}
-        found.append((sum(SHAPES[shape] * took for shape, took in each.items()), rows, blocks, warps, [*each.values()]))
-    for layer, rows, blocks, warps, each in sorted(found)[:8]:
-        sizes = {"rows": rows, "tile_blocks": blocks, "warps": warps}
+        layer = sum(SHAPES[shape] * took for shape, took in each.items())
+        found.append((layer, rows, blocks, warps, stages, [*each.values()]))
+    for layer, rows, blocks, warps, stages, each in sorted(found)[:12]:
+        sizes = {"rows": rows, "tile_blocks": blocks, "warps": warps, "stages": stages}
         print(json.dumps({**sizes, "layer": round(layer, 1), "each": [round(took, 1) for took in each]}), flush=True)
 
 

@@ -26,7 +26,7 @@ from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whol
 from llama_exp.errors import UserError
 from llama_exp.model.base import BaseLoader, load_base
 from llama_exp.model.kernels.forward import response_nll
-from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora, save_lora, scale
+from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, draw_ahead, load_lora, save_lora, scale
 from llama_exp.model.tokenizer import load_tokenizer
 from llama_exp.records import Tokens
 from llama_exp.training import callbacks
@@ -266,6 +266,32 @@ def test_an_adapter_begins_as_peft_begins_it(llama):
     )
     assert not torch.equal(first, second)
     detach_lora(model)
+
+
+def test_an_adapter_whose_modules_served_before_is_a_fresh_one(llama, tmp_path):
+    base, fresh = (load_base(base_config(llama), CPU) for _ in range(2))
+    alone = attach_lora(fresh, LORA, seed=1)
+    save_lora(alone, tmp_path / "alone")
+    first = attach_lora(base, LORA, seed=0, recompute=True)
+    make_it_matter(first)
+    save_lora(first, tmp_path / "first")
+    detach_lora(first)
+    other = attach_lora(base, dataclasses.replace(LORA, r=2), seed=0)
+    assert other is not first and other.peft_config["default"].r == 2
+    served = attach_lora(detach_lora(other), LORA, seed=0)
+    detach_lora(served)
+    detach_lora(load_lora(base, tmp_path / "first"))  # evaluated in between
+    draw_ahead(base, LORA, 1)
+    again = attach_lora(base, LORA, seed=1)
+    assert again is served
+    save_lora(again, tmp_path / "again")
+    mine, theirs = dict(again.named_parameters()), dict(alone.named_parameters())
+    assert list(mine) == list(theirs) and again.training and not causal_lm(again).is_gradient_checkpointing
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert [p.requires_grad for p in mine.values()] == [p.requires_grad for p in theirs.values()]
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert detach_lora(again) is base and not any("lora" in name for name, _ in base.named_modules())
 
 
 def test_a_base_that_is_loaded_aside_is_the_base(llama):

@@ -64,12 +64,10 @@ class BaseLoader:
         """
         dtype = dtype or compute_dtype(device)
         key = (model.path, model.revision, model.quantisation, str(device), dtype, sharded and shared_by())
-        if key != self._key:
+        if self._base is None or key != self._key:
             self.forget()
-        if self._has_loaded:
-            # Lightning, and the traceback of a failed run, hold the last adapter, or base, in reference cycles.
-            gc.collect()
-        if self._base is None:
+            if self._has_loaded:
+                gc.collect()  # Lightning, and the traceback of a failed load, hold the last base in reference cycles
             self._has_loaded = True
             self._base, self._key = load_base(model, device, dtype, sharded), key
         return self._base

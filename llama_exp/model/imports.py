@@ -3,6 +3,7 @@
 import functools
 import gc
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 
 @functools.cache
@@ -11,21 +12,21 @@ def import_all() -> None:
 
     Two threads that import the same packages at once may each see half of a module.
 
-    Python's garbage collector waits meanwhile: it would walk a million objects again and again, for an eighth of the
-    time. What the libraries hold is never garbage, so it is not walked later either, and collecting before each cell
-    costs little. What is garbage is collected first: the tracebacks of imports that failed hold the frames of whoever
-    called this, and with them the data and the adapter of the first cell. A process that has imported torch before may
-    hold a model of its own: it is left alone.
+    Python's garbage collector waits meanwhile: it would walk a million objects again and again, for a fifth of the
+    time. What the libraries hold is never garbage, so it is not walked later either. A thread imports it, because the
+    tracebacks of imports that failed, as libraries expect some to, hold the frames of all callers for good, and with
+    them what a caller loads later on. A process that has imported torch before may hold a model of its own: it is left
+    alone.
     """
     if "torch" in sys.modules or not gc.isenabled():
         return _import_all()
     gc.disable()
     try:
-        _import_all()
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(_import_all).result()
     finally:
+        gc.freeze()
         gc.enable()
-    gc.collect()
-    gc.freeze()
 
 
 def _import_all() -> None:

@@ -64,10 +64,6 @@ class Checkpoints(Checkpoint):
             open_ = at["processed"] - at["completed"]
             at.update(ready=learnt, started=learnt, processed=learnt, completed=learnt - open_)
 
-    def on_fit_end(self, trainer, module) -> None:
-        for optimizer in trainer.optimizers:
-            optimizer.state.clear()  # Lightning would copy the moments to the CPU, and the run needs them no more
-
     def on_train_start(self, trainer, module) -> None:
         self.began_at = self.last_step = trainer.global_step
         self.last_time = time.monotonic()

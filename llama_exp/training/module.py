@@ -169,6 +169,8 @@ class FineTuningModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         self.read()
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()  # Lightning would copy the moments to the CPU, and the run needs them no more
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         self.read()  # raises before a checkpoint of a step that was not finite is written

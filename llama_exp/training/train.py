@@ -1,7 +1,6 @@
 """The train command: what can be decided before anything heavy is imported; `recipe` does the rest."""
 
 import dataclasses
-import functools
 
 from llama_exp import metrics
 from llama_exp.config.compose import config_dirs, default_config, typed_keys
@@ -68,12 +67,16 @@ def load_and_train(run: Run, session: Session) -> Outcome | Config | None:
         import_all()
         from llama_exp.model.base import check_gpu, target_device
         from llama_exp.model.kernels.warmup import warm_up
+        from llama_exp.model.lora import draw_ahead
 
-    warm_up = functools.partial(warm_up, rank=config.lora.r, fp8=config.optimizer.fp8_backward)
+    def prepare(base) -> None:
+        warm_up(base, config.lora.r, config.optimizer.fp8_backward)
+        draw_ahead(base, config.lora, config.seed)
+
     with session.processes.cell(config):
         check_gpu(config, target_device(config.trainer))
         # The base loads in a thread while this one imports Lightning and reads the data.
-        with session.loading_base(config.model, config.trainer, lambda: run.clock("load"), warm_up) as base:
+        with session.loading_base(config.model, config.trainer, lambda: run.clock("load"), prepare) as base:
             with run.clock("import"):
                 from llama_exp.training import recipe
             with run.clock("data"):

@@ -47,7 +47,7 @@ def add_product(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, state) -
     rows, columns = state.shape
     with torch.cuda.device_of(x):
         _add_product[(triton.cdiv(rows, ROWS),)](
-            x,
+            x.view(torch.int32),  # two numbers at once
             weight,
             *_scales(state),
             y,
@@ -55,12 +55,13 @@ def add_product(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, state) -
             columns // BLOCK,
             tile_rows=ROWS,
             tile_blocks=TILE_BLOCKS,
+            stages=STAGES,
             num_warps=WARPS,
             enable_fp_fusion=False,
         )
 
 
-ROWS, TILE_BLOCKS, WARPS = 4, 16, 4
+ROWS, TILE_BLOCKS, WARPS, STAGES = 8, 8, 4, 1
 
 
 def _scales(state) -> tuple[torch.Tensor, ...]:
@@ -89,7 +90,7 @@ def _scale(absmax, code_2, absmax_2, offset, block, inside):
 
 @triton.jit
 def _add_product(
-    x,
+    pairs,
     packed,
     absmax,
     code_2,
@@ -101,26 +102,36 @@ def _add_product(
     blocks,
     tile_rows: tl.constexpr,
     tile_blocks: tl.constexpr,
+    stages: tl.constexpr,
 ):
-    """blocks: of a row of W."""
+    """pairs: x, two numbers in 32 bits, as the two weights that they are multiplied with share a byte.
+
+    blocks: of a row of W.
+    """
+    kind = y.dtype.element_ty
     row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
     within = tl.arange(0, 32)
     total = tl.zeros([tile_rows, tile_blocks, 32], tl.float32)
-    for start in range(0, blocks, tile_blocks):
+    for start in tl.range(0, blocks, tile_blocks, num_stages=stages):
         column = start + tl.arange(0, tile_blocks)
         inside = (row[:, None] < rows) & (column[None, :] < blocks)
         block = row[:, None].to(tl.int64) * blocks + column[None, :]
         scale = _scale(absmax, code_2, absmax_2, offset, block, inside)[:, :, None]
         byte = block[:, :, None] * 32 + within[None, None, :]
         both = tl.load(packed + byte, mask=inside[:, :, None], other=0).to(tl.int32)
-        index = (column[:, None] * 32 + within[None, :]) * 2
-        known = (column < blocks)[:, None]
-        first = tl.load(x + index, mask=known, other=0.0).to(tl.float32)[None, :, :]
-        second = tl.load(x + index + 1, mask=known, other=0.0).to(tl.float32)[None, :, :]
+        pair = tl.load(pairs + column[:, None] * 32 + within[None, :], mask=(column < blocks)[:, None], other=0)
         # Rounded as W would be in memory, so that the product is that of the dequantised weights.
-        total += (tl.load(code + (both >> 4)) * scale).to(y.dtype.element_ty).to(tl.float32) * first
-        total += (tl.load(code + (both & 15)) * scale).to(y.dtype.element_ty).to(tl.float32) * second
+        first = (tl.load(code + (both >> 4)) * scale).to(kind).to(tl.float32)
+        second = (tl.load(code + (both & 15)) * scale).to(kind).to(tl.float32)
+        total += first * _number(pair, kind)[None, :, :]
+        total += second * _number(pair >> 16, kind)[None, :, :]
     result = tl.sum(tl.sum(total, 2), 1)
     inside = row < rows
     before = tl.load(y + row, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + row, (before + result).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + row, (before + result).to(kind), mask=inside)
+
+
+@triton.jit
+def _number(bits, kind: tl.constexpr):
+    """The lower 16 bits as a number of this type."""
+    return bits.to(tl.int16).to(kind, bitcast=True).to(tl.float32)
