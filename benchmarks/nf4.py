@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 from bitsandbytes.functional import dequantize_4bit, gemv_4bit, quantize_4bit
+from triton.runtime.errors import OutOfResources
 
 from llama_exp.model.kernels import nf4_triton as nf4
 
@@ -72,17 +73,26 @@ def products(made: list, x: torch.Tensor, y: torch.Tensor) -> list[Callable[[], 
 
 
 def tune() -> None:
+    """Tiles of which a thread holds 16 or 32 bytes, then the fastest of them with loads ahead of their use."""
     inputs = {shape: (make(*shape), row(shape[1]), row(shape[0])) for shape in SHAPES}
     found = []
-    for rows, blocks, warps, stages in itertools.product((1, 2, 4, 8, 16), (4, 8, 16, 32, 64), (1, 2, 4, 8), (1, 3)):
-        if not 16 <= rows * blocks / warps <= 64:  # a thread of 32 holds as many bytes
-            continue
-        nf4.ROWS, nf4.TILE_BLOCKS, nf4.WARPS, nf4.STAGES = rows, blocks, warps, stages
-        each = {shape: microseconds(products(made, x, y)) for shape, (made, x, y) in inputs.items()}
-        layer = sum(SHAPES[shape] * took for shape, took in each.items())
-        found.append((layer, rows, blocks, warps, stages, [*each.values()]))
-    for layer, rows, blocks, warps, stages, each in sorted(found)[:12]:
-        sizes = {"rows": rows, "tile_blocks": blocks, "warps": warps, "stages": stages}
+
+    def measure_tiles(*tiles: int) -> None:
+        nf4.ROWS, nf4.TILE_BLOCKS, nf4.WARPS, nf4.STAGES = tiles
+        try:
+            each = {shape: microseconds(products(made, x, y)) for shape, (made, x, y) in inputs.items()}
+        except OutOfResources:
+            return
+        found.append((sum(SHAPES[shape] * took for shape, took in each.items()), tiles, [*each.values()]))
+
+    for rows, blocks, warps in itertools.product((1, 2, 4, 8, 16), (4, 8, 16, 32, 64), (1, 2, 4, 8)):
+        if rows * blocks / warps in (16, 32):
+            measure_tiles(rows, blocks, warps, 1)
+    for _, tiles, _ in sorted(found)[:4]:
+        for stages in (2, 3):
+            measure_tiles(*tiles[:3], stages)
+    for layer, tiles, each in sorted(found)[:12]:
+        sizes = dict(zip(("rows", "tile_blocks", "warps", "stages"), tiles, strict=True))
         print(json.dumps({**sizes, "layer": round(layer, 1), "each": [round(took, 1) for took in each]}), flush=True)
 
 

@@ -61,7 +61,7 @@ def add_product(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, state) -
         )
 
 
-ROWS, TILE_BLOCKS, WARPS, STAGES = 8, 8, 4, 1
+ROWS, TILE_BLOCKS, WARPS, STAGES = 8, 16, 4, 1
 
 
 def _scales(state) -> tuple[torch.Tensor, ...]:
