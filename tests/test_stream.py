@@ -16,6 +16,7 @@ from llama_exp.evaluation import generation
 from llama_exp.evaluation.generation import Reply, answers, generate, stream
 from llama_exp.evaluation.sampling import check_sampling
 from llama_exp.model.adapters import SharedBase
+from llama_exp.model.kernels import projection
 from llama_exp.model.kernels.batch_decode import DecodeStep, decode_one
 from llama_exp.model.kernels.next_token import chooser
 from llama_exp.model.lora import causal_lm
@@ -157,6 +158,17 @@ def test_dequantised_weights_stay_from_reply_to_reply_until_another_use(llama, t
         pass
     base.release_weights()
     assert not kept()
+
+
+def test_weights_that_are_read_in_4_bits_are_not_kept_beside_them(llama, monkeypatch):
+    config = load_config("model=custom", f"model.path={llama}", "model.quantisation=nf4", "max_length=256")
+    base = SharedBase(config, {"accelerator": "cpu"})
+    monkeypatch.setattr(projection, "_nf4_kernels", lambda weight, dtype: hasattr(weight, "quant_state") or None)
+    with base.use(None, keep_weights=True) as model:
+        assert projection.reads_4_bits(model)
+        assert not any(hasattr(layer, "cached_weight") for layer in model.modules())
+    whole = load_config("model=custom", f"model.path={llama}", "model.quantisation=none", "max_length=256")
+    assert not projection.reads_4_bits(SharedBase(whole, {"accelerator": "cpu"}).model)
 
 
 def test_ctrl_c_waits_for_the_end_of_a_block_and_a_second_one_does_not():

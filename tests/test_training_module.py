@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import math
 import shutil
+import sys
 import weakref
 
 import pytest
@@ -295,11 +296,19 @@ def test_an_adapter_whose_modules_served_before_is_a_fresh_one(llama, tmp_path):
 
 
 def test_a_base_that_is_loaded_aside_is_the_base(llama):
-    bases, seen = BaseLoader(), []
-    with bases.prefetch(base_config(llama), CPU, torch.float32, warm_up=seen.append) as loaded:
+    bases, seen, turns, usual = BaseLoader(), [], [], sys.getswitchinterval()
+
+    def warm_up(base):
+        seen.append(base)
+        turns.append(sys.getswitchinterval())
+
+    with bases.prefetch(base_config(llama), CPU, torch.float32, warm_up=warm_up) as loaded:
         pass
     base = loaded()
     assert seen == [base] and bases.load(base_config(llama), CPU) is base
+    assert turns == [pytest.approx(0.0005)] and sys.getswitchinterval() == usual, (
+        "threads change often while one of them loads"
+    )
     with bases.prefetch(base_config(llama), CPU, torch.float32, warm_up=seen.append) as again:
         assert again() is base
     alive = weakref.ref(base)

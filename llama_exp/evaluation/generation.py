@@ -101,7 +101,7 @@ def stream(
 
     A piece is "" where its text waits for the next token, so that the reader may stop at each token: closing the
     iterator stops the model. The same words as `generate` of this prompt alone, but for tokens that are as likely:
-    where a GPU has no room for dequantised weights, sums are added up in another order.
+    where a GPU reads 4-bit weights, sums are added up in another order.
     """
     llama = causal_lm(model)
     llama.eval()

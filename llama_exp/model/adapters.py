@@ -49,8 +49,9 @@ class SharedBase:
     def use(self, adapter: Path | None, keep_weights: bool = False) -> Iterator:
         """The model with this adapter; None: the base without one.
 
-        keep_weights: where the memory allows it, dequantise the weights once, and not for each product: for many short
-        uses of the same base, as the replies of a chat are. Adapters can change meanwhile.
+        keep_weights: where 4-bit weights are not read directly and the memory allows it, dequantise them once, and not
+        for each product: for many short uses of the same base, as the replies of a chat are. Adapters can change
+        meanwhile.
         """
         with self._in_use:
             if keep_weights:
@@ -73,13 +74,14 @@ class SharedBase:
 
     def _keep_weights(self) -> None:
         from llama_exp.model.kernels.decoder_layer import keep_in_memory
+        from llama_exp.model.kernels.projection import reads_4_bits
         from llama_exp.model.lora import causal_lm
         from llama_exp.model.memory import can_cache_weights
 
         if self._kept_weights is None:  # asked once: with the weights in memory, the answer would be another one
             llama = causal_lm(self.model)
             with ExitStack() as stack:
-                stack.enter_context(keep_in_memory(llama, can_cache_weights(llama)))
+                stack.enter_context(keep_in_memory(llama, not reads_4_bits(llama) and can_cache_weights(llama)))
                 self._kept_weights = stack.pop_all()
 
     def _release_weights(self) -> None:

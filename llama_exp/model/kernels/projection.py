@@ -110,6 +110,13 @@ def _weight(layer: nn.Module, dtype: torch.dtype, out: torch.Tensor | None = Non
     return whole if out is None else out.copy_(whole)
 
 
+def reads_4_bits(llama: nn.Module) -> bool:
+    """Whether a single reply is multiplied by this base's 4-bit weights as they are (`direct`)."""
+    weight = Projection(llama.model.layers[0].self_attn.q_proj).parts[0].layer.weight
+    state = getattr(weight, "quant_state", None)
+    return state is not None and _nf4_kernels(weight, state.dtype) is not None
+
+
 def _nf4_kernels(weight: nn.Parameter, dtype: torch.dtype):
     """Our kernels for NF4, where this weight is laid out as they read it and its own type is wanted; else None."""
     state = getattr(weight, "quant_state", None)
