@@ -186,6 +186,7 @@ def test_our_module_in_a_plain_trainer_logs_stops_nowhere_and_nothing_piles_up(a
     logger = L.pytorch.loggers.CSVLogger(tmp_path, name="logs", version="")
     fit = trainer(tmp_path, max_epochs=2, logger=logger, log_every_n_steps=1, enable_checkpointing=True)
     fit.fit(module, datamodule=data)
+    fit.save_checkpoint(tmp_path / "after.ckpt")
     fit.test(module, datamodule=squad(tokenizer, rows=10, sample=None), verbose=False)
     found = logged(tmp_path)
     assert len(found["train_loss_step"]) == 8 and len(found["train_loss_epoch"]) == len(found["validation_loss"]) == 2
@@ -193,6 +194,8 @@ def test_our_module_in_a_plain_trainer_logs_stops_nowhere_and_nothing_piles_up(a
     assert not module.pending and module.total_steps == 8
     [checkpoint] = (tmp_path / "logs").glob("checkpoints/*.ckpt")
     assert all("lora_" in name for name in torch.load(checkpoint, weights_only=False)["state_dict"])
+    [optimizer] = torch.load(tmp_path / "after.ckpt", weights_only=False)["optimizer_states"]
+    assert len(optimizer["state"]) == len(module.trainable), "a user's own checkpoint holds the moments, too"
 
 
 def test_the_program_in_the_docs_runs_as_it_is_printed(tmp_path):

@@ -286,14 +286,3 @@ def test_a_terminal_that_knows_only_ascii_gets_the_numbers(monkeypatch):
     prepare_process()
     print("3.0 ± 0.2 … é", flush=True)
     assert stream.buffer.getvalue() == b"3.0 +/- 0.2 ... ?\n"
-
-
-@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_how_the_user_has_gpu_memory_allocated_stays(name, monkeypatch):
-    for either in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
-        monkeypatch.delenv(either, raising=False)
-    prepare_process()
-    assert os.environ.pop("PYTORCH_CUDA_ALLOC_CONF") == "expandable_segments:True"
-    monkeypatch.setenv(name, "max_split_size_mb:512")
-    prepare_process()
-    assert {key: value for key, value in os.environ.items() if "ALLOC_CONF" in key} == {name: "max_split_size_mb:512"}

@@ -388,20 +388,23 @@ from llama_exp.model import imports
 bases, parameters, moments, left, usual = [], [], [], [], imports.import_all
 
 def import_all():
+    if not bases:
+        print("torch", "torch" in sys.modules, flush=True)
     usual()
+    from llama_exp.model.spare_adapter import SpareAdapter
     from llama_exp.training import recipe
     if not gc.isenabled():
         return
     gc.disable()  # what goes from here on is what we let go ourselves
-    choose, attach, build = recipe.choose, recipe.attach_lora, recipe.build_trainer
+    choose, attach, build = recipe.choose, SpareAdapter.attach, recipe.build_trainer
 
     def watched_choose(*parts):
         alive = lambda found: [one() for one in found if one() is not None]
         left.append((len({*map(id, alive(bases))}), sum(one.numel() for one in alive(parameters))))
         return choose(*parts)
 
-    def watched_attach(base, *parts):
-        model = attach(base, *parts)
+    def watched_attach(spare, base, *parts):
+        model = attach(spare, base, *parts)
         bases.append(weakref.ref(base))
         parameters.extend(weakref.ref(one) for one in model.parameters() if one.requires_grad)
         return model
@@ -417,7 +420,7 @@ def import_all():
         trainer.strategy.teardown = watched_end
         return trainer
 
-    recipe.choose, recipe.attach_lora, recipe.build_trainer = watched_choose, watched_attach, watched_build
+    recipe.choose, SpareAdapter.attach, recipe.build_trainer = watched_choose, watched_attach, watched_build
 
 imports.import_all = import_all
 code = CommandLine("train", sys.argv[1:]).run()
@@ -435,6 +438,13 @@ def test_a_sweep_lets_go_of_what_a_cell_held_before_it_plans_the_next_one_s_memo
     done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True)
     new, same = (0, 0), (1, 0)  # what is left: bases, elements of adapters
     assert f"left {[new, same, new, same]} {[0, 0, 0, 0]} 0" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("torch False") == 1, "imported where the garbage collector waits"
+
+
+def test_an_evaluation_imports_torch_where_the_garbage_collector_waits(tmp_path):
+    words = small(**{"lora.r": "0", "evaluate": "true"}, outputs=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", WATCHED, *words], cwd=ROOT, capture_output=True, text=True)
+    assert "torch False" in done.stdout and "left [] [] 0" in done.stdout, done.stdout + done.stderr
 
 
 def test_data_that_are_not_there_are_refused_before_anything_heavy_is_imported(tmp_path):

@@ -27,7 +27,8 @@ from llama_exp.data.packing import Plan, StepSampler, collate, step_loader, whol
 from llama_exp.errors import UserError
 from llama_exp.model.base import BaseLoader, load_base
 from llama_exp.model.kernels.forward import response_nll
-from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, draw_ahead, load_lora, save_lora, scale
+from llama_exp.model.lora import attach_lora, causal_lm, detach_lora, load_lora, save_lora, scale
+from llama_exp.model.spare_adapter import SpareAdapter
 from llama_exp.model.tokenizer import load_tokenizer
 from llama_exp.records import Tokens
 from llama_exp.training import callbacks
@@ -269,30 +270,65 @@ def test_an_adapter_begins_as_peft_begins_it(llama):
     detach_lora(model)
 
 
+def saved(model, folder) -> dict[str, bytes]:
+    save_lora(model, folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"}
+
+
 def test_an_adapter_whose_modules_served_before_is_a_fresh_one(llama, tmp_path):
-    base, fresh = (load_base(base_config(llama), CPU) for _ in range(2))
+    base, fresh, spare = load_base(base_config(llama), CPU), load_base(base_config(llama), CPU), SpareAdapter()
     alone = attach_lora(fresh, LORA, seed=1)
-    save_lora(alone, tmp_path / "alone")
-    first = attach_lora(base, LORA, seed=0, recompute=True)
+    first = spare.attach(base, LORA, 0, recompute=True)
     make_it_matter(first)
-    save_lora(first, tmp_path / "first")
-    detach_lora(first)
-    other = attach_lora(base, dataclasses.replace(LORA, r=2), seed=0)
-    assert other is not first and other.peft_config["default"].r == 2
-    served = attach_lora(detach_lora(other), LORA, seed=0)
-    detach_lora(served)
+    kept, held = saved(first, tmp_path / "first"), list(first.parameters())
+    spare.detach(first)
+    assert sum(p.numel() for p in held if p.requires_grad) == 0
     detach_lora(load_lora(base, tmp_path / "first"))  # evaluated in between
-    draw_ahead(base, LORA, 1)
-    again = attach_lora(base, LORA, seed=1)
-    assert again is served
-    save_lora(again, tmp_path / "again")
+    spare.draw_ahead(base, LORA, 1)
+    again = spare.attach(base, LORA, 1)
     mine, theirs = dict(again.named_parameters()), dict(alone.named_parameters())
-    assert list(mine) == list(theirs) and again.training and not causal_lm(again).is_gradient_checkpointing
+    assert again is first and list(mine) == list(theirs) and again.training
+    assert not causal_lm(again).is_gradient_checkpointing
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert [p.requires_grad for p in mine.values()] == [p.requires_grad for p in theirs.values()]
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
-    assert detach_lora(again) is base and not any("lora" in name for name, _ in base.named_modules())
+    assert saved(again, tmp_path / "again") == saved(alone, tmp_path / "alone") != kept
+    spare.detach(again)
+    assert not any("lora" in name for name, _ in base.named_modules())
+    other = spare.attach(base, dataclasses.replace(LORA, r=2), 1)
+    assert other is not again and other.peft_config["default"].r == 2
+    spare.detach(again)  # a stale one: takes off what is there, and is not taken for it
+    assert saved(spare.attach(base, LORA, 1), tmp_path / "last") == saved(alone, tmp_path / "alone")
+
+
+@pytest.mark.parametrize("change", ["disabled", "scaled", "hooked", "second"])
+def test_modules_that_a_callback_has_changed_do_not_serve_again(llama, tmp_path, change):
+    base, spare = load_base(base_config(llama), CPU), SpareAdapter()
+    model = spare.attach(base, LORA, 0)
+    layer = model.base_model.model.model.layers[1].mlp.down_proj
+    if change == "disabled":
+        model.base_model.disable_adapter_layers()
+    elif change == "scaled":
+        layer.set_scale("default", 3.0)
+    elif change == "hooked":
+        layer.lora_B["default"].register_forward_hook(lambda *parts: None)
+    else:
+        save_lora(model, tmp_path / "other")
+        model.load_adapter(str(tmp_path / "other"), "other")
+    spare.detach(model)
+    assert spare.attach(base, LORA, 0) is not model
+
+
+def test_an_attachment_that_fails_leaves_the_base_as_it_was(llama):
+    base, spare = load_base(base_config(llama), CPU), SpareAdapter()
+
+    def full(shapes, seed):
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        attach_lora(base, LORA, 0, recompute=True, draw=full)
+    assert not any("lora" in name for name, _ in base.named_modules()) and not hasattr(base, "peft_config")
+    assert not base.is_gradient_checkpointing and not base.get_input_embeddings()._forward_hooks
+    assert spare.attach(base, LORA, 0).peft_config["default"].r == 4
 
 
 def test_a_base_that_is_loaded_aside_is_the_base(llama):

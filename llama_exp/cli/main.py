@@ -444,10 +444,6 @@ def prepare_process() -> None:
     # Threads that spin while they wait are 25 times slower on a busy machine; threads that sleep at once are a third
     # slower on an idle one. A short spin costs a sixth on either.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    # Training and answering take turns with blocks of other sizes: memory that can be mapped anew need not be freed and
-    # asked for again.
-    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:

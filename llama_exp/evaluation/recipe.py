@@ -63,11 +63,11 @@ def _evaluate_request(request: EvaluationRequest, session: Session, trackers: Tr
 
 
 def _load_and_evaluate(request: EvaluationRequest, session: Session, trackers: Trackers) -> Outcome:
-    from llama_exp.model.base import check_length
-    from llama_exp.model.lora import detach_lora, load_lora
-
     config, run = request.config, request.run
     with session.loading_base(run.config.model, config.trainer) as base:
+        from llama_exp.model.base import check_length  # torch: after `loading_base` has imported it, which is faster
+        from llama_exp.model.lora import detach_lora, load_lora
+
         tokenizer = session.tokenizer(run.config.model)
         data = DATASETS.of(config, tokenizer, session.data)
         data.setup()

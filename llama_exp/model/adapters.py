@@ -25,6 +25,9 @@ class SharedBase:
     """
 
     def __init__(self, config: Config, trainer: dict):
+        from llama_exp.model.imports import import_all
+
+        import_all()
         from llama_exp.model.base import check_length, load_base, target_device
         from llama_exp.model.tokenizer import load_tokenizer
 

@@ -21,6 +21,7 @@ from llama_exp.model.kernels import fp8
 from llama_exp.model.kernels.projection import make_contiguous
 from llama_exp.model.memory import check_fits, memory_limit
 from llama_exp.model.sharding import load_sharded, shared_by
+from llama_exp.model.spare_adapter import SpareAdapter
 from llama_exp.model.tokenizer import from_pretrained, resolve_path
 from llama_exp.processes import is_sharded, local_number
 
@@ -48,9 +49,13 @@ def base_dtype(trainer: dict, device: torch.device) -> torch.dtype:
 
 
 class BaseLoader:
-    """Loads base models and keeps one of them in memory: two would not fit beside each other on most cards."""
+    """Loads base models and keeps one of them in memory: two would not fit beside each other on most cards.
+
+    spare: what the next adapter on it takes over from the last one.
+    """
 
     def __init__(self):
+        self.spare = SpareAdapter()
         self._key: tuple | None = None  # what the base in memory was made from
         self._base: nn.Module | None = None
         self._thread: threading.Thread | None = None  # the last one that prefetched
@@ -119,6 +124,7 @@ class BaseLoader:
     def forget(self) -> None:
         """Release the base: it was changed for good, or its user keeps it."""
         self._base = self._key = None
+        self.spare = SpareAdapter()
 
 
 @contextlib.contextmanager

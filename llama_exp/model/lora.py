@@ -4,9 +4,9 @@ import math
 import os
 import re
 import shutil
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from peft import LoraConfig as PeftLora
@@ -52,86 +52,80 @@ def scale(lora: LoraConfig) -> float:
     }[lora.scaling]
 
 
-def _target_names(lora: LoraConfig) -> list[str]:
+def target_names(lora: LoraConfig) -> list[str]:
     return LINEARS if lora.targets is Targets.all else ATTENTION
 
 
-def attach_lora(base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = False) -> nn.Module:
+Draw: TypeAlias = Callable[[Sequence[tuple[int, int]], int], Iterable[torch.Tensor]]
+
+
+def draw_first_weights(shapes: Sequence[tuple[int, int]], seed: int) -> Iterator[torch.Tensor]:
+    """A of each adapter layer, as PEFT begins it: uniform within ±1/√in.
+
+    Drawn on the CPU, so that a seed means the same start on every machine.
+    """
+    generator = torch.Generator().manual_seed(fold_seed(seed))
+    for shape in shapes:
+        yield nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator)
+
+
+def new_adapter(base: nn.Module, lora: LoraConfig) -> nn.Module:
+    """PEFT's modules around the linear layers of `base`, without numbers, which PEFT would draw three times."""
+    peft_config = PeftLora(
+        r=lora.r,
+        lora_alpha=scale(lora) * lora.r,
+        lora_dropout=lora.dropout,
+        target_modules=target_names(lora),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, peft_config, low_cpu_mem_usage=True)
+
+
+def attach_lora(
+    base: nn.Module,
+    lora: LoraConfig,
+    seed: int,
+    recompute: bool = False,
+    make: Callable[[nn.Module, LoraConfig], nn.Module] = new_adapter,
+    draw: Draw = draw_first_weights,
+) -> nn.Module:
     """Put a fresh adapter on the base, ready to train: y = W x + scale · B A x, with A random by `seed` and B = 0.
 
     `recompute`: gradient checkpointing, two fifths more arithmetic for a fraction of the activations' memory.
+    `make`, `draw`: where PEFT's modules and A come from (SpareAdapter).
 
     W stays frozen in 4 bits; A (r, in) and B (out, r) are float32 and the only parameters that learn.
     What `prepare_model_for_kbit_training` does beyond freezing (upcasting norms and head) is left out: it costs memory
     and changes nothing that learns (huggingface/peft#3265).
     """
-    peft_config = PeftLora(
-        r=lora.r,
-        lora_alpha=scale(lora) * lora.r,
-        lora_dropout=lora.dropout,
-        target_modules=_target_names(lora),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
     embeddings = base.get_input_embeddings()
     hooks = dict(embeddings._forward_hooks)
     if recompute:
         base.gradient_checkpointing_enable({"use_reentrant": False})
-    if (spare := base.__dict__.pop("spare_adapter", None)) and spare.config == lora:
-        model = spare.attach(base)
-    else:  # without numbers, which PEFT would draw three times
-        model = get_peft_model(base, peft_config, low_cpu_mem_usage=True)
-    model.__dict__["made_from"] = lora
-    _initialise(model, seed)
-    # PEFT makes the embeddings ask for a gradient where activations are recomputed, and leaves that to the next cell;
-    # our recomputation needs none.
-    embeddings._forward_hooks.clear()
-    embeddings._forward_hooks.update(hooks)
+    try:
+        model = make(base, lora)
+        _initialise(model, seed, draw)
+    except BaseException:  # a base that others go on with
+        detach_lora_layers(base)
+        raise
+    finally:
+        # PEFT makes the embeddings ask for a gradient where activations are recomputed, and leaves that to the next
+        # cell; our recomputation needs none.
+        embeddings._forward_hooks.clear()
+        embeddings._forward_hooks.update(hooks)
     return model.train()  # Lightning leaves modes as they are: dropout must be on
 
 
-@dataclass(frozen=True, slots=True)
-class SpareAdapter:
-    """The last adapter's modules, without numbers: PEFT takes 0.4 s to make those of a 7B.
-
-    layers: (parent, name of the linear layer in it, PEFT's layer around it)
-    """
-
-    config: LoraConfig
-    model: nn.Module
-    layers: list[tuple[nn.Module, str, LoraLayer]]
-
-    def attach(self, base: nn.Module) -> nn.Module:
-        for parent, name, layer in self.layers:
-            setattr(parent, name, layer)
-        base.peft_config = self.model.base_model.peft_config
-        return self.model
-
-
-def _initialise(model: nn.Module, seed: int) -> None:
-    """Initialise every adapter layer as PEFT does: A uniform within ±1/√in, B zero."""
+def _initialise(model: nn.Module, seed: int, draw: Draw) -> None:
+    """Begin every adapter layer with A as it is drawn, and B zero."""
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     [name] = layers[0].active_adapters
     pairs = [(layer.get_base_layer().weight.device, layer.lora_A[name], layer.lora_B[name]) for layer in layers]
-    starts = _first_weights(tuple((a.out_features, a.in_features) for _, a, _ in pairs), fold_seed(seed))
-    _first_weights.cache_clear()
+    starts = draw([(a.out_features, a.in_features) for _, a, _ in pairs], seed)
     for start, (device, a, b) in zip(starts, pairs, strict=True):
         a.weight = nn.Parameter(start.to(device))
         b.weight = nn.Parameter(torch.zeros(b.out_features, b.in_features, device=device))
-
-
-def draw_ahead(base: nn.Module, lora: LoraConfig, seed: int) -> None:
-    """Draw the first numbers of the adapter that is attached next, 0.1 s of a 7B, while others still read data."""
-    names = _target_names(lora)
-    linears = [module for name, module in base.named_modules() if name.rpartition(".")[2] in names]
-    _first_weights(tuple((lora.r, linear.in_features) for linear in linears), fold_seed(seed))
-
-
-@lru_cache(maxsize=1)
-def _first_weights(shapes: tuple[tuple[int, int], ...], seed: int) -> list[torch.Tensor]:
-    """A of every adapter layer. Drawn on the CPU, so that a seed means the same start on every machine."""
-    generator = torch.Generator().manual_seed(seed)
-    return [nn.init.kaiming_uniform_(torch.empty(shape), a=math.sqrt(5), generator=generator) for shape in shapes]
 
 
 def load_lora(base: nn.Module, folder: Path, name: str = "default") -> nn.Module:
@@ -224,36 +218,30 @@ def _take_off(model: nn.Module, name: str) -> None:
 
 
 def detach_lora(model: nn.Module) -> nn.Module:
-    """Take the adapter off again, give back its memory and return the base as it was."""
+    """Take the adapter off again and return the base as it was."""
     if not hasattr(model, "peft_config"):
         return model
-    base, lora = causal_lm(model), model.__dict__.get("made_from")
-    layers = detach_lora_layers(base)
-    for _, _, layer in layers:
-        for parameter in (*layer.lora_A.parameters(), *layer.lora_B.parameters()):
-            # Emptied, as Lightning holds the module in reference cycles until Python collects its garbage.
-            parameter.grad, parameter.data = None, parameter.data.new_empty(0)
-    if lora:
-        base.__dict__["spare_adapter"] = SpareAdapter(lora, model, layers)
-    if base.is_gradient_checkpointing:
-        base.gradient_checkpointing_disable()
-    base.requires_grad_(False)
-    return base.eval()
+    base = causal_lm(model)
+    detach_lora_layers(base)
+    return base
 
 
-def detach_lora_layers(base: nn.Module) -> list[tuple[nn.Module, str, LoraLayer]]:
-    """Put the linear layers back in the place of PEFT's around them; returns (parent, name, PEFT's layer)."""
-    found = [
-        (parent, name, layer)
-        for parent in base.modules()
-        for name, layer in parent.named_children()
-        if isinstance(layer, LoraLayer)
-    ]
-    for parent, name, layer in found:
+def detach_lora_layers(base: nn.Module) -> None:
+    """Put the linear layers back in the place of PEFT's around them, also after a half-made attachment."""
+    for parent, name, layer in lora_layers(base):
         setattr(parent, name, layer.get_base_layer())
     if hasattr(base, "peft_config"):
         del base.peft_config  # else the next adapter is taken for a second one on the same model
-    return found
+    if base.is_gradient_checkpointing:
+        base.gradient_checkpointing_disable()
+    base.requires_grad_(False)
+    base.eval()
+
+
+def lora_layers(base: nn.Module) -> list[tuple[nn.Module, str, LoraLayer]]:
+    """(parent, name of the linear layer in it, PEFT's layer around it) of what is attached."""
+    children = ((parent, name, layer) for parent in base.modules() for name, layer in parent.named_children())
+    return [found for found in children if isinstance(found[2], LoraLayer)]
 
 
 def save_lora(model: nn.Module, folder: Path) -> None:

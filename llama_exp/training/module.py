@@ -169,8 +169,11 @@ class FineTuningModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         self.read()
-        for optimizer in self.trainer.optimizers:
-            optimizer.state.clear()  # Lightning would copy the moments to the CPU, and the run needs them no more
+        if (
+            self.listener is not None
+        ):  # a run of ours, which needs its moments no more: Lightning would copy them to the CPU
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         self.read()  # raises before a checkpoint of a step that was not finite is written

@@ -13,7 +13,6 @@ from llama_exp.evaluation.recipe import evaluate_model
 from llama_exp.evaluation.request import EvaluationRequest
 from llama_exp.model.base import check_length
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
-from llama_exp.model.lora import attach_lora, detach_lora
 from llama_exp.model.memory import choose, most_careful
 from llama_exp.overlap.audit import find_overlap, report_overlap
 from llama_exp.runs.run import Outcome, Run
@@ -70,8 +69,8 @@ def _train_begun(run: Run, data, overlap: dict[str, Any] | None, base: nn.Module
     if memory.why:
         print(f"  memory: {memory.why}", flush=True)
     with contextlib.ExitStack() as at_end:
-        model = attach_lora(base, config.lora, config.seed, memory.recompute)
-        at_end.callback(detach_lora, model)
+        model = session.bases.spare.attach(base, config.lora, config.seed, memory.recompute)
+        at_end.callback(session.bases.spare.detach, model)
         module = FineTuningModule(model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels)
         trackers = at_end.enter_context(tracking(run, config, "train", data.counts["sample"]["used"]))
         trainer = build_trainer(run, data, base, trackers, session)

@@ -67,11 +67,10 @@ def load_and_train(run: Run, session: Session) -> Outcome | Config | None:
         import_all()
         from llama_exp.model.base import check_gpu, target_device
         from llama_exp.model.kernels.warmup import warm_up
-        from llama_exp.model.lora import draw_ahead
 
     def prepare(base) -> None:
         warm_up(base, config.lora.r, config.optimizer.fp8_backward)
-        draw_ahead(base, config.lora, config.seed)
+        session.bases.spare.draw_ahead(base, config.lora, config.seed)
 
     with session.processes.cell(config):
         check_gpu(config, target_device(config.trainer))

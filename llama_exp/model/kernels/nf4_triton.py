@@ -43,7 +43,7 @@ def dequantise(weight: torch.Tensor, state, out: torch.Tensor) -> torch.Tensor:
 
 
 def add_product(y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, state) -> None:
-    """y (1, out) += W x, for one row x (1, in), without dequantising W in memory."""
+    """y (1, out) += W x, for one row x (1, in) of the same type, without dequantising W in memory."""
     rows, columns = state.shape
     with torch.cuda.device_of(x):
         _add_product[(triton.cdiv(rows, ROWS),)](

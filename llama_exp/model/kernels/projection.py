@@ -112,7 +112,8 @@ def _weight(layer: nn.Module, dtype: torch.dtype, out: torch.Tensor | None = Non
 
 def reads_4_bits(llama: nn.Module) -> bool:
     """Whether a single reply is multiplied by this base's 4-bit weights as they are (`direct`)."""
-    weight = Projection(llama.model.layers[0].self_attn.q_proj).parts[0].layer.weight
+    layer = llama.model.layers[0].self_attn.q_proj
+    weight = (layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer).weight
     state = getattr(weight, "quant_state", None)
     return state is not None and _nf4_kernels(weight, state.dtype) is not None
 
