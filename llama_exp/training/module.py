@@ -169,9 +169,8 @@ class FineTuningModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         self.read()
-        if (
-            self.listener is not None
-        ):  # a run of ours, which needs its moments no more: Lightning would copy them to the CPU
+        # A run of ours needs its moments no more, and Lightning would copy them to the CPU.
+        if self.listener is not None:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
 
