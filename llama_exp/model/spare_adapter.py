@@ -1,6 +1,6 @@
 """What the cells of a sweep take over from each other's adapters: PEFT's modules, never a number."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -41,9 +41,7 @@ class SpareAdapter:
         self._drawn = (shapes, seed), list(draw_first_weights(shapes, seed))
 
     def attach(self, base: nn.Module, lora: LoraConfig, seed: int, recompute: bool = False) -> nn.Module:
-        model = attach_lora(base, lora, seed, recompute, self._make, self._draw)
-        self._lora, self._model, self._layers = lora, model, lora_layers(base)
-        return model
+        return attach_lora(base, lora, seed, recompute, self._make, self._draw)
 
     def detach(self, model: nn.Module) -> None:
         """Take the adapter off, and give back its memory at once: Lightning holds it in reference cycles until Python
@@ -54,19 +52,18 @@ class SpareAdapter:
                 parameter.grad, parameter.data = None, parameter.data.new_empty(0)
 
     def _make(self, base: nn.Module, lora: LoraConfig) -> nn.Module:
-        model, layers = self._model, self._layers
-        usable = model is not None and causal_lm(model) is base and lora == self._lora
-        self._lora, self._model, self._layers = None, None, []  # should what follows fail
-        if not usable or not all(_is_as_made(layer, lora) for _, _, layer in layers):
-            return new_adapter(base, lora)
-        for parent, name, layer in layers:
+        known = self._model is not None and causal_lm(self._model) is base and lora == self._lora
+        if not known or not all(_is_as_made(layer, lora) for _, _, layer in self._layers):
+            self._lora, self._model, self._layers = lora, new_adapter(base, lora), lora_layers(base)
+            return self._model
+        for parent, name, layer in self._layers:
             setattr(parent, name, layer)
-        base.peft_config = model.base_model.peft_config
-        return model
+        base.peft_config = self._model.base_model.peft_config
+        return self._model
 
-    def _draw(self, shapes: Sequence[tuple[int, int]], seed: int) -> Sequence[torch.Tensor]:
+    def _draw(self, shapes: Sequence[tuple[int, int]], seed: int) -> Iterable[torch.Tensor]:
         drawn, self._drawn = self._drawn, None
-        return drawn[1] if drawn and drawn[0] == (shapes, seed) else list(draw_first_weights(shapes, seed))
+        return drawn[1] if drawn and drawn[0] == (shapes, seed) else draw_first_weights(shapes, seed)
 
 
 def _is_as_made(layer: LoraLayer, lora: LoraConfig) -> bool:

@@ -1,6 +1,5 @@
 """Train one run: read the data, plan the steps, put an adapter on the base, fit it, save it."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -68,29 +67,30 @@ def _train_begun(run: Run, data, overlap: dict[str, Any] | None, base: nn.Module
     data.micro_batch = memory.micro_batch
     if memory.why:
         print(f"  memory: {memory.why}", flush=True)
-    with contextlib.ExitStack() as at_end:
-        model = session.bases.spare.attach(base, config.lora, config.seed, memory.recompute)
-        at_end.callback(session.bases.spare.detach, model)
+    model = session.bases.spare.attach(base, config.lora, config.seed, memory.recompute)
+    try:
         module = FineTuningModule(model, config.optimizer, data.plan.total_steps, config.seed, data.plan.usual_labels)
-        trackers = at_end.enter_context(tracking(run, config, "train", data.counts["sample"]["used"]))
-        trainer = build_trainer(run, data, base, trackers, session)
-        draw = functools.partial(session.pages.submit, at_once=trackers.show_figures)
-        if session.processes.is_first and not trackers.show_figures:
-            session.pages.prepare()
-        with session.stop.deferred():
-            kept = memory.cache_weights, memory.save_activations, config.optimizer.fp8_backward
-            with run.clock("train"), keep_in_memory(base, *kept):
-                fitted = fit(run, trainer, module, data, trackers, session)
-            if fitted.is_part:
-                outcome = save_part(run, trainer, data, fitted, draw)
-                trackers.log_status(fitted.status)
-                trackers.log_losses()
-                return outcome
-            message = save_run(run, trainer, module, data, fitted, draw)
-        trackers.log_training()
-        if config.evaluate and trainer.is_global_zero:
-            message = evaluate_tuned(run, model, data, session, trackers).message
-    return Outcome(message, run.folder)
+        with tracking(run, config, "train", data.counts["sample"]["used"]) as trackers:
+            trainer = build_trainer(run, data, base, trackers, session)
+            draw = functools.partial(session.pages.submit, at_once=trackers.show_figures)
+            if session.processes.is_first and not trackers.show_figures:
+                session.pages.prepare()
+            with session.stop.deferred():
+                kept = memory.cache_weights, memory.save_activations, config.optimizer.fp8_backward
+                with run.clock("train"), keep_in_memory(base, *kept):
+                    fitted = fit(run, trainer, module, data, trackers, session)
+                if fitted.is_part:
+                    outcome = save_part(run, trainer, data, fitted, draw)
+                    trackers.log_status(fitted.status)
+                    trackers.log_losses()
+                    return outcome
+                message = save_run(run, trainer, module, data, fitted, draw)
+            trackers.log_training()
+            if config.evaluate and trainer.is_global_zero:
+                message = evaluate_tuned(run, model, data, session, trackers).message
+        return Outcome(message, run.folder)
+    finally:
+        session.bases.spare.detach(model)
 
 
 def evaluate_tuned(run: Run, model: nn.Module, data, session: Session, trackers: Trackers) -> Outcome:
