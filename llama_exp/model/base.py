@@ -22,7 +22,8 @@ from llama_exp.model.kernels.projection import make_contiguous
 from llama_exp.model.memory import check_fits, memory_limit
 from llama_exp.model.sharding import load_sharded, shared_by
 from llama_exp.model.spare_adapter import SpareAdapter
-from llama_exp.model.tokenizer import from_pretrained, resolve_path
+from llama_exp.model.tokenizer import readable, resolve_path
+from llama_exp.model.upload import stored
 from llama_exp.processes import is_sharded, local_number
 
 
@@ -159,19 +160,26 @@ def load_base(
 
 
 def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
-    if Path(resolve_path(model.path)).is_dir():  # a bar is for downloads
+    path = resolve_path(model.path)
+    if Path(path).is_dir():  # a bar is for downloads
         disable_progress_bar()
 
     checkpoint = read_checkpoint(model)
-    options = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": "sdpa", "use_safetensors": True}
+    options = {"dtype": dtype, "device_map": {"": device}, "attn_implementation": "sdpa"}
     if model.quantisation is not Quantisation.none:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    base = from_pretrained(AutoModelForCausalLM, resolve_path(model.path), model.path, model.revision, options)
+    with readable(model.path), stored(checkpoint.weights, device) as weights:
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(checkpoint.config)]
+        base = model_class.from_pretrained(None, config=checkpoint.config, state_dict=weights, **options)
+    # What from_pretrained knows where it opens the files itself.
+    base.name_or_path = base.config.name_or_path = path
+    with contextlib.suppress(OSError):
+        base.generation_config = GenerationConfig.from_pretrained(path, revision=model.revision)
     base.checksums = checkpoint.checksums(model.sha256)
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)

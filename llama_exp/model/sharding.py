@@ -18,8 +18,8 @@ so they are stored in it (`bnb_4bit_quant_storage`), whatever the base computes 
 bit for bit, the one that was cut.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
@@ -29,6 +29,7 @@ from torch import nn
 from llama_exp.config.schema import ModelConfig
 from llama_exp.errors import UserError
 from llama_exp.model.checkpoint import read_checkpoint
+from llama_exp.model.upload import stored
 
 STORAGE = torch.float32
 LINEAR = nn.Linear  # what transformers builds a decoder layer of
@@ -44,13 +45,13 @@ def load_sharded(model: ModelConfig, device: torch.device, dtype: torch.dtype) -
     checkpoint = read_checkpoint(model)
     base = empty_base(checkpoint.config, dtype)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    with opened(checkpoint.weights) as read:
+    with stored(checkpoint.weights, device) as weights:
         for number, decoder in enumerate(base.model.layers):
-            fill(decoder, f"model.layers.{number}.", read, device, dtype)
+            fill(decoder, f"model.layers.{number}.", weights, device, dtype)
             for linear in linears(decoder):
                 quantise(linear, device)
             shard(decoder, mesh)
-        fill(base, "", read, device, dtype)
+        fill(base, "", weights, device, dtype)
     base.checksums = checkpoint.checksums(model.sha256)
     return base
 
@@ -66,23 +67,12 @@ def empty_base(config, dtype: torch.dtype) -> nn.Module:
     return base
 
 
-@contextmanager
-def opened(files) -> Iterator:
-    """read(name) -> the stored tensor, from whichever file holds it; None where none does."""
-    from safetensors import safe_open
-
-    with ExitStack() as stack:
-        handles = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
-        of = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118 (no dictionary)
-        yield lambda name: of[name].get_tensor(name) if name in of else None
-
-
-def fill(module: nn.Module, prefix: str, read, device: torch.device, dtype: torch.dtype) -> None:
+def fill(module: nn.Module, prefix: str, weights: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> None:
     """Read the parameters of a module that have no values yet, and move its buffers."""
     for name, parameter in list(module.named_parameters()):
-        if parameter.is_meta and (value := read(prefix + name)) is not None:
+        if parameter.is_meta and prefix + name in weights:
             owner, _, last = name.rpartition(".")
-            value = value.to(device=device, dtype=dtype)
+            value = weights[prefix + name][...].to(device=device, dtype=dtype)
             setattr(module.get_submodule(owner), last, nn.Parameter(value, requires_grad=False))
     for part in module.modules():
         for name, buffer in list(part.named_buffers(recurse=False)):
