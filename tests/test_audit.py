@@ -6,7 +6,7 @@ import time
 import pytest
 
 from llama_exp.overlap.detect import audit
-from llama_exp.overlap.shingles import normalise, shingles
+from llama_exp.overlap.shingles import _word_codes, normalise, shingles
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
 
@@ -103,8 +103,8 @@ def test_normalising_drops_case_accents_punctuation_and_spacing():
 def test_runs_are_the_same_on_every_machine_and_short_texts_are_one_run():
     found = shingles(("a b c d e f", "a b", "", "a b c d e", "x x x x x x x"), 5)
     assert found.sizes().tolist() == [2, 1, 0, 1, 1]
-    assert found.of_text(3).tolist() == found.of_text(0).tolist()[:1] == [7183468534558640025]
-    assert shingles(("a b c d e",), 5).values.tolist() == [7183468534558640025]
+    assert found.of_text(3).tolist() == found.of_text(0).tolist()[:1] == [18395931522300228805]
+    assert shingles(("a b c d e",), 5).values.tolist() == [18395931522300228805]
     assert shingles(("a b",), 5).values.tolist() == found.of_text(1).tolist() and not len(shingles(("",), 5).values)
 
 
@@ -117,3 +117,56 @@ def test_it_is_the_same_twice_and_fast():
     assert first == audit(train, test)
     assert dict(first.counts)["exact"] == 100 and len(first.clean) == 900
     assert seconds < 10
+
+
+def test_near_duplicates_are_those_that_comparing_all_pairs_finds():
+    """The words are few, and most texts are changed ones of others, so that many pairs lie about the threshold."""
+    rng = random.Random(5)
+    bases = [rng.choices(WORDS, k=rng.randint(3, 60)) for _ in range(40)]
+
+    def changed_a_little() -> str:
+        words = list(rng.choice(bases))
+        for _ in range(rng.randint(0, 2)):
+            words[rng.randrange(len(words))] = rng.choice(WORDS)
+        return " ".join(words)
+
+    train = [(f"t{i}", f"t{i}", changed_a_little(), "") for i in range(80)]
+    test = [(f"h{i}", f"h{i}", changed_a_little(), "") for i in range(200)]
+
+    def runs(text: str) -> set[tuple[str, ...]]:
+        words = text.split()
+        return {tuple(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
+
+    def jaccard(one: str, other: str) -> float:
+        return len(runs(one) & runs(other)) / len(runs(one) | runs(other))
+
+    alike = {row[0]: [jaccard(row[2], other[2]) for other in train] for row in test}
+    near = {name: f"t{of.index(max(of))}" for name, of in alike.items() if max(of) >= 0.8}
+    result = audit(train, test)
+    assert dict(result.counts)["near"] == len(near) and 30 < len(near) < 160
+    found = [(mine, theirs) for kind, mine, theirs in result.examples if kind == "near"]
+    assert found == list(near.items())[:5]
+
+
+def test_runs_of_words_have_the_same_hash_wherever_they_stand_and_others_have_another(monkeypatch):
+    texts = tuple(
+        normalise(text) for text in ["", "a", "ab", "a b ab", "", "Ünï cödé 日本語 x1", "b" * 300, "\ud800 b"]
+    )
+    found: dict[str, int] = {}
+    for length in (1, 2, 5):
+        for size in (1, 7, 2**18):
+            monkeypatch.setattr("llama_exp.overlap.shingles.CHUNK", size)
+            for cached in (shingles, _word_codes):
+                cached.cache_clear()
+            hashed = shingles(tuple(map(normalise, texts)), length)
+            for index, text in enumerate(texts):
+                words = normalise(text).split()
+                runs = [" ".join(words[i : i + length]) for i in range(max(1, len(words) - length + 1)) if words]
+                for run, value in zip(dict.fromkeys(runs), hashed.of_text(index).tolist(), strict=True):
+                    assert found.setdefault(run, value) == value
+    assert len(set(found.values())) == len(found) > 10
+
+
+def test_plain_text_is_normalised_as_any_other():
+    text = "".join(map(chr, range(128))) * 2 + " It's  A_B-c\tMIXED\nCase, 1.5!"
+    assert normalise(text) == normalise(text + "é").removesuffix("e").strip()

@@ -5,6 +5,7 @@ audit.json    what overlaps, and by id which held-out items are clean: evaluatio
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,13 +183,16 @@ def _as_json(found: "Audit", splits: dict[str, list[Example]]) -> dict[str, Any]
     }
 
 
-def _content(*sides: Sequence["Row"]) -> str:
+def _content(*sides: Iterable["Row"]) -> str:
+    return hashlib.sha256("|".join(_side_content(tuple(side)) for side in sides).encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=8)  # the cells of a sweep are measured on the same items
+def _side_content(rows: "tuple[Row, ...]") -> str:
     digest = hashlib.sha256()
-    for side in sides:
-        for row in side:
-            digest.update(repr(row).encode("utf-8", "surrogatepass"))
-        digest.update(b"|")
-    return digest.hexdigest()[:32]
+    for row in rows:
+        digest.update(repr(row).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 STORED = {"content": str, **dict.fromkeys(SPLITS, dict[str, list[str]])}

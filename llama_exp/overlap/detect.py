@@ -4,7 +4,7 @@
     exact         its prompt occurs in train, letter for letter
     normalised    the same after case, accents, punctuation and spacing are gone; or a long response does
     ngram         at least half of its runs of 13 words occur in train
-    near          80 % of its runs of 5 words are those of one training text (Jaccard; MinHash finds, sets verify)
+    near          80 % of its runs of 5 words are those of one training text (Jaccard)
 
 Wording that many items of both sides share (the prompt's template) is left out of the last two. 13 words follow GPT-3
 (Brown et al. 2020, appendix C), 5-word shingles and 0.8 the deduplication of Lee et al. (2022). Pure text; no torch.
@@ -13,15 +13,10 @@ Wording that many items of both sides share (the prompt's template) is left out 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 
-from llama_exp.overlap.shingles import Shingles, normalise, shingles
-
-if TYPE_CHECKING:
-    from datasketch import MinHash
+from llama_exp.overlap.shingles import Shingles, normalise, positions_in, shingles
 
 Row = tuple[str, Hashable, str, str]  # id, group, prompt, response
 
@@ -66,13 +61,7 @@ class Audit:
         return f"{head} Repeats: {self.repeated_train:,} within train, {self.repeated_held_out:,} within held-out."
 
 
-def audit(
-    train: Iterable[Row],
-    held_out: Iterable[Row],
-    ngram_share: float = 0.5,
-    jaccard: float = 0.8,
-    permutations: int = 64,
-) -> Audit:
+def audit(train: Iterable[Row], held_out: Iterable[Row], ngram_share: float = 0.5, jaccard: float = 0.8) -> Audit:
     """Compare held-out items with all training items.
 
     train, held_out   rows of (id, group, prompt, response); `response` of a held-out item is its reference
@@ -91,7 +80,7 @@ def audit(
         "same group": _same_group(train, held_out),
         "exact": _same_key([row[2] for row in train], [row[2] for row in held_out]),
         "normalised": _normalised(known, tested),
-        **dict(zip(("ngram", "near"), _overlaps(known, tested, ngram_share, jaccard, permutations), strict=True)),
+        **dict(zip(("ngram", "near"), _overlaps(known, tested, ngram_share, jaccard), strict=True)),
     }
     leaks = set().union(*found.values())
     return Audit(
@@ -153,14 +142,12 @@ def _normalised(known: Texts, tested: Texts) -> dict[int, int]:
     return answers | _same_key(known.prompts, tested.prompts)
 
 
-def _overlaps(
-    known: Texts, tested: Texts, ngram_share: float, jaccard: float, permutations: int
-) -> tuple[dict[int, int], dict[int, int]]:
+def _overlaps(known: Texts, tested: Texts, ngram_share: float, jaccard: float) -> tuple[dict[int, int], dict[int, int]]:
     """(ngram, near): held-out position -> training position."""
     origin, texts = known.first_row(), tested.distinct
     learnt, questions = tuple(known.distinct), tuple(texts)
     ngram = _ngram(*_without_template(shingles(learnt, NGRAM), shingles(questions, NGRAM)), ngram_share)
-    near = _near(*_without_template(shingles(learnt, SHINGLE), shingles(questions, SHINGLE)), jaccard, permutations)
+    near = _near(*_without_template(shingles(learnt, SHINGLE), shingles(questions, SHINGLE)), jaccard)
     number = {text: index for index, text in enumerate(texts)}
     indices = [number[text] for text in tested.whole]
 
@@ -175,7 +162,13 @@ def _without_template(train: Shingles, held_out: Shingles) -> tuple[Shingles, Sh
     common = np.intersect1d(train.frequent, held_out.frequent, assume_unique=True)
     if not len(common):
         return train, held_out
-    return train.select(~np.isin(train.values, common)), held_out.select(~np.isin(held_out.values, common))
+    return _without(common, train), _without(common, held_out)
+
+
+def _without(common: np.ndarray, texts: Shingles) -> Shingles:
+    kept = np.ones(len(texts.values), bool)
+    kept[positions_in(common, texts.values)] = False
+    return texts.select(kept)
 
 
 def _ngram(train: Shingles, held_out: Shingles, share: float) -> dict[int, int]:
@@ -190,29 +183,26 @@ def _ngram(train: Shingles, held_out: Shingles, share: float) -> dict[int, int]:
     return found
 
 
-def _near(train: Shingles, held_out: Shingles, jaccard: float, permutations: int) -> dict[int, int]:
-    """MinHash proposes candidates and the sets themselves decide: no estimate is reported as a duplicate.
+def _near(train: Shingles, held_out: Shingles, jaccard: float) -> dict[int, int]:
+    """Held-out texts and the training text that each resembles most, if by `jaccard` or more.
 
-    The LSH index is queried with a little less than `jaccard`, as it misses pairs just at its threshold. It is queried
-    only for texts that could be: at least `jaccard` of a near duplicate's runs occur somewhere in train.
+    Only texts that could be are compared, with all training texts that share a run with them: at least `jaccard` of a
+    near duplicate's runs occur somewhere in train.
     """
-    wanted = _mostly_in(_distinct(train.values)[0], held_out, jaccard)
-    if not wanted:
-        return {}
-    lsh = MinHashLSH(threshold=max(jaccard - 0.1, 0.1), num_perm=permutations)
-    blank = MinHash(num_perm=permutations, seed=1, hashfunc=_low_32_bits)
-    known = np.split(train.values, np.cumsum(train.sizes())[:-1])
-    with lsh.insertion_session() as session:
-        for index, text in enumerate(known):
-            if len(text):
-                session.insert(index, _signature(text, blank))
+    order = np.argsort(train.values, kind="stable")
+    values, owners = train.values[order], train.owner[order]
+    sizes = train.sizes()
     found = {}
-    for index in wanted:
+    for index in _mostly_in(values, held_out, jaccard):
         text = held_out.of_text(index)
-        candidates = lsh.query(_signature(text, blank))
-        best = max(((_jaccard(text, known[other]), -other) for other in candidates), default=None)
-        if best is not None and best[0] >= jaccard:
-            found[index] = -best[1]
+        first, last = (np.searchsorted(values, text, side) for side in ("left", "right"))
+        others, shared = np.unique(
+            np.concatenate([owners[one:end] for one, end in zip(first, last, strict=True)]), return_counts=True
+        )
+        alike = shared / (len(text) + sizes[others] - shared)
+        best = int(np.argmax(alike))  # of several, the first
+        if alike[best] >= jaccard:
+            found[index] = int(others[best])
     return found
 
 
@@ -224,27 +214,8 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _mostly_in(pool: np.ndarray, texts: Shingles, share: float) -> list[int]:
     """Indices of the texts of whose runs at least `share` are in the pool of runs."""
     sizes = texts.sizes()
-    if not len(pool):
-        return []
-    at = np.minimum(np.searchsorted(pool, texts.values), len(pool) - 1)
-    known = np.bincount(texts.owner[pool[at] == texts.values], minlength=texts.texts)
+    known = np.bincount(texts.owner[positions_in(pool, texts.values)], minlength=texts.texts)
     return [int(index) for index in ((sizes > 0) & (known >= share * sizes)).nonzero()[0]]
-
-
-def _low_32_bits(run: int) -> int:
-    """The runs are hashes already: MinHash wants 32 bits of them."""
-    return int(run) & 0xFFFFFFFF
-
-
-def _signature(text: np.ndarray, blank: "MinHash") -> "MinHash":
-    signature = blank.copy()
-    signature.update_batch(text)
-    return signature
-
-
-def _jaccard(one: np.ndarray, other: np.ndarray) -> float:
-    shared = len(np.intersect1d(one, other, assume_unique=True))
-    return shared / (len(one) + len(other) - shared)
 
 
 def _by_group(held_out: Sequence[Row], leaks: set[int]) -> tuple[tuple[str, int, int], ...]:

@@ -2,23 +2,28 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from zlib import crc32
 
 import numpy as np
 
 TEMPLATE_SHARE = 0.05  # runs of words in more than this share of the distinct texts on both sides are the template's
 
 
+PLAIN = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}  # of ASCII
+CHUNK = 2**18  # bytes that are hashed at once: forty times as much memory
+MULTIPLIER = 0x9E3779B97F4A7C15
+
+
 @lru_cache(maxsize=2**17)  # the cells of a sweep are measured on the same items
 def normalise(text: str) -> str:
     """Lower case, no accents, no punctuation, single spaces: `Où est-ce ?` -> `ou est ce`."""
-    if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        for accent in filter(unicodedata.combining, set(decomposed)):
-            decomposed = decomposed.replace(accent, "")
-        text = decomposed
+    if text.isascii():
+        return " ".join(text.translate(PLAIN).split())
+    text = unicodedata.normalize("NFKD", text)
+    for accent in filter(unicodedata.combining, set(text)):
+        text = text.replace(accent, "")
     return " ".join(re.findall(r"[^\W_]+", text.casefold()))
 
 
@@ -53,8 +58,8 @@ class Shingles:
 def shingles(texts: tuple[str, ...], length: int) -> Shingles:
     """Every text's runs of `length` words, as 64-bit hashes; a shorter text is one run.
 
-    A rolling polynomial over word hashes (wraps around 2^64): no string is built per run. crc32 is the same on every
-    machine, unlike Python's own hash.
+    A rolling polynomial over word hashes (wraps around 2^64), which are the same on every machine: no string is built
+    per run.
     """
     codes, ends = _word_codes(texts)
     sizes = np.diff(ends, prepend=0)
@@ -71,33 +76,72 @@ def shingles(texts: tuple[str, ...], length: int) -> Shingles:
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     new = np.ones(len(total), bool)
     if len(repeated):
-        at = np.minimum(np.searchsorted(repeated, marked), len(repeated) - 1)
-        again = (repeated[at] == marked).nonzero()[0]
+        again = positions_in(repeated, marked)
         new[again] = False
         new[again[np.unique(marked[again], return_index=True)[1]]] = True  # the first of each
     values, counts = np.unique(total[new], return_counts=True)
     return Shingles(total[new], owner[new], len(texts), values[counts > max(TEMPLATE_SHARE * len(texts), 20)])
 
 
+def positions_in(pool: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Where in `values` the hashes are that the sorted `pool` holds, too. Their first bits rule out most others."""
+    if not len(pool):
+        return np.empty(0, np.int64)
+    first = np.zeros(2**20, bool)
+    first[pool >> np.uint64(44)] = True
+    likely = first[values >> np.uint64(44)].nonzero()[0]
+    at = np.minimum(np.searchsorted(pool, values[likely]), len(pool) - 1)
+    return likely[pool[at] == values[likely]]
+
+
 def _rolling_hashes(codes: np.ndarray, length: int) -> np.ndarray:
     """The polynomial hash of every run of `length` codes."""
     total = np.zeros(max(len(codes) - length + 1, 0), np.uint64)
     for index in range(length):
-        total *= np.uint64(0x9E3779B97F4A7C15)
+        total *= np.uint64(MULTIPLIER)
         total += codes[index : index + len(total)]
     return total
 
 
 @lru_cache(maxsize=4)
 def _word_codes(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The codes of all words of all texts, and where each text's words end."""
-    words = [text.split() for text in texts]
-    codes = np.array([_word(word) for text in words for word in text], np.uint64)
-    return codes, np.cumsum([len(text) for text in words], dtype=np.int64)
+    """64-bit hashes of all words of all texts (as `normalise` leaves them), and where each text's words end."""
+    codes, words = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for some in _chunks(texts):
+        data = np.frombuffer("\n".join([*some, ""]).encode("utf-8", "surrogatepass"), np.uint8)
+        ends = (data <= ord(" ")).nonzero()[0]
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        is_word = ends > starts  # an empty text has none
+        codes.append(_hashes(data, starts[is_word], ends[is_word]))
+        words.append(np.diff(np.cumsum(is_word)[data[ends] == ord("\n")], prepend=0))
+    return np.concatenate(codes), np.cumsum(np.concatenate(words))
 
 
-@lru_cache(maxsize=2**20)  # texts repeat their words
-def _word(word: str) -> int:
-    """A word's 62-bit code."""
-    data = word.encode("utf-8", "surrogatepass")
-    return (crc32(data) << 30) ^ crc32(data[::-1] + b"\x01")
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in order, about CHUNK characters at a time."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        some.append(text)
+        size += len(text)
+        if size >= CHUNK:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _hashes(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """A hash of each stretch of bytes: the polynomial of its bytes, as the difference of two sums over all before."""
+    powers, inverse = (of[: len(data)] for of in _powers(max(len(data), 2 * CHUNK)))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((data + np.uint64(1)) * powers)])
+    found = (sums[ends] - sums[starts]) * inverse[starts]
+    found ^= found >> np.uint64(32)
+    found *= np.uint64(0xD6E8FEB86659FD93)
+    return found ^ (found >> np.uint64(32))
+
+
+@lru_cache(maxsize=1)
+def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first powers of MULTIPLIER, and of its inverse, modulo 2^64."""
+    return tuple(np.cumprod(np.full(count, base, np.uint64)) for base in (MULTIPLIER, pow(MULTIPLIER, -1, 2**64)))
