@@ -14,12 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from llama_exp.config.compose import load_config
 from llama_exp.launch import progress, slurm
 from llama_exp.launch.cells import Cell, SweepFolder, largest_first, walk
 from llama_exp.launch.gpus import how_it_ended
+from llama_exp.launch.grid import KEPT, ComposedOnce
 from llama_exp.launch.progress import Progress
 from llama_exp.runs import lock
 from llama_exp.runs.lock import FolderBusy, lock_folder
@@ -407,3 +409,23 @@ def test_a_run_that_another_command_trains_is_busy_elsewhere(tmp_path, command):
     with lock_folder(Run.of(load_config(*cell, "sample=16")).folder):
         done = command(*words, check=None)
     assert done.returncode == os.EX_TEMPFAIL and "2 cells, 0 failed, 1 busy elsewhere" in done.stdout, done.stdout
+
+
+def test_a_plain_sweep_composes_each_cell_once():
+    composed: list[tuple[str, ...]] = []
+
+    class Loader:
+        prefix = "what else it has"
+
+        def load_sweep_config(self, master_config, sweep_overrides):
+            composed.append(tuple(sweep_overrides))
+            return OmegaConf.create({"of": list(sweep_overrides)})
+
+    loader = ComposedOnce(Loader())
+    cells = [[f"seed={seed}"] for seed in range(KEPT + 2)]
+    checked = [loader.load_sweep_config(None, cell) for cell in cells]
+    taken = [loader.load_sweep_config(None, cell) for cell in cells]
+    assert [config.of for config in taken] == cells and loader.prefix == Loader.prefix
+    assert all(one is two for one, two in zip(checked[:KEPT], taken[:KEPT], strict=True))
+    assert len(composed) == KEPT + 2 + 2, "and beyond those that are kept, twice"
+    assert loader.load_sweep_config(None, cells[0]) is not taken[0], "a config belongs to one cell alone"

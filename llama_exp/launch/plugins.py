@@ -1,4 +1,4 @@
-"""The launchers as Hydra's plugins."""
+"""The launchers and sweepers as Hydra's plugins."""
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -6,11 +6,12 @@ from hydra.core.plugins import Plugins
 from llama_exp.adaptive.sweeper import AdaptiveSweeper
 from llama_exp.config.compose import CONF
 from llama_exp.launch.gpus import GpuLauncher
+from llama_exp.launch.grid import GridSweeper
 from llama_exp.launch.ray import RayLauncher
 from llama_exp.launch.slurm import LocalSlurmLauncher, SlurmLauncher
 from llama_exp.trials.sweeper import OptunaSweeper
 
-PLUGINS = (AdaptiveSweeper, OptunaSweeper, GpuLauncher, RayLauncher, SlurmLauncher, LocalSlurmLauncher)
+PLUGINS = (GridSweeper, AdaptiveSweeper, OptunaSweeper, GpuLauncher, RayLauncher, SlurmLauncher, LocalSlurmLauncher)
 
 
 def register() -> None:
