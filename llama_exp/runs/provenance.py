@@ -1,6 +1,7 @@
 """Versions and commit that a number was made with."""
 
 import contextlib
+import functools
 import platform
 import subprocess
 from importlib.metadata import version
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
+@functools.cache  # the code that runs is that of when it was imported, whatever becomes of the files
 def provenance() -> dict[str, Any]:
     """Versions and commit a number was made with."""
     packages = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets", "llama_exp")
