@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch import nn
@@ -21,6 +22,8 @@ from llama_exp.model import memory, sharding
 from llama_exp.model.base import load_base
 from llama_exp.processes import Processes, process_number
 from llama_exp.records import Tokens
+from llama_exp.training import trainer
+from llama_exp.training.strategy import StartedProcesses
 from tests.conftest import ROOT, python, small
 from tests.killer import killed_at
 
@@ -159,6 +162,29 @@ def test_a_process_knows_its_number(environment, number, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert process_number() == number
+
+
+SLURM_STEP = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "job"}
+
+
+@pytest.mark.parametrize(
+    ("count", "outside", "variables", "plugins", "expected"),
+    [
+        (1, False, {}, [], [StartedProcesses]),
+        (2, False, {}, [], [StartedProcesses]),
+        (1, False, {}, [LightningEnvironment()], []),
+        (2, True, {"TORCHELASTIC_RUN_ID": "none"}, [], []),
+        (2, True, {}, [], []),  # started by other means: Lightning may find out by which
+        (2, True, SLURM_STEP, [], [SLURMEnvironment]),
+    ],
+)
+def test_lightning_looks_for_an_environment_only_where_others_have_started_the_processes(
+    count, outside, variables, plugins, expected, monkeypatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    session = SimpleNamespace(processes=SimpleNamespace(count=count, outside=outside))
+    assert [type(one) for one in trainer.environment(session, plugins)] == expected
 
 
 def test_a_base_in_shares_learns_what_a_whole_one_does_and_its_adapter_is_the_ordinary_file(tmp_path, command):

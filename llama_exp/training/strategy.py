@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 
 class StartedProcesses(LightningEnvironment):
-    """The processes of one machine, which `Processes` has started: each has its number in LOCAL_RANK."""
+    """One process alone, or those of one machine which `Processes` has started: each has its number in LOCAL_RANK."""
 
     creates_processes_externally = True
 

@@ -49,7 +49,6 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, ses
         settings["strategy"] = ShardedBase()
     if not sys.stderr.isatty():
         settings["enable_progress_bar"] = False
-    environments = started_processes(session) or slurm(theirs["plugins"])
     plan = data.plan
     interval = validation_interval(config, data)
     until = part.last_step(config, interval, plan.total_steps)
@@ -70,7 +69,7 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, ses
             check_val_every_n_epoch=None,
             default_root_dir=run.folder,
             logger=trackers.loggers,
-            plugins=[WholeCheckpoints(), *environments, *theirs["plugins"]],
+            plugins=[WholeCheckpoints(), *environment(session, theirs["plugins"]), *theirs["plugins"]],
             callbacks=[
                 *scores,  # first: the others look at what they find
                 curves,
@@ -89,11 +88,20 @@ def build_trainer(run: Run, data, base: torch.nn.Module, trackers: Trackers, ses
     return trainer
 
 
-def slurm(plugins: list[Any]) -> list[ClusterEnvironment]:
-    """Inside of a Slurm job: its environment, but without Lightning's own requeueing at SIGUSR1, which would restart a
-    job that `launch` or the user's script requeues already."""
-    named = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins) or TorchElasticEnvironment.detect()
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() and not named else []
+def environment(session: Session, plugins: list[Any]) -> list[ClusterEnvironment]:
+    """What tells Lightning about the processes that train together, unless the user's plugins do.
+
+    Left to itself it would import mpi4py where that is installed, half a second, and inside of a Slurm job requeue the
+    job at SIGUSR1, which `launch` or the user's script does already. torchrun's processes it finds by itself.
+    """
+    processes = session.processes
+    if processes.count > 1 and not processes.outside:
+        return [StartedProcesses()]
+    if any(isinstance(plugin, ClusterEnvironment) for plugin in plugins) or TorchElasticEnvironment.detect():
+        return []
+    if SLURMEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return [] if processes.outside else [StartedProcesses()]
 
 
 def precision(wanted: Any, dtype: torch.dtype) -> str:
@@ -206,11 +214,6 @@ def agreed_checkpoint(run: Run, module: L.LightningModule, data, processes: Proc
     if checkpoint is not None:
         print(f"Continuing from {checkpoint}.", flush=True)
     return checkpoint
-
-
-def started_processes(session: Session) -> list[StartedProcesses]:
-    """What keeps Lightning from starting processes that `Processes` has started already."""
-    return [StartedProcesses()] if session.processes.count > 1 and not session.processes.outside else []
 
 
 def stopped_by_callback(trainer: L.Trainer) -> bool:
