@@ -144,4 +144,5 @@ def _hashes(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarra
 @lru_cache(maxsize=1)
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first powers of MULTIPLIER, and of its inverse, modulo 2^64."""
-    return tuple(np.cumprod(np.full(count, base, np.uint64)) for base in (MULTIPLIER, pow(MULTIPLIER, -1, 2**64)))
+    powers, inverse = (np.full(count, base, np.uint64) for base in (MULTIPLIER, pow(MULTIPLIER, -1, 2**64)))
+    return np.cumprod(powers, dtype=np.uint64), np.cumprod(inverse, dtype=np.uint64)
