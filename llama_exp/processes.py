@@ -130,6 +130,11 @@ class Processes:
                 f"trainer.num_nodes={nodes}: start the same command on every node, with torchrun --nnodes={nodes} "
                 f"--nproc-per-node={devices(trainer)} … or srun: docs/several_gpus.md."
             )
+        if wanted == 1 and devices(trainer) > 1:
+            raise UserError(
+                f"trainer.devices={trainer['devices']}: several devices share a step under trainer=ddp or "
+                "trainer=fsdp. Add one of them, or leave trainer.devices out."
+            )
         if wanted == self.count and all(child.poll() is None for child in self.started):
             return
         self.stop()

@@ -155,7 +155,7 @@ def test_runs_of_words_have_the_same_hash_wherever_they_stand_and_others_have_an
     found: dict[str, int] = {}
     for length in (1, 2, 5):
         for size in (1, 7, 2**18):
-            monkeypatch.setattr("llama_exp.overlap.shingles.CHUNK", size)
+            monkeypatch.setattr("llama_exp.overlap.shingles.PIECE", size)
             for cached in (shingles, _word_codes):
                 cached.cache_clear()
             hashed = shingles(tuple(map(normalise, texts)), length)
@@ -170,3 +170,9 @@ def test_runs_of_words_have_the_same_hash_wherever_they_stand_and_others_have_an
 def test_plain_text_is_normalised_as_any_other():
     text = "".join(map(chr, range(128))) * 2 + " It's  A_B-c\tMIXED\nCase, 1.5!"
     assert normalise(text) == normalise(text + "é").removesuffix("e").strip()
+
+
+def test_shares_of_nothing_and_no_training_rows_are_no_error():
+    test = held(text(3))
+    assert kinds(audit([], test, ngram_share=0.0, jaccard=0.0)) == set()
+    assert dict(audit(TRAIN, held(text(500)), jaccard=0.01).counts)["near"] == 0

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from llama_exp import tiny
 from llama_exp.config.checksums import fast_sha256
+from llama_exp.config.schema import Quantisation
 from llama_exp.errors import UserError
 from llama_exp.model.adapters import SharedBase
 from llama_exp.model.base import check_length, load_base
@@ -138,6 +139,29 @@ def test_what_is_whole_loads_sharded_or_with_its_tied_output_layer_stored_too(co
     shutil.copytree(tiny.PATH, tmp_path / "tied")
     reweighted(tmp_path / "tied", lambda w: w | {"lm_head.weight": w["model.embed_tokens.weight"].clone()})
     load_base(base_config(tmp_path / "tied"), CPU)
+
+
+def test_a_base_is_what_from_pretrained_makes_of_its_folder(copy):
+    """Also what it knows beside the weights: its name, and how it is meant to answer."""
+    from transformers import AutoModelForCausalLM
+
+    generation = copy / "generation_config.json"
+    generation.unlink(missing_ok=True)
+    configured(copy, do_sample=True, temperature=0.6, max_length=77)
+    model = dataclasses.replace(base_config(copy), quantisation=Quantisation.none)
+    for _ in range(2):
+        found, expected = load_base(model, CPU), AutoModelForCausalLM.from_pretrained(copy)
+        assert type(found) is type(expected) and found.config.to_dict() == expected.config.to_dict()
+        weights = expected.state_dict()
+        assert found.state_dict().keys() == weights.keys()
+        assert all(torch.equal(value, weights[name]) for name, value in found.state_dict().items())
+        assert found.name_or_path == found.config.name_or_path == found.model.name_or_path == str(copy)
+        assert found.generation_config.to_dict() == expected.generation_config.to_dict()
+        assert found.generation_config.temperature == (0.8 if generation.is_file() else 0.6)
+        generation.write_text(json.dumps({"do_sample": True, "temperature": 0.8, "eos_token_id": 2}))
+    generation.write_text(json.dumps({"do_sample": False, "num_return_sequences": 3}))
+    with pytest.raises(UserError, match=r"Could not load model\.path="):
+        load_base(model, CPU)
 
 
 def test_a_fast_checksum_sees_sizes_headers_and_weights(copy):

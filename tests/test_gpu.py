@@ -9,6 +9,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
 from bitsandbytes.functional import dequantize_4bit
+from safetensors.torch import save_file
 
 from llama_exp.config.compose import load_config
 from llama_exp.data import DATASETS
@@ -18,6 +19,7 @@ from llama_exp.model.kernels import batch_decode, decode_step, fp8
 from llama_exp.model.kernels import nf4_triton as nf4
 from llama_exp.model.kernels.triton_support import has_triton
 from llama_exp.model.load import load_model
+from llama_exp.model.upload import stored
 
 from .test_nf4 import SHAPES, quantised
 
@@ -49,6 +51,16 @@ def test_rounding_to_8_bits_is_that_of_a_cpu(widths):
     on_cpu = [x.cpu() for x in weights]
     expected = fp8.multiply([x.cpu() for x in grads], *fp8.Fp8Weight(False).get(lambda: on_cpu)).float()
     assert (found - expected).norm() < 0.01 * expected.norm() and (found[1] == 0).all()
+
+
+def test_weights_arrive_whole(tmp_path):
+    """Pieces and buffers that are used again, while the GPU is busy with the ones before."""
+    weights = {name: torch.randn(5000, 4097).to(dtype) for name, dtype in (("a", torch.bfloat16), ("b", torch.float32))}
+    save_file(weights, tmp_path / "weights")
+    with stored([tmp_path / "weights"], torch.device("cuda", 0)) as found:
+        for _ in range(3):
+            for name, part in found.items():
+                assert torch.equal(part[...].cpu(), weights[name]) and part.get_shape() == [5000, 4097]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from llama_exp.config.compose import load_config
 from llama_exp.launch import progress, slurm
 from llama_exp.launch.cells import Cell, SweepFolder, largest_first, walk
 from llama_exp.launch.gpus import how_it_ended
-from llama_exp.launch.grid import KEPT, ComposedOnce
+from llama_exp.launch.grid import MAX_KEPT, Keeping, Taking
 from llama_exp.launch.progress import Progress
 from llama_exp.runs import lock
 from llama_exp.runs.lock import FolderBusy, lock_folder
@@ -421,11 +421,25 @@ def test_a_plain_sweep_composes_each_cell_once():
             composed.append(tuple(sweep_overrides))
             return OmegaConf.create({"of": list(sweep_overrides)})
 
-    loader = ComposedOnce(Loader())
-    cells = [[f"seed={seed}"] for seed in range(KEPT + 2)]
-    checked = [loader.load_sweep_config(None, cell) for cell in cells]
-    taken = [loader.load_sweep_config(None, cell) for cell in cells]
-    assert [config.of for config in taken] == cells and loader.prefix == Loader.prefix
-    assert all(one is two for one, two in zip(checked[:KEPT], taken[:KEPT], strict=True))
-    assert len(composed) == KEPT + 2 + 2, "and beyond those that are kept, twice"
-    assert loader.load_sweep_config(None, cells[0]) is not taken[0], "a config belongs to one cell alone"
+    keeping = Keeping(Loader())
+    cells = [[f"seed={seed}"] for seed in (0, 0, *range(MAX_KEPT))]  # two are equal
+    checked = [keeping.load_sweep_config(None, cell) for cell in cells]
+    taking = Taking(Loader(), keeping.kept)
+    taken = [taking.load_sweep_config(None, cell) for cell in cells]
+    assert [config.of for config in taken] == cells and keeping.prefix == taking.prefix == Loader.prefix
+    assert all(one is two for one, two in zip(checked[:MAX_KEPT], taken[:MAX_KEPT], strict=True))
+    assert len(composed) == len(cells) + 2 and not keeping.kept, "beyond those that are kept, twice"
+    assert len({id(config) for config in taken}) == len(cells), "a cell changes its config"
+
+
+def test_equal_cells_of_a_sweep_are_one_run(command, tmp_path):
+    words = [word for word in small() if not word.startswith("seed=")]
+    done = command("train.py", "-m", *words, "seed=1,1,2", f"outputs={tmp_path}/o")
+    assert "3 cells, 0 failed" in done.stdout and "already finished" in done.stdout
+    assert len(list(tmp_path.glob("o/squad/*/summary.json"))) == 2
+
+
+def test_a_cell_that_cannot_be_composed_is_refused_before_the_first_one_starts(command, tmp_path):
+    words = [word for word in small() if not word.startswith("lora.r=")]
+    done = command("train.py", "-m", *words, "lora.r=2,two", f"outputs={tmp_path}/o", check=None)
+    assert done.returncode == 2 and "Cell 1" not in done.stdout and not (tmp_path / "o" / "squad").exists()

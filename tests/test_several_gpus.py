@@ -138,6 +138,8 @@ def test_two_nodes_of_torchrun_make_one_run_that_the_first_one_writes(tmp_path, 
         (["trainer=ddp", "+trainer.num_nodes=2"], {}, "start the same command on every node, with torchrun --nnodes=2"),
         (["trainer=cpu"], {"RANK": "0", "WORLD_SIZE": "2"}, "has started 2 processes, and trainer.strategy=None"),
         (["trainer=ddp", "trainer.devices=4"], {"RANK": "0", "WORLD_SIZE": "2"}, "trainer.num_nodes=1 wants 4"),
+        (["trainer=cpu", "trainer.devices=2"], {}, "trainer.devices=2: several devices share a step under trainer=ddp"),
+        (["trainer=gpu", "trainer.devices=[0,1]"], {}, "Add one of them, or leave trainer.devices out."),
     ],
 )
 def test_processes_that_do_not_fit_the_trainer_are_refused(words, environment, says, monkeypatch):

@@ -1,5 +1,7 @@
 """Stored weights on their way to a device."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -23,6 +25,14 @@ def test_a_tensor_arrives_whole_whatever_pieces_it_is_cut_into(small_buffers, dt
         tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
         found = copy(tensor)
         assert torch.equal(found, tensor) and found.dtype == dtype and found.data_ptr() != tensor.data_ptr()
+
+
+def test_several_threads_share_the_buffers(small_buffers):
+    copy = Upload(CPU)
+    tensors = [torch.full((977,), float(number)) for number in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(map(torch.equal, pool.map(copy, tensors), tensors))
+    assert copy(torch.empty(0, 4)).shape == (0, 4)
 
 
 def test_slices_are_read_where_they_are_wanted(small_buffers, tmp_path):

@@ -7,15 +7,19 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-KEPT = 100  # configs, of 0.4 MB each
+MAX_KEPT = 100  # configs, of 0.4 MB each
 
 
 class GridSweeper(Sweeper):
-    """Hydra composes every cell before the first one starts, to find what is mistyped, and each again when its turn
-    comes: a tenth of a second a cell. Here the first KEPT are kept for their turn."""
+    """Every combination of the values that are typed with commas.
+
+    Hydra composes every cell before the first one starts, to find what is mistyped, and each again when its turn comes:
+    a tenth of a second a cell. Here the first MAX_KEPT are kept for their turn.
+    """
 
     def __init__(self, **settings: Any) -> None:
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra imports its plugins twice
+        # Not at the top: looking for plugins, Hydra imports its own ones anew, and a class of before would be another.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
         self._basic = BasicSweeper(**settings)
 
@@ -25,28 +29,43 @@ class GridSweeper(Sweeper):
         self._basic.setup(hydra_context=hydra_context, task_function=task_function, config=config)
         launcher = self._basic.launcher
         if isinstance(launcher, BasicLauncher):  # the others compose in their workers
-            once = HydraContext(ComposedOnce(hydra_context.config_loader), hydra_context.callbacks)
-            self._basic.hydra_context = launcher.hydra_context = once
+            loader, callbacks = hydra_context.config_loader, hydra_context.callbacks
+            keeping = Keeping(loader)
+            self._basic.hydra_context = HydraContext(keeping, callbacks)
+            launcher.hydra_context = HydraContext(Taking(loader, keeping.kept), callbacks)
 
     def sweep(self, arguments: list[str]) -> Any:
         return self._basic.sweep(arguments)
 
 
-class ComposedOnce:
-    """A ConfigLoader that hands out the config that it has composed for the same overrides, once: a cell changes it."""
+class Keeping:
+    """A ConfigLoader that keeps the first configs that it composes; another one takes them. A cell changes its config,
+    so that equal cells have one each."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self.kept: list[tuple[list[str], DictConfig]] = []
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-        key = tuple(sweep_overrides)
-        if key in self._composed:
-            return self._composed.pop(key)
-        composed = self._loader.load_sweep_config(master_config, list(sweep_overrides))
-        if len(self._composed) < KEPT:
-            self._composed[key] = composed
-        return composed
+        config = self._loader.load_sweep_config(master_config, list(sweep_overrides))
+        if len(self.kept) < MAX_KEPT:
+            self.kept.append((list(sweep_overrides), config))
+        return config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+class Taking:
+    """A ConfigLoader that takes what was kept for the cell whose turn it is, in the order in which it was composed."""
+
+    def __init__(self, loader: Any, kept: list[tuple[list[str], DictConfig]]) -> None:
+        self._loader, self._kept = loader, kept
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        if self._kept and self._kept[0][0] == list(sweep_overrides):
+            return self._kept.pop(0)[1]
+        return self._loader.load_sweep_config(master_config, list(sweep_overrides))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)

@@ -160,7 +160,7 @@ def load_base(
 
 
 def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig, GenerationConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
     path = resolve_path(model.path)
@@ -176,10 +176,10 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
     with readable(model.path), stored(checkpoint.weights, device) as weights:
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(checkpoint.config)]
         base = model_class.from_pretrained(None, config=checkpoint.config, state_dict=weights, **options)
-    # What from_pretrained knows where it opens the files itself.
-    base.name_or_path = base.config.name_or_path = path
-    with contextlib.suppress(OSError):
-        base.generation_config = GenerationConfig.from_pretrained(path, revision=model.revision)
+        # Set by from_pretrained only where it is given a path.
+        for part in (base, base.model, base.config):
+            part.name_or_path = path
+        base.generation_config = read_generation_config(path, model.revision)
     base.checksums = checkpoint.checksums(model.sha256)
     if model.quantisation is Quantisation.nf4_dequantised:
         dequantise(base, dtype)
@@ -187,6 +187,18 @@ def read_base(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> n
     for decoder in base.model.layers:
         make_contiguous(decoder)
     return base
+
+
+def read_generation_config(path: str, revision: str | None):
+    """generation_config.json; where there is none, what config.json says of it, as from_pretrained reads it."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(path, revision=revision)
+    except OSError:
+        return GenerationConfig.from_pretrained(
+            path, revision=revision, config_file_name="config.json", _from_model_config=True
+        )
 
 
 def check_gpu(config: Config, device: torch.device) -> None:

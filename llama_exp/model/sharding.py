@@ -36,7 +36,8 @@ LINEAR = nn.Linear  # what transformers builds a decoder layer of
 
 
 def load_sharded(model: ModelConfig, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """This process's share of the base. No process holds more than one layer in 16 bits, nor more than two in 4 bits.
+    """This process's share of the base. No process holds more than one layer as it is stored, nor more than two in 4
+    bits.
 
     Every process of the default group calls it. Raises UserError where gathered weights are not those that were cut.
     """

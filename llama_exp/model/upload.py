@@ -14,11 +14,17 @@ SIZE = 32 * 2**20  # bytes; two buffers of it keep an H100's host and the way to
 
 @contextmanager
 def stored(files: Iterable[Path], device: torch.device) -> Iterator[Mapping[str, Any]]:
-    """{name: what `[...]` reads the weight from}: a slice of safetensors, on a GPU as `Uploaded`."""
+    """{name: what `[...]` reads the weight from}: a slice of safetensors, for a GPU an `Uploaded`.
+
+    A weight of another type than the base computes in is converted there: both are in its memory for a moment.
+    """
     from safetensors import safe_open
 
-    upload = None if device.type == "cpu" else Upload(device)
     with ExitStack() as stack:
+        upload = None
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))  # whose context the pinned memory and events belong to
+            upload = Upload(device)
         handles = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
         slices = {name: handle.get_slice(name) for handle in handles for name in handle.keys()}  # noqa: SIM118
         yield {name: Uploaded(one, upload) for name, one in slices.items()} if upload else slices
@@ -36,7 +42,7 @@ class Upload:
         self.device = device
         self._of_device = torch.get_device_module(device)
         self._turns = deque(
-            (torch.empty(SIZE, dtype=torch.uint8, pin_memory=device.type != "cpu"), self._of_device.Event())
+            (torch.empty(SIZE, dtype=torch.uint8, pin_memory=device.type == "cuda"), self._of_device.Event())
             for _ in range(2)
         )
         self._lock = threading.Lock()  # transformers reads with several threads where nothing is quantised

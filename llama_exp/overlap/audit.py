@@ -5,7 +5,6 @@ audit.json    what overlaps, and by id which held-out items are clean: evaluatio
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +33,40 @@ MEANING = {
 
 
 class AuditCache:
-    """The latest audits of a sweep by their content: its ranks are trained on the same Examples."""
+    """The latest audits of a sweep by their content: its ranks are trained on the same Examples, and all its cells
+    measured on the same items."""
 
     SIZE = 8
 
     def __init__(self) -> None:
         self._audits: dict[str, Audit] = {}
+        self._digests: dict[tuple[Row, ...], str] = {}
+
+    def content(self, *sides: "list[Row]") -> str:
+        """A checksum of what is compared."""
+        return hashlib.sha256("|".join(self._digest(tuple(side)) for side in sides).encode()).hexdigest()[:32]
+
+    def _digest(self, rows: "tuple[Row, ...]") -> str:
+        if rows not in self._digests:
+            digest = hashlib.sha256()
+            for row in rows:
+                digest.update(repr(row).encode("utf-8", "surrogatepass"))
+            keep(self._digests, rows, digest.hexdigest(), self.SIZE)
+        return self._digests[rows]
 
     def audit(self, content: str, train: "list[Row]", held_out: "list[Row]") -> "Audit":
         from llama_exp.overlap.detect import audit  # numpy: 0.1 s that a light command need not wait for
 
         if content not in self._audits:
-            if len(self._audits) >= self.SIZE:
-                self._audits.pop(next(iter(self._audits)))
-            self._audits[content] = audit(train, held_out)
+            keep(self._audits, content, audit(train, held_out), self.SIZE)
         return self._audits[content]
+
+
+def keep(cache: dict, key: Any, value: Any, size: int) -> None:
+    """Put a value in, and where it is full throw out the oldest."""
+    if len(cache) >= size:
+        cache.pop(next(iter(cache)))
+    cache[key] = value
 
 
 def find_overlap(config: Config, data, cache: AuditCache, folder: Path | None = None) -> dict[str, Any] | None:
@@ -61,7 +79,7 @@ def find_overlap(config: Config, data, cache: AuditCache, folder: Path | None = 
         return None
     splits = held_out_splits(config, data)
     train, held_out = rows(data.train), rows(example for split in splits.values() for example in split)
-    content = _content(train, held_out)
+    content = cache.content(train, held_out)
     overlap = _stored(folder)
     if overlap.get("content") != content:
         overlap = {"content": content, **_as_json(cache.audit(content, train, held_out), splits)}
@@ -181,18 +199,6 @@ def _as_json(found: "Audit", splits: dict[str, list[Example]]) -> dict[str, Any]
             for split, of_split in splits.items()
         },
     }
-
-
-def _content(*sides: Iterable["Row"]) -> str:
-    return hashlib.sha256("|".join(_side_content(tuple(side)) for side in sides).encode()).hexdigest()[:32]
-
-
-@lru_cache(maxsize=8)  # the cells of a sweep are measured on the same items
-def _side_content(rows: "tuple[Row, ...]") -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr(row).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 STORED = {"content": str, **dict.fromkeys(SPLITS, dict[str, list[str]])}

@@ -196,13 +196,12 @@ def _near(train: Shingles, held_out: Shingles, jaccard: float) -> dict[int, int]
     for index in _mostly_in(values, held_out, jaccard):
         text = held_out.of_text(index)
         first, last = (np.searchsorted(values, text, side) for side in ("left", "right"))
-        others, shared = np.unique(
-            np.concatenate([owners[one:end] for one, end in zip(first, last, strict=True)]), return_counts=True
-        )
-        alike = shared / (len(text) + sizes[others] - shared)
+        sharing = np.concatenate([owners[one:end] for one, end in zip(first, last, strict=True)])
+        shared = np.bincount(sharing, minlength=train.texts)
+        alike = shared / (len(text) + sizes - shared)
         best = int(np.argmax(alike))  # of several, the first
         if alike[best] >= jaccard:
-            found[index] = int(others[best])
+            found[index] = best
     return found
 
 
@@ -213,6 +212,8 @@ def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _mostly_in(pool: np.ndarray, texts: Shingles, share: float) -> list[int]:
     """Indices of the texts of whose runs at least `share` are in the pool of runs."""
+    if not len(pool):
+        return []
     sizes = texts.sizes()
     known = np.bincount(texts.owner[positions_in(pool, texts.values)], minlength=texts.texts)
     return [int(index) for index in ((sizes > 0) & (known >= share * sizes)).nonzero()[0]]

@@ -2,18 +2,17 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 TEMPLATE_SHARE = 0.05  # runs of words in more than this share of the distinct texts on both sides are the template's
-
-
 PLAIN = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}  # of ASCII
-CHUNK = 2**18  # bytes that are hashed at once: forty times as much memory
-MULTIPLIER = 0x9E3779B97F4A7C15
+PIECE = 2**18  # bytes whose words are hashed at once, with forty bytes of memory each
+MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+MIXER = 0xD6E8FEB86659FD93  # as odd, to spread what is alike over all bits
 
 
 @lru_cache(maxsize=2**17)  # the cells of a sweep are measured on the same items
@@ -71,7 +70,7 @@ def shingles(texts: tuple[str, ...], length: int) -> Shingles:
     for run in (sizes[owner] < length).nonzero()[0]:  # a text of fewer words
         total[run] = _rolling_hashes(codes[starts[run] : ends[owner[run]]], sizes[owner[run]])[0]
     total ^= total >> np.uint64(31)
-    marked = total ^ (owner.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93))  # alike only within a text
+    marked = total ^ (owner.astype(np.uint64) * np.uint64(MIXER))  # alike only within a text
     ordered = np.sort(marked)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     new = np.ones(len(total), bool)
@@ -106,39 +105,27 @@ def _rolling_hashes(codes: np.ndarray, length: int) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _word_codes(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """64-bit hashes of all words of all texts (as `normalise` leaves them), and where each text's words end."""
-    codes, words = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for some in _chunks(texts):
-        data = np.frombuffer("\n".join([*some, ""]).encode("utf-8", "surrogatepass"), np.uint8)
-        ends = (data <= ord(" ")).nonzero()[0]
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        is_word = ends > starts  # an empty text has none
-        codes.append(_hashes(data, starts[is_word], ends[is_word]))
-        words.append(np.diff(np.cumsum(is_word)[data[ends] == ord("\n")], prepend=0))
-    return np.concatenate(codes), np.cumsum(np.concatenate(words))
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in order, about CHUNK characters at a time."""
-    some: list[str] = []
-    size = 0
-    for text in texts:
-        some.append(text)
-        size += len(text)
-        if size >= CHUNK:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+    data = np.frombuffer("\n".join([*texts, ""]).encode("utf-8", "surrogatepass"), np.uint8)
+    ends = (data <= ord(" ")).nonzero()[0]
+    starts = np.concatenate([[0], ends + 1])[:-1]
+    is_word = ends > starts  # an empty text has none
+    words = np.cumsum(is_word)[data[ends] == ord("\n")]
+    starts, ends = starts[is_word], ends[is_word]
+    pieces = np.searchsorted(starts, np.arange(0, len(data) + PIECE, PIECE))
+    codes = [_hashes(data, starts[one:end], ends[one:end]) for one, end in pairwise(pieces) if one < end]
+    return np.concatenate([np.empty(0, np.uint64), *codes]), words
 
 
 def _hashes(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """A hash of each stretch of bytes: the polynomial of its bytes, as the difference of two sums over all before."""
-    powers, inverse = (of[: len(data)] for of in _powers(max(len(data), 2 * CHUNK)))
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((data + np.uint64(1)) * powers)])
-    found = (sums[ends] - sums[starts]) * inverse[starts]
-    found ^= found >> np.uint64(32)
-    found *= np.uint64(0xD6E8FEB86659FD93)
-    return found ^ (found >> np.uint64(32))
+    first = starts[0]
+    data = data[first : ends[-1]].astype(np.uint64)
+    powers, inverse = _powers(max(2 * PIECE, 1 << len(data).bit_length()))
+    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((data + np.uint64(1)) * powers[: len(data)])])
+    hashes = (sums[ends - first] - sums[starts - first]) * inverse[starts - first]
+    hashes ^= hashes >> np.uint64(32)
+    hashes *= np.uint64(MIXER)
+    return hashes ^ (hashes >> np.uint64(32))
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from llama_exp.model.base import check_length
 from llama_exp.model.kernels.decoder_layer import keep_in_memory
 from llama_exp.model.memory import choose, most_careful
 from llama_exp.overlap.audit import find_overlap, report_overlap
+from llama_exp.runs.provenance import provenance
 from llama_exp.runs.run import Outcome, Run
 from llama_exp.session import Session
 from llama_exp.tracking import Trackers, tracking
@@ -108,6 +109,7 @@ def evaluate_tuned(run: Run, model: nn.Module, data, session: Session, trackers:
 
 def start_records(run: Run, data, overlap: dict[str, Any] | None) -> None:
     """What is written before training: config.yaml, sample.json, audit.json."""
+    provenance()
     run.write_config()
     run.write_sample([example.id for example in data.train])
     report_overlap(run.config, data, overlap, run.folder)
