@@ -38,12 +38,22 @@ class GridSweeper(Sweeper):
         return self._basic.sweep(arguments)
 
 
-class Keeping:
-    """A ConfigLoader that keeps the first configs that it composes; another one takes them. A cell changes its config,
-    so that equal cells have one each."""
+class Asking:
+    """A ConfigLoader that asks another one."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+class Keeping(Asking):
+    """Keeps the first configs that it composes; another loader takes them. A cell changes its config, so that equal
+    cells have one each."""
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__(loader)
         self.kept: list[tuple[list[str], DictConfig]] = []
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
@@ -52,20 +62,15 @@ class Keeping:
             self.kept.append((list(sweep_overrides), config))
         return config
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
 
-
-class Taking:
-    """A ConfigLoader that takes what was kept for the cell whose turn it is, in the order in which it was composed."""
+class Taking(Asking):
+    """Takes what was kept for the cell whose turn it is, in the order in which it was composed."""
 
     def __init__(self, loader: Any, kept: list[tuple[list[str], DictConfig]]) -> None:
-        self._loader, self._kept = loader, kept
+        super().__init__(loader)
+        self._kept = kept
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         if self._kept and self._kept[0][0] == list(sweep_overrides):
             return self._kept.pop(0)[1]
         return self._loader.load_sweep_config(master_config, list(sweep_overrides))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)

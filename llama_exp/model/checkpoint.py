@@ -145,13 +145,13 @@ def check_weights(checkpoint: Checkpoint) -> None:
 
 def _check_tied(checkpoint: Checkpoint) -> None:
     """Raise UserError where config.json ties the output layer to the embeddings and the files hold another one."""
-    from safetensors import safe_open
+    import torch
 
-    stored = {}
-    for file in checkpoint.weights:
-        with safe_open(file, framework="pt") as weights:
-            stored |= {name: weights.get_tensor(name) for name in (EMBEDDINGS, OUTPUT) if name in weights.keys()}  # noqa: SIM118
-    if OUTPUT in stored and not stored[OUTPUT].equal(stored[EMBEDDINGS]):
+    from llama_exp.model.upload import stored
+
+    with stored(checkpoint.weights, torch.device("cpu")) as weights:
+        same = OUTPUT not in weights or weights[OUTPUT][...].equal(weights[EMBEDDINGS][...])
+    if not same:
         raise UserError(
             f"model.path={checkpoint.path}: config.json says tie_word_embeddings, and the files hold an {OUTPUT} that "
             "is not the embeddings. Write false there to use it."

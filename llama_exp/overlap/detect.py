@@ -173,7 +173,7 @@ def _without(common: np.ndarray, texts: Shingles) -> Shingles:
 
 def _ngram(train: Shingles, held_out: Shingles, share: float) -> dict[int, int]:
     """Held-out texts of whose runs at least `share` occur in train, with the training text of the first of them."""
-    pool, first = _distinct(train.values)
+    pool, first = np.unique(train.values, return_index=True)
     found = {}
     for index in _mostly_in(pool, held_out, share):
         own = held_out.of_text(index)
@@ -203,11 +203,6 @@ def _near(train: Shingles, held_out: Shingles, jaccard: float) -> dict[int, int]
         if alike[best] >= jaccard:
             found[index] = best
     return found
-
-
-def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct values and the first index of each."""
-    return np.unique(values, return_index=True)
 
 
 def _mostly_in(pool: np.ndarray, texts: Shingles, share: float) -> list[int]:

@@ -74,10 +74,9 @@ def shingles(texts: tuple[str, ...], length: int) -> Shingles:
     ordered = np.sort(marked)
     repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     new = np.ones(len(total), bool)
-    if len(repeated):
-        again = positions_in(repeated, marked)
-        new[again] = False
-        new[again[np.unique(marked[again], return_index=True)[1]]] = True  # the first of each
+    again = positions_in(repeated, marked)
+    new[again] = False
+    new[again[np.unique(marked[again], return_index=True)[1]]] = True  # the first of each
     values, counts = np.unique(total[new], return_counts=True)
     return Shingles(total[new], owner[new], len(texts), values[counts > max(TEMPLATE_SHARE * len(texts), 20)])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-@functools.cache  # asked first when a run begins: what becomes of the files later is not what runs
+@functools.cache  # as a process found them first: it runs what it has imported
 def provenance() -> dict[str, Any]:
     """Versions and commit a number was made with."""
     packages = ("torch", "transformers", "peft", "bitsandbytes", "lightning", "datasets", "llama_exp")

@@ -109,7 +109,7 @@ def evaluate_tuned(run: Run, model: nn.Module, data, session: Session, trackers:
 
 def start_records(run: Run, data, overlap: dict[str, Any] | None) -> None:
     """What is written before training: config.yaml, sample.json, audit.json."""
-    provenance()
+    provenance()  # of the code that runs, before somebody edits it
     run.write_config()
     run.write_sample([example.id for example in data.train])
     report_overlap(run.config, data, overlap, run.folder)
